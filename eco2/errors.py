@@ -1,0 +1,82 @@
+"""Every error that Eco² raises on purpose: one root, and leaves by what the caller does with them.
+
+* `RetryableError`: the same step may succeed later; nothing is wrong with the job.
+* `PermanentError`: this job cannot succeed; it ends as failed with `code`.
+* `StartError`: the process cannot start as it is configured; the message says what to change.
+"""
+
+
+class Eco2Error(Exception):
+    """The root. Messages say what to do next."""
+
+
+class StartError(Eco2Error):
+    """The configuration or the environment does not let the process start."""
+
+
+class RetryableError(Eco2Error):
+    """Trying the same step again later may succeed."""
+
+
+class BrokerUnavailable(RetryableError):
+    """The broker is not connected or refuses publishes (alarm); nothing was sent."""
+
+
+class PublishUncertain(RetryableError):
+    """The publish was sent and not confirmed in time; it may or may not take effect, now or later."""
+
+
+class Unroutable(RetryableError):
+    """The broker has no queue for the message: apply the topology (`eco2 topology apply`), then retry."""
+
+
+class DeliveryLost(RetryableError):
+    """The connection that brought the delivery is gone; the broker will deliver the message again."""
+
+
+class NoReply(RetryableError):
+    """A request got no reply in time; the request may have been handled."""
+
+
+class ProviderError(RetryableError):
+    """The model's provider answered with an error that may pass, or not at all.
+
+    `retry_after`: seconds that the provider asked us to wait, or None.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(Eco2Error):
+    """The job cannot succeed. `code` is what clients see in `error.code`."""
+
+    code = "FAILED"
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(PermanentError):
+    """A request that the pipeline cannot take; `status` is the HTTP status to answer with (4xx)."""
+
+    code = "INVALID_REQUEST"
+
+    def __init__(self, message: str, code: str | None = None, status: int = 422) -> None:
+        super().__init__(message, code)
+        self.status = status
+
+
+class ProviderRefused(PermanentError):
+    """The provider will not serve this call however often it is asked (bad request, key, quota, refusal)."""
+
+    code = "PROVIDER_REFUSED"
+
+
+class Malformed(PermanentError):
+    """A message on the wire that this version cannot read (not JSON, unknown version, missing fields)."""
+
+    code = "MALFORMED"

@@ -1,0 +1,161 @@
+"""The durable facts about jobs, as frozen values and as JSON on the journal.
+
+One journal message is a batch: `{"v": 1, "events": [...]}`, in order. `docs/events.md` shows one of each.
+Readers ignore unknown fields and unknown kinds of event; a batch of an unknown version is `Malformed`.
+`ts` is always Unix seconds.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+from eco2.errors import Malformed
+from eco2.job import JSON
+
+EVENTS_VERSION = 1
+
+Status = Literal["started", "completed", "failed", "cancelled"]
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+    ts: float
+
+
+class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
+    """A job was accepted. Of several with one (owner, key), the first in log order wins."""
+
+    job: str
+    pipeline: str
+    deadline: float
+    digest: str
+    owner: str = ""
+    key: str | None = None
+    model: str | None = None
+
+
+class Superseded(_Event, frozen=True, kw_only=True, tag="superseded"):
+    """The job lost the race for its key to job `by` and never runs."""
+
+    job: str
+    by: str
+
+
+class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
+    """A worker opens run `run`, the `attempt`-th (from 1) of the job.
+
+    The highest attempt is the current run, among equals the first in log order;
+    events of every other run are void.
+    """
+
+    job: str
+    run: str
+    attempt: int
+    worker: str
+
+
+class Released(_Event, frozen=True, kw_only=True, tag="released"):
+    """The worker gave the job back without an end (a drain); another run may open at once."""
+
+    job: str
+    run: str
+    reason: str
+
+
+class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
+    """A stage started, completed (then `output` is its checkpoint) or failed for good (then `error`).
+
+    `seq` and `progress` are those of the client's contract, so that readers need not know the pipeline.
+    `usage`: `{model, input_tokens, cached_tokens, output_tokens, calls}` of the stage's model calls.
+    """
+
+    job: str
+    run: str
+    stage: str
+    status: Status
+    seq: int
+    progress: int
+    output: JSON | None = None
+    error: JSON | None = None
+    usage: JSON | None = None
+
+
+class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
+    """A value that a stage saved under `name` before its end, for a later run of the same stage."""
+
+    job: str
+    run: str
+    stage: str
+    name: str
+    value: JSON
+
+
+class Done(_Event, frozen=True, kw_only=True, tag="done"):
+    """The job's end; the first one in log order stands. `result` is all that a client reads.
+
+    `run` is the run that ended it, or None where it ended without one.
+    """
+
+    job: str
+    run: str | None
+    status: Literal["completed", "failed", "cancelled"]
+    seq: int
+    result: JSON
+
+
+class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
+    """Belongs to no job: a barrier waits until it sees its own."""
+
+    id: str
+
+
+JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | Checkpoint | Done
+Event = JobEvent | Marker
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    events: list[Event]
+    v: int = EVENTS_VERSION
+
+
+class _Envelope(msgspec.Struct, frozen=True):
+    v: int
+    events: list[msgspec.Raw] = msgspec.field(default_factory=list)
+
+
+_encoder = msgspec.json.Encoder()
+_batch = msgspec.json.Decoder(_Batch)
+_envelope = msgspec.json.Decoder(_Envelope)
+_event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+def encode_events(events: Sequence[Event]) -> bytes:
+    """The batch as JSON, in the given order."""
+    return _encoder.encode(_Batch(list(events)))
+
+
+def decode_events(body: bytes) -> list[Event | None]:
+    """The batch in order; None stands where this version does not know the event, so positions hold.
+
+    Raises `Malformed` for what is no batch or has an unknown version.
+    """
+    try:
+        batch = _batch.decode(body)
+        if batch.v == EVENTS_VERSION:
+            return list(batch.events)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass  # a newer kind of event, or no batch at all: the slow way tells which
+    try:
+        envelope = _envelope.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Malformed(f"undecodable journal message: {error}") from error
+    if envelope.v != EVENTS_VERSION:
+        raise Malformed(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
+    return [_decode_one(raw) for raw in envelope.events]
+
+
+def _decode_one(raw: msgspec.Raw) -> Event | None:
+    try:
+        return _event.decode(raw)
+    except msgspec.MsgspecError:
+        return None

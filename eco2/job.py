@@ -1,0 +1,79 @@
+"""A job: what a client asked for, as a frozen value, and as the work order that travels in the queue."""
+
+import os
+import uuid
+
+import msgspec
+
+from eco2.errors import Malformed
+
+ORDER_VERSION = 1
+
+JSON = dict[str, object]
+"""A decoded JSON object."""
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One accepted request.
+
+    `id`: UUIDv7, so that ids sort by time. `input`: what the pipeline's input model dumps as JSON.
+    `accepted`, `deadline`: Unix seconds; nothing of the job runs past `deadline`.
+    `owner`: who may read it ("" where there is no authentication). `key`: the client's idempotency key.
+    `digest`: SHA-256 (hex) of what the client sent; the same key with another digest is another request.
+    `model`: the model that the client pinned, or None.
+    """
+
+    id: str
+    pipeline: str
+    input: JSON
+    accepted: float
+    deadline: float
+    digest: str
+    owner: str = ""
+    key: str | None = None
+    model: str | None = None
+
+
+class Order(msgspec.Struct, frozen=True):
+    """The work order on the wire: a version and the job."""
+
+    job: Job
+    v: int = ORDER_VERSION
+
+
+class _Version(msgspec.Struct):
+    v: int
+
+
+def encode_order(job: Job) -> bytes:
+    """The work order of `job` as JSON."""
+    return msgspec.json.encode(Order(job))
+
+
+def decode_order(body: bytes) -> Job:
+    """The job of a work order. Raises `Malformed` for anything that this version cannot read."""
+    try:
+        version = msgspec.json.decode(body, type=_Version).v
+        if version != ORDER_VERSION:
+            raise Malformed(f"order of version {version}; this program reads {ORDER_VERSION}: upgrade it")
+        return msgspec.json.decode(body, type=Order).job
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Malformed(f"undecodable order: {error}") from error
+
+
+def new_id(now: float) -> str:
+    """A fresh UUIDv7 (RFC 9562) for a job accepted at `now` (Unix seconds)."""
+    random = int.from_bytes(os.urandom(10), "big")
+    value = int(now * 1000) << 80 | random
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def id_time(job_id: str) -> float | None:
+    """When the job was accepted (Unix seconds, to the millisecond), or None if this is no UUIDv7."""
+    try:
+        value = uuid.UUID(job_id)
+    except ValueError:
+        return None
+    return (value.int >> 80) / 1000 if value.version == 7 and str(value) == job_id else None

@@ -1,0 +1,138 @@
+"""The public API for pipelines: what you write to run your own stages on this queue.
+
+A pipeline is a name, an input model, an ordered tuple of stages and a function from their outputs to the
+result. The engine stores each stage's output in the journal when the stage completes; a job that changes
+hands goes on behind its last completed stage. Everything that a pipeline needs is importable from here.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel
+
+from eco2.call import Answer, Call, Label, Reply, Usage
+from eco2.errors import InvalidInput, PermanentError, RetryableError
+from eco2.job import JSON
+
+__all__ = [
+    "JSON",
+    "Call",
+    "Context",
+    "Form",
+    "InvalidInput",
+    "Label",
+    "Outputs",
+    "PermanentError",
+    "Pipeline",
+    "Reply",
+    "RetryableError",
+    "Stage",
+    "Upload",
+    "Usage",
+]
+
+Input = TypeVar("Input", bound=BaseModel)
+Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
+Output = TypeVar("Output", bound=BaseModel)
+
+
+class Outputs:
+    """The outputs of the completed stages, by their type."""
+
+    def __init__(self, values: tuple[BaseModel, ...] = ()) -> None:
+        self._by_type = {type(value): value for value in values}
+
+    def get(self, kind: type[Output]) -> Output:
+        """The output of the stage that returns `kind`. Raises LookupError if it has not completed."""
+        match self._by_type.get(kind):
+            case kind() as value:
+                return value
+        raise LookupError(f"no completed stage has returned {kind.__name__}; look at the order of the stages")
+
+    def add(self, value: BaseModel) -> None:
+        """Records the output of a stage that completed."""
+        self._by_type[type(value)] = value
+
+
+class Context(Protocol[Input_co]):
+    """What a running stage can see and do. One per stage and run."""
+
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def input(self) -> Input_co: ...
+    @property
+    def outputs(self) -> Outputs:
+        """Outputs of the stages before this one."""
+
+    @property
+    def deadline(self) -> float:
+        """Unix seconds; the engine cancels the stage then."""
+
+    async def call(self, call: Call[Answer]) -> Reply[Answer]:
+        """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
+
+        Everything that this job wrote before is confirmed in the journal first, so that a crash repeats
+        at most this call. Raises `PermanentError` when the model will not answer, `RetryableError`
+        when it did not before the deadline.
+        """
+
+    def emit(self, text: str) -> None:
+        """Shows `text` to the job's clients as the next piece of this stage's live text. Not stored."""
+
+    async def checkpoint(self, name: str, value: JSON) -> None:
+        """Returns once `value` is stored: a later run of this stage finds it with `saved(name)`."""
+
+    def saved(self, name: str) -> JSON | None:
+        """What an earlier call of `checkpoint` (in this run or one before) stored under `name`."""
+
+
+@dataclass(frozen=True)
+class Stage(Generic[Input]):
+    """One step. `run` returns an instance of `output`; every stage has an output type of its own."""
+
+    name: str
+    run: Callable[[Context[Input]], Awaitable[BaseModel]]
+    output: type[BaseModel]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of a multipart request."""
+
+    filename: str
+    content_type: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Form:
+    """A request's body, decoded: the members of a JSON object, or the fields and files of a multipart form."""
+
+    fields: Mapping[str, object]
+    files: Mapping[str, Upload] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pipeline(Generic[Input]):
+    """A pipeline, as the engine and the gateway run it.
+
+    `name` becomes the route (`POST /<name>`) and the queue (`jobs.<name>`); lower-case letters, digits, `-`.
+    `result(outputs)` builds what clients read when the job completed, from all outputs; `result(None)`
+    the same shape for a job that did not. The engine adds `task_id, status, message, error, usage`.
+    `parse(form)` makes the input from a request (default: validate the fields as `input`); it may do slow
+    work such as scaling a picture, and raises `InvalidInput`. `routes`: further `GET /<name>/<path>`
+    documents.
+    """
+
+    name: str
+    input: type[Input]
+    stages: tuple[Stage[Input], ...]
+    result: Callable[[Outputs | None], JSON]
+    parse: Callable[[Form], Awaitable[Input]] | None = None
+    routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
+
+
+AnyPipeline = Pipeline[Any]
+"""A pipeline whose input type the engine does not need to know."""

@@ -1,0 +1,165 @@
+"""What the engine needs from the outside, as Protocols. `broker/` and `llm/` implement them.
+
+A broker gives four things: a work queue, a stream (the journal lives on it), transient messages and
+request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its prefix.
+Every adapter passes the one suite in `tests/conformance`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from eco2.call import Call, Reply
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One message of the stream. Offsets grow and are sparse: compare them, never count with them."""
+
+    offset: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """Read the stream from its oldest record."""
+
+
+@dataclass(frozen=True, slots=True)
+class From:
+    """Read the stream from the first record whose offset is `offset` or greater."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """Read from about `ts` (Unix seconds): never later, perhaps thousands of records earlier; filter."""
+
+    ts: float
+
+
+Start = First | From | Since
+
+
+class Delivery(Protocol):
+    """One message handed to us by a work queue. It is settled once; unsettled it keeps its prefetch slot.
+
+    Settling raises `DeliveryLost` when the connection that brought it is gone: the broker redelivers it.
+    """
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def message_id(self) -> str: ...
+    @property
+    def redelivered(self) -> bool:
+        """True if it may have been handed out before. False promises nothing."""
+
+    async def ack(self) -> None:
+        """Done with it: the broker forgets it."""
+
+    async def requeue(self) -> None:
+        """Give it back: the broker delivers it again, to anyone."""
+
+    async def reject(self) -> None:
+        """Send it to the dead letters (queue `dead`)."""
+
+
+class Subscription(Protocol):
+    """A standing wish for messages; the broker's `run` attaches it again after every lost connection."""
+
+    @property
+    def attached(self) -> bool:
+        """True while the broker has this consumer."""
+
+    async def cancel(self) -> None:
+        """No further message after this returns. Deliveries already handed out can still be settled."""
+
+
+class WorkQueue(Protocol):
+    async def publish(self, queue: str, body: bytes, message_id: str) -> None:
+        """Returns once the broker holds the message safely in `queue`.
+
+        Raises `BrokerUnavailable` (not sent), `PublishUncertain` (not confirmed in time: it may arrive
+        yet; publish again with the same `message_id`), `Unroutable` (no such queue).
+        """
+
+    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
+        """Calls `on_delivery` for each message, with at most `prefetch` unsettled. It must not block."""
+
+
+class Stream(Protocol):
+    async def append(self, body: bytes, message_id: str) -> None:
+        """Returns once the stream holds `body`. Raises like `WorkQueue.publish`."""
+
+    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Subscription:
+        """Calls `on_record` for every record from `start` on, for ever: in order, none lost or repeated,
+        over any number of lost connections. `on_record` must neither block nor raise."""
+
+    def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        """A second, independent reader: in order, waits at the end for more; leave it when you have enough.
+
+        The iteration raises `BrokerUnavailable` if the connection goes.
+        """
+
+
+class Live(Protocol):
+    def cast(self, topic: str, body: bytes) -> None:
+        """Sends to every current listener, or to nobody: no confirm, no error, dropped when not connected."""
+
+    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+        """Calls `on_message(topic, body)`; `*` in the pattern is one word, `#` any number of words.
+
+        The oldest messages are dropped where the listener is slow. `on_message` must neither block nor raise.
+        """
+
+
+class Rpc(Protocol):
+    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+        """The reply of the one process that serves `service`.
+
+        Raises `NoReply` after `timeout` seconds (the request may have been handled), `BrokerUnavailable`.
+        """
+
+    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+        """Stands for election; the one elected process (single active consumer) gets every request.
+
+        Handlers run side by side. One that raises sends no reply. When the elected process goes, another
+        takes over, and requests that were not answered go to it.
+        """
+
+
+class Broker(WorkQueue, Stream, Live, Rpc, Protocol):
+    """All four, over connections whose number never depends on jobs or clients."""
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no publishes at present (memory or disk alarm), or None."""
+
+    @property
+    def ready(self) -> bool:
+        """True while every wanted connection is up and every subscription attached."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Connects, attaches every subscription, repairs both for ever; closes when `stop` is set.
+
+        Raises `StartError` if the topology at the broker is not the one that this program needs.
+        """
+
+
+class Model(Protocol):
+    """A language model's provider, or a local one."""
+
+    async def complete(
+        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+    ) -> Reply[Answer]:
+        """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
+
+        `job_id` goes along so that the provider's log can be matched. Raises `ProviderError` (may pass)
+        or `ProviderRefused` (will not).
+        """
