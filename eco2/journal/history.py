@@ -1,0 +1,87 @@
+"""Look-ups of jobs that are older than the view: a few messages read again from the journal."""
+
+import asyncio
+
+from eco2.errors import Malformed, PermanentError
+from eco2.event import Marker, decode_events
+from eco2.job import id_time
+from eco2.journal.state import EventId, JobState, apply
+from eco2.journal.view import View
+from eco2.ports import From, Record, Since, Start, Stream
+
+SEEK_BEFORE = 5.0
+"""Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
+GIVE_UP_AFTER = 10.0
+"""Seconds of event time after the id's own time by which `queued` must have come."""
+READERS = 2
+"""Look-ups at once; each is a reader at the broker."""
+
+
+class Gone(PermanentError):
+    """The journal no longer reaches back to the time of this job."""
+
+    code = "GONE"
+
+
+class History:
+    def __init__(self, stream: Stream, view: View) -> None:
+        self._stream = stream
+        self._view = view
+        self._readers = asyncio.Semaphore(READERS)
+
+    async def find(self, job_id: str) -> JobState | None:
+        """The job's last state, or None if there was never such a job. Raises `Gone`, `BrokerUnavailable`."""
+        born = id_time(job_id)
+        if born is None:
+            return None
+        span = self._view.span(job_id)
+        start: Start = From(span.queued_at) if span else Since(born - SEEK_BEFORE)
+        async with self._readers:
+            return await self._search(_Search(job_id, born, known=span is not None), start)
+
+    async def _search(self, search: "_Search", start: Start) -> JobState | None:
+        if self._view.offset < 0:
+            return None
+        async with self._stream.read(start) as records:
+            async for record in records:
+                if search.take(record) or record.offset >= self._view.offset:
+                    break
+        return search.result()
+
+
+class _Search:
+    """Folds one job out of the records that pass by, and knows when it has seen enough."""
+
+    def __init__(self, job_id: str, born: float, known: bool) -> None:
+        self._job_id = job_id
+        self._born = born
+        self._known = known
+        self._state: JobState | None = None
+        self._oldest: float | None = None
+
+    def take(self, record: Record) -> bool:
+        """True once nothing more about the job is to be expected."""
+        try:
+            events = decode_events(record.body)
+        except Malformed:
+            return False  # the view has counted and logged it
+        for index, event in enumerate(events):
+            if event is None:
+                continue
+            if self._oldest is None:
+                self._oldest = event.ts
+            if not isinstance(event, Marker) and event.job == self._job_id:
+                self._state = apply(self._state, EventId(record.offset, index), event)
+            if self._over(event.ts):
+                return True
+        return False
+
+    def _over(self, now: float) -> bool:
+        if self._state is None:
+            return now > self._born + GIVE_UP_AFTER
+        return self._state.ended or now > self._state.deadline + GIVE_UP_AFTER + SEEK_BEFORE
+
+    def result(self) -> JobState | None:
+        if self._state is None and (self._known or (self._oldest or 0.0) > self._born):
+            raise Gone("the journal no longer holds this job; submit it again")
+        return self._state

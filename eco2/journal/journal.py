@@ -1,0 +1,93 @@
+"""The journal: every durable fact about every job in one total order, and the views of it.
+
+What it guarantees: what `append` returned from is in the log; what `find` answers is at least as new as
+everything that any process had confirmed, and any client had been shown, before the call.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+
+from eco2.event import Event, Marker, Queued
+from eco2.journal.history import History
+from eco2.journal.outbox import Outbox
+from eco2.journal.state import JobState
+from eco2.journal.view import View
+from eco2.log import get_logger
+from eco2.ports import Since, Stream
+
+log = get_logger(__name__)
+
+
+class Journal:
+    """`keep`: seconds of event time in the view. `clock`: Unix seconds."""
+
+    def __init__(self, stream: Stream, keep: float, clock: Callable[[], float]) -> None:
+        self.view = View(keep)
+        self._stream = stream
+        self._keep = keep
+        self._clock = clock
+        self._outbox = Outbox(stream)
+        self._history = History(stream, self.view)
+        self._barriers: list[asyncio.Future[None]] = []
+        self._wanted = asyncio.Event()
+        self.filled = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
+        tail = self._stream.tail(Since(self._clock() - self._keep), self.view.apply)
+        async with asyncio.TaskGroup() as group:
+            barriers = group.create_task(self._serve_barriers())
+            filling = group.create_task(self._fill())
+            await self._outbox.run(stop)
+            filling.cancel()
+            barriers.cancel()
+        await tail.cancel()
+
+    def put(self, *events: Event) -> asyncio.Future[None]:
+        """Queues the events in order; the future is done once they are confirmed (see `Outbox.put`)."""
+        return self._outbox.put(*events)
+
+    async def announce(self, queued: Queued) -> JobState:
+        """Appends the `queued` of a new job and returns its state once the own tail shows it.
+
+        The state is `superseded` if another job holds the key. Cancelling withdraws it if it was not sent.
+        """
+        await self.put(queued)
+        return await self.view.change(queued.job, None)
+
+    async def barrier(self) -> None:
+        """Returns once the view holds everything that was in the log when this was called."""
+        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._barriers.append(reached)
+        self._wanted.set()
+        await reached
+
+    async def find(self, job_id: str) -> JobState | None:
+        """The job's state, from the view or from further back; None only if there is no such job.
+
+        Raises `Gone` if the journal no longer reaches back that far, `BrokerUnavailable`.
+        """
+        state = self.view.get(job_id)
+        if state is None:
+            await self.barrier()
+            state = self.view.get(job_id) or await self._history.find(job_id)
+        return state
+
+    async def _fill(self) -> None:
+        await self.barrier()
+        self.filled.set()
+        log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
+
+    async def _serve_barriers(self) -> None:
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            waiting, self._barriers = self._barriers, []
+            marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
+            seen = self.view.expect(marker.id)
+            await self.put(marker)
+            await seen.wait()
+            for reached in waiting:
+                if not reached.done():
+                    reached.set_result(None)

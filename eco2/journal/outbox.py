@@ -1,0 +1,96 @@
+"""The outbox: one process's events on their way to the journal, in order, until the broker confirmed them.
+
+It commits in groups: while one message is on its way, everything that is put meanwhile gathers into the
+next. So order is total with a single message in flight, and many events cost few messages. A message
+whose confirm did not come is sent again with the same id; readers ignore what they have seen.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from eco2.errors import RetryableError
+from eco2.event import Event, encode_events
+from eco2.log import get_logger
+from eco2.ports import Stream
+
+BATCH_EVENTS = 200
+"""Events in one message at the most; with 2 kB an event it stays far below the broker's frame limits."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    events: Sequence[Event]
+    confirmed: asyncio.Future[None]
+
+
+class Outbox:
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._entries: deque[_Entry] = deque()
+        self._arrived = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, *events: Event) -> asyncio.Future[None]:
+        """Queues the events behind all that were put before; the future is done once they are confirmed.
+
+        Cancelling the future withdraws events that have not been sent yet; those on their way stay.
+        """
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._entries.append(_Entry(events, confirmed))
+        self._arrived.set()
+        return confirmed
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Sends until `stop` is set and everything is confirmed."""
+        async with asyncio.TaskGroup() as group:
+            waker = group.create_task(self._wake(stop))
+            while not (stop.is_set() and not self._entries):
+                await self._arrived.wait()
+                self._arrived.clear()
+                while batch := self._next():
+                    await self._send([event for entry in batch for event in entry.events])
+                    for entry in batch:
+                        if not entry.confirmed.done():
+                            entry.confirmed.set_result(None)
+            waker.cancel()
+
+    async def _wake(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._arrived.set()
+
+    def _next(self) -> list[_Entry]:
+        batch: list[_Entry] = []
+        size = 0
+        while self._entries and (not batch or size + len(self._entries[0].events) <= BATCH_EVENTS):
+            entry = self._entries.popleft()
+            if not entry.confirmed.cancelled():
+                batch.append(entry)
+                size += len(entry.events)
+        return batch
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        body, message_id = encode_events(events), uuid.uuid4().hex
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RetryableError),
+            wait=wait_random_exponential(multiplier=0.05, max=2.0),
+            before_sleep=_log_retry,
+        ):
+            with attempt:
+                await self._stream.append(body, message_id)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
+        log.warning(
+            "the journal did not confirm; sending again", attempt=state.attempt_number, error=str(error)
+        )

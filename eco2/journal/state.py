@@ -1,0 +1,179 @@
+"""The state of one job, folded from its events: a pure function of the log, the same for every reader.
+
+What it guarantees: events of a run that is not current change nothing; the first terminal event stands;
+`seq` never goes back, so an event that was written twice is shown once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple
+
+from eco2.event import (
+    Checkpoint,
+    Done,
+    JobEvent,
+    Queued,
+    Released,
+    RunStarted,
+    StageChanged,
+    Status,
+    Superseded,
+)
+from eco2.job import JSON
+
+
+class EventId(NamedTuple):
+    """Where an event stands in the journal: the message's offset and the place in its batch (from 0)."""
+
+    offset: int
+    place: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.offset}.{self.place}" if self.place else str(self.offset)
+
+    @classmethod
+    def parse(cls, text: str) -> "EventId | None":
+        """The id that `str` wrote, or None for anything else."""
+        offset, dot, index = text.partition(".")
+        if not (offset.isascii() and offset.isdigit()) or (dot and not (index.isascii() and index.isdigit())):
+            return None
+        return cls(int(offset), int(index or 0))
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A durable event as clients see it: the `data:` of one server-sent event, without the job's id."""
+
+    id: EventId
+    stage: str
+    status: Status
+    seq: int
+    ts: float
+    progress: int
+    result: JSON | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
+
+    `run`: the current run, None before the first; `attempt`: its number; `released`: it gave the job back.
+    `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
+    `by`: the job that won the key, where this one lost it.
+    """
+
+    job: str
+    pipeline: str
+    accepted: float
+    deadline: float
+    digest: str
+    queued_at: int
+    owner: str = ""
+    key: str | None = None
+    model: str | None = None
+    status: Literal["queued", "running", "completed", "failed", "cancelled", "superseded"] = "queued"
+    run: str | None = None
+    attempt: int = 0
+    released: bool = False
+    outputs: Mapping[str, JSON] = field(default_factory=dict)
+    usage: Mapping[str, JSON] = field(default_factory=dict)
+    saved: Mapping[str, JSON] = field(default_factory=dict)
+    shown: tuple[Shown, ...] = ()
+    result: JSON | None = None
+    ended_at: int | None = None
+    by: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        """True once nothing can happen to the job any more."""
+        return self.ended_at is not None
+
+    @property
+    def stage(self) -> str:
+        """The last stage that clients saw."""
+        return self.shown[-1].stage
+
+    @property
+    def progress(self) -> int:
+        """Per cent, as last shown."""
+        return self.shown[-1].progress
+
+
+def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | None:
+    """The state after `event`; the very same object if the event changes nothing.
+
+    None for events of a job whose `queued` this reader has not seen.
+    """
+    if state is None:
+        return _queued(at, event) if isinstance(event, Queued) else None
+    if state.ended:
+        return state
+    match event:
+        case Superseded():
+            return superseded(state, event.by, at.offset)
+        case RunStarted():
+            return _run(state, event)
+        case Done():
+            return _done(state, at, event)
+        case StageChanged() | Checkpoint() | Released() if event.run == state.run:
+            return _of_run(state, at, event)
+    return state
+
+
+def superseded(state: JobState, by: str, offset: int) -> JobState:
+    """The state of a job that lost its key to job `by`."""
+    return replace(state, status="superseded", by=by, ended_at=offset)
+
+
+def _queued(at: EventId, event: Queued) -> JobState:
+    return JobState(
+        job=event.job,
+        pipeline=event.pipeline,
+        accepted=event.ts,
+        deadline=event.deadline,
+        digest=event.digest,
+        queued_at=at.offset,
+        owner=event.owner,
+        key=event.key,
+        model=event.model,
+        shown=(Shown(at, "queued", "started", 0, event.ts, 0),),
+    )
+
+
+def _run(state: JobState, event: RunStarted) -> JobState:
+    if event.attempt <= state.attempt:
+        return state
+    return replace(state, status="running", run=event.run, attempt=event.attempt, released=False)
+
+
+def _done(state: JobState, at: EventId, event: Done) -> JobState:
+    if event.run is not None and event.run != state.run:
+        return state
+    shown = Shown(at, "done", event.status, event.seq, event.ts, 100, event.result)
+    return replace(
+        state, status=event.status, result=event.result, ended_at=at.offset, shown=(*state.shown, shown)
+    )
+
+
+def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Released) -> JobState:
+    match event:
+        case Released():
+            return replace(state, released=True)
+        case Checkpoint():
+            return replace(state, saved={**state.saved, f"{event.stage}/{event.name}": event.value})
+        case StageChanged():
+            return _stage(state, at, event)
+
+
+def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
+    if event.status == "completed" and event.output is not None and event.stage not in state.outputs:
+        state = replace(
+            state,
+            outputs={**state.outputs, event.stage: event.output},
+            usage={**state.usage, event.stage: event.usage} if event.usage else state.usage,
+        )
+    if event.seq <= state.shown[-1].seq:
+        return state
+    result = event.output if event.status == "completed" else event.error
+    shown = Shown(at, event.stage, event.status, event.seq, event.ts, event.progress, result)
+    return replace(state, shown=(*state.shown, shown))

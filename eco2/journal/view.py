@@ -1,0 +1,141 @@
+"""The view: the recent jobs, folded from the journal's tail. Gateways and workers answer from it.
+
+It holds what was accepted in the last `keep` seconds of event time, which is also the life of idempotency
+keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of
+older jobs it keeps two offsets, so that a look-up reads a few messages instead of searching.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from eco2.errors import Malformed
+from eco2.event import Event, JobEvent, Marker, Queued, decode_events
+from eco2.journal.state import EventId, JobState, apply, superseded
+from eco2.log import get_logger
+from eco2.ports import Record
+
+INDEX_SIZE = 200_000
+"""Ended jobs whose offsets are remembered: about a day at 140 jobs a minute, 40 MB at the most."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where a job that left the view stands: the offsets of its `queued` and of its end (None: not seen)."""
+
+    queued_at: int
+    ended_at: int | None
+
+
+class View:
+    """`keep`: seconds of event time. Not thread-safe; every call is made on the event loop."""
+
+    def __init__(self, keep: float) -> None:
+        self._keep = keep
+        self._jobs: dict[str, JobState] = {}
+        self._keys: dict[tuple[str, str], str] = {}
+        self._spans: dict[str, Span] = {}
+        self._changes: dict[str, asyncio.Event] = {}
+        self._markers: dict[str, asyncio.Event] = {}
+        self._observers: list[Callable[[JobState], None]] = []
+        self._unknown_logged = False
+        self.offset = -1
+        self.skipped = 0
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def get(self, job_id: str) -> JobState | None:
+        """The job's state, or None if it is unknown or older than the view."""
+        return self._jobs.get(job_id)
+
+    def span(self, job_id: str) -> Span | None:
+        """Where a job stands that has left the view, if that is still remembered."""
+        return self._spans.get(job_id)
+
+    def by_key(self, owner: str, key: str) -> JobState | None:
+        """The job that holds the idempotency key at present."""
+        job_id = self._keys.get((owner, key))
+        return self._jobs.get(job_id) if job_id else None
+
+    def observe(self, observer: Callable[[JobState], None]) -> None:
+        """Calls `observer(state)` after every change of any job. It must neither block nor raise."""
+        self._observers.append(observer)
+
+    async def change(self, job_id: str, seen: JobState | None) -> JobState:
+        """Waits until the job's state is another than `seen` (the object itself) and returns it."""
+        while True:
+            state = self._jobs.get(job_id)
+            if state is not None and state is not seen:
+                return state
+            await self._changes.setdefault(job_id, asyncio.Event()).wait()
+
+    def expect(self, marker_id: str) -> asyncio.Event:
+        """An event that is set when the marker has come by."""
+        return self._markers.setdefault(marker_id, asyncio.Event())
+
+    def apply(self, record: Record) -> None:
+        """Folds one journal message. What this version cannot read is skipped, counted, logged once."""
+        self.offset = record.offset
+        try:
+            events = decode_events(record.body)
+        except Malformed as error:
+            self._skip(record.offset, str(error))
+            return
+        for index, event in enumerate(events):
+            if event is None:
+                self._skip(record.offset, "unknown kind of event")
+            else:
+                self._apply(EventId(record.offset, index), event)
+
+    def _apply(self, at: EventId, event: Event) -> None:
+        if isinstance(event, Marker):
+            if marker := self._markers.pop(event.id, None):
+                marker.set()
+            return
+        if isinstance(event, Queued):
+            self._evict(event.ts - self._keep)
+        before = self._jobs.get(event.job)
+        after = apply(before, at, event)
+        if after is None or after is before:
+            return
+        if before is None:
+            after = self._claim(after, at)
+        self._jobs[event.job] = after
+        self._announce(event, after)
+
+    def _announce(self, event: JobEvent, state: JobState) -> None:
+        if waiting := self._changes.pop(event.job, None):
+            waiting.set()
+        for observer in self._observers:
+            observer(state)
+
+    def _claim(self, state: JobState, at: EventId) -> JobState:
+        if state.key is None:
+            return state
+        holder = self.by_key(state.owner, state.key)
+        if holder is not None:
+            return superseded(state, holder.job, at.offset)
+        self._keys[state.owner, state.key] = state.job
+        return state
+
+    def _evict(self, before: float) -> None:
+        while self._jobs:
+            state = next(iter(self._jobs.values()))
+            if state.accepted >= before:
+                return
+            del self._jobs[state.job]
+            self._changes.pop(state.job, None)
+            self._spans[state.job] = Span(state.queued_at, state.ended_at)
+            if len(self._spans) > INDEX_SIZE:
+                del self._spans[next(iter(self._spans))]
+            if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:
+                del self._keys[state.owner, state.key]
+
+    def _skip(self, offset: int, why: str) -> None:
+        self.skipped += 1
+        if not self._unknown_logged:
+            self._unknown_logged = True
+            log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
