@@ -1,0 +1,357 @@
+"""Every setting of Eco² in one frozen class, read from the environment by the command line only.
+
+Guarantees: each default works as it stands; `load` either returns settings that agree with each other or
+raises one StartError that names every wrong variable and what to do about it, without showing secrets.
+`docs/settings.md` is `eco2.settings.markdown()`; `make check` compares them.
+"""
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from eco2.errors import StartError
+
+FIRST = "The eight to tune first"
+RUN = "Jobs and the broker"
+HTTP = "HTTP"
+MODEL = "Models"
+LOG = "Logs"
+GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
+
+
+def _amqp_url(url: str) -> str:
+    if not re.match(r"amqps?://[^/\s]+", url):
+        raise ValueError("must look like amqp://user:password@host:5672/vhost (or amqps://)")
+    return url
+
+
+def _prefix(prefix: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", prefix):
+        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores")
+    return prefix
+
+
+def _pipelines(imports: str) -> str:
+    for entry in _entries(imports) or ("",):
+        if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", entry):
+            raise ValueError(f"{entry!r} is no import string: write package.module:name, separated by commas")
+    return imports
+
+
+def _origins(origins: str) -> str:
+    for origin in _entries(origins):
+        if not re.fullmatch(r"https?://[^/*\s]+", origin):
+            raise ValueError(
+                f"{origin!r} is no exact origin: write https://app.example, no path, no wildcard"
+            )
+    return origins
+
+
+def _http_url(url: str) -> str:
+    if not re.match(r"https?://[^/\s]+", url):
+        raise ValueError("must be an http:// or https:// URL")
+    return url
+
+
+def _entries(text: str) -> tuple[str, ...]:
+    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+
+
+def _about(group: str, unit: str = "") -> dict[str, Any]:
+    return {"group": group, "unit": unit}
+
+
+class Settings(BaseSettings):
+    """A field `prefetch` is the variable `ECO2_PREFETCH`; an empty variable counts as unset."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ECO2_",
+        env_ignore_empty=True,
+        frozen=True,
+        populate_by_name=True,
+        extra="forbid",
+        allow_inf_nan=False,
+    )
+
+    amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = Field(
+        None,
+        repr=False,
+        description="RabbitMQ's URL. Without it `eco2 serve` and `eco2 demo` run on the embedded broker, "
+        "in memory: jobs end with the process.",
+        json_schema_extra=_about(FIRST),
+    )
+    prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        "eco2",
+        description="First part of the name of every queue, stream and exchange. Two installations on one "
+        "RabbitMQ need two prefixes.",
+        json_schema_extra=_about(FIRST),
+    )
+    pipelines: Annotated[str, AfterValidator(_pipelines)] = Field(
+        "eco2.stages:scan",
+        description="Import strings of the pipelines to serve, separated by commas.",
+        json_schema_extra=_about(FIRST),
+    )
+    prefetch: int = Field(
+        110,
+        ge=1,
+        le=65_535,
+        description="Jobs that one worker holds at once. Default by Little's law: 4.17 scans/s (Tier 1's 500 "
+        "requests/min, two calls per scan) × 26 s per scan.",
+        json_schema_extra=_about(FIRST, "jobs"),
+    )
+    concurrency: int = Field(
+        110,
+        ge=1,
+        description="Model calls in flight per worker. Lower it where a worker's memory or the provider's "
+        "connections bind before its rate limit does.",
+        json_schema_extra=_about(FIRST, "calls"),
+    )
+    job_deadline: float = Field(
+        180,
+        gt=0,
+        description="Life of a job from its acceptance. A job past it ends as failed with `DEADLINE`.",
+        json_schema_extra=_about(FIRST, "s"),
+    )
+    drain_grace: float = Field(
+        70,
+        gt=0,
+        description="Time that a stopping worker gives the calls in flight. Give the process a few seconds "
+        "more before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
+        json_schema_extra=_about(FIRST, "s"),
+    )
+    retention_hours: float = Field(
+        72,
+        gt=0,
+        description="Age at which the journal drops events; results can be read that long.",
+        json_schema_extra=_about(FIRST, "h"),
+    )
+    call_timeout: float = Field(
+        60, gt=0, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
+    )
+    view_minutes: float = Field(
+        15,
+        gt=0,
+        description="How far back each process keeps the journal folded in memory; also the life of "
+        "idempotency keys.",
+        json_schema_extra=_about(RUN, "min"),
+    )
+    heartbeat: int = Field(
+        10,
+        ge=1,
+        le=60,
+        description="AMQP heartbeat. A dead peer is noticed after two to three of them.",
+        json_schema_extra=_about(RUN, "s"),
+    )
+    publish_timeout: float = Field(
+        5,
+        gt=0,
+        description="Longest wait for the broker to confirm a publish before it is sent again.",
+        json_schema_extra=_about(RUN, "s"),
+    )
+    host: str = Field(
+        "127.0.0.1",
+        description="Address that the gateway listens on; 0.0.0.0 in a container.",
+        json_schema_extra=_about(HTTP),
+    )
+    port: int = Field(
+        8000,
+        ge=0,
+        le=65_535,
+        description="Port of the gateway; 0 takes a free one.",
+        json_schema_extra=_about(HTTP),
+    )
+    worker_host: str = Field(
+        "127.0.0.1",
+        description="Address of the worker's health and metrics; 0.0.0.0 in a container.",
+        json_schema_extra=_about(HTTP),
+    )
+    worker_port: int = Field(
+        8001,
+        ge=0,
+        le=65_535,
+        description="Port of the worker's health and metrics; 0 takes a free one.",
+        json_schema_extra=_about(HTTP),
+    )
+    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
+        "",
+        description="Exact origins whose pages may call the gateway with credentials, separated by commas.",
+        json_schema_extra=_about(HTTP),
+    )
+    sse_comment: float = Field(
+        15,
+        ge=1,
+        le=55,
+        description="A comment line this often keeps an idle event stream open through proxies (their usual "
+        "idle limit is 60 s).",
+        json_schema_extra=_about(HTTP, "s"),
+    )
+    sse_retry: float = Field(
+        2,
+        gt=0,
+        description="Pause after which a client whose event stream broke connects again.",
+        json_schema_extra=_about(HTTP, "s"),
+    )
+    max_upload_mb: float = Field(
+        10, gt=0, description="Largest request body that is read.", json_schema_extra=_about(HTTP, "MB")
+    )
+    default_model: str | None = Field(
+        None,
+        description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` where a key is set, "
+        "else `local`.",
+        json_schema_extra=_about(MODEL),
+    )
+    openai_model: str = Field(
+        "gpt-5.1",
+        min_length=1,
+        description="Model that is asked at OpenAI or at the compatible provider.",
+        json_schema_extra=_about(MODEL),
+    )
+    openai_api_key: SecretStr | None = Field(
+        None,
+        validation_alias="OPENAI_API_KEY",
+        description="Key of the provider. Without it only the local model is offered.",
+        json_schema_extra=_about(MODEL),
+    )
+    openai_base_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None,
+        validation_alias="OPENAI_BASE_URL",
+        description="Another provider that speaks OpenAI's protocol. Unset: OpenAI.",
+        json_schema_extra=_about(MODEL),
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least important level that is written.", json_schema_extra=_about(LOG)
+    )
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto",
+        description="`auto` writes JSON lines unless standard error is a terminal.",
+        json_schema_extra=_about(LOG),
+    )
+
+    @property
+    def pipeline_imports(self) -> tuple[str, ...]:
+        return _entries(self.pipelines)
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        return _entries(self.cors_origins)
+
+    @property
+    def model(self) -> str:
+        """The model of a job that names none."""
+        if self.default_model is not None:
+            return self.default_model
+        return self.openai_model if self.openai_api_key is not None else "local"
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if problems := disagreements(self):
+            raise ValueError("\n".join(problems))
+        return self
+
+
+def disagreements(settings: Settings) -> list[str]:
+    """Pairs of settings that break a promise together, each as a sentence that says what to change."""
+    view_seconds = settings.view_minutes * 60
+    rules = (
+        (
+            settings.call_timeout < settings.drain_grace,
+            f"ECO2_DRAIN_GRACE ({settings.drain_grace:g} s) must be longer than ECO2_CALL_TIMEOUT "
+            f"({settings.call_timeout:g} s): a deploy would cut off, and pay twice, a call in flight.",
+        ),
+        (
+            settings.call_timeout < settings.job_deadline,
+            f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_CALL_TIMEOUT "
+            f"({settings.call_timeout:g} s): a job could not wait for one slow call.",
+        ),
+        (
+            settings.job_deadline <= view_seconds,
+            f"ECO2_VIEW_MINUTES ({settings.view_minutes:g} min) must cover ECO2_JOB_DEADLINE "
+            f"({settings.job_deadline:g} s): a running job would leave the view.",
+        ),
+        (
+            4 * view_seconds <= settings.retention_hours * 3600,
+            f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least 4 × ECO2_VIEW_MINUTES "
+            f"({settings.view_minutes:g} min): the journal would drop what the view still needs.",
+        ),
+    )
+    return [problem for holds, problem in rules if not holds]
+
+
+def load() -> Settings:
+    """The settings of this process's environment. Raises StartError."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise StartError("\n".join(["Wrong settings:", *_explain(error)])) from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines: list[str] = []
+    for problem in error.errors(include_url=False, include_context=False):
+        message = problem["msg"].removeprefix("Value error, ")
+        if not problem["loc"]:
+            lines += message.split("\n")
+            continue
+        name, field = _field(str(problem["loc"][0]))
+        shown = "" if _is_secret(name, field) else f"={problem['input']}"
+        lines.append(
+            f"{name}{shown}: {message}. Correct it, or unset it for the default ({_default(field)})."
+        )
+    return lines
+
+
+def _field(location: str) -> tuple[str, FieldInfo]:
+    """(name in the environment, field) of an error's location, which is a field's name or its alias."""
+    for key, field in Settings.model_fields.items():
+        if location in (key, field.validation_alias):
+            return _variable(key, field), field
+    raise LookupError(location)
+
+
+def _variable(key: str, field: FieldInfo) -> str:
+    return field.validation_alias if isinstance(field.validation_alias, str) else f"ECO2_{key.upper()}"
+
+
+def _is_secret(name: str, field: FieldInfo) -> bool:
+    return not field.repr or name.endswith("_KEY")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default in (None, ""):
+        return "unset"
+    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
+
+
+def markdown() -> str:
+    """The table of every setting, grouped, in the fields' order: the text of docs/settings.md."""
+    parts = [
+        "# Settings",
+        "",
+        "Written by `make fix` from `eco2/settings.py`; do not edit. Each setting is an environment variable.",
+        "Settings that contradict each other stop the process at its start and say what to change.",
+    ]
+    for group in GROUPS:
+        parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
+        parts += [_row(key, field) for key, field in Settings.model_fields.items() if _group(field) == group]
+    return "\n".join(parts) + "\n"
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    unit = _extra(field)["unit"] or "–"
+    return f"| `{_variable(key, field)}` | {_default_cell(field)} | {unit} | {field.description} |"
+
+
+def _default_cell(field: FieldInfo) -> str:
+    default = _default(field)
+    return "–" if default == "unset" else f"`{default}`"
+
+
+def _group(field: FieldInfo) -> str:
+    return str(_extra(field)["group"])
+
+
+def _extra(field: FieldInfo) -> dict[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else _about("")
