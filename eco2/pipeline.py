@@ -108,7 +108,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """A request's body, decoded: the members of a JSON object, or the fields and files of a multipart form."""
+    """A request's body, decoded: the members of a JSON object, or fields and files of a multipart form."""
 
     fields: Mapping[str, object]
     files: Mapping[str, Upload] = field(default_factory=dict)

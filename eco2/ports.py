@@ -15,6 +15,9 @@ from eco2.call import Call, Reply
 
 Answer = TypeVar("Answer")
 
+Clock = Callable[[], float]
+"""Says the time: Unix seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -163,3 +166,10 @@ class Model(Protocol):
         `job_id` goes along so that the provider's log can be matched. Raises `ProviderError` (may pass)
         or `ProviderRefused` (will not).
         """
+
+
+class Models(Protocol):
+    """The models that this process can call."""
+
+    def get(self, name: str | None) -> Model:
+        """The model of that name, or the default for None. Raises `PermanentError` for an unknown name."""

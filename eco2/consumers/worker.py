@@ -1,0 +1,134 @@
+"""The worker: pulls orders, bounded by the prefetch, and runs each as a coroutine of this one process.
+
+Stop order: no new deliveries → calls in flight finish, the rest is given back → every run settled.
+"""
+
+import asyncio
+from functools import partial
+
+from eco2.consumers.execution import Executor
+from eco2.consumers.outcome import Finished, Outcome
+from eco2.consumers.run import Run
+from eco2.consumers.settle import settle
+from eco2.errors import DeliveryLost, Malformed
+from eco2.job import decode_order
+from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
+from eco2.log import bind_job, get_logger
+from eco2.metrics import Metrics
+from eco2.pipeline import AnyPipeline
+from eco2.ports import Clock, Delivery, WorkQueue
+
+log = get_logger(__name__)
+
+
+class Worker:
+    """`prefetch`: jobs at once per pipeline. `grace`: seconds that a drain waits for calls in flight."""
+
+    def __init__(
+        self,
+        queue: WorkQueue,
+        journal: Journal,
+        pipelines: tuple[AnyPipeline, ...],
+        executor: Executor,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        prefetch: int,
+        grace: float,
+    ) -> None:
+        self._queue = queue
+        self._journal = journal
+        self._pipelines = pipelines
+        self._executor = executor
+        self._metrics = metrics
+        self._clock = clock
+        self._prefetch = prefetch
+        self._grace = grace
+        self._running: dict[str, Run] = {}
+        self._idle = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Works until `stop` is set, then drains and returns with nothing unsettled."""
+        self._journal.view.observe(self._fence)
+        async with asyncio.TaskGroup() as group:
+            await self._journal.filled.wait()
+            subscriptions = [
+                self._queue.consume(
+                    f"jobs.{pipeline.name}", self._prefetch, partial(self._deliver, group, pipeline)
+                )
+                for pipeline in self._pipelines
+            ]
+            await stop.wait()
+            for subscription in subscriptions:
+                await subscription.cancel()
+            await self._drain()
+
+    def _deliver(self, group: asyncio.TaskGroup, pipeline: AnyPipeline, delivery: Delivery) -> None:
+        try:
+            job = decode_order(delivery.body)
+        except Malformed as error:
+            group.create_task(self._bury(delivery, str(error)))
+            return
+        if run := self._running.get(job.id):
+            group.create_task(self._adopt(run, delivery))
+            return
+        run = self._running[job.id] = Run(job, pipeline, delivery, self._journal)
+        group.create_task(self._work(run), name=f"job {job.id}")
+
+    async def _work(self, run: Run) -> None:
+        pipeline = run.pipeline.name
+        with bind_job(run.job.id):
+            log.info("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
+            self._metrics.job_started(pipeline)
+            outcome, ended = None, "cancelled"
+            try:
+                outcome = await self._executor.execute(run)
+                ended = outcome.status if isinstance(outcome, Finished) else type(outcome).__name__.lower()
+                await settle(run, outcome, self._clock)
+            finally:
+                del self._running[run.job.id]
+                if not self._running:
+                    self._idle.set()
+                self._metrics.job_ended(pipeline, ended, self._clock() - run.job.accepted)
+                log.info("job settled", pipeline=pipeline, outcome=ended, reason=_reason(outcome))
+
+    async def _adopt(self, run: Run, delivery: Delivery) -> None:
+        """The job runs here already: the new delivery replaces the old one, which is dead or a double."""
+        old, run.delivery = run.delivery, delivery
+        log.info("delivery adopted by the run in progress", job_id=run.job.id)
+        try:
+            await old.ack()
+        except DeliveryLost as error:
+            log.debug("the replaced delivery was lost, as expected", why=str(error))
+
+    async def _bury(self, delivery: Delivery, why: str) -> None:
+        log.error("order goes to the dead letters", why=why, message_id=delivery.message_id)
+        try:
+            await delivery.reject()
+        except DeliveryLost as error:
+            log.info("delivery lost before it was rejected; it comes again", why=str(error))
+
+    def _fence(self, state: JobState) -> None:
+        """Stops a run as soon as the journal shows that it is not the job's current one any more."""
+        run = self._running.get(state.job)
+        if run is not None and run.opened and (state.ended or state.run != run.id):
+            run.interrupt("another run holds the job, or it has ended")
+
+    async def _drain(self) -> None:
+        log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._running))
+        for run in self._running.values():
+            run.drain()
+        try:
+            async with asyncio.timeout(self._grace):
+                while self._running:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            log.warning("drain grace is over; giving back unfinished calls", jobs=len(self._running))
+            for run in self._running.values():
+                run.interrupt("drain")
+
+
+def _reason(outcome: Outcome | None) -> str | None:
+    return None if outcome is None or isinstance(outcome, Finished) else outcome.reason
