@@ -1,0 +1,160 @@
+"""Everything that has to exist at the broker, described once and without I/O.
+
+One description for every declarer: queue arguments that differ between two declarers are a 406 in production.
+Whoever needs a name or an argument of a queue asks here. Nothing but queues and one exchange is needed:
+publishers use the default exchange, listeners bind queues of their own.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+DELIVERY_LIMIT = 1000
+"""Deliveries after which the broker itself gives a message up. Attempts are counted by the engine; lost
+connections count here too, and RabbitMQ 4 would stop after 20."""
+
+SEGMENT_BYTES = 64_000_000
+"""Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
+
+DEAD = "dead"
+EVENTS = "events"
+LIVE = "live"
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
+_INEQUIVALENT = re.compile(
+    r"inequivalent arg '(?P<argument>[^']+)' for \w+ '[^']+' in vhost '[^']*': "
+    r"received (?P<here>.+?) but current is (?P<there>.+)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue and the arguments that it is declared with."""
+
+    name: str
+    arguments: Mapping[str, str | int | bool]
+    kind: str = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A durable exchange; `type` as AMQP names it."""
+
+    name: str
+    type: str
+    kind: str = "exchange"
+
+
+Entity = Queue | Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
+
+    `pipelines` get a work queue each, `services` a request queue each. `retention_hours` is how long the
+    journal keeps its records. Raises ValueError for a name that is not lower-case letters, digits and `-`.
+    """
+
+    prefix: str = "eco2"
+    pipelines: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    retention_hours: int = 24
+    entities: tuple[Entity, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in (*self.prefix.split("."), *self.pipelines, *self.services):
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot be part of a queue's name: use a-z, 0-9 and '-'")
+        if self.retention_hours < 1:
+            raise ValueError("retention_hours must be at least 1")
+        object.__setattr__(self, "entities", self._describe())
+
+    def queue(self, logical: str) -> str:
+        """The broker's name of a queue that the engine calls `logical`, such as `jobs.scan` or `dead`."""
+        return f"{self.prefix}.{logical}"
+
+    @property
+    def stream(self) -> str:
+        return self.queue(EVENTS)
+
+    @property
+    def live(self) -> str:
+        """The topic exchange of live messages."""
+        return self.queue(LIVE)
+
+    def service(self, name: str) -> str:
+        """The queue of requests to `name`."""
+        return self.queue(f"rpc.{name}")
+
+    def _describe(self) -> tuple[Entity, ...]:
+        return (
+            Queue(self.queue(DEAD), _frozen(_quorum())),
+            *(Queue(self.queue(f"jobs.{name}"), _frozen(self._work())) for name in self.pipelines),
+            Queue(
+                self.stream,
+                _frozen(
+                    {
+                        "x-queue-type": "stream",
+                        "x-max-age": f"{self.retention_hours}h",
+                        "x-stream-max-segment-size-bytes": SEGMENT_BYTES,
+                    }
+                ),
+            ),
+            Exchange(self.live, "topic"),
+            *(
+                Queue(self.service(name), _frozen(_quorum() | {"x-single-active-consumer": True}))
+                for name in self.services
+            ),
+        )
+
+    def _work(self) -> dict[str, str | int | bool]:
+        # At-least-once dead letters need `reject-publish`, though the queue has no maximum length.
+        return _quorum() | {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": self.queue(DEAD),
+            "x-dead-letter-strategy": "at-least-once",
+            "x-overflow": "reject-publish",
+        }
+
+
+def _quorum() -> dict[str, str | int | bool]:
+    return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+
+
+def _frozen(arguments: dict[str, str | int | bool]) -> Mapping[str, str | int | bool]:
+    return MappingProxyType(arguments)
+
+
+def difference(entity: Entity, reason: str) -> str:
+    """The broker's `reason` for refusing to declare `entity` (a 406), in words that say what to do."""
+    advice = "delete it when it is empty, or use another ECO2_PREFIX"
+    if found := _INEQUIVALENT.search(reason):
+        there, here = (_value(found[side]) for side in ("there", "here"))
+        reason = f"{found['argument']} is {there} at the broker, {here} here"
+    return f"{entity.kind} {entity.name}: {reason}; {advice}"
+
+
+def missing(entity: Entity) -> str:
+    """The difference when `entity` does not exist at all."""
+    return f"{entity.kind} {entity.name} does not exist at the broker; run `eco2 topology apply`"
+
+
+def _value(text: str) -> str:
+    quoted = re.search(r"'(.*)'", text)
+    return quoted[1] if quoted else text
+
+
+def show(topology: Topology) -> str:
+    """`topology` as a table for people: kind, name, then each argument on a line of its own."""
+    width = max(len(entity.name) for entity in topology.entities)
+    lines = []
+    for entity in topology.entities:
+        if isinstance(entity, Exchange):
+            lines.append(f"{entity.kind:<8}  {entity.name:<{width}}  type={entity.type}")
+            continue
+        arguments = [f"{name}={value}" for name, value in entity.arguments.items()]
+        lines.append(f"{entity.kind:<8}  {entity.name:<{width}}  {arguments[0]}")
+        lines.extend(f"{'':<8}  {'':<{width}}  {argument}" for argument in arguments[1:])
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""RabbitMQ as a node of the conformance suite: a prefix of its own, reached through a proxy that can cut."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from eco2.broker.rabbitmq import RabbitMQ, delete
+
+from eco2.broker.topology import Topology
+from eco2.ports import Broker
+from tests.conformance.harness import SERVICE, Node
+from tests.proxy import Proxy
+
+
+class RabbitMQNode:
+    """The node behind `proxy`."""
+
+    def __init__(self, proxy: Proxy, topology: Topology) -> None:
+        self._proxy = proxy
+        self._topology = topology
+
+    def process(self) -> Broker:
+        return RabbitMQ(self._proxy.url, self._topology)
+
+    async def disrupt(self) -> None:
+        self._proxy.cut()
+
+
+@asynccontextmanager
+async def open_node(url: str, prefix: str) -> AsyncIterator[Node]:
+    """The broker at `url`; what the test declared under `prefix` is deleted afterwards."""
+    topology = Topology(prefix, pipelines=("work",), services=(SERVICE,))
+    async with Proxy.to(url) as proxy:
+        yield RabbitMQNode(proxy, topology)
+    await delete(url, topology)
