@@ -96,10 +96,12 @@ class WorkQueue(Protocol):
         """Calls `on_delivery` for each message, with at most `prefetch` unsettled. It must not block."""
 
 
-class Stream(Protocol):
+class Appender(Protocol):
     async def append(self, body: bytes, message_id: str) -> None:
         """Returns once the stream holds `body`. Raises like `WorkQueue.publish`."""
 
+
+class Stream(Appender, Protocol):
     def tail(self, start: Start, on_record: Callable[[Record], None]) -> Subscription:
         """Calls `on_record` for every record from `start` on, for ever: in order, none lost or repeated,
         over any number of lost connections. `on_record` must neither block nor raise."""

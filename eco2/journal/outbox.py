@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from eco2.errors import RetryableError
 from eco2.event import Event, encode_events
 from eco2.log import get_logger
-from eco2.ports import Stream
+from eco2.ports import Appender
 
 BATCH_EVENTS = 200
 """Events in one message at the most; with 2 kB an event it stays far below the broker's frame limits."""
@@ -31,7 +31,7 @@ class _Entry:
 
 
 class Outbox:
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Appender) -> None:
         self._stream = stream
         self._entries: deque[_Entry] = deque()
         self._arrived = asyncio.Event()

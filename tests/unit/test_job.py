@@ -1,0 +1,48 @@
+"""Orders and ids on the wire."""
+
+import msgspec
+import pytest
+
+from eco2.errors import Malformed
+from eco2.job import Job, decode_order, encode_order, id_time, new_id
+
+JOB = Job(id="j", pipeline="scan", input={"image_url": "x"}, accepted=1.0, deadline=181.0, digest="d")
+
+
+def test_an_order_survives_the_wire() -> None:
+    assert decode_order(encode_order(JOB)) == JOB
+
+
+def test_unknown_fields_are_ignored() -> None:
+    wire = msgspec.json.decode(encode_order(JOB))
+    wire["later"] = True
+    wire["job"]["later"] = {"a": 1}
+    assert decode_order(msgspec.json.encode(wire)) == JOB
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b"{}", b'{"v":1}', b'{"v":1,"job":{"id":"j"}}'])
+def test_what_is_no_order_is_malformed(body: bytes) -> None:
+    with pytest.raises(Malformed):
+        decode_order(body)
+
+
+def test_an_order_of_a_newer_version_says_which() -> None:
+    with pytest.raises(Malformed, match="version 2; this program reads 1"):
+        decode_order(b'{"v":2,"work":{}}')
+
+
+def test_ids_sort_by_time_and_tell_it() -> None:
+    early, late = new_id(1_700_000_000.123), new_id(1_700_000_000.124)
+    assert early < late
+    assert id_time(early) == 1_700_000_000.123
+
+
+def test_ids_of_one_instant_differ() -> None:
+    assert len({new_id(5.0) for _ in range(1000)}) == 1000
+
+
+@pytest.mark.parametrize(
+    "text", ["", "7", "not-a-uuid", "6f1b5b52-52a5-4e6b-9f0e-3a4f5e6d7c8b", new_id(1.0).upper()]
+)
+def test_what_is_no_id_of_ours_has_no_time(text: str) -> None:
+    assert id_time(text) is None

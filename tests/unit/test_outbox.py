@@ -1,0 +1,96 @@
+"""The outbox: total order, groups, and sending again what was not confirmed."""
+
+import asyncio
+from collections.abc import Iterable
+
+from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError
+from eco2.event import Marker, decode_events
+from eco2.journal.outbox import BATCH_EVENTS, Outbox
+from tests.clock import virtual
+
+
+class ScriptedStream:
+    """Confirms after 1 ms, or raises the next of `failures`, before or after the message took effect."""
+
+    def __init__(self, failures: Iterable[RetryableError] = ()) -> None:
+        self.failures = list(failures)
+        self.bodies: list[list[str]] = []
+        self.message_ids: list[str] = []
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        await asyncio.sleep(0.001)
+        self.message_ids.append(message_id)
+        failure = self.failures.pop(0) if self.failures else None
+        if not isinstance(failure, BrokerUnavailable):
+            self.bodies.append([event.id for event in decode_events(body) if isinstance(event, Marker)])
+        if failure:
+            raise failure
+
+
+def marker(name: object) -> Marker:
+    return Marker(ts=0.0, id=str(name))
+
+
+async def flush(outbox: Outbox) -> None:
+    stop = asyncio.Event()
+    stop.set()
+    await outbox.run(stop)
+
+
+@virtual
+async def test_what_gathers_while_one_message_is_on_its_way_goes_as_one() -> None:
+    stream, stop = ScriptedStream(), asyncio.Event()
+    outbox = Outbox(stream)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(outbox.run(stop))
+        first = outbox.put(marker("a"))
+        await asyncio.sleep(0.0005)
+        rest = [outbox.put(marker(name)) for name in "bcd"]
+        await asyncio.gather(first, *rest)
+        stop.set()
+    assert stream.bodies == [["a"], ["b", "c", "d"]]
+
+
+@virtual
+async def test_one_put_is_never_split_and_a_long_queue_goes_in_several_messages() -> None:
+    stream = ScriptedStream()
+    outbox = Outbox(stream)
+    outbox.put(*(marker(f"x{n}") for n in range(BATCH_EVENTS + 1)))
+    for n in range(BATCH_EVENTS + 5):
+        outbox.put(marker(n))
+    await flush(outbox)
+    assert [len(body) for body in stream.bodies] == [BATCH_EVENTS + 1, BATCH_EVENTS, 5]
+    assert [int(name) for body in stream.bodies[1:] for name in body] == list(range(BATCH_EVENTS + 5))
+
+
+@virtual
+async def test_a_failed_message_is_sent_again_with_its_id_before_anything_later() -> None:
+    stream = ScriptedStream([BrokerUnavailable("down"), PublishUncertain("no confirm")])
+    outbox = Outbox(stream)
+    first, second = outbox.put(marker("a")), outbox.put(*(marker(n) for n in range(BATCH_EVENTS)))
+    await flush(outbox)
+    assert first.done()
+    assert second.done()
+    assert [body[0] for body in stream.bodies] == ["a", "a", "0"]
+    assert len(set(stream.message_ids[:3])) == 1
+    assert stream.message_ids[3] != stream.message_ids[0]
+
+
+@virtual
+async def test_a_withdrawn_put_is_not_sent() -> None:
+    stream = ScriptedStream()
+    outbox = Outbox(stream)
+    outbox.put(marker("gone")).cancel()
+    outbox.put(marker("kept"))
+    await flush(outbox)
+    assert stream.bodies == [["kept"]]
+
+
+@virtual
+async def test_stop_flushes_what_is_left() -> None:
+    stream = ScriptedStream([PublishUncertain("slow")] * 3)
+    outbox = Outbox(stream)
+    confirmed = outbox.put(marker("last"))
+    await flush(outbox)
+    assert confirmed.result() is None
+    assert len(outbox) == 0

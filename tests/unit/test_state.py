@@ -1,0 +1,161 @@
+"""The fold: fencing by attempt, the first end stands, nothing is shown twice or backwards."""
+
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eco2.event import Checkpoint, Done, JobEvent, Queued, Released, RunStarted, StageChanged, Superseded
+from eco2.journal.state import EventId, JobState, apply
+
+QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
+
+
+def started(run: str, attempt: int) -> RunStarted:
+    return RunStarted(ts=2.0, job="j", run=run, attempt=attempt, worker="w")
+
+
+def stage(run: str, seq: int, output: str = "") -> StageChanged:
+    done = seq % 10 == 1
+    return StageChanged(
+        ts=3.0,
+        job="j",
+        run=run,
+        stage=f"s{seq // 10}",
+        status="completed" if done else "started",
+        seq=seq,
+        progress=0,
+        output={"by": run + output} if done else None,
+    )
+
+
+def done(run: str | None, status: Literal["completed", "failed"] = "completed") -> Done:
+    return Done(ts=4.0, job="j", run=run, status=status, seq=51, result={"by": run})
+
+
+def fold(*events: JobEvent) -> JobState:
+    state: JobState | None = None
+    for offset, event in enumerate(events):
+        state = apply(state, EventId(offset), event)
+    assert state is not None
+    return state
+
+
+def seqs(state: JobState) -> list[int]:
+    return [shown.seq for shown in state.shown]
+
+
+def test_a_scan_from_queued_to_done() -> None:
+    state = fold(QUEUED, started("r", 1), stage("r", 10), stage("r", 11), done("r"))
+    assert (state.status, state.ended_at, state.result) == ("completed", 4, {"by": "r"})
+    assert state.outputs == {"s1": {"by": "r"}}
+    assert seqs(state) == [0, 10, 11, 51]
+    assert [str(shown.id) for shown in state.shown] == ["0", "2", "3", "4"]
+
+
+def test_events_of_an_unknown_job_are_nothing() -> None:
+    assert apply(None, EventId(0), started("r", 1)) is None
+
+
+def test_events_of_a_run_that_lost_are_void() -> None:
+    state = fold(QUEUED, started("old", 1), started("new", 2), stage("old", 11), done("old"))
+    assert (state.run, state.ended, state.outputs) == ("new", False, {})
+
+
+def test_of_two_runs_with_one_number_the_first_in_the_log_holds() -> None:
+    assert fold(QUEUED, started("first", 1), started("second", 1)).run == "first"
+
+
+def test_a_run_that_comes_again_late_does_not_come_back() -> None:
+    assert fold(QUEUED, started("a", 1), started("b", 2), started("a", 1)).run == "b"
+
+
+def test_the_first_end_stands() -> None:
+    assert fold(QUEUED, started("r", 1), done("r", "failed"), done("r")).status == "failed"
+
+
+def test_an_end_without_a_run_needs_no_holder() -> None:
+    assert fold(QUEUED, started("r", 1), done(None, "failed")).status == "failed"
+
+
+def test_a_stage_that_starts_again_is_shown_once_and_its_output_kept() -> None:
+    state = fold(
+        QUEUED,
+        started("a", 1),
+        stage("a", 10),
+        stage("a", 11),
+        started("b", 2),
+        stage("b", 10),
+        stage("b", 11),
+    )
+    assert seqs(state) == [0, 10, 11]
+    assert state.outputs == {"s1": {"by": "a"}}
+
+
+def test_a_stage_whose_first_run_only_started_it_completes_in_the_second() -> None:
+    state = fold(QUEUED, started("a", 1), stage("a", 10), started("b", 2), stage("b", 10), stage("b", 11))
+    assert seqs(state) == [0, 10, 11]
+    assert state.outputs == {"s1": {"by": "b"}}
+
+
+def test_a_released_job_is_free_until_the_next_run() -> None:
+    released = Released(ts=3.0, job="j", run="a", reason="drain")
+    assert fold(QUEUED, started("a", 1), released).released
+    assert not fold(QUEUED, started("a", 1), released, started("b", 2)).released
+
+
+def test_checkpoints_are_kept_across_runs() -> None:
+    saved = Checkpoint(ts=3.0, job="j", run="a", stage="s1", name="half", value={"n": 1})
+    assert fold(QUEUED, started("a", 1), saved, started("b", 2)).saved == {"s1/half": {"n": 1}}
+
+
+def test_a_superseded_job_ends_and_names_the_winner() -> None:
+    state = fold(QUEUED, Superseded(ts=2.0, job="j", by="winner"))
+    assert (state.status, state.by, state.ended) == ("superseded", "winner", True)
+
+
+def test_an_event_that_changes_nothing_returns_the_same_object() -> None:
+    state = fold(QUEUED, started("a", 1), stage("a", 11))
+    assert apply(state, EventId(9), stage("a", 11)) is state
+    assert apply(state, EventId(9), stage("other", 20)) is state
+
+
+ANY = st.sampled_from(
+    [
+        QUEUED,
+        *(started(run, attempt) for run, attempt in (("a", 1), ("b", 2), ("c", 2))),
+        *(stage(run, seq) for run in "abc" for seq in (10, 11, 20, 21)),
+        *(done(run) for run in ("a", "b", "c", None)),
+        Released(ts=3.0, job="j", run="a", reason="drain"),
+        Superseded(ts=2.0, job="j", by="w"),
+    ]
+)
+
+
+@given(st.lists(ANY, max_size=40))
+def test_whatever_the_log_holds_clients_see_growing_seqs_and_one_end(events: list[JobEvent]) -> None:
+    state = fold(QUEUED, *events)
+    assert seqs(state) == sorted(set(seqs(state)))
+    assert sum(shown.stage == "done" for shown in state.shown) == (state.ended and state.by is None)
+
+
+@given(st.lists(ANY, max_size=20), st.data())
+def test_a_message_sent_twice_takes_nothing_back(events: list[JobEvent], data: st.DataObject) -> None:
+    """The outbox may send a whole batch again, and its ghost may come later still."""
+    start = data.draw(st.integers(0, len(events)))
+    again = [*events, *events[start:]]
+    once, twice = fold(QUEUED, *events), fold(QUEUED, *again)
+    if once.ended:
+        assert twice == once
+    assert seqs(twice)[: len(once.shown)] == seqs(once)
+
+
+@pytest.mark.parametrize("at", [EventId(0), EventId(7), EventId(7, 3)])
+def test_ids_are_read_back(at: EventId) -> None:
+    assert EventId.parse(str(at)) == at
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1.", "1.x", ".1", "1.2.3", "1e3", "١"])
+def test_what_is_no_event_id_is_none(text: str) -> None:
+    assert EventId.parse(text) is None
