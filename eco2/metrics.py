@@ -1,0 +1,112 @@
+"""What the process counts, for Prometheus: one object with a registry of its own, nothing global.
+
+Methods are named by what happened; nobody else knows series or labels. Labels take values from small sets
+only (pipelines, stages, statuses, models), never ids, so the number of series does not grow with jobs.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+
+from eco2.call import Usage
+
+SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180)
+"""Bounds of the histograms: from a table look-up to the longest life of a job."""
+
+
+class Metrics:
+    """One per process; handed to whoever has something to count."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._accepted = Counter(
+            "eco2_jobs_accepted", "Jobs answered with 202.", ["pipeline"], registry=registry
+        )
+        self._running = Gauge(
+            "eco2_jobs_running", "Jobs that this worker holds.", ["pipeline"], registry=registry
+        )
+        self._ended = Histogram(
+            "eco2_job_seconds",
+            "From acceptance to the end of a worker's run, by outcome of the run.",
+            ["pipeline", "status"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._stages = Histogram(
+            "eco2_stage_seconds",
+            "Duration of a stage in one run.",
+            ["pipeline", "stage", "status"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._calls = Histogram(
+            "eco2_call_seconds",
+            "Duration of one model call, from its sending to its last byte.",
+            ["kind", "model", "outcome"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self._tokens = Counter(
+            "eco2_tokens",
+            "Tokens that model calls were charged for. Cached ones are part of the input.",
+            ["kind", "model", "direction"],
+            registry=registry,
+        )
+        self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
+
+    def job_accepted(self, pipeline: str) -> None:
+        """The gateway answered 202."""
+        self._accepted.labels(pipeline).inc()
+
+    def job_started(self, pipeline: str) -> None:
+        """The worker took the job from the queue."""
+        self._running.labels(pipeline).inc()
+
+    def job_ended(self, pipeline: str, status: str, seconds: float) -> None:
+        """The worker let go of the job; `seconds` since its acceptance."""
+        self._running.labels(pipeline).dec()
+        self._ended.labels(pipeline, status).observe(seconds)
+
+    def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
+        """A stage completed or failed after `seconds`."""
+        self._stages.labels(pipeline, stage, status).observe(seconds)
+
+    def call_ended(self, kind: str, model: str, outcome: str, seconds: float, usage: Usage | None) -> None:
+        """A model call ended after `seconds`; `usage` if it was answered."""
+        self._calls.labels(kind, model, outcome).observe(seconds)
+        if usage is not None:
+            self._tokens.labels(kind, model, "input").inc(usage.input_tokens)
+            self._tokens.labels(kind, model, "cached").inc(usage.cached_tokens)
+            self._tokens.labels(kind, model, "output").inc(usage.output_tokens)
+
+    @contextmanager
+    def stream_open(self) -> Iterator[None]:
+        """An event stream is open while the block runs."""
+        with self._streams.track_inprogress():
+            yield
+
+    def count_skipped(self, skipped: Callable[[], int]) -> None:
+        """Shows `skipped()`, the journal messages that this version could not read, at each scrape."""
+        self._registry.register(_Skipped(skipped))
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format (`content_type`)."""
+        return generate_latest(self._registry)
+
+
+class _Skipped(Collector):
+    def __init__(self, skipped: Callable[[], int]) -> None:
+        self._skipped = skipped
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "eco2_journal_skipped",
+            "Journal messages and events that this version cannot read.",
+            value=self._skipped(),
+        )
