@@ -1,0 +1,64 @@
+"""The model that needs no key: it sees the photo with an image classifier and asks the stage for the words.
+
+It is honest about what it is: `Reply.model` names the classifier, it counts no tokens, and it knows nothing
+of any pipeline. A stage says in `Call.local` what labels mean to it; a call without that needs a provider.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from eco2.call import Answer, Call, Label, Reply, Usage
+from eco2.errors import ProviderRefused
+
+NAME = "local/efficientnet-lite0"
+
+_PIECE = 6
+
+
+class Sees(Protocol):
+    """What the model needs of a classifier."""
+
+    def classify(self, data: bytes) -> tuple[Label, ...]: ...
+
+
+class LocalModel:
+    """A `Model` in this process. The classifier runs on a thread of its own, never on the event loop."""
+
+    def __init__(self, classifier: Sees) -> None:
+        self._classifier = classifier
+
+    async def complete(
+        self,
+        call: Call[Answer],
+        job_id: str,  # noqa: ARG002 - the port's; there is no provider whose log could name it
+        on_text: Callable[[str], None],
+    ) -> Reply[Answer]:
+        """Answers by `call.local`. Raises `ProviderRefused` for a call or a picture it cannot answer."""
+        if call.local is None:
+            raise ProviderRefused(
+                f"the call '{call.kind}' needs a language model: set OPENAI_API_KEY", code="MODEL_REQUIRED"
+            )
+        labels = () if call.image is None else await asyncio.to_thread(self._see, call.image)
+        value = call.local(labels)
+        if call.stream and isinstance(value, str):
+            await _stream(value, on_text)
+        return Reply(value, NAME, Usage())
+
+    def _see(self, url: str) -> tuple[Label, ...]:
+        from eco2.llm.picture import image_bytes
+
+        return self._classifier.classify(image_bytes(url))
+
+
+async def _stream(text: str, on_text: Callable[[str], None]) -> None:
+    for start in range(0, len(text), _PIECE):
+        on_text(text[start : start + _PIECE])
+        await asyncio.sleep(0)
+
+
+async def open_local() -> LocalModel:
+    """The model, ready to answer. Raises `StartError` where `eco2[local]` is not installed."""
+    from eco2.llm.classifier import open_classifier
+
+    return LocalModel(await asyncio.to_thread(open_classifier))

@@ -1,0 +1,85 @@
+"""The bytes of a call's image for a model in this process, and their pixels as the network wants them.
+
+Guarantees: only `data:` URLs are read (nothing is fetched), sizes are checked before anything is
+decoded, and whatever is wrong with a picture ends in `ProviderRefused` with a code for the client.
+"""
+
+import base64
+import binascii
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from eco2.errors import ProviderRefused
+
+MAX_BYTES = 10_000_000
+MAX_PIXELS = 50_000_000
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+_CROP = 0.875
+
+
+def image_bytes(url: str) -> bytes:
+    """The bytes of a base64 `data:` URL. Raises `ProviderRefused` for every other URL."""
+    scheme, _, rest = url.partition(":")
+    if scheme.lower() != "data":
+        raise ProviderRefused(
+            "the local model does not fetch pictures: upload the photo (form field `image`) or send it as a "
+            "data: URL, or set OPENAI_API_KEY",
+            code="IMAGE_URL_UNSUPPORTED",
+        )
+    header, _, payload = rest.partition(",")
+    if len(payload) > MAX_BYTES * 4 / 3 + 4:
+        raise _too_large()
+    try:
+        if not header.endswith(";base64"):
+            raise ValueError("not base64")
+        return base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unreadable(error) from error
+
+
+def pixels(data: bytes, side: int) -> NDArray[np.float32]:
+    """The centre of the picture as (1, 3, side, side), RGB, (x - 127) / 128. Raises `ProviderRefused`."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise _too_large()
+            image.draft("RGB", (2 * side, 2 * side))
+            upright = _opaque(ImageOps.exif_transpose(image))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise _unreadable(error) from error
+    values = np.asarray(_centre(upright, side), dtype=np.float32)
+    scaled = (values - np.float32(127)) / np.float32(128)
+    return scaled.transpose(2, 0, 1)[np.newaxis]
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """RGB on white: what lies under transparent pixels is arbitrary, often black."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layers = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    edge = min(image.size) * _CROP
+    left, top = (image.width - edge) / 2, (image.height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _too_large() -> ProviderRefused:
+    return ProviderRefused(
+        f"the picture is larger than {MAX_BYTES // 1_000_000} MB or {MAX_PIXELS // 1_000_000} megapixels: "
+        "send a smaller one",
+        code="IMAGE_TOO_LARGE",
+    )
+
+
+def _unreadable(error: Exception) -> ProviderRefused:
+    return ProviderRefused(
+        f"the picture cannot be read ({error}): send a JPEG, PNG, WebP or GIF", code="UNSUPPORTED_IMAGE"
+    )
