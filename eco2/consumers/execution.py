@@ -4,31 +4,22 @@ What it guarantees: a stage runs only while the run is the job's current one; a 
 again; whatever goes wrong in a stage, the job has an outcome.
 """
 
-from dataclasses import dataclass
-from typing import Literal
-
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from eco2.consumers.context import Engine, StageContext
-from eco2.consumers.outcome import Dead, Finished, Outcome, Released, Void
+from eco2.consumers.outcome import Dead, Outcome, Released, Void
+from eco2.consumers.progress import Progress, finished, late
 from eco2.consumers.run import Run
 from eco2.errors import PermanentError, RetryableError
-from eco2.event import RunStarted, StageChanged
-from eco2.job import JSON
+from eco2.event import RunStarted
 from eco2.journal.history import Gone
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
-from eco2.pipeline import AnyPipeline, Outputs, Stage
+from eco2.pipeline import Stage
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    code: str
-    message: str
 
 
 class Executor:
@@ -41,7 +32,7 @@ class Executor:
         self._worker = worker
 
     async def execute(self, run: Run) -> Outcome:
-        """Runs the job as far as it goes. Never raises but for cancellation."""
+        """Runs the job as far as it goes. Raises nothing but cancellation."""
         try:
             state = await self._journal.find(run.job.id)
         except Gone as error:
@@ -53,7 +44,7 @@ class Executor:
         if state.ended:
             return Void("the job has ended")
         if self._engine.clock() >= run.job.deadline:
-            return _finished(run.pipeline, run.job.id, dict(state.usage), None, _late(run))
+            return finished(run.pipeline, run.job.id, None, late(run.job), dict(state.usage))
         opened = await self._open(run, state)
         if opened is None:
             return Void("another run holds the job")
@@ -71,148 +62,56 @@ class Executor:
         return state if run.opened else None
 
     async def _stages(self, run: Run, state: JobState) -> Outcome:
-        usage = dict(state.usage)
-        outputs = Outputs()
-        failure: _Failure | None = None
+        failure: PermanentError | None = None
+        try:
+            progress = Progress(run.id, run.job, run.pipeline, state)
+        except PermanentError as error:
+            return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
         try:
             async with run.scope(run.job.deadline - self._engine.clock()):
-                input_ = run.pipeline.input.model_validate(run.job.input)
-                for index, stage in enumerate(run.pipeline.stages):
-                    if stage.name in state.outputs:
-                        outputs.add(stage.output.model_validate(state.outputs[stage.name]))
-                    else:
-                        failure = await self._stage(run, index, stage, input_, outputs, state, usage)
-                    if failure:
-                        break
+                for stage in run.pipeline.stages:
+                    if stage.name not in state.outputs:
+                        await self._stage(run, stage, progress)
         except TimeoutError:
-            if run.interrupted == "drain":
-                return Released("drain")
             if run.interrupted:
-                return Void(run.interrupted)
-            failure = _late(run)
-        except ValidationError as error:
-            failure = _Failure(
-                "INVALID_INPUT", f"the order does not fit the pipeline: {error}"
-            )
+                return Released("drain") if run.interrupted == "drain" else Void(run.interrupted)
+            failure = late(run.job)
+        except PermanentError as error:
+            failure = error
         finally:
             run.close()
-        return _finished(run.pipeline, run.job.id, usage, None if failure else outputs, failure)
+        return progress.finished(failure)
 
-    async def _stage(
-        self,
-        run: Run,
-        index: int,
-        stage: Stage[BaseModel],
-        input_: BaseModel,
-        outputs: Outputs,
-        state: JobState,
-        usage: dict[str, JSON],
-    ) -> _Failure | None:
-        context = StageContext(self._engine, run, stage.name, input_, outputs, dict(state.saved))
-        events = _StageEvents(run, stage.name, index, len(run.pipeline.stages))
+    async def _stage(self, run: Run, stage: Stage[BaseModel], progress: Progress) -> None:
+        """Awaits one stage and writes its events. Raises `PermanentError` if it failed for good."""
+        context = StageContext(
+            self._engine, run, stage.name, progress.input, progress.outputs, progress.saved
+        )
         began = self._engine.clock()
-        run.write(events.started(began))
-        output, failure = await _guarded(stage, context)
+        run.write(progress.started(stage.name, began))
+        try:
+            output = await _output(stage, context)
+        except PermanentError as error:
+            now = self._engine.clock()
+            run.write(progress.failed(stage.name, now, error, context.usage))
+            self._metrics.stage_ended(run.pipeline.name, stage.name, "failed", now - began)
+            raise
         now = self._engine.clock()
-        if context.usage:
-            usage[stage.name] = context.usage
-        if output is None:
-            failure = failure or _Failure("INTERNAL", "the stage returned nothing")
-            run.write(events.failed(now, failure, context.usage))
-        else:
-            outputs.add(output)
-            run.write(events.completed(now, output.model_dump(mode="json"), context.usage))
-        self._metrics.stage_ended(
-            run.pipeline.name, stage.name, "failed" if failure else "completed", now - began
-        )
-        return failure
+        run.write(progress.completed(stage.name, now, output, context.usage))
+        self._metrics.stage_ended(run.pipeline.name, stage.name, "completed", now - began)
 
 
-async def _guarded(
-    stage: Stage[BaseModel], context: StageContext[BaseModel]
-) -> tuple[BaseModel | None, _Failure | None]:
-    """The stage's output or why it failed. A bug in a stage ends its job, never the worker."""
+async def _output(stage: Stage[BaseModel], context: StageContext[BaseModel]) -> BaseModel:
+    """The stage's output. Everything that can go wrong in a stage becomes a `PermanentError`."""
     try:
-        return await stage.run(context), None
-    except PermanentError as error:
-        return None, _Failure(error.code, str(error))
+        output = await stage.run(context)
+        if not isinstance(output, stage.output):
+            raise TypeError(f"stage {stage.name} must return {stage.output.__name__}")
+    except PermanentError:
+        raise
     except RetryableError as error:
-        return None, _Failure("UNAVAILABLE", str(error))
+        raise PermanentError(str(error), "UNAVAILABLE") from error
     except Exception as error:
-        log.exception("a stage failed unexpectedly", stage=stage.name)
-        return None, _Failure(
-            "INTERNAL", f"{type(error).__name__} in {stage.name}; see the worker's log"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _StageEvents:
-    """The events of one stage: their `seq` and `progress` follow from its place among `count` stages."""
-
-    run: Run
-    stage: str
-    index: int
-    count: int
-
-    def started(self, now: float) -> StageChanged:
-        return StageChanged(
-            ts=now,
-            job=self.run.job.id,
-            run=self.run.id,
-            stage=self.stage,
-            status="started",
-            seq=10 * (self.index + 1),
-            progress=100 * self.index // self.count,
-        )
-
-    def completed(self, now: float, output: JSON, usage: JSON | None) -> StageChanged:
-        return StageChanged(
-            ts=now,
-            job=self.run.job.id,
-            run=self.run.id,
-            stage=self.stage,
-            status="completed",
-            seq=10 * (self.index + 1) + 1,
-            progress=100 * (self.index + 1) // self.count,
-            output=output,
-            usage=usage,
-        )
-
-    def failed(self, now: float, failure: _Failure, usage: JSON | None) -> StageChanged:
-        return StageChanged(
-            ts=now,
-            job=self.run.job.id,
-            run=self.run.id,
-            stage=self.stage,
-            status="failed",
-            seq=10 * (self.index + 1) + 1,
-            progress=100 * self.index // self.count,
-            error={"code": failure.code, "message": failure.message},
-            usage=usage,
-        )
-
-
-def _late(run: Run) -> _Failure:
-    seconds = run.job.deadline - run.job.accepted
-    return _Failure("DEADLINE", f"not done within {seconds:g} s of its acceptance; send it again")
-
-
-def _finished(
-    pipeline: AnyPipeline,
-    job_id: str,
-    usage: dict[str, JSON],
-    outputs: Outputs | None,
-    failure: _Failure | None,
-) -> Finished:
-    status: Literal["completed", "failed"] = "failed" if failure else "completed"
-    return Finished(
-        status,
-        {
-            "task_id": job_id,
-            "status": status,
-            "message": failure.message if failure else f"{pipeline.name} completed",
-            **pipeline.result(outputs),
-            "error": {"code": failure.code, "message": failure.message} if failure else None,
-            "usage": usage,
-        },
-    )
+        log.exception("a stage failed by a bug", stage=stage.name)
+        raise PermanentError(f"a bug in stage {stage.name}; see the worker's log", "INTERNAL") from error
+    return output

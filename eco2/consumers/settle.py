@@ -1,9 +1,9 @@
 """The one place where a delivery is settled: what must be in the journal first, then the broker is told."""
 
 from eco2.consumers.outcome import Dead, Finished, Outcome, Released, Void
+from eco2.consumers.progress import done
 from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost
-from eco2.event import Done
 from eco2.event import Released as ReleasedEvent
 from eco2.log import get_logger
 from eco2.ports import Clock
@@ -18,10 +18,8 @@ async def settle(run: Run, outcome: Outcome, clock: Clock) -> None:
     """
     now = clock()
     match outcome:
-        case Finished(status, result):
-            seq = 10 * (len(run.pipeline.stages) + 1) + 1
-            opener = run.id if run.opened else None
-            run.write(Done(ts=now, job=run.job.id, run=opener, status=status, seq=seq, result=result))
+        case Finished():
+            run.write(done(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
         case Released(reason) if run.opened:
             run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=reason))
     await run.confirmed()

@@ -1,0 +1,120 @@
+"""How far one run has come: its outputs, and the events and the result that follow from them. No I/O."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ValidationError
+
+from eco2.consumers.outcome import Finished
+from eco2.errors import PermanentError
+from eco2.event import Done, StageChanged, Status
+from eco2.job import JSON, Job
+from eco2.journal.state import JobState
+from eco2.pipeline import AnyPipeline, Outputs
+
+
+class Progress:
+    """Starts from what earlier runs completed (`state`). Raises `PermanentError` if it does not fit."""
+
+    def __init__(self, run_id: str, job: Job, pipeline: AnyPipeline, state: JobState) -> None:
+        self._run_id = run_id
+        self._job = job
+        self._pipeline = pipeline
+        self._places = {stage.name: place for place, stage in enumerate(pipeline.stages, start=1)}
+        self.usage: dict[str, JSON] = dict(state.usage)
+        self.saved: dict[str, JSON] = dict(state.saved)
+        try:
+            self.input: BaseModel = pipeline.input.model_validate(job.input)
+            self.outputs = Outputs(
+                tuple(
+                    stage.output.model_validate(state.outputs[stage.name])
+                    for stage in pipeline.stages
+                    if stage.name in state.outputs
+                )
+            )
+        except ValidationError as error:
+            raise PermanentError(
+                f"the order or a checkpoint does not fit: {error}", "INVALID_INPUT"
+            ) from error
+
+    def started(self, stage: str, now: float) -> StageChanged:
+        return self._event(stage, now, "started", seq=10 * self._places[stage], finished=-1)
+
+    def completed(self, stage: str, now: float, output: BaseModel, usage: JSON | None) -> StageChanged:
+        """Also records the output for the stages to come, and the usage for the result."""
+        self.outputs.add(output)
+        self._used(stage, usage)
+        seq = 10 * self._places[stage] + 1
+        return self._event(
+            stage, now, "completed", seq, 0, output=output.model_dump(mode="json"), usage=usage
+        )
+
+    def failed(self, stage: str, now: float, error: PermanentError, usage: JSON | None) -> StageChanged:
+        self._used(stage, usage)
+        seq = 10 * self._places[stage] + 1
+        return self._event(stage, now, "failed", seq, -1, error=_error(error), usage=usage)
+
+    def finished(self, error: PermanentError | None) -> Finished:
+        """The outcome: what the pipeline makes of all outputs, or the reason why there is none."""
+        return finished(self._pipeline, self._job.id, None if error else self.outputs, error, self.usage)
+
+    def _used(self, stage: str, usage: JSON | None) -> None:
+        if usage:
+            self.usage[stage] = usage
+
+    def _event(
+        self,
+        stage: str,
+        now: float,
+        status: Status,
+        seq: int,
+        finished: int,
+        output: JSON | None = None,
+        error: JSON | None = None,
+        usage: JSON | None = None,
+    ) -> StageChanged:
+        return StageChanged(
+            ts=now,
+            job=self._job.id,
+            run=self._run_id,
+            stage=stage,
+            status=status,
+            seq=seq,
+            progress=100 * (self._places[stage] + finished) // len(self._places),
+            output=output,
+            error=error,
+            usage=usage,
+        )
+
+
+def finished(
+    pipeline: AnyPipeline,
+    job_id: str,
+    outputs: Outputs | None,
+    error: PermanentError | None,
+    usage: dict[str, JSON],
+) -> Finished:
+    """The end of a job as clients read it; `outputs` of a job that completed, `error` of one that did not."""
+    status: Literal["completed", "failed"] = "failed" if error else "completed"
+    head = {
+        "task_id": job_id,
+        "status": status,
+        "message": str(error) if error else f"{pipeline.name} completed",
+    }
+    body = pipeline.result(outputs)
+    return Finished(status, {**head, **body, "error": _error(error) if error else None, "usage": usage})
+
+
+def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished, now: float) -> Done:
+    """The terminal event; its `seq` lies behind those of all stages."""
+    seq = 10 * (len(pipeline.stages) + 1) + 1
+    return Done(ts=now, job=job_id, run=run, status=outcome.status, seq=seq, result=outcome.result)
+
+
+def late(job: Job) -> PermanentError:
+    """Why a job ends that did not make it in time."""
+    seconds = job.deadline - job.accepted
+    return PermanentError(f"not done within {seconds:g} s of its acceptance; send it again", "DEADLINE")
+
+
+def _error(error: PermanentError) -> JSON:
+    return {"code": error.code, "message": str(error)}

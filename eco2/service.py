@@ -1,0 +1,63 @@
+"""A process as an ordered list of components: started in order, stopped in reverse, each by its own event.
+
+What it guarantees: a component stops only after everything that was started behind it has stopped; each
+step is logged once; a component that fails ends the process instead of leaving half of it running.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from eco2.log import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """`run(stop)` works until `stop` is set, then puts itself in order and returns.
+
+    `grace`: seconds that it has for that; then it is cancelled.
+    """
+
+    name: str
+    run: Callable[[asyncio.Event], Awaitable[None]]
+    grace: float = 10.0
+
+
+class ComponentEnded(RuntimeError):
+    """A component returned though nobody had asked it to stop: a bug."""
+
+
+async def run(components: Sequence[Component], stop: asyncio.Event) -> None:
+    """Runs all until `stop` is set and all have stopped. The first failure ends all and is raised."""
+    async with asyncio.TaskGroup() as group:
+        running = []
+        for component in components:
+            own = asyncio.Event()
+            task = group.create_task(_guarded(component, own), name=component.name)
+            running.append((component, own, task))
+        await stop.wait()
+        for component, own, task in reversed(running):
+            log.info("stopping", component=component.name)
+            own.set()
+            await asyncio.wait({task}, timeout=component.grace)
+            if not task.done():
+                log.warning("stopped by force: its grace is over", component=component.name)
+                task.cancel()
+                await asyncio.wait({task})
+    log.info("stopped")
+
+
+async def _guarded(component: Component, stop: asyncio.Event) -> None:
+    await component.run(stop)
+    if not stop.is_set():
+        raise ComponentEnded(f"component {component.name} ended by itself")
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """Sets `stop` at SIGTERM and SIGINT."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
