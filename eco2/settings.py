@@ -330,7 +330,7 @@ def markdown() -> str:
     parts = [
         "# Settings",
         "",
-        "Written by `make fix` from `eco2/settings.py`; do not edit. Each setting is an environment variable.",
+        "Written by `make fix` from `eco2/settings.py`, not by hand. Each one is an environment variable.",
         "Settings that contradict each other stop the process at its start and say what to change.",
     ]
     for group in GROUPS:

@@ -1,0 +1,175 @@
+"""A private RabbitMQ node for tests: own ports, own epmd, own folders; nothing of the machine's own RabbitMQ.
+
+Guarantees: after `start` the node answers AMQP on `url`; after `stop` no process of it is left. Its data
+survive `stop`, `kill9` and `start` again; its logs stay in `folder`. Methods block: call them from a
+coroutine by `asyncio.to_thread`.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+SCRIPTS = Path("/usr/lib/rabbitmq/bin")
+BOOT_SECONDS = 90.0
+STOP_SECONDS = 30.0
+
+
+class NodeFailed(Exception):
+    """The node did not start or stop; the message carries the end of its log."""
+
+
+class Node:
+    """One node in `folder` (made when missing: data, logs). `config`: more lines of rabbitmq.conf."""
+
+    def __init__(self, folder: Path, config: str = "") -> None:
+        self.folder = folder
+        self._config = config
+        self._port, self._dist_port, self._epmd_port = _free_ports(3)
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self._port}/"
+
+    @property
+    def pid(self) -> int:
+        assert self._server is not None, "start() the node first"
+        return self._server.pid
+
+    def start(self) -> None:
+        """Returns when the node answers AMQP (5 to 12 s). Raises NodeFailed."""
+        if not (SCRIPTS / "rabbitmq-server").exists():
+            raise NodeFailed(
+                f"RabbitMQ is not installed ({SCRIPTS}): run `make setup`, or set ECO2_TEST_AMQP_URL"
+            )
+        self._write_files()
+        with (self.folder / "console.log").open("ab") as console:
+            if self._epmd is None:
+                epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+                self._epmd = self._spawn(epmd, console.fileno())
+            server = self._spawn([str(SCRIPTS / "rabbitmq-server")], console.fileno())
+        self._server = server
+        deadline = time.monotonic() + BOOT_SECONDS
+        while not _answers_amqp(self._port):
+            if _ended(server, within=0.1) or time.monotonic() > deadline:
+                reason = f"RabbitMQ ended or did not answer within {BOOT_SECONDS:g} s"
+                tail = self.log_tail()
+                self.stop()
+                raise NodeFailed(f"{reason}; logs in {self.folder}:\n{tail}")
+
+    def stop(self) -> None:
+        """End the node in good order, then its epmd; nothing happens when it is not running."""
+        self._end_server(kill=False)
+        if self._epmd is not None:
+            self._epmd.kill()
+            self._epmd.wait()
+            self._epmd = None
+
+    def restart(self) -> None:
+        """An orderly restart on the same ports, with the same data."""
+        self._end_server(kill=False)
+        self.start()
+
+    def kill9(self) -> None:
+        """The node dies at once, as by power loss of its container; `start` brings it back with its data."""
+        self._end_server(kill=True)
+
+    def ctl(self, *arguments: str) -> str:
+        """Standard output of `rabbitmqctl <arguments>` (about 2 s a call)."""
+        command = [str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]
+        done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise NodeFailed(f"rabbitmqctl {' '.join(arguments)} ended {done.returncode}: {done.stderr}")
+        return done.stdout
+
+    def remove_data(self) -> None:
+        """Free the disk of a stopped node; the logs stay."""
+        shutil.rmtree(self.folder / "data", ignore_errors=True)
+
+    def log_tail(self, lines: int = 80) -> str:
+        texts = [path.read_text(errors="replace") for path in sorted(self.folder.glob("**/*.log"))]
+        return "\n".join("\n".join(text.splitlines()[-lines:]) for text in texts)
+
+    def _end_server(self, *, kill: bool) -> None:
+        server, self._server = self._server, None
+        if server is None:
+            return
+        if kill:
+            server.kill()
+        else:
+            server.terminate()
+        if not _ended(server, within=STOP_SECONDS):
+            server.kill()
+            server.wait()
+            raise NodeFailed(f"RabbitMQ did not stop within {STOP_SECONDS:g} s:\n{self.log_tail()}")
+
+    def _spawn(self, command: list[str], output: int) -> subprocess.Popen[bytes]:
+        # A session of its own: Ctrl-C in the terminal reaches only pytest, which then stops the node.
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def _write_files(self) -> None:
+        for name in ("home", "data", "log"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "rabbitmq.conf").write_text(f"log.file.level = info\n{self._config}\n")
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        (self.folder / "rabbitmq-env.conf").write_text("")
+
+    def _environment(self) -> dict[str, str]:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
+        loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
+        return kept | {
+            "HOME": str(self.folder / "home"),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": "eco2@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self._port),
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            # The start script then becomes the Erlang VM instead of its parent, so that signals reach the VM.
+            "RABBITMQ_ALLOW_INPUT": "true",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"-noinput {loopback}",
+        }
+
+
+def _ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
+    try:
+        process.wait(within)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _answers_amqp(port: int) -> bool:
+    """A listening socket is not enough: the broker accepts connections before it serves them."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
+            probe.sendall(b"AMQP\x00\x00\x09\x01")
+            return len(probe.recv(1)) == 1
+    except OSError:
+        return False
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,0 +1,157 @@
+"""Settings: defaults that work, messages that say what to do, secrets kept, docs current."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from eco2.errors import StartError
+from eco2.settings import GROUPS, Settings, disagreements, load, markdown
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("ECO2_", "OPENAI_")):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults_work_together() -> None:
+    settings = load()
+    assert settings.amqp_url is None
+    assert settings.pipeline_imports == ("eco2.stages:scan",)
+    assert settings.allowed_origins == ()
+    assert settings.prefetch >= settings.concurrency
+
+
+def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_AMQP_URL", "amqps://u:p@broker:5671/vhost")
+    monkeypatch.setenv("ECO2_PIPELINES", "eco2.stages:scan, tests.echo:echo")
+    monkeypatch.setenv("ECO2_CORS_ORIGINS", "https://app.example,http://localhost:3000")
+    monkeypatch.setenv("ECO2_JOB_DEADLINE", "90.5")
+    settings = load()
+    assert settings.amqp_url == "amqps://u:p@broker:5671/vhost"
+    assert settings.pipeline_imports == ("eco2.stages:scan", "tests.echo:echo")
+    assert settings.allowed_origins == ("https://app.example", "http://localhost:3000")
+    assert settings.job_deadline == 90.5
+
+
+def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_AMQP_URL", "")
+    monkeypatch.setenv("ECO2_PREFETCH", "")
+    assert load() == Settings()
+
+
+def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_TEST_AMQP_URL", "amqp://elsewhere")
+    assert load() == Settings()
+
+
+def test_the_model_follows_from_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().model == "local"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
+    assert load().model == "gpt-5.1"
+    monkeypatch.setenv("ECO2_DEFAULT_MODEL", "local")
+    assert load().model == "local"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "advice"),
+    [
+        ("ECO2_AMQP_URL", "http://broker", "amqp://user:password@host"),
+        ("ECO2_PREFIX", "a b", "letters, digits"),
+        ("ECO2_PIPELINES", "eco2.stages", "package.module:name"),
+        ("ECO2_PIPELINES", " , ", "package.module:name"),
+        ("ECO2_PREFETCH", "0", "greater than or equal to 1"),
+        ("ECO2_PREFETCH", "many", "integer"),
+        ("ECO2_JOB_DEADLINE", "inf", "finite"),
+        ("ECO2_CORS_ORIGINS", "*", "exact origin"),
+        ("ECO2_CORS_ORIGINS", "https://app.example/", "exact origin"),
+        ("ECO2_SSE_COMMENT", "120", "less than or equal to 55"),
+        ("ECO2_LOG_LEVEL", "loud", "'debug', 'info'"),
+        ("OPENAI_BASE_URL", "localhost:8000", "http://"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_cure(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, advice: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(StartError) as raised:
+        load()
+    assert f"\n{variable}" in str(raised.value)
+    assert advice in str(raised.value)
+    assert "default" in str(raised.value)
+
+
+def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_PORT", "-1")
+    monkeypatch.setenv("ECO2_PREFETCH", "-1")
+    with pytest.raises(StartError, match=r"(?s)ECO2_PREFETCH.*ECO2_PORT"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("values", "to_change"),
+    [
+        ({"ECO2_CALL_TIMEOUT": "70"}, "ECO2_DRAIN_GRACE"),
+        ({"ECO2_JOB_DEADLINE": "60"}, "ECO2_JOB_DEADLINE"),
+        ({"ECO2_JOB_DEADLINE": "901"}, "ECO2_VIEW_MINUTES"),
+        ({"ECO2_RETENTION_HOURS": "0.9"}, "ECO2_RETENTION_HOURS"),
+    ],
+)
+def test_settings_that_contradict_each_other_stop_the_start(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], to_change: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartError, match=rf"\n{to_change} \("):
+        load()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"ECO2_CALL_TIMEOUT": "69.9"},
+        {"ECO2_JOB_DEADLINE": "60.1"},
+        {"ECO2_JOB_DEADLINE": "900"},
+        {"ECO2_RETENTION_HOURS": "1"},
+    ],
+)
+def test_settings_just_inside_their_bounds_start(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str]
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    assert disagreements(load()) == []
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("ECO2_AMQP_URL", "amqp://user:secret@broker")
+    settings = load()
+    assert settings.openai_api_key == SecretStr("sk-secret")
+    assert "secret" not in repr(settings)
+    monkeypatch.setenv("ECO2_AMQP_URL", "user:secret@broker")
+    with pytest.raises(StartError) as raised:
+        load()
+    assert "secret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1  # type: ignore[misc]
+
+
+def test_the_documentation_is_current() -> None:
+    assert (ROOT / "docs" / "settings.md").read_text() == markdown(), "run `make fix`"
+
+
+def test_every_setting_is_documented_once_with_a_group_and_a_description() -> None:
+    table = markdown()
+    assert sum(line.startswith("| `") for line in table.splitlines()) == len(Settings.model_fields)
+    assert all(f"## {group}\n" in table for group in GROUPS)
+    assert all(field.description for field in Settings.model_fields.values())
