@@ -1,0 +1,160 @@
+"""The embedded broker as the engine sees it: `ports.Broker` for one "process" at a `Server` in memory.
+
+It keeps every promise of the port, so that code which works here works on RabbitMQ, and under chaos breaks
+exactly the promises that the port does not make. One event loop serves all connections of a server.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+from eco2.broker.embedded.channel import Channel
+from eco2.broker.embedded.live import Exchange, Listener
+from eco2.broker.embedded.publishing import Publisher
+from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
+from eco2.broker.embedded.rpc import MOST_REQUESTS, Desk, ask
+from eco2.broker.embedded.server import Server
+from eco2.broker.embedded.stream import Log, Reader
+from eco2.broker.embedded.subscription import Following, Link, Standing
+from eco2.broker.topology import Topology
+from eco2.errors import BrokerUnavailable, Unroutable
+from eco2.ports import Delivery, Record, Start
+
+
+class Embedded:
+    """One process's connection to `server` (default: a server of its own)."""
+
+    def __init__(self, topology: Topology, server: Server | None = None) -> None:
+        self._topology = topology
+        self._names = frozenset(entity.name for entity in topology.entities)
+        self._server = server or Server()
+        self._publisher = Publisher(self._server)
+        self._subscriptions: dict[Standing, None] = {}
+        self._channel: Channel | None = None
+        self._desk: Desk | None = None
+        self._reconnect: asyncio.TimerHandle | None = None
+
+    @property
+    def blocked(self) -> str | None:
+        return self._server.blocked
+
+    @property
+    def ready(self) -> bool:
+        return self._channel is not None and all(wish.attached for wish in self._subscriptions)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        self._server.declare(self._topology)
+        async with asyncio.TaskGroup() as tasks:
+            self._desk = Desk(tasks)
+            self._connect()
+            try:
+                await stop.wait()
+                await self._publisher.all_confirmed()
+            finally:
+                self._disconnect()
+                self._desk.close()
+                if self._reconnect is not None:
+                    self._reconnect.cancel()
+
+    def disrupt(self) -> None:
+        """Breaks the connection; it comes back by itself, at once or, under chaos, after a while."""
+        if self._channel is None:
+            return
+        self._disconnect()
+        delay = self._server.dice.delay("reconnect", times=5)
+        self._reconnect = asyncio.get_running_loop().call_later(delay, self._connect)
+
+    async def publish(self, queue: str, body: bytes, message_id: str) -> None:
+        channel = self._connected()
+        put = self._queue(self._topology.queue(queue)).put
+        await self._publisher.publish(channel, message_id, partial(put, Message(body, message_id)))
+
+    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
+        name = self._existing(self._topology.queue(queue))
+        return self._subscribe(lambda channel: Consumer(self._queue(name), channel, prefetch, on_delivery))
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        channel = self._connected()
+        await self._publisher.publish(channel, message_id, partial(self._log().append, body))
+
+    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Standing:
+        return self._subscribe(Following(self._log, start, on_record).link)
+
+    @asynccontextmanager
+    async def read(self, start: Start) -> AsyncIterator[AsyncIterator[Record]]:
+        channel = self._connected()
+        reader = Reader(self._log(), self._log().resolve(start), channel)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    def cast(self, topic: str, body: bytes) -> None:
+        if self._channel is not None and self._server.blocked is None:
+            self._exchange().cast(topic, body)
+
+    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+        return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
+
+    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+        channel = self._connected()
+        if self._server.blocked is not None:
+            raise BrokerUnavailable(f"the broker takes no requests ({self._server.blocked}): ask again later")
+        return await ask(self._queue(self._topology.service(service)), channel, body, timeout)
+
+    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Standing:
+        name = self._existing(self._topology.service(service))
+
+        def handle(delivery: QueueDelivery) -> None:
+            if self._desk is not None:
+                self._desk.handle(delivery, handler)
+
+        return self._subscribe(lambda channel: Consumer(self._queue(name), channel, MOST_REQUESTS, handle))
+
+    def _subscribe(self, link: Callable[[Channel], Link]) -> Standing:
+        wish = Standing(link, self._forget)
+        self._subscriptions[wish] = None
+        if self._channel is not None:
+            asyncio.get_running_loop().call_soon(wish.attach, self._channel)
+        return wish
+
+    def _forget(self, wish: Standing) -> None:
+        self._subscriptions.pop(wish, None)
+
+    def _connect(self) -> None:
+        self._channel = Channel(on_cut=self.disrupt)
+        self._server.channels.add(self._channel)
+        for wish in list(self._subscriptions):
+            wish.attach(self._channel)
+
+    def _disconnect(self) -> None:
+        """Consumers go first, so that what they held is not handed back to them."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return
+        for wish in self._subscriptions:
+            wish.detach()
+        self._server.channels.discard(channel)
+        channel.close()
+
+    def _connected(self) -> Channel:
+        if self._channel is None:
+            raise BrokerUnavailable(
+                "not connected to the broker: nothing was sent, try again when it is ready"
+            )
+        return self._channel
+
+    def _log(self) -> Log:
+        return self._server.logs[self._topology.stream]
+
+    def _exchange(self) -> Exchange:
+        return self._server.exchanges[self._topology.live]
+
+    def _queue(self, name: str) -> Queue:
+        return self._server.queues[self._existing(name)]
+
+    def _existing(self, name: str) -> str:
+        if name not in self._names:
+            raise Unroutable(f"there is no queue {name}: add it to the topology, then try again")
+        return name

@@ -1,0 +1,69 @@
+"""Transient messages in memory: a topic exchange whose listeners have bounded queues.
+
+Guarantees: a listener sees messages in the order of casting, and a slow one loses the oldest, never the
+newest; nothing here delays the sender.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from eco2.broker.embedded.chaos import Dice
+
+MOST_WAITING = 1000
+"""Messages that wait for one listener, at most."""
+
+
+def matches(pattern: Sequence[str], topic: Sequence[str]) -> bool:
+    """True if the words of `topic` fit: `*` is exactly one word, `#` any number of words, also none."""
+    if not pattern:
+        return not topic
+    if pattern[0] == "#":
+        return matches(pattern[1:], topic) or (bool(topic) and matches(pattern, topic[1:]))
+    return bool(topic) and pattern[0] in ("*", topic[0]) and matches(pattern[1:], topic[1:])
+
+
+class Exchange:
+    """Passes each message to all listeners that there are at the moment."""
+
+    def __init__(self, dice: Dice) -> None:
+        self.listeners: list[Listener] = []
+        self._dice = dice
+
+    def cast(self, topic: str, body: bytes) -> None:
+        """To every listener whose pattern fits, or to nobody."""
+        if self._dice.lost_live():
+            return
+        for listener in self.listeners:
+            listener.offer(topic, body)
+
+
+class Listener:
+    """One listener over one connection."""
+
+    def __init__(self, exchange: Exchange, pattern: str, on_message: Callable[[str, bytes], None]) -> None:
+        self._exchange = exchange
+        self._pattern = pattern.split(".")
+        self._on_message = on_message
+        self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MOST_WAITING)
+        exchange.listeners.append(self)
+
+    def offer(self, topic: str, body: bytes) -> None:
+        """Takes the message if its topic fits; the callback runs from the loop."""
+        if matches(self._pattern, topic.split(".")):
+            if not self._waiting:
+                asyncio.get_running_loop().call_soon(self._hand_out)
+            self._waiting.append((topic, body))
+
+    def cancel(self) -> None:
+        """No callback after this."""
+        self._exchange.listeners.remove(self)
+        self._waiting.clear()
+
+    def _hand_out(self) -> None:
+        messages = list(self._waiting)
+        for topic, body in messages:
+            if not self._waiting:
+                return
+            self._waiting.popleft()
+            self._on_message(topic, body)

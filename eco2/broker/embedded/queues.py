@@ -1,0 +1,224 @@
+"""Work queues in memory, with the rules of a quorum queue.
+
+Guarantees: a message leaves a queue only by an acknowledgement, a rejection, its delivery limit or, for a
+request, when its asker stopped waiting; whatever a consumer held unsettled when its connection went comes
+again, marked as redelivered. Callbacks run from the loop, one message per turn, never inside `put`.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from eco2.broker.embedded.channel import Channel
+from eco2.broker.embedded.chaos import Dice
+from eco2.errors import DeliveryLost
+
+
+@dataclass(slots=True, eq=False)
+class Message:
+    """One message in a queue. `returns` counts how often it came back unsettled.
+
+    A request carries where its `reply` goes; nobody gets it after `expires` (loop time).
+    """
+
+    body: bytes
+    id: str
+    returns: int = 0
+    reply: Callable[[bytes], None] | None = None
+    expires: float | None = None
+
+
+class Queue:
+    """Hands its messages to consumers in turn, or to the oldest consumer only (`single_active`).
+
+    A message that came back more than `limit` times, or was rejected, goes to `dead`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dice: Dice,
+        *,
+        single_active: bool = False,
+        limit: int | None = None,
+        dead: Callable[[Message], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.dice = dice
+        self._single_active = single_active
+        self._limit = limit
+        self._dead = dead
+        self._ready: deque[Message] = deque()
+        self._consumers: deque[Consumer] = deque()
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        """Messages that nobody holds."""
+        return len(self._ready)
+
+    def put(self, message: Message) -> None:
+        """Adds at the end."""
+        self._drop_expired()
+        self._ready.append(message)
+        self.schedule()
+
+    def put_back(self, message: Message) -> None:
+        """Takes a message back that was handed out: in front, or to the dead letters at its limit."""
+        message.returns += 1
+        if self._limit is not None and message.returns > self._limit:
+            self.bury(message)
+        else:
+            self._ready.appendleft(message)
+            self.schedule()
+
+    def bury(self, message: Message) -> None:
+        """Sends a message that is no longer in the queue to the dead letters, if the queue has any."""
+        if self._dead is not None:
+            self._dead(Message(message.body, message.id))
+
+    def attach(self, consumer: "Consumer") -> None:
+        self._consumers.append(consumer)
+        self.schedule()
+
+    def detach(self, consumer: "Consumer") -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+            self.schedule()
+
+    def others(self, consumer: "Consumer") -> bool:
+        """True where another consumer could take what `consumer` holds."""
+        return not self._single_active and any(other is not consumer for other in self._consumers)
+
+    def schedule(self) -> None:
+        """Hands out the next message soon, if there is one and a consumer with room for it."""
+        if not self._scheduled and self._ready and self._next() is not None:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def _next(self) -> "Consumer | None":
+        candidates = islice(self._consumers, 1 if self._single_active else None)
+        return next((consumer for consumer in candidates if consumer.has_room), None)
+
+    def _hand_out(self) -> None:
+        self._scheduled = False
+        self._drop_expired()
+        consumer = self._next()
+        if consumer is None or not self._ready:
+            return
+        if not self._single_active:
+            self._consumers.remove(consumer)
+            self._consumers.append(consumer)
+        try:
+            consumer.take(self._ready.popleft())
+        finally:
+            self.schedule()
+
+    def _drop_expired(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._ready and (expires := self._ready[0].expires) is not None and expires <= now:
+            self._ready.popleft()
+
+
+class Consumer:
+    """One consumer at a queue, over one connection."""
+
+    def __init__(
+        self, queue: Queue, channel: Channel, prefetch: int, on_delivery: Callable[["QueueDelivery"], None]
+    ) -> None:
+        self.queue = queue
+        self.channel = channel
+        self._prefetch = prefetch
+        self._on_delivery = on_delivery
+        self._unsettled = 0
+        queue.attach(self)
+
+    @property
+    def has_room(self) -> bool:
+        return self._unsettled < self._prefetch
+
+    def take(self, message: Message) -> None:
+        """Hands `message` to the callback."""
+        self._unsettled += 1
+        delivery = QueueDelivery(self, message)
+        dice = self.queue.dice
+        if self.queue.others(self) and dice.redeliver():
+            asyncio.get_running_loop().call_later(dice.delay("redeliver"), delivery.take_away)
+        self._on_delivery(delivery)
+
+    def release(self) -> None:
+        """One delivery less is unsettled."""
+        self._unsettled -= 1
+        self.queue.schedule()
+
+    def cancel(self) -> None:
+        """Takes no further message; what it holds can still be settled."""
+        self.queue.detach(self)
+
+
+class QueueDelivery:
+    """`ports.Delivery`: one message in the hands of one consumer."""
+
+    def __init__(self, consumer: Consumer, message: Message) -> None:
+        self._consumer = consumer
+        self._message = message
+        self._redelivered = message.returns > 0
+        self._held = True
+        consumer.channel.on_close(self.take_away)
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    @property
+    def message_id(self) -> str:
+        return self._message.id
+
+    @property
+    def redelivered(self) -> bool:
+        return self._redelivered
+
+    @property
+    def held(self) -> bool:
+        """True until it is settled or lost."""
+        return self._held
+
+    def reply(self, body: bytes) -> None:
+        """Answers the request that the message is, if its asker wants one."""
+        if self._message.reply is not None:
+            self._message.reply(body)
+
+    async def ack(self) -> None:
+        self._settle()
+        if self._consumer.queue.dice.lost_ack():
+            self._consumer.queue.put_back(self._message)
+
+    async def requeue(self) -> None:
+        self._settle()
+        self._consumer.queue.put_back(self._message)
+
+    async def reject(self) -> None:
+        self._settle()
+        self._consumer.queue.bury(self._message)
+
+    def take_away(self) -> None:
+        """The broker takes the message back and delivers it again; settling it fails from now on."""
+        if self._held:
+            self._let_go()
+            self._consumer.queue.put_back(self._message)
+
+    def _settle(self) -> None:
+        if self._held and self._consumer.queue.dice.cut():
+            self._consumer.channel.cut()
+        if not self._held:
+            raise DeliveryLost(
+                f"message {self.message_id} of {self._consumer.queue.name} is no longer held here:"
+                " it was settled before, or its connection went and the broker delivers it again"
+            )
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._held = False
+        self._consumer.channel.forget(self.take_away)
+        self._consumer.release()

@@ -1,0 +1,79 @@
+"""The part of the embedded broker that outlives connections: queues, streams and exchanges by name.
+
+Several `Embedded` connections, one per "process", share one server. Everything in it ends with our process.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from eco2.broker import topology
+from eco2.broker.embedded.channel import Channel
+from eco2.broker.embedded.chaos import CALM, Chaos, Dice
+from eco2.broker.embedded.live import Exchange
+from eco2.broker.embedded.queues import Message, Queue
+from eco2.broker.embedded.stream import Log, Retention
+from eco2.errors import StartError
+
+Clock = Callable[[], float]
+
+
+class Server:
+    """An empty broker; connections declare what they need. `clock` gives Unix seconds.
+
+    `chaos` makes it unkind; without it everything is prompt and nothing fails by itself.
+    """
+
+    def __init__(
+        self, chaos: Chaos = CALM, clock: Clock = time.time, retention: Retention | None = None
+    ) -> None:
+        self.dice = Dice(chaos)
+        self.blocked: str | None = None
+        self.queues: dict[str, Queue] = {}
+        self.logs: dict[str, Log] = {}
+        self.exchanges: dict[str, Exchange] = {}
+        self.channels: set[Channel] = set()
+        self._clock = clock
+        self._retention = retention or Retention()
+        self._declared: dict[str, topology.Entity] = {}
+
+    def declare(self, needed: topology.Topology) -> None:
+        """Makes what is not there yet. Raises `StartError` for a name that is there with other arguments."""
+        for entity in needed.entities:
+            there = self._declared.setdefault(entity.name, entity)
+            if there != entity:
+                raise StartError(topology.difference(entity, f"it exists as {there}"))
+            if isinstance(entity, topology.Exchange):
+                self.exchanges.setdefault(entity.name, Exchange(self.dice))
+            elif entity.arguments["x-queue-type"] == "stream":
+                age = min(self._retention.age, needed.retention_hours * 3600)
+                retention = replace(self._retention, age=age)
+                self.logs.setdefault(entity.name, Log(retention, self._clock, self.dice))
+            else:
+                self.queues.setdefault(entity.name, self._queue(entity))
+
+    def block(self, reason: str) -> None:
+        """Refuses publishes, as under a memory alarm, until `unblock`."""
+        self.blocked = reason
+
+    def unblock(self) -> None:
+        self.blocked = None
+
+    def disrupt(self) -> None:
+        """Cuts every connection at once; all connect again by themselves."""
+        for channel in list(self.channels):
+            channel.cut()
+
+    def _queue(self, entity: topology.Queue) -> Queue:
+        limit = entity.arguments.get("x-delivery-limit")
+        dead = entity.arguments.get("x-dead-letter-routing-key")
+        return Queue(
+            entity.name,
+            self.dice,
+            single_active=bool(entity.arguments.get("x-single-active-consumer")),
+            limit=None if limit is None else int(limit),
+            dead=None if dead is None else lambda message: self._bury(str(dead), message),
+        )
+
+    def _bury(self, queue: str, message: Message) -> None:
+        self.queues[queue].put(message)
