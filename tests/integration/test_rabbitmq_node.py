@@ -5,7 +5,8 @@ from pathlib import Path
 
 import aio_pika
 import pytest
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue, FieldTable
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aiormq.abc import FieldTable
 
 from tests.rabbitmq import Node, NodeFailed
 

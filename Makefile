@@ -1,0 +1,41 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo check fix test lock
+
+BIN := .venv/bin
+export PYTHONUTF8 := 1
+
+help: ## What can be typed here
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing (once; the other targets do it by themselves)
+	@scripts/setup
+
+demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--once: then stop)
+	@$(BIN)/eco2 demo $(DEMO_ARGS)
+
+check: setup ## Format, lint, types, the import map, generated documentation
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy eco2 tests
+	$(BIN)/lint-imports
+	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
+
+fix: setup ## Mend by machine what `make check` can find by machine
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(SETTINGS_TABLE) > docs/settings.md
+
+test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
+	$(BIN)/pytest $(TEST_ARGS)
+
+# Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
+# package index, so that the locks work with whichever one is configured.
+LOCK := uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
+
+lock: ## Write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
+	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
+	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
+	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
+
+SETTINGS_TABLE = $(BIN)/python -c 'from eco2.settings import markdown; print(markdown(), end="")'
