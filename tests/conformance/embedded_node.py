@@ -3,11 +3,27 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from eco2.broker.embedded import EmbeddedNode
+from eco2.broker.embedded import Embedded, Server
+from eco2.broker.topology import Topology
+from eco2.ports import Broker
 from tests.conformance.harness import SERVICE, Node
+
+
+class EmbeddedNode:
+    """Connections that share `server`."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._topology = Topology("t", pipelines=("work",), services=(SERVICE,))
+
+    def process(self) -> Broker:
+        return Embedded(self._topology, self._server)
+
+    async def disrupt(self) -> None:
+        self._server.disrupt()
 
 
 @asynccontextmanager
 async def open_node() -> AsyncIterator[Node]:
     """A node in memory: `process()` gives brokers that share it, `disrupt()` cuts all of them."""
-    yield EmbeddedNode(queues=("jobs.work",), services=(SERVICE,))
+    yield EmbeddedNode(Server())
