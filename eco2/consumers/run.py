@@ -31,6 +31,11 @@ class Run:
         self._scope: asyncio.Timeout | None = None
         self._written: asyncio.Future[None] | None = None
 
+    def adopt(self, delivery: Delivery) -> Delivery:
+        """Takes over a redelivery of the job; returns the one that it replaces, dead or a double."""
+        double, self.delivery = self.delivery, delivery
+        return double
+
     def write(self, *events: JobEvent) -> None:
         """Puts events of this run into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)

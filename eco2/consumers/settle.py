@@ -1,4 +1,4 @@
-"""The one place where a delivery is settled: what must be in the journal first, then the broker is told."""
+"""The one place where a delivery is settled: first the journal's last word, then the broker is told."""
 
 from eco2.consumers.outcome import Dead, Finished, Outcome, Released, Void
 from eco2.consumers.progress import done
@@ -6,16 +6,13 @@ from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost
 from eco2.event import Released as ReleasedEvent
 from eco2.log import get_logger
-from eco2.ports import Clock
+from eco2.ports import Clock, Delivery
 
 log = get_logger(__name__)
 
 
-async def settle(run: Run, outcome: Outcome, clock: Clock) -> None:
-    """Writes the run's last event, waits for its confirm, then settles the delivery.
-
-    A delivery that is lost by then comes again; whoever gets it finds the journal's word and acks.
-    """
+async def conclude(run: Run, outcome: Outcome, clock: Clock) -> None:
+    """Writes the run's last event and returns once everything that the run wrote is confirmed."""
     now = clock()
     match outcome:
         case Finished():
@@ -23,13 +20,17 @@ async def settle(run: Run, outcome: Outcome, clock: Clock) -> None:
         case Released(reason) if run.opened:
             run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=reason))
     await run.confirmed()
+
+
+async def settle(delivery: Delivery, outcome: Outcome) -> None:
+    """Tells the broker. A lost delivery comes again; whoever gets it finds the journal's word and acks."""
     try:
         match outcome:
             case Finished() | Void():
-                await run.delivery.ack()
+                await delivery.ack()
             case Released():
-                await run.delivery.requeue()
+                await delivery.requeue()
             case Dead():
-                await run.delivery.reject()
+                await delivery.reject()
     except DeliveryLost as error:
         log.info("delivery lost before it was settled; it comes again", why=str(error))

@@ -7,10 +7,10 @@ import asyncio
 from functools import partial
 
 from eco2.consumers.execution import Executor
-from eco2.consumers.outcome import Finished, Outcome
+from eco2.consumers.outcome import Dead, Finished, Outcome, Void
 from eco2.consumers.run import Run
-from eco2.consumers.settle import settle
-from eco2.errors import DeliveryLost, Malformed
+from eco2.consumers.settle import conclude, settle
+from eco2.errors import Malformed
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -71,43 +71,37 @@ class Worker:
             group.create_task(self._bury(delivery, str(error)))
             return
         if run := self._running.get(job.id):
-            group.create_task(self._adopt(run, delivery))
+            group.create_task(_replaced(run.adopt(delivery)))
             return
         run = self._running[job.id] = Run(job, pipeline, delivery, self._journal)
         group.create_task(self._work(run), name=f"job {job.id}")
 
     async def _work(self, run: Run) -> None:
         pipeline = run.pipeline.name
+        ended, reason = "cancelled", None
         with bind_job(run.job.id):
             log.info("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
             self._metrics.job_started(pipeline)
-            outcome, ended = None, "cancelled"
             try:
                 outcome = await self._executor.execute(run)
-                ended = outcome.status if isinstance(outcome, Finished) else type(outcome).__name__.lower()
-                await settle(run, outcome, self._clock)
+                await conclude(run, outcome, self._clock)
+                self._forget(run)  # before the broker is told: what is delivered from now on finds the end
+                await settle(run.delivery, outcome)
+                ended, reason = _describe(outcome)
             finally:
-                del self._running[run.job.id]
-                if not self._running:
-                    self._idle.set()
+                self._forget(run)
                 self._metrics.job_ended(pipeline, ended, self._clock() - run.job.accepted)
-                log.info("job settled", pipeline=pipeline, outcome=ended, reason=_reason(outcome))
+                log.info("job settled", pipeline=pipeline, outcome=ended, reason=reason)
 
-    async def _adopt(self, run: Run, delivery: Delivery) -> None:
-        """The job runs here already: the new delivery replaces the old one, which is dead or a double."""
-        old, run.delivery = run.delivery, delivery
-        log.info("delivery adopted by the run in progress", job_id=run.job.id)
-        try:
-            await old.ack()
-        except DeliveryLost as error:
-            log.debug("the replaced delivery was lost, as expected", why=str(error))
+    def _forget(self, run: Run) -> None:
+        if self._running.get(run.job.id) is run:
+            del self._running[run.job.id]
+        if not self._running:
+            self._idle.set()
 
     async def _bury(self, delivery: Delivery, why: str) -> None:
         log.error("order goes to the dead letters", why=why, message_id=delivery.message_id)
-        try:
-            await delivery.reject()
-        except DeliveryLost as error:
-            log.info("delivery lost before it was rejected; it comes again", why=str(error))
+        await settle(delivery, Dead(why))
 
     def _fence(self, state: JobState) -> None:
         """Stops a run as soon as the journal shows that it is not the job's current one any more."""
@@ -130,5 +124,14 @@ class Worker:
                 run.interrupt("drain")
 
 
-def _reason(outcome: Outcome | None) -> str | None:
-    return None if outcome is None or isinstance(outcome, Finished) else outcome.reason
+async def _replaced(double: Delivery) -> None:
+    log.info("a delivery of a job that runs here already took the place of the first")
+    await settle(double, Void("another delivery of the job has taken its place"))
+
+
+def _describe(outcome: Outcome) -> tuple[str, str | None]:
+    match outcome:
+        case Finished(status):
+            return status, None
+        case _:
+            return type(outcome).__name__.lower(), outcome.reason

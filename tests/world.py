@@ -1,0 +1,195 @@
+"""A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
+
+from eco2.broker.embedded import CALM, Chaos, Embedded, Server
+from eco2.broker.topology import Topology
+from eco2.call import Answer, Call, Reply, Usage
+from eco2.consumers.calls import Calls
+from eco2.consumers.context import Engine
+from eco2.consumers.execution import Executor
+from eco2.consumers.livetext import LiveText
+from eco2.consumers.worker import Worker
+from eco2.errors import RetryableError
+from eco2.event import Queued
+from eco2.job import Job, encode_order, new_id
+from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
+from eco2.metrics import Metrics
+from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
+from eco2.ports import Broker, Model
+from eco2.service import Component, run
+from tests.clock import VirtualClock
+
+KEEP = 900.0
+LIFE = 180.0
+
+
+class Question(BaseModel):
+    text: str
+
+
+class Draft(BaseModel):
+    text: str
+
+
+class Final(BaseModel):
+    text: str
+
+
+async def draft(context: Context[Question]) -> Draft:
+    reply = await context.call(Call("draft", "system", context.input.text, str, 100))
+    return Draft(text=reply.value)
+
+
+async def final(context: Context[Question]) -> Final:
+    text = context.outputs.get(Draft).text
+    reply = await context.call(Call("final", "system", text, str, 100, stream=True))
+    return Final(text=reply.value)
+
+
+def result(outputs: Outputs | None) -> JSON:
+    return {"answer": outputs.get(Final).text if outputs else None}
+
+
+PIPELINE = Pipeline("ask", Question, (Stage("draft", draft, Draft), Stage("final", final, Final)), result)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds; in virtual time looking again costs nothing."""
+    while not condition():  # noqa: ASYNC110  # what tests look at sets no event
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class ScriptedModel:
+    """Answers every call after `seconds` with `<kind>(<text>)`; a script may do something else first."""
+
+    seconds: float = 1.0
+    script: Callable[[str, str], None] = lambda kind, job: None
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    in_flight: int = 0
+    peak: int = 0
+
+    def get(self, name: str | None) -> Model:
+        return self
+
+    async def complete(
+        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+    ) -> Reply[Answer]:
+        self.calls.append((call.kind, job_id))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            await asyncio.sleep(self.seconds)
+            for piece in ("fin", "al") if call.stream else ():
+                on_text(piece)
+            self.script(call.kind, job_id)
+        finally:
+            self.in_flight -= 1
+        text = f"{call.kind}({call.text})"
+        value = call.schema(text)  # type: ignore[call-arg]  # `schema` is str in these tests
+        return Reply(value, "scripted", Usage(10, 0, 5))
+
+
+def order(job_id: str, text: str, now: float, life: float = LIFE, key: str | None = None) -> Job:
+    """The job that a gateway makes of a request."""
+    return Job(
+        id=job_id,
+        pipeline="ask",
+        input={"text": text},
+        accepted=now,
+        deadline=now + life,
+        digest=text,
+        key=key,
+    )
+
+
+@dataclass
+class Process:
+    """One process of ours; `stop` ends it in order."""
+
+    broker: Broker
+    journal: Journal
+    stop: asyncio.Event
+
+    async def submit(self, text: str = "q", key: str | None = None, life: float = LIFE) -> JobState:
+        """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
+        now = VirtualClock.now()
+        job = order(new_id(now), text, now, life, key)
+        state = await self.journal.announce(
+            Queued(ts=now, job=job.id, pipeline="ask", deadline=job.deadline, digest=job.digest, key=key)
+        )
+        if not state.ended:
+            await self.order(job)
+        return state
+
+    async def order(self, job: Job) -> None:
+        """Publishes the work order, as often as it takes."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RetryableError), wait=wait_fixed(0.1)
+        ):
+            with attempt:
+                await self.broker.publish("jobs.ask", encode_order(job), job.id)
+
+    async def ended(self, job_id: str) -> JobState:
+        """The job's state once it has ended."""
+        state = self.journal.view.get(job_id)
+        while state is None or not state.ended:
+            state = await self.journal.view.change(job_id, state)
+        return state
+
+
+class World:
+    def __init__(self, chaos: Chaos = CALM) -> None:
+        self.topology = Topology(pipelines=("ask",))
+        self.server = Server(chaos, clock=VirtualClock.now)
+
+    @asynccontextmanager
+    async def process(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Question] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+    ) -> AsyncIterator[Process]:
+        """A running process: a worker if it has a model, else only a journal, as in a gateway."""
+        broker = Embedded(self.topology, self.server)
+        journal = Journal(broker, KEEP, VirtualClock.now)
+        components = [Component("broker", broker.run), Component("journal", journal.run)]
+        if model is not None:
+            components += worker(broker, journal, model, pipeline, prefetch, concurrency, name)
+        process = Process(broker, journal, asyncio.Event())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run(components, process.stop))
+            await journal.filled.wait()
+            try:
+                yield process
+            finally:
+                process.stop.set()
+
+
+def worker(
+    broker: Broker,
+    journal: Journal,
+    model: ScriptedModel,
+    pipeline: Pipeline[Question],
+    prefetch: int,
+    concurrency: int,
+    name: str,
+) -> Sequence[Component]:
+    metrics = Metrics()
+    live = LiveText(broker)
+    engine = Engine(Calls(model, concurrency, 60.0, metrics), live, VirtualClock.now)
+    executor = Executor(journal, engine, metrics, name)
+    consumer = Worker(
+        broker, journal, (pipeline,), executor, metrics, VirtualClock.now, prefetch=prefetch, grace=70.0
+    )
+    return [Component("live", live.run), Component("worker", consumer.run, grace=80.0)]
