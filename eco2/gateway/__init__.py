@@ -1,0 +1,1 @@
+"""The gateway: HTTP in front of the journal. Accepts jobs, streams their events, answers with results."""

@@ -1,0 +1,164 @@
+"""How a request becomes a job: `queued` in the journal, seen in the own tail, then the work order.
+
+What it guarantees: an id is answered only when its order is known to be at the broker; one key has one job,
+whichever replicas were asked at once; nothing is published while the broker cannot take it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError
+from eco2.event import Queued, Superseded
+from eco2.job import Job, encode_order, new_id
+from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
+from eco2.ports import Broker, Clock
+
+Confirmed = TypeVar("Confirmed")
+
+REMEMBERED = 10_000
+"""Ids whose order this process published. Forgetting one costs a second order, which is harmless."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a client asks for. `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`."""
+
+    pipeline: str
+    digest: str
+    parse: Callable[[], Awaitable[BaseModel]]
+    key: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`new`: False if the key named a job that was accepted before."""
+
+    job_id: str
+    new: bool
+
+
+class Acceptance:
+    """`timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline."""
+
+    def __init__(self, broker: Broker, journal: Journal, clock: Clock, timeout: float, life: float) -> None:
+        self._broker = broker
+        self._journal = journal
+        self._clock = clock
+        self._timeout = timeout
+        self._life = life
+        self._ordered: dict[str, None] = {}
+
+    async def accept(self, submission: Submission) -> Accepted:
+        """The job of the submission, once its order is out.
+
+        Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`.
+        """
+        if submission.key is not None:
+            known = self._journal.view.by_key("", submission.key)
+            if known is not None:
+                return await self._again(known, submission)
+        self._check_broker()
+        value = await submission.parse()
+        self._check_broker()
+        job = self._job(submission, value)
+        order = encode_order(job)
+        winner = await self._in_time(self._publish(job, order))
+        return Accepted(job.id, new=True) if winner is None else await self._again(winner, submission)
+
+    async def _publish(self, job: Job, order: bytes) -> JobState | None:
+        """None when the job is out, or the job that had its key first."""
+        state = await self._journal.announce(_queued(job))
+        if state.by is None:
+            await self._order(job, order)
+            return None
+        # Every reader sees the loss by itself; the event only spares look-ups the search, so nobody waits.
+        self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.by))
+        winner = await self._journal.find(state.by)
+        if winner is None:
+            raise BrokerUnavailable("the job that holds this key cannot be found now; send the request again")
+        return winner
+
+    async def _again(self, known: JobState, submission: Submission) -> Accepted:
+        if known.digest != submission.digest:
+            raise InvalidInput(
+                "this Idempotency-Key came with another request before; use a new key", "IDEMPOTENCY_MISMATCH"
+            )
+        if known.status == "queued" and known.job not in self._ordered:
+            self._check_broker()
+            job = _same_job(known, await submission.parse())
+            await self._in_time(self._order(job, encode_order(job)))
+        return Accepted(known.job, new=False)
+
+    def _check_broker(self) -> None:
+        """What a blocked broker holds back would arrive as a ghost, after the client was refused."""
+        if why := self._broker.blocked:
+            raise BrokerUnavailable(f"the broker takes nothing at present ({why}); try again soon")
+        if not (self._broker.ready and self._journal.filled.is_set()):
+            raise BrokerUnavailable("this gateway is not connected to its broker yet; try again soon")
+
+    async def _in_time(self, step: Awaitable[Confirmed]) -> Confirmed:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await step
+        except TimeoutError as error:
+            raise BrokerUnavailable(
+                f"no confirm from the broker within {self._timeout:g} s; send it again with the same key"
+            ) from error
+
+    async def _order(self, job: Job, order: bytes) -> None:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RetryableError),
+            wait=wait_random_exponential(multiplier=0.02, max=0.5),
+        ):
+            with attempt:
+                await self._broker.publish(f"jobs.{job.pipeline}", order, job.id)
+        self._ordered[job.id] = None
+        if len(self._ordered) > REMEMBERED:
+            del self._ordered[next(iter(self._ordered))]
+
+    def _job(self, submission: Submission, value: BaseModel) -> Job:
+        now = self._clock()
+        return Job(
+            id=new_id(now),
+            pipeline=submission.pipeline,
+            input=value.model_dump(mode="json"),
+            accepted=now,
+            deadline=now + self._life,
+            digest=submission.digest,
+            key=submission.key,
+            model=submission.model,
+        )
+
+
+def _queued(job: Job) -> Queued:
+    return Queued(
+        ts=job.accepted,
+        job=job.id,
+        pipeline=job.pipeline,
+        deadline=job.deadline,
+        digest=job.digest,
+        owner=job.owner,
+        key=job.key,
+        model=job.model,
+    )
+
+
+def _same_job(state: JobState, value: BaseModel) -> Job:
+    return Job(
+        id=state.job,
+        pipeline=state.pipeline,
+        input=value.model_dump(mode="json"),
+        accepted=state.accepted,
+        deadline=state.deadline,
+        digest=state.digest,
+        owner=state.owner,
+        key=state.key,
+        model=state.model,
+    )

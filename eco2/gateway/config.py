@@ -1,0 +1,26 @@
+"""What an operator decides about the gateway, as plain values. Only the command line knows where from."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Times are seconds, sizes bytes.
+
+    `models`: names that a client may pin. `job_deadline`: life of a job from its acceptance.
+    `publish_timeout`: how long a request waits for the broker before 503; `lookup_timeout`: how long an
+    event stream waits before it opens without knowing its job. `retry_after`: what `Retry-After` says.
+    `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
+    again; `sse_stall`: a client that takes no byte for so long is cut off.
+    """
+
+    models: tuple[str, ...]
+    cors_origins: tuple[str, ...] = ()
+    max_upload: int = 10 * 2**20
+    job_deadline: float = 180.0
+    publish_timeout: float = 5.0
+    lookup_timeout: float = 1.0
+    retry_after: int = 2
+    sse_comment: float = 15.0
+    sse_retry: float = 2.0
+    sse_stall: float = 30.0

@@ -1,0 +1,108 @@
+"""Every refusal in one shape: `{"detail": …, "code": …}`, whatever raised it, in whichever route.
+
+`detail` is for people and says what to do; programs look at `code`.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import msgspec
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ExceptionHandler
+
+from eco2.errors import InvalidInput, RetryableError
+from eco2.journal.history import Gone
+from eco2.log import get_logger
+
+log = get_logger(__name__)
+
+MOST_ERRORS = 5
+"""Fields that one answer complains about."""
+
+
+class UnsupportedModel(InvalidInput):
+    """The client pinned a model that is not offered here; `supported` are."""
+
+    code = "UNSUPPORTED_MODEL"
+
+    def __init__(self, model: object, supported: tuple[str, ...]) -> None:
+        super().__init__(
+            f"model {model!r} is not offered; supported_models: {', '.join(supported)}", status=400
+        )
+        self.supported = supported
+
+
+class NotFound(InvalidInput):
+    """No such job here."""
+
+    code = "NOT_FOUND"
+
+    def __init__(self, pipeline: str, job_id: str) -> None:
+        super().__init__(
+            f"there is no {pipeline} job {job_id}; check the id, or send the request again", status=404
+        )
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """`content` as JSON, by the encoder that also writes the journal."""
+    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
+
+
+def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
+    """What answers each kind of error. `retry_after`: seconds, sent with every 503."""
+
+    async def unavailable(_: Request, error: Exception) -> Response:
+        return _problem(503, "BROKER_UNAVAILABLE", str(error), headers={"Retry-After": str(retry_after)})
+
+    return {
+        InvalidInput: _invalid,
+        ValidationError: _misfit,
+        Gone: _gone,
+        RetryableError: unavailable,
+        HTTPException: _http,
+        Exception: _unexpected,
+    }
+
+
+def _problem(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
+) -> Response:
+    return json_response({"detail": detail, "code": code, **more}, status, headers)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
+    assert isinstance(error, InvalidInput)
+    if isinstance(error, UnsupportedModel):
+        return _problem(error.status, error.code, str(error), supported_models=error.supported)
+    return _problem(error.status, error.code, str(error))
+
+
+async def _misfit(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ValidationError)
+    return _problem(422, InvalidInput.code, describe(error))
+
+
+async def _gone(_: Request, error: Exception) -> Response:
+    return _problem(410, Gone.code, str(error))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name
+    return _problem(error.status_code, code, error.detail, headers=error.headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    log.error("a request failed unexpectedly", method=request.method, path=request.url.path, exc_info=error)
+    return _problem(500, "INTERNAL", "this is a defect of the server; its log tells more")
+
+
+def describe(error: ValidationError) -> str:
+    """The fields that do not fit and why, on one line; never their values, which may be pictures."""
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in found]
+    more = f"; and {len(lines) - MOST_ERRORS} more" if len(lines) > MOST_ERRORS else ""
+    return "; ".join(lines[:MOST_ERRORS]) + more

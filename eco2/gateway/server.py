@@ -1,0 +1,91 @@
+"""Runs an application on a socket of its own, until told to stop.
+
+`stop` is set before uvicorn is told to exit: uvicorn waits for open event streams, and those end by `stop`.
+Signals are not touched here; the service owns them.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from eco2.errors import StartError
+from eco2.log import get_logger
+
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays; longer than the 60 s of usual proxies, so that they close first."""
+GRACE = 10
+"""Seconds that a stop waits for open responses."""
+
+log = get_logger(__name__)
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+
+async def serve(
+    app: ASGIApp, host: str, port: int, stop: asyncio.Event, on_port: Callable[[int], None]
+) -> None:
+    """Serves until `stop` is set and open responses have ended. Port 0 takes a free one.
+
+    `on_port(port)` is called when it listens. Raises `StartError` if it cannot.
+    """
+    listener = _listen(host, port)
+    bound: int = listener.getsockname()[1]
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
+        timeout_graceful_shutdown=GRACE,
+    )
+    server = _Server(config, lambda: on_port(bound))
+    async with asyncio.TaskGroup() as group:
+        watcher = group.create_task(_exit_on(stop, server))
+        log.info("listening", host=host, port=bound)
+        await _run(server, listener)
+        watcher.cancel()
+    log.info("closed", host=host, port=bound)
+
+
+async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:
+    await stop.wait()
+    server.should_exit = True
+
+
+async def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listener])
+    except SystemExit as error:  # uvicorn's way to say that the application did not start
+        raise StartError("the HTTP application did not start; the log says why") from error
+    finally:
+        listener.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {host}:{port}: {error}; choose another address or port"
+        ) from error

@@ -1,0 +1,147 @@
+"""GET /{pipeline}/{id}/events: the job's events as a stream that can be resumed on any replica.
+
+Each connection pulls: it keeps a cursor, sleeps until something may be new, and sends what it lacks. A slow
+client therefore costs its socket's buffer and delays nobody; one that takes nothing for long is cut off.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
+
+from eco2.errors import BrokerUnavailable
+from eco2.gateway.config import GatewayConfig
+from eco2.gateway.followers import Followers
+from eco2.gateway.live import LiveText
+from eco2.gateway.lookup import Lookup
+from eco2.gateway.problem import NotFound
+from eco2.gateway.sse import COMMENT, Cursor, advance, complete, may_be_ahead, opening, resume, retry_line
+from eco2.journal.history import Gone
+from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
+from eco2.log import get_logger
+from eco2.metrics import Metrics
+
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Feeds:
+    """What every stream of the process draws from."""
+
+    journal: Journal
+    live: LiveText
+    followers: Followers
+    stop: asyncio.Event
+
+
+class EventStreamResponse(StreamingResponse):
+    """`stall`: seconds that the client may take for one chunk before it is cut off."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], stall: float) -> None:
+        super().__init__(frames, headers=HEADERS)
+        self._frames = frames
+        self._stall = stall
+
+    async def stream_response(self, send: Send) -> None:
+        """Sends the frames; closes their generator at once, however the response ends."""
+        async with aclosing(self._frames) as frames:
+            await send(
+                {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
+            )
+            try:
+                async for chunk in frames:
+                    async with asyncio.timeout(self._stall):
+                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            except TimeoutError:
+                log.info("event stream cut off: the client takes nothing", seconds=self._stall)
+                return
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class StreamEndpoint:
+    """The event streams of one pipeline."""
+
+    def __init__(self, feeds: Feeds, lookup: Lookup, metrics: Metrics, config: GatewayConfig) -> None:
+        self._feeds = feeds
+        self._lookup = lookup
+        self._metrics = metrics
+        self._config = config
+
+    async def get(self, request: Request) -> Response:
+        """200 with the stream; 204 if the client has seen all; 404 or 410 where there is no such job."""
+        job_id = request.path_params["job_id"]
+        last_event_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+        try:
+            async with asyncio.timeout(self._config.lookup_timeout):
+                place = await self._locate(job_id, last_event_id)
+        except (TimeoutError, BrokerUnavailable):
+            place = None  # any other answer than 200 would end an EventSource for good: wait inside
+        if place is not None and complete(*place):
+            return Response(status_code=204)
+        if request.method == "HEAD":
+            return Response(headers=HEADERS, media_type=EventStreamResponse.media_type)
+        return EventStreamResponse(self._frames(job_id, last_event_id, place), self._config.sse_stall)
+
+    async def _locate(self, job_id: str, last_event_id: str | None) -> tuple[JobState, Cursor]:
+        state = await self._lookup.known(job_id)
+        if may_be_ahead(state, last_event_id):
+            state = await self._lookup.newest(job_id)
+        return state, resume(state, last_event_id)
+
+    async def _frames(
+        self, job_id: str, last_event_id: str | None, place: tuple[JobState, Cursor] | None
+    ) -> AsyncGenerator[bytes, None]:
+        with self._metrics.stream_open(), self._feeds.followers.follow(job_id) as news:
+            yield opening(self._config.sse_retry)
+            while place is None:
+                if self._feeds.stop.is_set():
+                    yield retry_line(self._config.sse_retry)
+                    return
+                try:
+                    async with asyncio.timeout(self._config.publish_timeout):
+                        place = await self._locate(job_id, last_event_id)
+                except (NotFound, Gone):
+                    return  # the client connects again and is told then
+                except (TimeoutError, BrokerUnavailable):
+                    news.clear()
+                    yield COMMENT
+                    await _signalled(news, self._config.lookup_timeout)
+            async for chunk in self._follow(*place, news):
+                yield chunk
+
+    async def _follow(
+        self, state: JobState, cursor: Cursor, news: asyncio.Event
+    ) -> AsyncGenerator[bytes, None]:
+        """What the client lacks, as it comes; ends behind `done`, on a drain, and with jobs out of view."""
+        while True:
+            news.clear()
+            newest = self._feeds.journal.view.get(state.job)
+            state = newest or state
+            chunk, cursor = advance(state, self._feeds.live.get(state.job), cursor)
+            if chunk:
+                yield chunk
+            if newest is None or complete(state, cursor):
+                return
+            if self._feeds.stop.is_set():
+                yield retry_line(self._config.sse_retry)
+                return
+            if not await _signalled(news, self._config.sse_comment):
+                yield COMMENT
+
+
+async def _signalled(news: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            await news.wait()
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,84 @@
+"""POST /{pipeline}: the request's form becomes a submission, the accepted job an answer with its URLs."""
+
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eco2.errors import InvalidInput
+from eco2.gateway.acceptance import Acceptance, Submission
+from eco2.gateway.body import digest, read_form
+from eco2.gateway.config import GatewayConfig
+from eco2.gateway.problem import UnsupportedModel, json_response
+from eco2.metrics import Metrics
+from eco2.pipeline import AnyPipeline, Form
+
+KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
+LONGEST_KEY = 255
+MODEL_FIELD = "model"
+"""The field that pins a model. It is the gateway's: pipelines do not see it."""
+
+
+class SubmissionEndpoint:
+    """Takes the jobs of one pipeline."""
+
+    def __init__(
+        self, pipeline: AnyPipeline, acceptance: Acceptance, metrics: Metrics, config: GatewayConfig
+    ) -> None:
+        self._pipeline = pipeline
+        self._acceptance = acceptance
+        self._metrics = metrics
+        self._config = config
+
+    async def post(self, request: Request) -> Response:
+        """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
+        accepted = await self._acceptance.accept(await self._submission(request))
+        if accepted.new:
+            self._metrics.job_accepted(self._pipeline.name)
+        url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
+        return json_response(
+            {
+                "job_id": accepted.job_id,
+                "status": "queued",
+                "stream_url": f"{url}/events",
+                "result_url": f"{url}/result",
+            },
+            202 if accepted.new else 200,
+        )
+
+    async def _submission(self, request: Request) -> Submission:
+        key = idempotency_key(request)
+        form = await read_form(request, self._config.max_upload)
+        model = pinned_model(form, self._config.models)
+        rest = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
+        return Submission(
+            pipeline=self._pipeline.name,
+            digest=digest(self._pipeline.name, form),
+            parse=lambda: _parse(self._pipeline, Form(rest, form.files)),
+            key=key,
+            model=model,
+        )
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The client's key, or None. Raises `InvalidInput` for one that is too long to keep."""
+    key = next((value for name in KEY_HEADERS if (value := request.headers.get(name))), None)
+    if key is not None and len(key) > LONGEST_KEY:
+        raise InvalidInput(f"Idempotency-Key has more than {LONGEST_KEY} characters; send a UUID")
+    return key
+
+
+def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:
+    """The model that the client asks for, or None. Raises `UnsupportedModel`."""
+    model = form.fields.get(MODEL_FIELD)
+    if model is None or model == "":
+        return None
+    if not isinstance(model, str) or model not in supported:
+        raise UnsupportedModel(model, supported)
+    return model
+
+
+async def _parse(pipeline: AnyPipeline, form: Form) -> BaseModel:
+    value: BaseModel = (
+        await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
+    )
+    return value
