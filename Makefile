@@ -16,7 +16,7 @@ demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy eco2 tests
+	$(BIN)/mypy eco2 tests $(wildcard bench)
 	$(BIN)/lint-imports
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
 
