@@ -92,8 +92,8 @@ class Connection(asyncio.Protocol):
         """Writes one request."""
         self._seen, self._length = b"", None
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: fake\r\nauthorization: Bearer k\r\nx-eco2-job: {job}\r\n"
-            f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: fake\r\nauthorization: Bearer k\r\n"
+            f"x-eco2-job: {job}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         )
         self._transport.writelines([head.encode(), body])
 
@@ -136,10 +136,16 @@ def bodies() -> tuple[bytes, bytes]:
         {"type": "text", "text": "이거 어떻게 버려요?"},
         {"type": "image_url", "image_url": {"url": url, "detail": "low"}},
     ]
-    form = {"type": "json_schema", "json_schema": {"name": "seen", "strict": True, "schema": schema}}
+    form: dict[str, object] = {
+        "type": "json_schema",
+        "json_schema": {"name": "seen", "strict": True, "schema": schema},
+    }
     question = "규칙: " + "비우고 헹구고 떼고 눌러서 버린다. " * 30 + "질문: 이거 어떻게 버려요?"
-    image_call = {"model": "gpt-5.1", "messages": [system, {"role": "user", "content": picture}]}
-    text_call = {
+    image_call: dict[str, object] = {
+        "model": "gpt-5.1",
+        "messages": [system, {"role": "user", "content": picture}],
+    }
+    text_call: dict[str, object] = {
         "model": "gpt-5.1",
         "messages": [system, {"role": "user", "content": question}],
         "stream": True,

@@ -80,7 +80,7 @@ def _split(text: str, chunks: int) -> tuple[str, ...]:
 def _character_ends(spellings: Sequence[bytes]) -> list[int]:
     """Byte offsets after tokens that end a character: the next byte does not continue one."""
     offsets, offset = [], 0
-    for spelled, following in zip(spellings, [*spellings[1:], b""], strict=True):
+    for spelled, following in zip(spellings, [*spellings[1:], b""], strict=False):
         offset += len(spelled)
         if not following or following[0] & 0xC0 != 0x80:
             offsets.append(offset)
