@@ -46,24 +46,28 @@ class Listener:
         self._pattern = pattern.split(".")
         self._on_message = on_message
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MOST_WAITING)
+        self._scheduled = False
         exchange.listeners.append(self)
 
     def offer(self, topic: str, body: bytes) -> None:
         """Takes the message if its topic fits; the callback runs from the loop."""
         if matches(self._pattern, topic.split(".")):
-            if not self._waiting:
-                asyncio.get_running_loop().call_soon(self._hand_out)
             self._waiting.append((topic, body))
+            self._schedule()
 
     def cancel(self) -> None:
         """No callback after this."""
         self._exchange.listeners.remove(self)
         self._waiting.clear()
 
+    def _schedule(self) -> None:
+        if not self._scheduled and self._waiting:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
     def _hand_out(self) -> None:
-        messages = list(self._waiting)
-        for topic, body in messages:
-            if not self._waiting:
-                return
-            self._waiting.popleft()
-            self._on_message(topic, body)
+        self._scheduled = False
+        for _ in range(len(self._waiting)):
+            if self._waiting:  # a callback may have cancelled this listener
+                self._on_message(*self._waiting.popleft())
+        self._schedule()
