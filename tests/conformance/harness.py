@@ -6,6 +6,7 @@ that outlives our processes. `Brokers` runs any number of "processes" (broker ob
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from eco2.errors import BrokerUnavailable, PublishUncertain
@@ -140,10 +141,10 @@ async def surely(send: Callable[[], Awaitable[None]]) -> None:
 async def publish(broker: Broker, *bodies: bytes, queue: str = QUEUE) -> None:
     """Publishes each body under itself as its id, one after the other."""
     for body in bodies:
-        await surely(lambda body=body: broker.publish(queue, body, body.decode()))
+        await surely(partial(broker.publish, queue, body, body.decode()))
 
 
 async def append(broker: Broker, *bodies: bytes) -> None:
     """Appends each body under itself as its id, one after the other."""
     for body in bodies:
-        await surely(lambda body=body: broker.append(body, body.decode()))
+        await surely(partial(broker.append, body, body.decode()))

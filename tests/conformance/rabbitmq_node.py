@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from eco2.broker.rabbitmq import RabbitMQ, delete
+import aio_pika
 
-from eco2.broker.topology import Topology
+from eco2.broker.rabbitmq import RabbitMQ
+from eco2.broker.topology import Exchange, Topology
 from eco2.ports import Broker
 from tests.conformance.harness import SERVICE, Node
 from tests.proxy import Proxy
@@ -32,3 +33,13 @@ async def open_node(url: str, prefix: str) -> AsyncIterator[Node]:
     async with Proxy.to(url) as proxy:
         yield RabbitMQNode(proxy, topology)
     await delete(url, topology)
+
+
+async def delete(url: str, topology: Topology) -> None:
+    """Nothing of `topology` remains at the broker."""
+    async with await aio_pika.connect(url) as connection, connection.channel() as channel:
+        for entity in topology.entities:
+            if isinstance(entity, Exchange):
+                await channel.exchange_delete(entity.name)
+            else:
+                await channel.queue_delete(entity.name)

@@ -84,7 +84,7 @@ async def test_a_reader_says_that_its_connection_went(brokers: Brokers) -> None:
     await append(broker, b"0")
     async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
         await anext(reader)
-        waiting = asyncio.create_task(anext(reader))
+        waiting = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
         await brokers.disrupt()
         with pytest.raises(BrokerUnavailable):

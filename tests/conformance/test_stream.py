@@ -132,7 +132,7 @@ async def test_a_reader_waits_at_the_end_for_more(brokers: Brokers) -> None:
     await append(broker, b"0")
     async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
         assert (await anext(reader)).body == b"0"
-        waiting = asyncio.create_task(anext(reader))
+        waiting = asyncio.ensure_future(anext(reader))
         await append(broker, b"1")
         assert (await waiting).body == b"1"
 

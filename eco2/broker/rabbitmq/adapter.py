@@ -1,0 +1,164 @@
+"""`RabbitMQ`: puts links, publishers and consumers together as a `ports.Broker`.
+
+A process has at most four connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
+queues), `journal` (tails, readers, listening) and `quota` (request and reply, with a short heartbeat).
+A gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
+memory alarm stops reading from connections that publish, and acks must not wait behind that.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
+
+from aio_pika.abc import AbstractConnection
+
+from eco2.broker.rabbitmq import queue as work
+from eco2.broker.rabbitmq import rpc, stream
+from eco2.broker.rabbitmq.declare import declare
+from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.live import Ear
+from eco2.broker.rabbitmq.publisher import BLOCKED, Caster, Probe, Publisher
+from eco2.broker.topology import Topology
+from eco2.errors import BrokerUnavailable, StartError
+from eco2.ports import Delivery, Record, Start, Subscription
+
+log = logging.getLogger(__name__)
+
+QUOTA_HEARTBEAT = 2.0
+"""Seconds; a frozen quota leader is replaced after two to three of them."""
+CAST_FLUSH = 1.0
+"""Seconds that live messages get to leave when the process stops."""
+
+
+class RabbitMQ:
+    """The broker at `url`, with the queues of `topology`.
+
+    `process` names the connections for operators (`eco2 gateway publish`). `heartbeat` and
+    `publish_timeout` in seconds: a publish without a confirm raises `PublishUncertain` after the latter.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        topology: Topology,
+        process: str = "eco2",
+        heartbeat: float = 10.0,
+        publish_timeout: float = 5.0,
+    ) -> None:
+        self._topology = topology
+        self._timeout = publish_timeout
+        self._running = False
+        self._declared = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._answers: set[asyncio.Task[None]] = set()
+        self._publish = Link(url, f"{process} publish", heartbeat, self._declare)
+        self._jobs = Link(url, f"{process} jobs", heartbeat, self._wait_for_topology)
+        self._journal = Link(url, f"{process} journal", heartbeat, self._wait_for_topology)
+        self._quota = Link(url, f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), self._wait_for_topology)
+        self._orders = Publisher(self._publish, publish_timeout)
+        self._events = Publisher(self._publish, publish_timeout)
+        self._caster = Caster(self._publish)
+        self._probe = Probe(self._publish, f"{topology.prefix}.probe", publish_timeout)
+        self._ear = Ear(self._journal, topology.live)
+        self._asker = rpc.Asker(self._quota)
+
+    async def publish(self, queue: str, body: bytes, message_id: str) -> None:
+        self._must_run()
+        await self._orders.publish(self._topology.queue(queue), body, message_id)
+
+    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
+        return work.consume(self._jobs, self._topology.queue(queue), prefetch, on_delivery)
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        self._must_run()
+        await self._events.publish(self._topology.stream, body, message_id)
+
+    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Subscription:
+        return stream.tail(self._journal, self._topology.stream, start, on_record)
+
+    def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        patience = self._timeout if self._running else 0
+        return stream.read(self._journal, self._topology.stream, start, patience)
+
+    def cast(self, topic: str, body: bytes) -> None:
+        if self._running:
+            self._caster.cast(self._topology.live, topic, body)
+
+    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+        return self._ear.listen(pattern, on_message)
+
+    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+        self._must_run()
+        return await self._asker.ask(self._topology.service(service), body, timeout)
+
+    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+        return rpc.serve(self._quota, self._topology.service(service), handler, self._spawn)
+
+    @property
+    def blocked(self) -> str | None:
+        return BLOCKED if self._publish.blocked else None
+
+    @property
+    def ready(self) -> bool:
+        return self._running and all(link.ready for link in self._links)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """See `ports.Broker.run`; once per object."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                loops = [link.run() for link in self._links] + [self._caster.run(), self._probe.run()]
+                upkeep = [self._tasks.create_task(loop) for loop in loops]
+                self._running = True
+                await stop.wait()
+                self._running = False
+                await self._flush()
+                for task in (*upkeep, *self._answers):
+                    task.cancel()
+        except BaseExceptionGroup as group:
+            if refused := _first(group, StartError):
+                raise refused from None
+            raise
+        finally:
+            self._running = False
+
+    @property
+    def _links(self) -> tuple[Link, ...]:
+        return (self._publish, self._jobs, self._journal, self._quota)
+
+    async def _flush(self) -> None:
+        """Waits until what was sent is confirmed, and what was cast is on its way."""
+        await asyncio.gather(self._orders.flush(), self._events.flush())  # each publish has its time-out
+        try:
+            async with asyncio.timeout(CAST_FLUSH):
+                await self._caster.flush()
+        except TimeoutError:
+            log.info("live messages that the broker did not take in time were dropped")
+
+    def _must_run(self) -> None:
+        if not self._running:
+            raise BrokerUnavailable("the broker's connections are not running; nothing was sent")
+
+    def _spawn(self, answer: Coroutine[None, None, None]) -> None:
+        if self._tasks is None or not self._running:
+            answer.close()  # the connection is about to close, and the request goes to another server
+            return
+        task = self._tasks.create_task(answer)
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _declare(self, connection: AbstractConnection) -> None:
+        await declare(connection, self._topology)
+        self._declared.set()
+
+    async def _wait_for_topology(self, _: AbstractConnection) -> None:
+        await self._declared.wait()
+
+
+def _first(group: BaseExceptionGroup[BaseException], kind: type[StartError]) -> StartError | None:
+    """The first error of `kind` in `group`, at any depth."""
+    for error in group.exceptions:
+        found = _first(error, kind) if isinstance(error, BaseExceptionGroup) else error
+        if isinstance(found, kind):
+            return found
+    return None

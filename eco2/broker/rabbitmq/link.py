@@ -1,0 +1,220 @@
+"""One TCP connection by name, kept up by a loop of our own.
+
+connect → prepare → attach every session → wait until the connection goes or a session needs attaching →
+again, with full jitter. Guarantees: a session that was added is attached whenever the connection is up, also
+after the broker alone cancelled its consumer or closed its channel. Sessions keep their channels
+themselves (aio-pika holds them weakly).
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
+
+from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as
+from eco2.errors import BrokerUnavailable, StartError
+
+log = logging.getLogger(__name__)
+
+BACKOFF_BASE = 0.2
+BACKOFF_CAP = 5.0
+CONNECT_TIMEOUT = 10.0
+ATTACH_TIMEOUT = 30.0
+"""Only for a broker that answers nothing: a cancelled declare or consume costs the channel."""
+CLOSE_TIMEOUT = 3.0
+WATCH_INTERVAL = 5.0
+"""A session that was lost without any notice is attached again after at most this."""
+
+
+class Session(Protocol):
+    """What lives on a connection: a publisher, a consumer. It is attached anew to each connection."""
+
+    @property
+    def attached(self) -> bool: ...
+    async def attach(self, connection: AbstractConnection) -> None:
+        """Opens a channel and gets going on it. Called only while not attached."""
+
+    def detach(self) -> None:
+        """The connection is gone; forget it."""
+
+
+async def _nothing(connection: AbstractConnection) -> None:
+    """The preparation of a link that needs none."""
+
+
+class Link:
+    """The connection called `name`; it is opened once somebody wants it. Heartbeat in seconds."""
+
+    def __init__(
+        self,
+        url: str,
+        name: str,
+        heartbeat: float,
+        prepare: Callable[[AbstractConnection], Awaitable[None]] = _nothing,
+    ) -> None:
+        self.name = name
+        self._url = url
+        self._heartbeat = heartbeat
+        self._prepare = prepare
+        self._sessions: list[Session] = []
+        self._connection: AbstractConnection | None = None
+        self._lifetime = Lifetime()
+        self._wanted = asyncio.Event()
+        self._up = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """True if nobody wants this link, or it is up with every session attached."""
+        if not self._wanted.is_set():
+            return True
+        return self._up.is_set() and all(session.attached for session in self._sessions)
+
+    @property
+    def blocked(self) -> bool:
+        """True while the broker has told this connection that it reads no publishes."""
+        transport = self._connection.transport if self._connection else None
+        return transport is not None and not _completes_at_once(transport.ready())
+
+    def add(self, session: Session) -> None:
+        """`session` is wanted from now on."""
+        self._sessions.append(session)
+        self._wanted.set()
+        self.wake()
+
+    def remove(self, session: Session) -> None:
+        """`session` is no longer wanted; it closes its channel itself."""
+        if session in self._sessions:
+            self._sessions.remove(session)
+
+    def wake(self, *_: object) -> None:
+        """Something may need attaching; also a callback for aio-pika's notices."""
+        self._changed.set()
+
+    async def connection(self, patience: float) -> AbstractConnection:
+        """The open connection. Raises `BrokerUnavailable` after `patience` seconds without one."""
+        self._wanted.set()
+        try:
+            async with asyncio.timeout(patience):
+                await self._up.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self.name}: not connected to the broker; try again later") from None
+        if self._connection is None:
+            raise BrokerUnavailable(f"{self.name}: the connection was lost just now; try again later")
+        return self._connection
+
+    async def run(self) -> None:
+        """Keeps the link up until it is cancelled; then closes it in order."""
+        await self._wanted.wait()
+        attempt = 0
+        while True:
+            try:
+                async with self._open() as connection:
+                    attempt = await self._hold(connection, attempt)
+            except Exception as error:
+                if not is_loss(error) and not isinstance(error, BrokerUnavailable):
+                    raise
+                log.warning("%s: %s", self.name, error)
+            await asyncio.sleep(backoff(attempt, random.random()))
+            attempt += 1
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[AbstractConnection]:
+        connection = await self._connect()
+        self._lifetime = Lifetime()
+        connection.close_callbacks.add(self.drop)
+        try:
+            async with asyncio.timeout(ATTACH_TIMEOUT), self._lifetime.scope():
+                await self._prepare(connection)
+            if connection.transport is None or connection.transport.connection.is_closed:
+                raise BrokerUnavailable("the connection was lost at once")
+            self._connection = connection
+            self._up.set()
+            log.info("%s: connected", self.name)
+            yield connection
+        finally:
+            self._forget()
+            await _close(connection)
+
+    async def _connect(self) -> AbstractConnection:
+        try:
+            return await aio_pika.connect(
+                self._url, name=self.name, heartbeat=str(round(self._heartbeat)), timeout=CONNECT_TIMEOUT
+            )
+        except (AuthenticationError, ProbableAuthenticationError) as refused:
+            raise StartError(f"the broker refuses the login of ECO2_AMQP_URL: {refused}") from refused
+
+    def drop(self, *_: object) -> None:
+        """The connection is of no use (any more): connect anew. Also aio-pika's notice that it closed."""
+        self._lifetime.end()
+        self._forget()
+        self.wake()
+
+    def _forget(self) -> None:
+        self._up.clear()
+        self._connection = None
+        for session in self._sessions:
+            session.detach()
+
+    async def _hold(self, connection: AbstractConnection, attempt: int) -> int:
+        """Attaches what is not attached until the connection is lost; returns the attempts to count on."""
+        failures = 0
+        while self._up.is_set():
+            self._changed.clear()
+            failures = failures + 1 if await self._attach_missing(connection) else 0
+            attempt = attempt if failures else 0
+            patience = backoff(failures, random.random()) if failures else WATCH_INTERVAL
+            try:
+                async with asyncio.timeout(patience):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        log.warning("%s: the connection was lost", self.name)
+        return attempt
+
+    async def _attach_missing(self, connection: AbstractConnection) -> int:
+        """Attaches the sessions that are not; returns how many of them failed."""
+        failed = 0
+        for session in [session for session in self._sessions if not session.attached]:
+            try:
+                with lost_as(BrokerUnavailable, f"{self.name}: could not attach {session}"):
+                    async with asyncio.timeout(ATTACH_TIMEOUT), self._lifetime.scope():
+                        await session.attach(connection)
+            except BrokerUnavailable as error:
+                if not self._up.is_set():
+                    raise
+                # Such as the 404 of a stream whose leader is not up yet: others on this link go on.
+                log.warning("%s", error)
+                failed += 1
+        return failed
+
+
+def backoff(attempt: int, fraction: float) -> float:
+    """Seconds to wait before try number `attempt` (from 0), with `fraction` in [0, 1) drawn at random."""
+    return min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16)) * fraction
+
+
+async def _close(connection: AbstractConnection) -> None:
+    try:
+        with lost_as(BrokerUnavailable, "the connection went before it could be closed"):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await connection.close()
+    except BrokerUnavailable as error:
+        log.debug("%s", error)
+
+
+def _completes_at_once(waiting: Awaitable[object]) -> bool:
+    """Takes the first step of `waiting` and drops it: only `ready()` of aiormq tells `connection.blocked`."""
+    step = waiting.__await__()
+    try:
+        next(step)
+    except StopIteration:
+        return True
+    step.close()
+    return False

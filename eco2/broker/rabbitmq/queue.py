@@ -1,0 +1,74 @@
+"""Consuming a work queue: deliveries are handed over at once and settled one by one."""
+
+import logging
+from collections.abc import Callable
+
+from aiormq.abc import DeliveredMessage
+
+from eco2.broker.rabbitmq.consumer import Consumer, Feed
+from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.loss import call
+from eco2.errors import DeliveryLost
+from eco2.ports import Delivery
+
+log = logging.getLogger(__name__)
+
+
+class QueueDelivery:
+    """One message of a work queue (`ports.Delivery`)."""
+
+    __slots__ = ("_feed", "_message")
+
+    def __init__(self, feed: Feed, message: DeliveredMessage) -> None:
+        self._feed = feed
+        self._message = message
+        feed.hold()
+
+    @property
+    def body(self) -> bytes:
+        return self._message.body
+
+    @property
+    def message_id(self) -> str:
+        return self._message.header.properties.message_id or ""
+
+    @property
+    def redelivered(self) -> bool:
+        return bool(self._message.redelivered)
+
+    async def ack(self) -> None:
+        await self._feed.settle(self._feed.amqp.basic_ack(self._tag))
+
+    async def requeue(self) -> None:
+        # Not a reject: from RabbitMQ 4.3 a nack does not count towards the delivery limit.
+        await self._feed.settle(self._feed.amqp.basic_nack(self._tag, requeue=True))
+
+    async def reject(self) -> None:
+        await self._feed.settle(self._feed.amqp.basic_reject(self._tag, requeue=False))
+
+    @property
+    def _tag(self) -> int:
+        return self._message.delivery_tag or 0
+
+
+def consume(link: Link, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Consumer:
+    """A consumer of `queue` (the broker's name) on `link`."""
+
+    async def start(consumer: Consumer, feed: Feed) -> None:
+        async def on_message(message: DeliveredMessage) -> None:
+            delivery = QueueDelivery(feed, message)
+            if consumer.cancelled:  # it was on its way when the consumer was cancelled
+                await _give_back(delivery)
+            else:
+                call(on_delivery, delivery)
+
+        await feed.consume(queue, on_message, prefetch)
+
+    return Consumer(link, queue, start)
+
+
+async def _give_back(delivery: QueueDelivery) -> None:
+    try:
+        await delivery.requeue()
+    except DeliveryLost as error:
+        log.debug("%s", error)

@@ -1,0 +1,142 @@
+"""Request and reply: direct reply-to for who asks, a queue with a single active consumer for who serves.
+
+A request expires with its asker's patience, so that a new server is not busy with questions that nobody
+waits for. It is acked after its reply, so that a server that goes leaves it to its successor.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine
+
+from aio_pika.abc import AbstractConnection
+from aiormq import spec
+from aiormq.abc import DeliveredMessage
+
+from eco2.broker.rabbitmq.consumer import Consumer, Feed
+from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.loss import lost_as
+from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply
+
+log = logging.getLogger(__name__)
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+SERVE_PREFETCH = 256
+"""Requests that one server handles at once."""
+
+Handler = Callable[[bytes], Awaitable[bytes]]
+Spawn = Callable[[Coroutine[None, None, None]], object]
+
+
+class Asker:
+    """The process' reply address, as a session of `link`, and the questions that wait for a reply."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._feed: Feed | None = None
+        self._attached = asyncio.Event()
+        self._waiting: dict[str, asyncio.Future[bytes]] = {}
+        self._wanted = False
+
+    def __str__(self) -> str:
+        return "reply address"
+
+    @property
+    def attached(self) -> bool:
+        return self._feed is not None and self._feed.alive
+
+    async def attach(self, connection: AbstractConnection) -> None:
+        feed = await Feed.open(connection, self._on_loss)
+        await feed.consume(REPLY_TO, self._on_reply, prefetch=None)
+        self._feed = feed
+        self._attached.set()
+
+    def detach(self) -> None:
+        self._feed = None
+        self._attached.clear()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(NoReply("the connection went before the reply came; ask again"))
+
+    async def ask(self, queue: str, body: bytes, timeout: float) -> bytes:
+        """The reply to `body` from whoever serves `queue`, in at most `timeout` seconds."""
+        if not self._wanted:
+            self._wanted = True
+            self._link.add(self)
+        deadline = asyncio.get_running_loop().time() + timeout
+        feed = await self._address(deadline)
+        name = uuid.uuid4().hex
+        reply = self._waiting[name] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout_at(deadline):
+                with lost_as(NoReply, "the connection went with the request; ask again"):
+                    await _send(feed, queue, body, name, timeout)
+                answer: bytes = await reply
+                return answer
+        except TimeoutError:
+            raise NoReply(f"nobody answered on {queue} within {timeout:g} s; ask again") from None
+        finally:
+            del self._waiting[name]
+
+    async def _address(self, deadline: float) -> Feed:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._attached.wait()
+        except TimeoutError:
+            raise BrokerUnavailable(f"{self._link.name}: not connected; nothing was asked") from None
+        if self._feed is None or not self._feed.alive:
+            raise BrokerUnavailable(f"{self._link.name}: the connection was lost just now; ask again")
+        return self._feed
+
+    def _on_loss(self, *_: object) -> None:
+        self.detach()
+        self._link.wake()
+
+    async def _on_reply(self, message: DeliveredMessage) -> None:
+        future = self._waiting.get(message.header.properties.correlation_id or "")
+        if future is not None and not future.done():
+            future.set_result(message.body)
+
+
+async def _send(feed: Feed, queue: str, body: bytes, name: str, timeout: float) -> None:
+    patience = str(max(1, round(timeout * 1000)))
+    properties = spec.Basic.Properties(correlation_id=name, reply_to=REPLY_TO, expiration=patience)
+    await feed.amqp.basic_publish(body, routing_key=queue, properties=properties)
+
+
+def serve(link: Link, queue: str, handler: Handler, spawn: Spawn) -> Consumer:
+    """A candidate for `queue`; requests are handled side by side in tasks that `spawn` starts."""
+
+    async def start(_: Consumer, feed: Feed) -> None:
+        async def on_message(message: DeliveredMessage) -> None:
+            # In a task of our own: aiormq cancels its callbacks with the connection.
+            feed.hold()
+            spawn(_answer(feed, message, handler))
+
+        await feed.consume(queue, on_message, SERVE_PREFETCH)
+
+    return Consumer(link, queue, start)
+
+
+async def _answer(feed: Feed, message: DeliveredMessage, handler: Handler) -> None:
+    """Handles one request, replies, acks. An error in `handler` means no reply, and no second try."""
+    try:
+        reply = await handler(message.body)
+    except Exception:
+        log.exception("The handler of %s failed; the request gets no reply", message.routing_key)
+        reply = None
+    try:
+        with lost_as(DeliveryLost, "the connection went before the reply; a successor answers"):
+            if reply is not None:
+                await _reply(feed, message, reply)
+        await feed.settle(feed.amqp.basic_ack(message.delivery_tag or 0))
+    except DeliveryLost as error:
+        log.info("%s", error)
+
+
+async def _reply(feed: Feed, message: DeliveredMessage, reply: bytes) -> None:
+    asked = message.header.properties
+    if asked.reply_to:
+        # Not mandatory: the broker would return every reply to a direct reply-to address.
+        properties = spec.Basic.Properties(correlation_id=asked.correlation_id)
+        await feed.amqp.basic_publish(reply, routing_key=asked.reply_to, properties=properties)

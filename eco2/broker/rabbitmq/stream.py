@@ -1,0 +1,133 @@
+"""Reading the stream: tails that survive lost connections, and readers that end with theirs.
+
+A tail resumes at its last offset + 1 and drops what it has seen, so that no record is lost or repeated.
+Offsets are sparse: they are compared, never counted with.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from math import floor
+
+from aiormq.abc import DeliveredMessage
+
+from eco2.broker.rabbitmq.consumer import Arguments, Consumer, Feed
+from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.loss import call, lost_as
+from eco2.errors import BrokerUnavailable
+from eco2.ports import First, From, Record, Since, Start
+
+log = logging.getLogger(__name__)
+
+TAIL_PREFETCH = 400
+READ_PREFETCH = 200
+CLOCK_MARGIN = 2.0
+"""Seconds that our clock may be ahead of the broker's when we ask for a time."""
+
+
+def arguments(start: Start) -> Arguments:
+    """The consumer's arguments that make the broker begin at `start` or earlier."""
+    match start:
+        case First():
+            return {"x-stream-offset": "first"}
+        case From(offset):
+            return {"x-stream-offset": offset}
+        case Since(ts):
+            whole = max(0, floor(ts - CLOCK_MARGIN))
+            return {"x-stream-offset": datetime.fromtimestamp(whole, UTC)}
+
+
+def wanted(start: Start, offset: int) -> bool:
+    """False for a record before `start`: the broker begins with a whole chunk."""
+    return not (isinstance(start, From) and offset < start.offset)
+
+
+class Acks:
+    """Acks with `multiple` after every quarter of a prefetch: single acks cost two thirds of the rate."""
+
+    def __init__(self, feed: Feed, prefetch: int) -> None:
+        self._feed = feed
+        self._every = max(1, prefetch // 4)
+        self._seen = 0
+        self._tag = 0
+        self._sending = False
+
+    async def seen(self, message: DeliveredMessage) -> None:
+        """`message` was handed over."""
+        self._seen += 1
+        self._tag = message.delivery_tag or 0
+        if self._sending:  # one at a time: an older tag behind a newer one closes the channel
+            return
+        self._sending = True
+        try:
+            while self._seen >= self._every:
+                self._seen = 0
+                await self._feed.amqp.basic_ack(self._tag, multiple=True, wait=False)
+        finally:
+            self._sending = False
+
+
+def record(message: DeliveredMessage) -> Record:
+    """The record that `message` of a stream carries."""
+    headers = message.header.properties.headers or {}
+    offset = headers["x-stream-offset"]
+    if not isinstance(offset, int):
+        raise TypeError(f"x-stream-offset is {offset!r}, not an integer: is the queue a stream?")
+    return Record(offset, message.body)
+
+
+def tail(link: Link, stream: str, start: Start, on_record: Callable[[Record], None]) -> Consumer:
+    """A standing reader of `stream` (the broker's name) on `link`."""
+    position = start
+
+    async def begin(consumer: Consumer, feed: Feed) -> None:
+        acks = Acks(feed, TAIL_PREFETCH)
+
+        async def on_message(message: DeliveredMessage) -> None:
+            nonlocal position
+            item = record(message)
+            if wanted(position, item.offset) and not consumer.cancelled:
+                position = From(item.offset + 1)
+                call(on_record, item)
+            await acks.seen(message)
+
+        await feed.consume(stream, on_message, TAIL_PREFETCH, arguments(position))
+
+    return Consumer(link, stream, begin)
+
+
+@asynccontextmanager
+async def read(
+    link: Link, stream: str, start: Start, patience: float
+) -> AsyncIterator[AsyncIterator[Record]]:
+    """A reader of its own; the iteration raises `BrokerUnavailable` when the connection goes."""
+    connection = await link.connection(patience)
+    arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
+
+    def on_loss(*_: object) -> None:
+        arrived.put_nowait(None)
+
+    async def on_message(message: DeliveredMessage) -> None:
+        arrived.put_nowait(message)
+
+    with lost_as(BrokerUnavailable, f"{stream} cannot be read now; try again later"):
+        feed = await Feed.open(connection, on_loss)
+        await feed.consume(stream, on_message, READ_PREFETCH, arguments(start))
+    try:
+        yield _records(arrived, start, Acks(feed, READ_PREFETCH))
+    finally:
+        await feed.close()
+
+
+async def _records(
+    arrived: asyncio.Queue[DeliveredMessage | None], start: Start, acks: Acks
+) -> AsyncIterator[Record]:
+    while (message := await arrived.get()) is not None:
+        item = record(message)
+        if wanted(start, item.offset):
+            yield item
+        with lost_as(BrokerUnavailable, "the reader's connection was lost; open another"):
+            await acks.seen(message)
+    raise BrokerUnavailable("the reader's connection was lost; open another")
