@@ -5,6 +5,7 @@ result. The engine stores each stage's output in the journal when the stage comp
 hands goes on behind its last completed stage. Everything that a pipeline needs is importable from here.
 """
 
+import importlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -12,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, Label, Reply, Usage
-from eco2.errors import InvalidInput, PermanentError, RetryableError
+from eco2.errors import InvalidInput, PermanentError, RetryableError, StartError
 from eco2.job import JSON
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Stage",
     "Upload",
     "Usage",
+    "load",
 ]
 
 Input = TypeVar("Input", bound=BaseModel)
@@ -136,3 +138,15 @@ class Pipeline(Generic[Input]):
 
 AnyPipeline = Pipeline[Any]
 """A pipeline whose input type the engine does not need to know."""
+
+
+def load(reference: str) -> AnyPipeline:
+    """The pipeline that an import string such as `eco2.stages:scan` names. Raises `StartError`."""
+    module, _, name = reference.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise StartError(f"ECO2_PIPELINES: cannot import {reference!r} ({error}); correct it") from error
+    if not isinstance(found, Pipeline):
+        raise StartError(f"ECO2_PIPELINES: {reference!r} is a {type(found).__name__}, not a Pipeline")
+    return found

@@ -325,6 +325,19 @@ def _default(field: FieldInfo) -> str:
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
+def overview(settings: Settings) -> list[str]:
+    """Every setting with its value in force, unit and meaning, a line each; secrets are not shown."""
+    lines = []
+    for key, field in Settings.model_fields.items():
+        name, value = _variable(key, field), getattr(settings, key)
+        hidden = value is not None and _is_secret(name, field)
+        unit = _extra(field)["unit"]
+        shown = "(set)" if hidden else "–" if value in (None, "") else f"{value}{' ' + unit if unit else ''}"
+        changed = "" if value == field.default else f" (default {_default(field)})"
+        lines.append(f"{name} = {shown}{changed}\n    {field.description}")
+    return lines
+
+
 def markdown() -> str:
     """The table of every setting, grouped, in the fields' order: the text of docs/settings.md."""
     parts = [

@@ -1,0 +1,249 @@
+"""The command line: reads the settings, says what a person needs to know, and turns errors into exit codes.
+
+Everything heavy is imported inside the command that needs it, so that `eco2 --help` answers at once.
+"""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from eco2 import __version__
+from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
+
+if TYPE_CHECKING:
+    from eco2.settings import Settings
+
+Value = TypeVar("Value")
+
+EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 the job failed ·
+4 gateway or broker did not answer, or refused · 130 interrupted."""
+
+app = typer.Typer(
+    help="Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_args_is_help=True)
+app.add_typer(topology_app, name="topology")
+
+
+def main() -> None:
+    """The `eco2` program."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (Eco2Error, BaseExceptionGroup) as error:
+        leaf = _leaf(error)
+        if not isinstance(leaf, Eco2Error):
+            raise
+        typer.echo(f"eco2: {leaf}", err=True)
+        sys.exit(_code(leaf))
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="Stop after the first scan; any free port.")] = False,
+    photo: Annotated[Path | None, typer.Option(help="Your photo instead of the bundled one.")] = None,
+) -> None:
+    """Scan a real photo through all four stages here and now, then leave the gateway serving."""
+    from eco2.demo import Photo
+    from eco2.demo import demo as run_demo
+    from eco2.stages import DEMO_PHOTO
+
+    settings = _settings(quiet=True)
+    if once:
+        settings = settings.model_copy(update={"port": 0})
+    if not _run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
+        raise typer.Exit(3)
+
+
+@app.command()
+def serve() -> None:
+    """Gateway and worker in one process; without ECO2_AMQP_URL on the broker in memory."""
+    settings = _settings()
+    if settings.amqp_url is None:
+        typer.echo("No ECO2_AMQP_URL: the broker is in memory, and jobs end with this process.", err=True)
+    _process("serve")
+
+
+@app.command()
+def gateway() -> None:
+    """Take requests and show events, for any number of clients. Needs ECO2_AMQP_URL."""
+    _process("gateway")
+
+
+@app.command()
+def worker() -> None:
+    """Run jobs from the queue. Needs ECO2_AMQP_URL."""
+    _process("worker")
+
+
+@app.command()
+def scan(
+    photo: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.", exists=True, dir_okay=False)],
+    question: Annotated[str | None, typer.Option(help="What you want to know about it.")] = None,
+    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="A model that the gateway offers.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
+) -> None:
+    """Scan a photo at a running gateway and show the stages as they happen."""
+    from eco2.demo import Photo, scan_photo
+
+    status = _run(scan_photo(url, Photo.read(photo), question, model, as_json=json))
+    if status != "completed":
+        raise typer.Exit(3)
+
+
+@topology_app.command("show")
+def topology_show() -> None:
+    """Print what this configuration needs at the broker."""
+    from eco2 import assembly
+    from eco2.broker.topology import show
+
+    settings = _settings()
+    typer.echo(show(assembly.topology(settings, assembly.pipelines(settings))))
+
+
+@topology_app.command("check")
+def topology_check() -> None:
+    """Compare the broker with what is needed; exit 2 if they differ."""
+    from eco2 import assembly
+
+    settings = _settings()
+    differences = _run(assembly.check_topology(settings))
+    for difference in differences:
+        typer.echo(difference)
+    if differences:
+        raise typer.Exit(2)
+    typer.echo("The broker has everything, as it should be.")
+
+
+@topology_app.command("apply")
+def topology_apply() -> None:
+    """Make what is missing at the broker; nothing is ever deleted or changed."""
+    from eco2 import assembly
+
+    _run(assembly.apply_topology(_settings()))
+    typer.echo("The broker has everything.")
+
+
+@app.command("fake-openai")
+def fake_openai(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8090,
+    rpm: Annotated[int, typer.Option(help="Requests per minute; 0: no limit.")] = 500,
+    tpm: Annotated[int, typer.Option(help="Tokens per minute; 0: no limit.")] = 500_000,
+    charge: Annotated[
+        Literal["request", "input", "usage"], typer.Option(help="What the token window counts.")
+    ] = "request",
+    scale: Annotated[float, typer.Option(help="Factor on all latencies; 0: none.")] = 1.0,
+    chunks: Annotated[int, typer.Option(help="Pieces of a streamed answer.")] = 40,
+    seed: Annotated[int, typer.Option(help="Same seed and job: same latency, same answer.")] = 0,
+    log: Annotated[Path | None, typer.Option(help="JSON lines file for every call.")] = None,
+) -> None:
+    """A provider that imitates OpenAI's limits, latencies and faults; for tests and benchmarks only."""
+    from eco2.fake.config import FakeConfig
+    from eco2.fake.server import serve as serve_fake
+    from eco2.service import stop_on_signals
+
+    config = FakeConfig(
+        rpm=rpm or None,
+        tpm=tpm or None,
+        charge=charge,
+        scale=scale,
+        chunks=chunks,
+        seed=seed,
+        log_path=str(log) if log else None,
+    )
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop_on_signals(stop)
+        await serve_fake(
+            config, host, port, stop, lambda bound: _say_port("fake provider", host, bound, "/v1")
+        )
+
+    _run(run())
+
+
+@app.command("settings")
+def show_settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/settings.md.")] = False,
+) -> None:
+    """Show every setting: its value here, its default, its unit and what it does."""
+    from eco2 import settings
+
+    if markdown:
+        typer.echo(settings.markdown(), nl=False)
+        return
+    for line in settings.overview(_settings()):
+        typer.echo(line)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _process(role: Literal["gateway", "worker", "serve"]) -> None:
+    from eco2 import assembly, service
+
+    settings = _settings()
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        service.stop_on_signals(stop)
+        listening = assembly.Listening(
+            gateway=lambda port: _say_port("gateway", settings.host, port),
+            probes=lambda port: _say_port("worker's health and metrics", settings.worker_host, port),
+        )
+        async with assembly.process(settings, role, stop, listening) as components:
+            await service.run(components, stop)
+
+    _run(run())
+
+
+def _settings(quiet: bool = False) -> "Settings":
+    from eco2 import log
+    from eco2.settings import load
+
+    settings = load()
+    log.configure(
+        "warning" if quiet and settings.log_level == "info" else settings.log_level, settings.log_format
+    )
+    return settings
+
+
+def _run(main: Coroutine[object, object, Value]) -> Value:
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def _say_port(what: str, host: str, port: int, path: str = "") -> None:
+    typer.echo(f"{what} on http://{host}:{port}{path}", err=True)
+
+
+def _leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _code(error: Eco2Error) -> int:
+    match error:
+        case StartError():
+            return 2
+        case RetryableError() | PermanentError():
+            return 4
+        case _:
+            return 1

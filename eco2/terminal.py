@@ -1,0 +1,88 @@
+"""A scan for people who look at a terminal: its stages live, then what was seen and what to do."""
+
+import time
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.panel import Panel
+
+from eco2.client import Client, ClientEvent, ClientJob
+from eco2.job import JSON
+
+MARKS = {"started": "…", "completed": "[green]✓[/]", "failed": "[red]✗[/]", "cancelled": "[yellow]–[/]"}
+
+
+async def follow(client: Client, job: ClientJob, console: Console) -> JSON:
+    """Prints every event of the job as it comes, then the result, and returns that."""
+    lines = _Lines(console)
+    result: JSON = {}
+    async for event in client.events(job):
+        lines.show(event)
+        if event.name == "done":
+            result = event.result or {}
+    _summary(result, console)
+    return result
+
+
+class _Lines:
+    """One line an event; live text grows on a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._writing = False
+
+    def show(self, event: ClientEvent) -> None:
+        if event.text is not None:
+            self._console.print("  " if not self._writing else "", event.text, sep="", end="", style="cyan")
+            self._writing = True
+            return
+        if self._writing:
+            self._console.print()
+            self._writing = False
+        elapsed = time.monotonic() - self._began
+        mark = MARKS.get(event.status or "", " ")
+        self._console.print(
+            f"[dim]{elapsed:7.2f} s[/]  {mark} {event.name:<8}{event.status or '':<10}"
+            f"[dim]{event.progress or 0:>4} %[/]",
+            highlight=False,
+        )
+
+
+def _summary(result: JSON, console: Console) -> None:
+    answer = _at(result, "pipeline_result", "final_answer")
+    seen = _at(result, "pipeline_result", "classification_result", "classification")
+    error = _at(result, "error")
+    if error:
+        console.print(Panel(f"{error.get('code')}: {error.get('message')}", title="failed", style="red"))
+        return
+    names = [
+        str(seen[part]) for part in ("major_category", "middle_category", "minor_category") if seen.get(part)
+    ]
+    lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names)), "", "[bold]Dispose[/]"]
+    steps = answer.get("disposal_steps")
+    lines += [
+        f"  {number}. {step}" for number, step in enumerate(steps if isinstance(steps, list) else [], 1)
+    ]
+    missing = answer.get("insufficiencies")
+    if isinstance(missing, list) and missing:
+        lines += ["", "[bold]First[/]    " + "; ".join(map(str, missing))]
+    lines += ["", f"[bold]Answer[/]   {answer.get('user_answer')}"]
+    reward = _at(result, "reward")
+    if reward:
+        lines += ["", f"[bold]Reward[/]   {reward.get('name')}: {reward.get('dialog')}"]
+    lines += ["", f"[dim]Model    {_models(result)}[/]"]
+    console.print(Panel("\n".join(lines), title="Eco² scan", expand=False), highlight=False)
+
+
+def _models(result: JSON) -> str:
+    usage = _at(result, "usage").values()
+    return ", ".join(dict.fromkeys(str(used.get("model")) for used in usage if isinstance(used, dict)))
+
+
+def _at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
+    """The object at `path`, or an empty one where there is none."""
+    for name in path:
+        inner = document.get(name)
+        document = inner if isinstance(inner, dict) else {}
+    return document
