@@ -1,0 +1,304 @@
+"""The OpenAI adapter against the fake provider, and against a server that says what the fake never does."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+
+import pytest
+from PIL import Image
+from pydantic import BaseModel
+
+from eco2.call import Answer, Call
+from eco2.errors import ProviderError, ProviderRefused
+from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.llm.openai import OpenAIModel, retry_after
+from tests.fake_provider import Fake, running
+
+KIND = Kind(mean=1.0, p99=2.0, completion_tokens=80)
+QUICK = FakeConfig(scale=0, kinds={VISION: KIND, ANSWER: KIND})
+
+
+class Seen(BaseModel):
+    major: Literal["재활용폐기물", "일반종량제폐기물"]
+    minor: str | None
+
+
+def photo() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (512, 384), "green").save(buffer, "JPEG")
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def vision(max_tokens: int = 500) -> Call[Seen]:
+    return Call("vision", "Classify the waste.", "이거 뭐예요?", Seen, max_tokens, image=photo())
+
+
+def answer(max_tokens: int = 500, stream: bool = True) -> Call[str]:
+    return Call("answer", "Answer.", "이거 어떻게 버려요?", str, max_tokens, stream=stream)
+
+
+@asynccontextmanager
+async def model(
+    url: str, name: str = "gpt-5.1", api_key: str = "key", timeout: float = 20
+) -> AsyncIterator[OpenAIModel]:
+    adapter = OpenAIModel(api_key, f"{url}/v1", name, timeout)
+    try:
+        yield adapter
+    finally:
+        await adapter.aclose()
+
+
+async def refused(fake: Fake, call: Call[Answer], name: str = "gpt-5.1", key: str = "key") -> str:
+    async with model(fake.url, name, key) as adapter:
+        with pytest.raises(ProviderRefused) as caught:
+            await adapter.complete(call, "job", lambda text: None)
+    return str(caught.value)
+
+
+async def failed(url: str, call: Call[Answer], timeout: float = 20) -> ProviderError:
+    async with model(url, timeout=timeout) as adapter:
+        with pytest.raises(ProviderError) as caught:
+            await adapter.complete(call, "job", lambda text: None)
+    return caught.value
+
+
+async def test_a_structured_answer_is_validated_and_names_its_model_and_cost() -> None:
+    async with running(QUICK) as fake, model(fake.url) as adapter:
+        reply = await adapter.complete(vision(), "job 1", lambda text: None)
+        (logged,) = await fake.calls()
+    assert isinstance(reply.value, Seen)
+    assert reply.model == "gpt-5.1"
+    assert reply.usage.input_tokens == logged["prompt_tokens"] > 70  # a photo of low detail among them
+    assert reply.usage.output_tokens == logged["completion_tokens"] > 0
+    assert (logged["job"], logged["kind"], logged["charged_tokens"]) == ("job 1", "vision", 500)
+
+
+async def test_a_streamed_text_is_shown_piece_by_piece_and_counted() -> None:
+    pieces: list[str] = []
+    async with running(QUICK) as fake, model(fake.url) as adapter:
+        reply = await adapter.complete(answer(), "job 1", pieces.append)
+        (logged,) = await fake.until(lambda calls: calls[0]["outcome"] == "ok")
+    assert len(pieces) == 40
+    assert "".join(pieces) == reply.value
+    assert reply.usage.output_tokens == 80
+    assert (logged["kind"], reply.usage.input_tokens) == ("answer", logged["prompt_tokens"])
+
+
+async def test_a_text_that_is_not_streamed_comes_whole() -> None:
+    pieces: list[str] = []
+    async with running(QUICK) as fake, model(fake.url) as adapter:
+        whole = await adapter.complete(answer(stream=False), "job 1", pieces.append)
+        streamed = await adapter.complete(answer(), "job 1", lambda text: None)
+    assert pieces == []
+    assert whole.value == streamed.value
+
+
+async def test_cached_tokens_are_reported() -> None:
+    call = Call("answer", "비우고 헹군다. " * 300, "?", str, 500)
+    async with running(QUICK) as fake, model(fake.url) as adapter:
+        usages = [(await adapter.complete(call, "job", lambda text: None)).usage for _ in range(2)]
+    assert [usage.cached_tokens >= 1024 for usage in usages] == [False, True]
+
+
+async def test_a_text_at_its_limit_is_an_answer_and_a_structured_one_is_not() -> None:
+    async with running(QUICK) as fake, model(fake.url) as adapter:
+        reply = await adapter.complete(answer(max_tokens=10), "job", lambda text: None)
+        assert (reply.usage.output_tokens, bool(reply.value)) == (10, True)
+        assert "max_tokens (3)" in str(await failed(fake.url, vision(max_tokens=3)))
+
+
+async def test_an_answer_that_does_not_fit_may_pass() -> None:
+    async with running(
+        FakeConfig(scale=0, answers={"Seen": ({"major": "우주쓰레기", "minor": None},)})
+    ) as fake:
+        assert "does not fit Seen" in str(await failed(fake.url, vision()))
+
+
+@pytest.mark.parametrize("call", [vision(), answer()], ids=["structured", "streamed"])
+@pytest.mark.parametrize("action", ["cut", "disconnect"])
+async def test_an_answer_that_breaks_off_may_pass(action: str, call: Call[Any]) -> None:
+    async with running(QUICK) as fake:
+        await fake.faults({"action": action})
+        assert (await failed(fake.url, call)).retry_after is None
+        assert len(await fake.calls()) == 1  # and the SDK did not try again by itself
+
+
+async def test_a_stalled_call_ends_at_its_timeout() -> None:
+    async with running(QUICK) as fake:
+        await fake.faults({"action": "stall", "after_chunks": 5})
+        assert "did not finish within 0.3 s" in str(await failed(fake.url, answer(), timeout=0.3))
+        assert len(await fake.calls()) == 1
+
+
+async def test_a_provider_that_is_not_there_may_come_back() -> None:
+    async with running(QUICK) as fake:
+        url = fake.url
+    assert "connection" in str(await failed(url, answer()))
+
+
+@pytest.mark.parametrize("status", [408, 409, 500, 502, 503, 529])
+async def test_a_provider_in_trouble_may_pass(status: int) -> None:
+    async with running(QUICK) as fake:
+        await fake.faults({"action": "status", "status": status, "retry_after": 2.5})
+        error = await failed(fake.url, vision())
+        assert len(await fake.calls()) == 1
+    assert (f"HTTP {status}" in str(error), error.retry_after) == (True, 2.5)
+
+
+async def test_a_rate_limit_says_how_long_to_wait() -> None:
+    async with running(FakeConfig(scale=0, rpm=1)) as fake, model(fake.url) as adapter:
+        await adapter.complete(answer(), "job", lambda text: None)
+        error = await failed(fake.url, answer())
+    assert error.retry_after is not None
+    assert 50 < error.retry_after <= 60
+
+
+async def test_without_quota_a_call_is_refused() -> None:
+    async with running(QUICK) as fake:
+        await fake.faults({"action": "quota"})
+        assert "no quota left" in await refused(fake, vision())
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "reason"),
+    [("gpt-9", "key", "HTTP 404"), ("gpt-5.1", "sk-secret", "check OPENAI_API_KEY")],
+    ids=["model", "key"],
+)
+async def test_a_wrong_model_or_key_is_refused(name: str, key: str, reason: str) -> None:
+    async with running(FakeConfig(scale=0, api_keys=("key",))) as fake:
+        message = await refused(fake, vision(), name, key)
+    assert reason in message
+    assert "sk-" not in message
+
+
+async def test_an_image_that_the_provider_does_not_take_is_refused() -> None:
+    call = Call("vision", "", "?", Seen, 500, image="data:image/jpeg;base64,AAAA")
+    async with running(QUICK) as fake:
+        assert "HTTP 400" in await refused(fake, call)
+
+
+@asynccontextmanager
+async def saying(body: str, content_type: str = "application/json") -> AsyncIterator[str]:
+    """A server that answers everything with this 200."""
+
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
+        await reader.readexactly(int(length.split(b":")[1]))
+        data = body.encode()
+        writer.write(
+            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(data)}\r\n"
+            "connection: close\r\n\r\n".encode()
+            + data
+        )
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(respond, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def completion(finish_reason: str = "stop", **message: object) -> str:
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
+    return json.dumps(
+        {"id": "1", "object": "chat.completion", "created": 1, "model": "", "choices": [choice]}
+    )
+
+
+def events(*chunks: dict[str, object]) -> str:
+    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
+
+
+def piece(finish_reason: str | None = None, **delta: object) -> dict[str, object]:
+    choice = {"index": 0, "finish_reason": finish_reason, "delta": delta}
+    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "", "choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (completion(refusal="I cannot help with that."), "I cannot help"),
+        (completion("content_filter", content=""), "content filter"),
+    ],
+)
+async def test_a_refusal_is_final(body: str, reason: str) -> None:
+    async with saying(body) as url, model(url) as adapter:
+        with pytest.raises(ProviderRefused, match=reason):
+            await adapter.complete(vision(), "job", lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (events(piece(refusal="I cannot "), piece(refusal="help."), piece("stop")), "I cannot help"),
+        (events(piece(content="그"), piece("content_filter")), "content filter"),
+        (events({"error": {"message": "no money", "code": "insufficient_quota"}}), "no quota left"),
+    ],
+)
+async def test_a_refusal_in_a_stream_is_final(body: str, reason: str) -> None:
+    async with saying(body, "text/event-stream") as url, model(url) as adapter:
+        with pytest.raises(ProviderRefused, match=reason):
+            await adapter.complete(answer(), "job", lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ("<html>Bad gateway</html>", "text/html"),
+        ("{", "application/json"),
+        ("[]", "application/json"),
+        ('{"choices": []}', "application/json"),
+        (completion(content=""), "application/json"),
+    ],
+)
+async def test_an_answer_that_is_none_may_pass(body: str, content_type: str) -> None:
+    async with saying(body, content_type) as url:
+        assert "try again" in str(await failed(url, vision()))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        events({"error": {"message": "overloaded"}}),
+        events(piece(content="그")),
+        events(piece("stop")),
+        "data: {\n\n",
+        "",
+    ],
+)
+async def test_a_stream_that_is_none_may_pass(body: str) -> None:
+    async with saying(body, "text/event-stream") as url:
+        assert "try again" in str(await failed(url, answer()))
+
+
+async def test_a_provider_that_names_no_model_and_no_cost_is_taken_as_it_is() -> None:
+    async with saying(completion(content="네")) as url, model(url, "own") as adapter:
+        reply = await adapter.complete(answer(stream=False), "job", lambda text: None)
+    assert (reply.value, reply.model, reply.usage.output_tokens) == ("네", "own", 0)
+
+
+async def test_a_schema_that_is_neither_text_nor_a_model_is_a_defect() -> None:
+    async with saying(completion(content="네")) as url, model(url) as adapter:
+        with pytest.raises(TypeError, match="not int"):
+            await adapter.complete(Call("vision", "", "", int, 10), "job", lambda text: None)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({}, None),
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "7", "retry-after-ms": "6500"}, 6.5),
+        ({"retry-after": "-1"}, 0.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT"}, 90.0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:01 GMT"}, 0.0),
+        ({"retry-after": "soon"}, None),
+    ],
+)
+def test_the_time_to_wait_is_read_in_every_form(headers: dict[str, str], seconds: float | None) -> None:
+    assert retry_after(headers, now=10.0) == seconds
