@@ -26,6 +26,7 @@ SYSTEM = {"role": "system", "content": "You sort waste."}
         ("gpt-5", (512, 512), False, 210),
         ("gpt-4.1-mini", (1024, 1024), False, 1659),  # 1,024 patches × 1.62
         ("gpt-4.1-nano", (1800, 2400), False, 3572),  # the guide: 1,452 patches, × 2.46
+        ("gpt-4.1-nano", (2400, 1800), False, 3572),
         ("gpt-5-mini", (512, 512), True, 415),  # 256 patches × 1.62
         ("some-new-model", (10, 10), True, 85),
     ],
