@@ -48,6 +48,7 @@ async def serve(
     bound: int = listener.getsockname()[1]
     config = uvicorn.Config(
         app,
+        interface="asgi3",
         http="httptools",
         ws="none",
         lifespan="on",
@@ -62,8 +63,10 @@ async def serve(
     async with asyncio.TaskGroup() as group:
         watcher = group.create_task(_exit_on(stop, server))
         log.info("listening", host=host, port=bound)
-        await _run(server, listener)
+        started = await _run(server, listener)
         watcher.cancel()
+    if not started:
+        raise StartError("the HTTP application did not start; the log says why")
     log.info("closed", host=host, port=bound)
 
 
@@ -72,11 +75,13 @@ async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-async def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+async def _run(server: uvicorn.Server, listener: socket.socket) -> bool:
     try:
         await server.serve(sockets=[listener])
-    except SystemExit as error:  # uvicorn's way to say that the application did not start
-        raise StartError("the HTTP application did not start; the log says why") from error
+    except SystemExit:  # uvicorn's way to say that the application did not start
+        return False
+    else:
+        return True
     finally:
         listener.close()
 

@@ -1,0 +1,236 @@
+"""POST: what is accepted, what is refused and how, and one job per key whichever gateways are asked."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from eco2.event import Queued
+from tests.gateways import CONFIG, Cluster, cluster, eventually, life
+
+
+@asynccontextmanager
+async def one() -> AsyncIterator[tuple[Cluster, httpx.AsyncClient]]:
+    async with cluster() as world, httpx.AsyncClient(base_url=world.gateways[0].url) as http:
+        yield world, http
+
+
+@pytest.mark.parametrize("prefix", ["", "/api/v1"])
+async def test_an_accepted_job_has_its_order_out_and_urls_with_the_prefix_used(prefix: str) -> None:
+    async with one() as (world, http):
+        response = await http.post(f"{prefix}/echo", json={"text": "hello", "model": "large"})
+        job_id = response.json()["job_id"]
+        assert response.status_code == 202
+        assert response.json() == {
+            "job_id": job_id,
+            "status": "queued",
+            "stream_url": f"{prefix}/echo/{job_id}/events",
+            "result_url": f"{prefix}/echo/{job_id}/result",
+        }
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.id, job.pipeline, job.input, job.model) == (job_id, "echo", {"text": "hello"}, "large")
+        assert job.deadline - job.accepted == CONFIG.job_deadline
+
+
+async def test_an_upload_is_parsed_by_the_pipeline() -> None:
+    async with one() as (world, http):
+        files = {"image": ("a.jpg", b"x" * 1000, "image/jpeg")}
+        response = await http.post("/photo", files=files, data={"question": "깡통?", "model": "small"})
+        assert response.status_code == 202
+        await eventually(lambda: bool(world.worker.orders))
+        assert world.worker.orders[0].input == {"size": 1000, "question": "깡통?"}
+        assert world.worker.orders[0].model == "small"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status", "code"),
+    [
+        ("/echo", {"content": b"{"}, 422, "INVALID_REQUEST"),
+        ("/echo", {"content": b"[1]"}, 422, "INVALID_REQUEST"),
+        ("/echo", {"content": b"[" * 100_000}, 422, "INVALID_REQUEST"),
+        ("/echo", {"content": b""}, 422, "INVALID_REQUEST"),
+        ("/echo", {"json": {"text": 1}}, 422, "INVALID_REQUEST"),
+        ("/echo", {"content": b"x", "headers": {"Content-Type": "text/plain"}}, 422, "INVALID_REQUEST"),
+        (
+            "/echo",
+            {"content": b"x", "headers": {"Content-Type": "multipart/form-data"}},
+            422,
+            "INVALID_REQUEST",
+        ),
+        (
+            "/echo",
+            {"content": b"--b\r\nbroken", "headers": {"Content-Type": "multipart/form-data; boundary=c"}},
+            422,
+            "INVALID_REQUEST",
+        ),
+        ("/echo", {"json": {"text": "x" * 300_000}}, 413, "IMAGE_TOO_LARGE"),
+        ("/photo", {"files": {"image": b"x" * 300_000}}, 413, "IMAGE_TOO_LARGE"),
+        ("/photo", {"json": {"question": "?"}}, 400, "IMAGE_URL_REQUIRED"),
+        ("/echo", {"json": {"text": "a", "model": "huge"}}, 400, "UNSUPPORTED_MODEL"),
+        ("/echo", {"json": {"text": "a", "model": 7}}, 400, "UNSUPPORTED_MODEL"),
+        ("/echo", {"json": {"text": "a"}, "headers": {"Idempotency-Key": "k" * 256}}, 422, "INVALID_REQUEST"),
+        ("/nothing", {"json": {}}, 404, "NOT_FOUND"),
+    ],
+)
+async def test_refusals_have_a_detail_and_a_code(
+    path: str, request_: Mapping[str, Any], status: int, code: str
+) -> None:
+    async with one() as (world, http):
+        response = await http.post(path, **request_)
+        assert (response.status_code, response.json()["code"]) == (status, code)
+        assert response.json()["detail"]
+        assert len(world.gateways[0].journal.view) == 0
+
+
+async def test_a_body_without_declared_length_is_cut_at_the_limit() -> None:
+    sent = 0
+
+    async def chunks() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 10_000
+            yield b"x" * 10_000
+
+    async with one() as (_, http):
+        response = await http.post("/echo", content=chunks(), headers={"Content-Type": "application/json"})
+        assert response.status_code == 413
+
+
+async def test_the_detail_names_the_field_and_the_models() -> None:
+    async with one() as (_, http):
+        misfit = (await http.post("/echo", json={})).json()
+        assert misfit["detail"] == "text: Field required"
+        model = (await http.post("/echo", json={"text": "a", "model": "huge"})).json()
+        assert model["supported_models"] == ["small", "large"]
+        assert "small, large" in model["detail"]
+        wrong_method = await http.get("/echo")
+        assert (wrong_method.status_code, wrong_method.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+
+
+@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Idempotency-Key"])
+async def test_the_same_key_and_body_is_the_same_job(header: str) -> None:
+    async with one() as (world, http):
+        first = await http.post("/echo", json={"text": "a", "model": "small"}, headers={header: "k"})
+        again = await http.post("/api/v1/echo", json={"model": "small", "text": "a"}, headers={header: "k"})
+        other = await http.post("/echo", json={"text": "b"}, headers={header: "k"})
+        assert (first.status_code, again.status_code) == (202, 200)
+        assert again.json()["job_id"] == first.json()["job_id"]
+        assert again.json()["stream_url"].startswith("/api/v1/echo/")
+        assert (other.status_code, other.json()["code"]) == (422, "IDEMPOTENCY_MISMATCH")
+        await eventually(lambda: bool(world.worker.orders))
+        assert len(world.worker.orders) == 1
+
+
+async def test_an_upload_with_the_same_key_must_have_the_same_bytes() -> None:
+    async with one() as (_, http):
+        key = {"Idempotency-Key": "k"}
+        first = await http.post("/photo", files={"image": ("a.jpg", b"1")}, headers=key)
+        renamed = await http.post("/photo", files={"image": ("b.jpg", b"1")}, headers=key)
+        other = await http.post("/photo", files={"image": ("a.jpg", b"2")}, headers=key)
+        assert renamed.json()["job_id"] == first.json()["job_id"]
+        assert other.json()["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+async def test_one_key_at_two_gateways_at_once_is_one_job() -> None:
+    async with cluster(2) as world, httpx.AsyncClient() as http:
+        answers = await asyncio.gather(
+            *(
+                http.post(
+                    f"{world.gateways[index % 2].url}/echo",
+                    json={"text": "a"},
+                    headers={"Idempotency-Key": "k"},
+                )
+                for index in range(20)
+            )
+        )
+        assert {answer.status_code for answer in answers} == {200, 202}
+        [winner] = {answer.json()["job_id"] for answer in answers}
+        assert [answer.status_code for answer in answers].count(202) == 1
+        view = world.gateways[1].journal.view
+        holder = view.by_key("", "k")
+        assert holder is not None
+        assert holder.job == winner
+        await eventually(lambda: bool(world.worker.orders))
+        assert {job.id for job in world.worker.orders} == {winner}
+
+
+async def test_a_loser_with_another_body_is_told_so() -> None:
+    async with cluster(2) as world, httpx.AsyncClient() as http:
+        answers = await asyncio.gather(
+            *(
+                http.post(f"{gateway.url}/echo", json={"text": text}, headers={"Idempotency-Key": "k"})
+                for gateway, text in zip(world.gateways, "ab", strict=True)
+            )
+        )
+        assert sorted(answer.status_code for answer in answers) == [202, 422]
+
+
+async def test_the_id_that_lost_its_key_does_not_exist_for_clients() -> None:
+    async with one() as (world, http):
+        winner = await _announced(world)
+        lost = msgspec.structs.replace(winner, job="0192a000-0000-7000-8000-000000000002")
+        await world.worker.append(lost)
+        view = world.gateways[0].journal.view
+        await eventually(lambda: (state := view.get(lost.job)) is not None and state.by == winner.job)
+        assert (await http.get(f"/echo/{lost.job}/result")).status_code == 404
+        assert (await http.get(f"/echo/{lost.job}/events")).status_code == 404
+
+
+async def test_a_known_key_whose_order_may_not_be_out_is_ordered_before_it_is_answered() -> None:
+    """What another gateway left when it crashed between `queued` and the order."""
+    async with one() as (world, http):
+        queued = await _announced(world)
+        answer = await http.post("/echo", json={"text": "a"}, headers={"Idempotency-Key": "k"})
+        assert (answer.status_code, answer.json()["job_id"]) == (200, queued.job)
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.id, job.accepted, job.input, job.key) == (queued.job, queued.ts, {"text": "a"}, "k")
+
+
+async def test_a_known_key_whose_job_runs_is_answered_without_another_order() -> None:
+    async with one() as (world, http):
+        queued = await _announced(world)
+        await world.worker.append(life(queued.job)[0])
+        view = world.gateways[0].journal.view
+        await eventually(lambda: (state := view.get(queued.job)) is not None and state.run == "r1")
+        world.server.block("disk alarm")
+        answer = await http.post("/echo", json={"text": "a"}, headers={"Idempotency-Key": "k"})
+        assert (answer.status_code, answer.json()["job_id"]) == (200, queued.job)
+        assert world.worker.orders == []
+
+
+async def test_a_blocked_broker_is_503_and_leaves_nothing() -> None:
+    async with one() as (world, http):
+        world.server.block("disk alarm")
+        response = await http.post("/echo", json={"text": "a"})
+        assert (response.status_code, response.json()["code"]) == (503, "BROKER_UNAVAILABLE")
+        assert response.headers["Retry-After"] == str(CONFIG.retry_after)
+        assert "disk alarm" in response.json()["detail"]
+        world.server.unblock()
+        accepted = await http.post("/echo", json={"text": "b"})
+        await eventually(lambda: bool(world.worker.orders))
+        assert [job.id for job in world.worker.orders] == [accepted.json()["job_id"]]
+        assert len(world.gateways[0].journal.view) == 1
+
+
+async def _announced(world: Cluster) -> Queued:
+    """The `queued` of a request that some gateway announced and did not order: key "k", text "a"."""
+    now = time.time()
+    queued = Queued(
+        ts=now,
+        job="0192a000-0000-7000-8000-000000000001",
+        pipeline="echo",
+        deadline=now + 180,
+        digest=hashlib.sha256(b'["echo", {"text": "a"}, {}]').hexdigest(),
+        key="k",
+    )
+    await world.worker.append(queued)
+    await world.everywhere(queued.job, 0)
+    return queued
