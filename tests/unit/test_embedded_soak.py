@@ -1,6 +1,7 @@
 """Everything at once, under chaos of several seeds: what the port promises still holds."""
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 
@@ -127,6 +128,28 @@ async def outcome(broker: Broker) -> Exception | bytes:
         return await broker.ask("quota", b"", 1000)
     except NoReply as error:
         return error
+
+
+@virtual
+async def test_a_process_that_publishes_without_a_pause_can_stop() -> None:
+    broker, stop = Embedded(TOPOLOGY, server()), asyncio.Event()
+    sent = 0
+
+    async def flood() -> None:
+        nonlocal sent
+        with suppress(BrokerUnavailable):
+            while True:
+                await broker.append(b"x", "x")
+                sent += 1
+                if sent == 30:
+                    stop.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(broker.run(stop))
+        await quiet()
+        for _ in range(3):
+            tasks.create_task(flood())
+    assert sent >= 30
 
 
 @virtual

@@ -118,6 +118,23 @@ async def test_a_late_tail_still_sees_everything_in_order() -> None:
 
 
 @virtual
+async def test_a_callback_that_raises_loses_only_its_own_record() -> None:
+    calm = log()
+    seen: list[bytes] = []
+
+    def fragile(record: Record) -> None:
+        seen.append(record.body)
+        if record.body == b"1":
+            raise ValueError("a defect of the callback")
+
+    Tail(calm, 0, fragile)
+    for body in (b"0", b"1", b"2"):
+        calm.append(body)
+    await quiet()
+    assert seen == [b"0", b"1", b"2"]
+
+
+@virtual
 async def test_a_tail_cancelled_by_its_own_callback_stops_at_once() -> None:
     calm = log()
     seen: list[Record] = []

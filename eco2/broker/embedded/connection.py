@@ -33,6 +33,7 @@ class Embedded:
         self._subscriptions: dict[Standing, None] = {}
         self._channel: Channel | None = None
         self._desk: Desk | None = None
+        self._draining = False
         self._reconnect: asyncio.TimerHandle | None = None
 
     @property
@@ -46,10 +47,11 @@ class Embedded:
     async def run(self, stop: asyncio.Event) -> None:
         self._server.declare(self._topology)
         async with asyncio.TaskGroup() as tasks:
-            self._desk = Desk(tasks)
+            self._desk, self._draining = Desk(tasks), False
             self._connect()
             try:
                 await stop.wait()
+                self._draining = True
                 await self._publisher.all_confirmed()
             finally:
                 self._disconnect()
@@ -139,10 +141,9 @@ class Embedded:
         channel.close()
 
     def _connected(self) -> Channel:
-        if self._channel is None:
-            raise BrokerUnavailable(
-                "not connected to the broker: nothing was sent, try again when it is ready"
-            )
+        if self._channel is None or self._draining:
+            state = "stopping" if self._draining else "not connected to the broker"
+            raise BrokerUnavailable(f"{state}: nothing was sent, try again when the broker is ready")
         return self._channel
 
     def _log(self) -> Log:

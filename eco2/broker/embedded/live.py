@@ -6,21 +6,13 @@ newest; nothing here delays the sender.
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from eco2.broker.embedded.chaos import Dice
+from eco2.broker.topic import matches
 
 MOST_WAITING = 1000
 """Messages that wait for one listener, at most."""
-
-
-def matches(pattern: Sequence[str], topic: Sequence[str]) -> bool:
-    """True if the words of `topic` fit: `*` is exactly one word, `#` any number of words, also none."""
-    if not pattern:
-        return not topic
-    if pattern[0] == "#":
-        return matches(pattern[1:], topic) or (bool(topic) and matches(pattern, topic[1:]))
-    return bool(topic) and pattern[0] in ("*", topic[0]) and matches(pattern[1:], topic[1:])
 
 
 class Exchange:
@@ -43,7 +35,7 @@ class Listener:
 
     def __init__(self, exchange: Exchange, pattern: str, on_message: Callable[[str, bytes], None]) -> None:
         self._exchange = exchange
-        self._pattern = pattern.split(".")
+        self._pattern = pattern
         self._on_message = on_message
         self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MOST_WAITING)
         self._scheduled = False
@@ -51,7 +43,7 @@ class Listener:
 
     def offer(self, topic: str, body: bytes) -> None:
         """Takes the message if its topic fits; the callback runs from the loop."""
-        if matches(self._pattern, topic.split(".")):
+        if matches(self._pattern, topic):
             self._waiting.append((topic, body))
             self._schedule()
 
@@ -67,7 +59,9 @@ class Listener:
 
     def _hand_out(self) -> None:
         self._scheduled = False
-        for _ in range(len(self._waiting)):
-            if self._waiting:  # a callback may have cancelled this listener
-                self._on_message(*self._waiting.popleft())
-        self._schedule()
+        try:
+            for _ in range(len(self._waiting)):
+                if self._waiting:  # a callback may have cancelled this listener
+                    self._on_message(*self._waiting.popleft())
+        finally:  # a callback that raises, against the port's rule, must not end the listening
+            self._schedule()

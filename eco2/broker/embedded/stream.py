@@ -135,13 +135,15 @@ class Tail:
     def _hand_out(self) -> None:
         self._scheduled = False
         records = self._log.after(self.position)
-        for record in records:
-            if not self._attached:
-                return
-            self.position = record.offset + 1
-            self._on_record(record)
-        if records:
-            self._schedule()
+        try:
+            for record in records:
+                if not self._attached:
+                    return
+                self.position = record.offset + 1
+                self._on_record(record)
+        finally:  # a callback that raises, against the port's rule, must not end the tail
+            if records:
+                self._schedule()
 
 
 class Reader:
