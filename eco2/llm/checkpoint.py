@@ -60,7 +60,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The float tensors of the file by name (the integer ones only count training steps). Raises `pickle.UnpicklingError` for any other kind of file."""
+    """The float tensors of the file by name (the integer ones only count training steps).
+
+    Raises `pickle.UnpicklingError` for any other kind of file.
+    """
     with path.open("rb") as file:
         head = [_Unpickler(file).load() for _ in range(3)]
         if head[:2] != [_MAGIC, _PROTOCOL]:

@@ -32,7 +32,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 def write_onnx(weights: Path, classes: Sequence[str], target: Path) -> None:
     """Converts the checkpoint `weights` to `target`; a reader sees the whole file or none.
 
-    Input `image`: float32 (1, 3, 224, 224), RGB, (x - 127) / 128. Output `scores`: (1, len(classes)).
+    Input `image`: float32 (n, 3, 224, 224), RGB, (x - 127) / 128. Output `scores`: (n, len(classes)).
     """
     model = build(read_checkpoint(weights), classes)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -124,8 +124,8 @@ class _Graph:
         graph = helper.make_graph(
             self._nodes,
             "efficientnet-lite0",
-            [helper.make_tensor_value_info("image", floats, [1, 3, SIDE, SIDE])],
-            [helper.make_tensor_value_info("scores", floats, [1, len(classes)])],
+            [helper.make_tensor_value_info("image", floats, ["n", 3, SIDE, SIDE])],
+            [helper.make_tensor_value_info("scores", floats, ["n", len(classes)])],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
         opset = helper.make_opsetid("", _OPSET)

@@ -41,19 +41,27 @@ def image_bytes(url: str) -> bytes:
         raise _unreadable(error) from error
 
 
-def pixels(data: bytes, side: int) -> NDArray[np.float32]:
-    """The centre of the picture as (1, 3, side, side), RGB, (x - 127) / 128. Raises `ProviderRefused`."""
+def views(data: bytes, side: int) -> NDArray[np.float32]:
+    """Two views of the picture as (2, 3, side, side), RGB, (x - 127) / 128: its centre, and all of it.
+
+    The network was trained on centres; a thing that reaches the edges is whole only in the second view.
+    Raises `ProviderRefused`.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large()
             image.draft("RGB", (2 * side, 2 * side))
             upright = _opaque(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large() from error
+    except (OSError, ValueError, SyntaxError) as error:
         raise _unreadable(error) from error
-    values = np.asarray(_centre(upright, side), dtype=np.float32)
+    values = np.stack([np.asarray(view) for view in (_centre(upright, side), _whole(upright, side))]).astype(
+        np.float32
+    )
     scaled = (values - np.float32(127)) / np.float32(128)
-    return scaled.transpose(2, 0, 1)[np.newaxis]
+    return scaled.transpose(0, 3, 1, 2)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -69,6 +77,10 @@ def _centre(image: Image.Image, side: int) -> Image.Image:
     left, top = (image.width - edge) / 2, (image.height - edge) / 2
     box = (left, top, left + edge, top + edge)
     return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
+
+
+def _whole(image: Image.Image, side: int) -> Image.Image:
+    return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color="white")
 
 
 def _too_large() -> ProviderRefused:

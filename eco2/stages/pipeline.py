@@ -1,0 +1,69 @@
+"""The scan as a pipeline: vision, rule, answer, reward, and what clients read at the end."""
+
+from eco2.pipeline import JSON, Outputs, Pipeline, Stage
+from eco2.stages import answer, reward, rule, vision
+from eco2.stages.request import ScanInput, parse
+
+
+def result(outputs: Outputs | None) -> JSON:
+    """The result's own part: `pipeline_result` and `reward`, both null for a job that did not complete."""
+    if outputs is None:
+        return {"pipeline_result": None, "reward": None}
+    seen, rules = outputs.get(vision.Seen), outputs.get(rule.Rules)
+    text, won = outputs.get(answer.Answer).text, outputs.get(reward.Reward).won
+    return {
+        "pipeline_result": {
+            "classification_result": _classification(seen),
+            "disposal_rules": _rules(rules),
+            "final_answer": {
+                "disposal_steps": _numbered(rules),
+                "insufficiencies": rules.insufficiencies,
+                "user_answer": text,
+            },
+        },
+        "reward": won.model_dump() if won else None,
+    }
+
+
+def _classification(seen: vision.Seen) -> JSON:
+    return {
+        "classification": {
+            "major_category": seen.major.value,
+            "middle_category": seen.middle.value,
+            "minor_category": seen.minor,
+        },
+        "situation_tags": [tag.value for tag in seen.tags],
+        "meta": {"user_input": seen.question, "model": seen.model},
+    }
+
+
+def _rules(rules: rule.Rules) -> JSON | None:
+    if not rules.found:
+        return None
+    return {
+        "key": rules.key,
+        "category": rules.category,
+        "item": rules.item,
+        "covers": rules.covers,
+        "not_accepted": rules.not_accepted,
+    }
+
+
+def _numbered(rules: rule.Rules) -> JSON:
+    """An object, not a list: the app shows each member as "name: text", in this order."""
+    name = "단계" if rules.language == "ko" else "Step "
+    return {f"{name}{number}": step for number, step in enumerate(rules.steps, start=1)}
+
+
+scan: Pipeline[ScanInput] = Pipeline(
+    name="scan",
+    input=ScanInput,
+    stages=(
+        Stage("vision", vision.run, vision.Seen),
+        Stage("rule", rule.run, rule.Rules),
+        Stage("answer", answer.run, answer.Answer),
+        Stage("reward", reward.run, reward.Reward),
+    ),
+    result=result,
+    parse=parse,
+)

@@ -1,0 +1,60 @@
+"""What a client sends for a scan: a photo (URL or upload) and a question."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, Field
+
+from eco2.pipeline import Form, InvalidInput
+from eco2.stages import photo
+
+DEFAULT_QUESTION = "이 물건은 어떻게 분리배출하나요?"
+MAX_QUESTION = 2000
+MAX_URL = 2000
+
+
+class ScanInput(BaseModel):
+    """`image_url`: an http(s) URL, or a `data:` URL of a JPEG that `photo` made."""
+
+    image_url: str
+    user_input: str = Field(default=DEFAULT_QUESTION, max_length=MAX_QUESTION)
+
+
+async def parse(form: Form) -> ScanInput:
+    """The input of a request: field `image_url` or file `image`, and optionally `user_input`.
+
+    Raises `InvalidInput` with the code that clients see.
+    """
+    question = _text(form.fields, "user_input") or DEFAULT_QUESTION
+    if len(question) > MAX_QUESTION:
+        raise InvalidInput(f"user_input is longer than {MAX_QUESTION} characters: shorten it")
+    upload = form.files.get("image")
+    if upload is not None:
+        return ScanInput(image_url=await photo.normalise(upload.data), user_input=question)
+    return ScanInput(image_url=await _image(_text(form.fields, "image_url")), user_input=question)
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} must be a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"{name} is not valid Unicode text") from error
+    return value.strip()
+
+
+async def _image(url: str) -> str:
+    """A URL to pass on, or the normalised picture of a `data:` URL."""
+    scheme = url.partition(":")[0].lower()
+    if not url:
+        raise InvalidInput("send image_url, or a file named image", "IMAGE_URL_REQUIRED", 400)
+    if scheme == "data":
+        return await photo.normalise(photo.from_data_url(url))
+    if scheme not in {"http", "https"} or "://" not in url:
+        raise InvalidInput("image_url must be an http(s) URL or a data:image/...;base64 URL")
+    if len(url) > MAX_URL:
+        raise InvalidInput(f"image_url is longer than {MAX_URL} characters")
+    return url

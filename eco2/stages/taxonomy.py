@@ -1,0 +1,142 @@
+"""The classes of waste: majors, middles and items, and how a free-text name finds its item.
+
+The lists of majors and middles are fixed by what clients know; the items are data (`data/items.json`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+
+from pydantic import TypeAdapter
+
+from eco2.stages.language import Frozen, Text
+
+
+class Major(StrEnum):
+    """What a bag or bin is for."""
+
+    RECYCLABLE = "재활용폐기물"
+    GENERAL = "일반종량제폐기물"
+    FOOD = "음식물류폐기물"
+    BULKY = "대형폐기물"
+    INCOMBUSTIBLE = "불연성종량제폐기물"
+    CONSTRUCTION = "공사장생활폐기물"
+    HAZARDOUS = "생활계유해폐기물"
+    UNKNOWN = "미분류"
+
+
+class Middle(StrEnum):
+    """What a recyclable is sorted as; everywhere else the middle equals the major."""
+
+    PAPER = "종이"
+    CARTON = "종이팩"
+    CLEAR_PET = "무색페트병"
+    PLASTIC = "플라스틱류"
+    FILM = "비닐류"
+    FOAM = "발포합성수지"
+    GLASS = "유리병"
+    METAL = "금속류"
+    CLOTHING = "의류및원단"
+    BATTERY = "전지"
+    LIGHTING = "조명제품"
+    ELECTRONICS = "전기전자제품"
+    GENERAL = "일반종량제폐기물"
+    FOOD = "음식물류폐기물"
+    BULKY = "대형폐기물"
+    INCOMBUSTIBLE = "불연성종량제폐기물"
+    CONSTRUCTION = "공사장생활폐기물"
+    HAZARDOUS = "생활계유해폐기물"
+    UNKNOWN = "미분류"
+
+
+ENGLISH: Mapping[str, str] = {
+    Major.RECYCLABLE: "recyclables",
+    Middle.PAPER: "paper",
+    Middle.CARTON: "beverage cartons",
+    Middle.CLEAR_PET: "clear PET bottles",
+    Middle.PLASTIC: "plastics",
+    Middle.FILM: "plastic bags and film",
+    Middle.FOAM: "foam plastic",
+    Middle.GLASS: "glass bottles",
+    Middle.METAL: "metal",
+    Middle.CLOTHING: "clothes and fabric",
+    Middle.BATTERY: "batteries",
+    Middle.LIGHTING: "lamps",
+    Middle.ELECTRONICS: "electrical and electronic devices",
+    Middle.GENERAL: "general waste",
+    Middle.FOOD: "food waste",
+    Middle.BULKY: "bulky waste",
+    Middle.INCOMBUSTIBLE: "incombustible waste",
+    Middle.CONSTRUCTION: "household construction waste",
+    Middle.HAZARDOUS: "hazardous household waste",
+    Middle.UNKNOWN: "not identified",
+}
+
+
+def major_of(middle: Middle) -> Major:
+    """The major that `middle` belongs to."""
+    try:
+        return Major(middle.value)
+    except ValueError:
+        return Major.RECYCLABLE
+
+
+class Item(Frozen):
+    """A thing that people throw away. `also`: other names that people or models use for it."""
+
+    name: str
+    en: str
+    middle: Middle
+    also: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> Text:
+        return Text(ko=self.name, en=self.en)
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """All items, by name."""
+
+    items: Mapping[str, Item]
+
+    def find(self, middle: Middle, minor: str | None) -> Item | None:
+        """The item of `middle` that the free text `minor` means: one of its names, else the longest
+        name that occurs in it; None where there is neither."""
+        wanted = _plain(minor or "")
+        candidates = [item for item in self.items.values() if item.middle is middle]
+        found = [
+            (name == wanted, len(name), item)
+            for item in candidates
+            for name in _names(item)
+            if name == wanted or (len(name) > 1 and name in wanted)
+        ]
+        return max(found, key=lambda match: match[:2])[2] if found else None
+
+
+def _names(item: Item) -> Sequence[str]:
+    return [_plain(name) for name in (item.name, item.en, *item.also)]
+
+
+def _plain(name: str) -> str:
+    return "".join(char for char in name.casefold() if char.isalnum())
+
+
+@cache
+def taxonomy() -> Taxonomy:
+    """The taxonomy, read once. Raises `ValueError` if the data file is not valid."""
+    source = files("eco2.stages").joinpath("data", "items.json").read_text(encoding="utf-8")
+    items = TypeAdapter(list[Item]).validate_python(
+        [
+            {"middle": middle, "name": name, "en": en, "also": also}
+            for middle, rows in json.loads(source).items()
+            for name, en, *also in rows
+        ]
+    )
+    by_name = {item.name: item for item in items}
+    if len(by_name) != len(items):
+        raise ValueError("two items in items.json have the same name")
+    return Taxonomy(by_name)
