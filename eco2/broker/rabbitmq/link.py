@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
 
-from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as
+from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled
 from eco2.errors import BrokerUnavailable, StartError
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,7 @@ class Link:
                 if not is_loss(error) and not isinstance(error, BrokerUnavailable):
                     raise
                 log.warning("%s: %s", self.name, error)
+            raise_if_cancelled()
             await asyncio.sleep(backoff(attempt, random.random()))
             attempt += 1
 
@@ -166,6 +167,7 @@ class Link:
         """Attaches what is not attached until the connection is lost; returns the attempts to count on."""
         failures = 0
         while self._up.is_set():
+            raise_if_cancelled()
             self._changed.clear()
             failures = failures + 1 if await self._attach_missing(connection) else 0
             attempt = attempt if failures else 0

@@ -22,14 +22,16 @@ Arguments = ParamSpec("Arguments")
 @contextmanager
 def lost_as(error: type[RetryableError], message: str) -> Iterator[None]:
     """Raises `error(message)` when the channel or connection goes inside; other errors pass."""
+    before = _cancellations()
     try:
         yield
     except asyncio.CancelledError as reason:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _cancellations() > before:
             raise
         raise error(message) from reason
     except Exception as reason:
+        if _cancellations() > before:
+            raise asyncio.CancelledError from reason
         if not is_loss(reason):
             raise
         raise error(f"{message} ({reason})" if str(reason) else message) from reason
@@ -40,6 +42,22 @@ def is_loss(reason: Exception) -> bool:
     if isinstance(reason, Eco2Error):
         return False
     return isinstance(reason, (*CONNECTION_EXCEPTIONS, TimeoutError)) or type(reason) is Exception
+
+
+def raise_if_cancelled() -> None:
+    """Raises the CancelledError of the current task that a library has swallowed, if it did.
+
+    aiormq turns it into the error of a connection that goes in the same moment, `wait_for` of Python 3.11
+    drops it when what it waits for is done. A loop for ever has to look itself, or stopping hangs.
+    """
+    if _cancellations():
+        raise asyncio.CancelledError
+
+
+def _cancellations() -> int:
+    """How often the current task was asked to end."""
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0
 
 
 class Lifetime:
