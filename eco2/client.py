@@ -289,4 +289,6 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _dropped(error: httpx.HTTPError) -> Unavailable:
-    return Unavailable(f"no answer from the gateway: {str(error) or type(error).__name__}; is it running?")
+    url = error.request.url.copy_with(raw_path=b"/")
+    reason = str(error) or type(error).__name__
+    return Unavailable(f"no answer from the gateway at {url} ({reason}): is it running?")

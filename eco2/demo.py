@@ -16,6 +16,9 @@ from eco2.pipeline import Upload
 from eco2.settings import Settings
 from eco2.terminal import follow
 
+PATIENCE = 10.0
+"""Seconds without an answer after which a scan from the command line gives up."""
+
 
 @dataclass(frozen=True, slots=True)
 class Photo:
@@ -34,7 +37,7 @@ async def scan_photo(
 ) -> str:
     """Scans a photo at the gateway `url`, shows it, and returns the final status."""
     console = Console(stderr=as_json)
-    async with Client(url, patience=10.0) as client:
+    async with Client(url, patience=PATIENCE) as client:
         result = await _scan(client, photo, console, question, model)
     if as_json:
         print(json.dumps(result, ensure_ascii=False, indent=2))  # noqa: T201  # the command's output
@@ -69,7 +72,7 @@ async def _first_scan(url: str, photo: Photo, settings: Settings, console: Conso
     console.print(
         f"[bold]Eco²[/] serves at {url} on {broker}, with the model {settings.model}", highlight=False
     )
-    async with Client(url, patience=10.0) as client:
+    async with Client(url, patience=PATIENCE) as client:
         result = await _scan(client, photo, console, None, None)
     return result.get("status") == "completed"
 

@@ -1,0 +1,110 @@
+"""The command line: help, exit codes, and errors that say what to do."""
+
+import pytest
+from typer.testing import CliRunner
+
+from eco2 import __version__, cli
+from eco2.errors import StartError
+
+COMMANDS = ["demo", "serve", "gateway", "worker", "scan", "topology", "fake-openai", "settings", "version"]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ECO2_AMQP_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def invoke(*args: str) -> str:
+    result = CliRunner().invoke(cli.app, args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def exit_of(monkeypatch: pytest.MonkeyPatch, *args: str) -> int:
+    monkeypatch.setattr("sys.argv", ["eco2", *args])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    assert isinstance(raised.value.code, int)
+    return raised.value.code
+
+
+def test_help_names_every_command_and_the_exit_codes() -> None:
+    text = invoke("--help")
+    assert [command for command in COMMANDS if command not in text] == []
+    assert "Exit codes" in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    assert len(invoke(command, "--help").splitlines()) > 5
+
+
+def test_version() -> None:
+    assert invoke("version").strip() == __version__
+
+
+def test_settings_shows_values_units_and_what_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_PREFETCH", "7")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    text = invoke("settings")
+    assert "ECO2_PREFETCH = 7 jobs (default 110)" in text
+    assert "OPENAI_API_KEY = (set)" in text
+    assert "sk-secret" not in text
+
+
+def test_topology_show_needs_no_broker() -> None:
+    assert "eco2.jobs.scan" in invoke("topology", "show")
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "says"),
+    [
+        (["gateway"], {}, "set ECO2_AMQP_URL"),
+        (["worker"], {}, "set ECO2_AMQP_URL"),
+        (["serve"], {"ECO2_PREFETCH": "none"}, "ECO2_PREFETCH=none"),
+        (["serve"], {"ECO2_PIPELINES": "eco2.nowhere:x"}, "cannot import 'eco2.nowhere:x'"),
+        (["serve"], {"ECO2_PIPELINES": "eco2.job:Job"}, "not a Pipeline"),
+        (["serve"], {"ECO2_DEFAULT_MODEL": "gpt-9"}, "gpt-9 is not among local"),
+        (["topology", "check"], {}, "set ECO2_AMQP_URL"),
+        (["topology", "show"], {"ECO2_PREFIX": "Eco.2"}, "Eco"),
+    ],
+)
+def test_what_cannot_start_exits_with_2_and_says_what_to_change(
+    args: list[str],
+    env: dict[str, str],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert exit_of(monkeypatch, *args) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_gateway_that_does_not_answer_exits_with_4(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff")
+    monkeypatch.setattr("eco2.demo.PATIENCE", 0.0)
+    assert exit_of(monkeypatch, "scan", str(photo), "--url", "http://127.0.0.1:9") == 4
+    assert "127.0.0.1:9" in capsys.readouterr().err
+
+
+def test_wrong_usage_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_of(monkeypatch, "scan", "/does/not/exist.jpg") == 2
+
+
+def test_the_cause_within_nested_groups_decides_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [StartError("change this")])])
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert exit_of(monkeypatch) == 2
+    assert "change this" in capsys.readouterr().err
