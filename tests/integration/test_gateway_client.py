@@ -1,0 +1,230 @@
+"""The client against real gateways, and against servers that drop, stall and refuse."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+
+import pytest
+
+from eco2.client import Client, ClientEvent, ClientJob, NotFinished, Refused, Unavailable, submit
+from eco2.job import new_id
+from eco2.pipeline import Upload
+from tests.gateways import SEQS, Cluster, cluster, eventually, life
+
+Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def collect(events: AsyncGenerator[ClientEvent, None]) -> list[ClientEvent]:
+    async with aclosing(events):
+        return [event async for event in events]
+
+
+def seqs(events: list[ClientEvent]) -> list[int]:
+    return [event.seq for event in events if event.seq is not None]
+
+
+async def test_submit_follow_and_fetch() -> None:
+    async with cluster() as world, Client(f"{world.gateways[0].url}/api/v1/") as client:
+        job = await client.submit("echo", {"text": "a"})
+        assert job == ClientJob.at("echo", job.id, "/api/v1")
+        following = asyncio.create_task(collect(client.events(job)))
+        for event in life(job.id):
+            await world.worker.append(event)
+        events = await following
+        assert seqs(events) == SEQS
+        assert events[-1].result == await client.result(job)
+        assert (events[2].name, events[2].status, events[2].progress, events[2].result) == (
+            "vision",
+            "completed",
+            50,
+            {"seen": "can"},
+        )
+        assert await collect(client.events(job, events[-1].id)) == []
+
+
+async def test_an_upload_and_the_one_job_convenience() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        photo = Upload("a.jpg", "image/jpeg", b"x" * 100)
+        await client.submit("photo", {"question": "?"}, files={"image": photo})
+        job = await submit("echo", {"text": "a"}, base_url=world.gateways[0].url, key="k")
+        assert await client.submit("echo", {"text": "a"}, key="k") == job
+        await eventually(lambda: len(world.worker.orders) == 2)
+        assert world.worker.orders[0].input == {"size": 100, "question": "?"}
+
+
+async def test_another_client_goes_on_at_another_gateway() -> None:
+    async with (
+        cluster(2) as world,
+        Client(world.gateways[0].url) as one,
+        Client(world.gateways[1].url) as two,
+    ):
+        job = await one.submit("echo", {"text": "a"})
+        await world.worker.append(*life(job.id)[:4])
+        first: list[ClientEvent] = []
+        async with aclosing(one.events(job)) as events:
+            async for event in events:
+                first.append(event)
+                if event.seq == 20:
+                    break
+        await world.worker.append(*life(job.id)[4:])
+        rest = await collect(two.events(job, first[-1].id))
+        assert seqs(first) + seqs(rest) == SEQS
+        assert await one.result(job) == await two.result(job) == rest[-1].result
+
+
+async def test_live_text_has_no_number() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        job = await client.submit("echo", {"text": "a"})
+        await world.worker.append(*life(job.id)[:4])
+        await world.everywhere(job.id, 20)
+        names = []
+        async with aclosing(client.events(job)) as events:
+            async for event in events:
+                names.append(event.name)
+                if event.seq == 20:
+                    world.worker.text(job.id, "물")
+                if event.name == "answer.delta":
+                    assert (event.seq, event.id, event.text) == (None, None, "물")
+                    await world.worker.append(*life(job.id)[4:])
+        assert names.count("answer.delta") == 1
+        assert names[-1] == "done"
+
+
+async def test_refusals_are_typed() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        with pytest.raises(Refused, match="text: Field required") as refused:
+            await client.submit("echo", {})
+        assert (refused.value.status, refused.value.code) == (422, "INVALID_REQUEST")
+        unknown = ClientJob.at("echo", new_id(world.worker.journal.view.offset))
+        with pytest.raises(Refused) as missing:
+            await collect(client.events(unknown))
+        assert missing.value.status in (404, 410)
+        with pytest.raises(Refused):
+            await client.result(unknown)
+        job = await client.submit("echo", {"text": "a"})
+        with pytest.raises(NotFinished, match=job.id):
+            await client.result(job, timeout=0.05)
+
+
+async def test_a_gateway_that_is_away_is_waited_for_and_then_given_up() -> None:
+    async with scripted(itertools.repeat(dropped)) as url, Client(url, patience=0.3) as client:
+        with pytest.raises(Unavailable):
+            await client.submit("echo", {})
+        with pytest.raises(Unavailable):
+            await collect(client.events(ClientJob.at("echo", "x")))
+
+
+async def test_a_submission_that_got_no_answer_is_sent_again_under_its_key() -> None:
+    heads: list[bytes] = []
+    accepted = b'{"job_id": "j", "stream_url": "/echo/j/events", "result_url": "/echo/j/result"}'
+    busy = reply(503, b'{"detail": "later", "code": "BROKER_UNAVAILABLE"}')
+    async with scripted(iter([dropped, busy, reply(202, accepted)]), heads) as url, Client(url) as client:
+        assert await client.submit("echo", {"text": "a"}) == ClientJob.at("echo", "j")
+    keys = {line for head in heads for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key")}
+    assert (len(heads), len(keys)) == (3, 1)
+
+
+async def test_events_go_on_over_connections_that_break_in_every_way() -> None:
+    frames = [
+        b'id: %d\nevent: %s\ndata: {"job_id": "j", "stage": "s", "status": "started", "seq": %d}\n\n' % item
+        for item in [(5, b"queued", 0), (7, b"vision", 10), (9, b"vision", 11), (12, b"done", 51)]
+    ]
+    heads: list[bytes] = []
+    answers = [
+        dropped,
+        events(frames[0], clean=False),
+        reply(503, b"<html>a proxy's page</html>"),
+        events(frames[0] + frames[1][:20], clean=False),  # a full replay that breaks inside of a frame
+        events(b": nothing new\n\n", clean=True),
+        events(frames[1], clean=True),
+        events(frames[2] + frames[3], clean=True),
+    ]
+    async with scripted(iter(answers), heads) as url, Client(url) as client:
+        assert seqs(await collect(client.events(ClientJob.at("echo", "j")))) == [0, 10, 11, 51]
+    resumed = [head.partition(b"Last-Event-ID: ")[2][:1] for head in heads]
+    assert resumed == [b"", b"", b"5", b"5", b"5", b"5", b"7"]
+
+
+async def test_a_hundred_clients_that_are_cut_again_and_again_see_every_event_once() -> None:
+    async with cluster(2) as world, Client(world.gateways[0].url, connections=300) as client:
+        jobs = [await client.submit("echo", {"text": str(number)}) for number in range(20)]
+        async with cutting_proxy(world) as (url, connections), Client(url, connections=300) as cut:
+            following = [asyncio.create_task(collect(cut.events(job))) for job in jobs for _ in range(5)]
+            for events_at_once in zip(*(life(job.id) for job in jobs), strict=True):
+                await world.worker.append(*events_at_once)
+            seen = await asyncio.gather(*following)
+            assert connections[0] > 2 * len(following)
+        assert all(seqs(events) == SEQS for events in seen)
+
+
+async def dropped(_head: bytes, writer: asyncio.StreamWriter) -> None:
+    """The connection goes before there is an answer."""
+    writer.transport.abort()
+
+
+def reply(status: int, body: bytes) -> Answer:
+    async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        )
+        writer.write(body)
+
+    return answer
+
+
+def events(body: bytes, clean: bool) -> Answer:
+    """An event stream that ends properly, or in the middle of its chunked body."""
+
+    async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+            b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        writer.write(b"%x\r\n%s\r\n" % (len(body), body))
+        if clean:
+            writer.write(b"0\r\n\r\n")
+
+    return answer
+
+
+@asynccontextmanager
+async def scripted(answers: Iterator[Answer], heads: list[bytes] | None = None) -> AsyncIterator[str]:
+    """A server that gives each connection the next of `answers`; `heads` gets what was asked."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if heads is not None:
+            heads.append(head)
+        await next(answers)(head, writer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@asynccontextmanager
+async def cutting_proxy(world: Cluster) -> AsyncIterator[tuple[str, list[int]]]:
+    """Passes connections on to the gateways in turn, and cuts each of them after some bytes of the answer.
+
+    Gives its URL, and how many connections there were as the one item of a list.
+    """
+    connections = [0]
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        turn = connections[0] = connections[0] + 1
+        port = int(world.gateways[turn % 2].url.rpartition(":")[2])
+        upstream, back = await asyncio.open_connection("127.0.0.1", port)
+        head = await reader.readuntil(b"\r\n\r\n")
+        back.write(head.replace(b"Connection: keep-alive", b"Connection: close"))
+        left = 400 + turn * 37 % 900
+        while left > 0 and (piece := await upstream.read(left)):
+            writer.write(piece)
+            left -= len(piece)
+        back.close()
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections

@@ -1,0 +1,63 @@
+"""The client's pure parts: reading events from pieces, and pauses."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from eco2.client import LONGEST_PAUSE, ClientEvent, ClientJob, EventLines, pause
+
+STREAM = (
+    ": eco2\nretry: 2000\n\n"
+    'id: 12.1\nevent: vision\ndata: {"job_id":"j","stage":"vision","status":"completed","seq":11,"ts":1.5,'
+    '"progress":25,"result":{"said":"줄\u2028바꿈"},"new":"field"}\n\n'
+    ":\n\n"
+    'event: answer.delta\ndata: {"text":"물로 "}\n\n'
+).encode()
+EVENTS = [
+    ClientEvent(
+        name="vision",
+        id="12.1",
+        seq=11,
+        status="completed",
+        ts=1.5,
+        progress=25,
+        result={"said": "줄\u2028바꿈"},
+    ),
+    ClientEvent(name="answer.delta", text="물로 "),
+]
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=8))
+def test_events_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
+    lines = EventLines()
+    bounds = [0, *sorted(cuts), len(STREAM)]
+    read = [lines.feed(STREAM[start:end]) for start, end in itertools.pairwise(bounds)]
+    assert list(itertools.chain(*read)) == EVENTS
+
+
+def test_lines_may_end_as_a_proxy_likes_and_an_unfinished_event_is_none() -> None:
+    assert EventLines().feed(STREAM.replace(b"\n", b"\r\n")) == EVENTS
+    assert EventLines().feed(b"id: 1\nevent: done\ndata: {}\n") == []
+
+
+def test_a_job_of_a_known_id_has_the_gateways_urls() -> None:
+    job = ClientJob.at("scan", "x", "/api/v1")
+    assert (job.stream_url, job.result_url) == ("/api/v1/scan/x/events", "/api/v1/scan/x/result")
+
+
+@pytest.mark.parametrize(
+    ("failures", "asked", "chance", "seconds"),
+    [
+        (1, None, 1.0, 0.2),
+        (1, None, 0.0, 0.1),
+        (4, None, 1.0, 1.6),
+        (1000, None, 1.0, LONGEST_PAUSE),
+        (1, 7.0, 0.5, 7.0),
+    ],
+)
+def test_pauses_grow_up_to_a_limit_and_heed_the_gateway(
+    failures: int, asked: float | None, chance: float, seconds: float
+) -> None:
+    assert pause(failures, asked, chance) == pytest.approx(seconds)

@@ -1,0 +1,155 @@
+"""Framing, the resume point and what a connection sees next, as the pure functions that they are."""
+
+import msgspec
+import pytest
+
+from eco2.event import Done, Queued, RunStarted, StageChanged
+from eco2.gateway.live import Live
+from eco2.gateway.sse import (
+    Cursor,
+    advance,
+    complete,
+    delta_frame,
+    frame,
+    may_be_ahead,
+    opening,
+    resume,
+    retry_line,
+)
+from eco2.job import JSON
+from eco2.journal.state import EventId, JobState, Shown, apply
+
+
+def stage(seq: int, status: str, output: JSON | None = None) -> StageChanged:
+    return msgspec.convert(
+        {
+            "type": "stage",
+            "ts": float(seq),
+            "job": "j",
+            "run": "r",
+            "stage": "answer",
+            "status": status,
+            "seq": seq,
+            "progress": 0,
+            "output": output,
+        },
+        StageChanged,
+    )
+
+
+QUEUED = Queued(ts=1.0, job="j", pipeline="echo", deadline=9.0, digest="")
+RUN = RunStarted(ts=2.0, job="j", run="r", attempt=1, worker="w")
+DONE = Done(ts=5.0, job="j", run="r", status="completed", seq=51, result={"reward": None})
+EVENTS = (QUEUED, RUN, stage(20, "started"), stage(21, "completed", {"said": "yes"}), DONE)
+
+
+def state_after(count: int) -> JobState:
+    """The job after its first `count` events, at the offsets 100, 110, … 140."""
+    state: JobState | None = None
+    for index, event in enumerate(EVENTS[:count]):
+        state = apply(state, EventId(100 + 10 * index), event)
+    assert state is not None
+    return state
+
+
+def test_the_opening_is_a_comment_and_the_pause_in_whole_milliseconds() -> None:
+    assert opening(2.0) == b": eco2\nretry: 2000\n\n"
+    assert retry_line(0.25) == b"retry: 250\n\n"
+
+
+def test_a_frame_has_id_event_and_one_line_of_data() -> None:
+    shown = Shown(EventId(7, 2), "answer", "completed", 21, 3.5, 75, {"text": "두\n줄"})
+    lines = frame("j", shown).decode().split("\n")
+    assert lines[:2] == ["id: 7.2", "event: answer"]
+    assert lines[3:] == ["", ""]
+    assert msgspec.json.decode(lines[2].removeprefix("data: ")) == {
+        "job_id": "j",
+        "stage": "answer",
+        "status": "completed",
+        "seq": 21,
+        "ts": 3.5,
+        "progress": 75,
+        "result": {"text": "두\n줄"},
+    }
+
+
+def test_a_frame_without_result_has_no_such_member() -> None:
+    assert b"result" not in frame("j", state_after(1).shown[0])
+
+
+def test_live_text_has_no_id() -> None:
+    assert delta_frame("answer", "물\n") == 'event: answer.delta\ndata: {"text":"물\\n"}\n\n'.encode()
+
+
+@pytest.mark.parametrize(
+    ("last", "seq"),
+    [
+        (None, -1),
+        ("", -1),
+        ("100", 0),
+        ("120", 20),
+        ("130", 21),
+        ("140", 51),
+        ("130.1", -1),
+        ("110", -1),
+        ("131", -1),
+        ("999", -1),
+        ("x", -1),
+        ("１００", -1),
+    ],
+)
+def test_resuming_starts_behind_the_event_or_from_the_start(last: str | None, seq: int) -> None:
+    assert resume(state_after(5), last) == Cursor(seq)
+
+
+def test_only_what_follows_is_shown_and_only_once() -> None:
+    chunk, cursor = advance(state_after(3), None, Cursor(0))
+    assert chunk.startswith(b"id: 120\n")
+    assert chunk.count(b"id: ") == 1
+    assert advance(state_after(3), None, cursor) == (b"", cursor)
+    chunk, cursor = advance(state_after(5), None, cursor)
+    assert (chunk.count(b"id: "), cursor.seq) == (2, 51)
+
+
+def test_complete_only_when_the_job_has_ended_and_all_was_shown() -> None:
+    assert not complete(state_after(4), Cursor(21))
+    assert not complete(state_after(5), Cursor(21))
+    assert complete(state_after(5), Cursor(51))
+
+
+def test_an_id_beyond_what_is_known_may_be_ahead_unless_the_job_has_ended() -> None:
+    assert may_be_ahead(state_after(3), "130")
+    assert not may_be_ahead(state_after(3), "120")
+    assert not may_be_ahead(state_after(3), "x")
+    assert not may_be_ahead(state_after(3), None)
+    assert not may_be_ahead(state_after(5), "150")
+
+
+def test_a_late_connection_gets_the_text_so_far_and_then_what_is_new() -> None:
+    chunk, cursor = advance(state_after(3), Live(1, "r", "answer", "abc"), Cursor())
+    assert chunk.endswith(delta_frame("answer", "abc"))
+    chunk, cursor = advance(state_after(3), Live(1, "r", "answer", "abcde"), cursor)
+    assert chunk == delta_frame("answer", "de")
+    assert advance(state_after(3), Live(1, "r", "answer", "abcde"), cursor) == (b"", cursor)
+
+
+def test_a_text_that_starts_over_is_shown_from_its_start() -> None:
+    _, cursor = advance(state_after(3), Live(1, "r", "answer", "abc"), Cursor())
+    chunk, _ = advance(state_after(3), Live(2, "r", "answer", "abxy"), cursor)
+    assert chunk == delta_frame("answer", "abxy")
+
+
+@pytest.mark.parametrize(
+    ("events", "live"),
+    [
+        (2, Live(1, "r", "answer", "x")),
+        (4, Live(1, "r", "answer", "x")),
+        (5, Live(1, "r", "answer", "x")),
+        (3, Live(1, "old", "answer", "x")),
+        (3, Live(1, "r", "vision", "x")),
+    ],
+    ids=["not started", "completed", "done", "void run", "another stage"],
+)
+def test_text_outside_of_its_stage_is_not_shown(events: int, live: Live) -> None:
+    chunk, _ = advance(state_after(events), live, Cursor())
+    assert b"delta" not in chunk
