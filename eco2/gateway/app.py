@@ -11,20 +11,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from eco2.delta import DELTA_TOPIC, decode_deltas
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.followers import Followers
+from eco2.gateway.feeds import Feeds
 from eco2.gateway.health import probe_routes, readiness
-from eco2.gateway.live import LiveText
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.problem import handlers, json_response
 from eco2.gateway.result import ResultEndpoint
-from eco2.gateway.stream import Feeds, StreamEndpoint
+from eco2.gateway.stream import StreamEndpoint
 from eco2.gateway.submission import KEY_HEADERS, SubmissionEndpoint
 from eco2.job import JSON
 from eco2.journal.journal import Journal
-from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker, Clock
@@ -43,7 +40,7 @@ def build(
     clock: Clock,
 ) -> Starlette:
     """The gateway. `broker` and `journal` are run by the caller; setting `stop` ends the event streams."""
-    feeds = Feeds(journal, LiveText(), Followers(), stop)
+    feeds = Feeds(journal, stop)
     acceptance = Acceptance(broker, journal, clock, config.publish_timeout, config.job_deadline)
     routes: list[BaseRoute] = [*probe_routes(readiness(broker, journal, stop), metrics)]
     for pipeline in pipelines:
@@ -107,27 +104,9 @@ def _middleware(config: GatewayConfig) -> list[Middleware]:
 
 
 def _lifespan(broker: Broker, feeds: Feeds) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    def changed(state: JobState) -> None:
-        feeds.live.forget(state)
-        feeds.followers.wake(state.job)
-
-    def heard(_: str, body: bytes) -> None:
-        for delta in decode_deltas(body):
-            if feeds.live.take(delta, feeds.journal.view.get(delta.job)):
-                feeds.followers.wake(delta.job)
-
-    async def wake_on_stop() -> None:
-        await feeds.stop.wait()
-        feeds.followers.wake_all()
-
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
-        feeds.journal.view.observe(changed)
-        subscription = broker.listen(DELTA_TOPIC, heard)
-        async with asyncio.TaskGroup() as group:
-            waker = group.create_task(wake_on_stop())
+        async with feeds.flowing(broker):
             yield
-            waker.cancel()
-        await subscription.cancel()
 
     return lifespan

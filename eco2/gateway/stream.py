@@ -7,7 +7,6 @@ client therefore costs its socket's buffer and delays nobody; one that takes not
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -15,13 +14,11 @@ from starlette.types import Send
 
 from eco2.errors import BrokerUnavailable
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.followers import Followers
-from eco2.gateway.live import LiveText
+from eco2.gateway.feeds import Feeds
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.problem import NotFound
 from eco2.gateway.sse import COMMENT, Cursor, advance, complete, may_be_ahead, opening, resume, retry_line
 from eco2.journal.history import Gone
-from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
@@ -29,16 +26,6 @@ from eco2.metrics import Metrics
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Feeds:
-    """What every stream of the process draws from."""
-
-    journal: Journal
-    live: LiveText
-    followers: Followers
-    stop: asyncio.Event
 
 
 class EventStreamResponse(StreamingResponse):
@@ -124,7 +111,7 @@ class StreamEndpoint:
         """What the client lacks, as it comes; ends behind `done`, on a drain, and with jobs out of view."""
         while True:
             news.clear()
-            newest = self._feeds.journal.view.get(state.job)
+            newest = self._feeds.view.get(state.job)
             state = newest or state
             chunk, cursor = advance(state, self._feeds.live.get(state.job), cursor)
             if chunk:

@@ -1,0 +1,46 @@
+"""What the event streams of the process draw from: the view, live text, and the wake-ups for both."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
+from eco2.delta import DELTA_TOPIC, decode_deltas
+from eco2.gateway.followers import Followers
+from eco2.gateway.live import LiveText
+from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
+from eco2.ports import Live
+
+
+class Feeds:
+    """`stop`: set when the process is going to stop; every stream is woken then."""
+
+    def __init__(self, journal: Journal, stop: asyncio.Event) -> None:
+        self.view = journal.view
+        self.live = LiveText()
+        self.followers = Followers()
+        self.stop = stop
+
+    @asynccontextmanager
+    async def flowing(self, live: Live) -> AsyncGenerator[None, None]:
+        """Listens to the journal's view and to live text while the block runs."""
+        self.view.observe(self._changed)
+        subscription = live.listen(DELTA_TOPIC, self._heard)
+        async with asyncio.TaskGroup() as group:
+            waker = group.create_task(self._wake_on_stop())
+            yield
+            waker.cancel()
+        await subscription.cancel()
+
+    def _changed(self, state: JobState) -> None:
+        self.live.forget(state)
+        self.followers.wake(state.job)
+
+    def _heard(self, _: str, body: bytes) -> None:
+        for delta in decode_deltas(body):
+            if self.live.take(delta, self.view.get(delta.job)):
+                self.followers.wake(delta.job)
+
+    async def _wake_on_stop(self) -> None:
+        await self.stop.wait()
+        self.followers.wake_all()
