@@ -13,6 +13,8 @@ class Proxy:
         self._target = urlsplit(url)
         self._writers: set[asyncio.StreamWriter] = set()
         self._port = 0
+        self.refusing = False
+        """True: new connections are cut at once, as if nobody were behind."""
 
     @classmethod
     @asynccontextmanager
@@ -38,6 +40,9 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            writer.transport.abort()
+            return
         try:
             out_reader, out_writer = await asyncio.open_connection(
                 self._target.hostname, self._target.port or 5672

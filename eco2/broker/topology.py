@@ -142,8 +142,8 @@ def missing(entity: Entity) -> str:
 
 
 def _value(text: str) -> str:
-    quoted = re.search(r"'(.*)'", text)
-    return quoted[1] if quoted else text
+    quoted = re.search(r"'(.*?)'", text)
+    return (quoted[1] or "empty") if quoted else text
 
 
 def show(topology: Topology) -> str:

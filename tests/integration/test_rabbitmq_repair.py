@@ -1,0 +1,107 @@
+"""What only RabbitMQ does: consumers cancelled by the broker, requests that expire, channels that add up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+
+from eco2.broker.rabbitmq import RabbitMQ, apply
+from eco2.broker.topology import Topology
+from eco2.errors import BrokerUnavailable, NoReply
+from eco2.ports import Delivery
+from tests.conformance.harness import (
+    PATIENCE,
+    QUEUE,
+    SERVICE,
+    Brokers,
+    Received,
+    attached,
+    eventually,
+    publish,
+)
+from tests.conformance.rabbitmq_node import RabbitMQNode, delete
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+def topology(prefix: str) -> Topology:
+    return Topology(prefix, pipelines=("work",), services=(SERVICE,))
+
+
+@pytest.fixture
+async def brokers(amqp_url: str, topology: Topology) -> AsyncIterator[Brokers]:
+    async with Proxy.to(amqp_url) as proxy:
+        brokers = Brokers(RabbitMQNode(proxy, topology))
+        try:
+            yield brokers
+        finally:
+            await brokers.close()
+            await delete(amqp_url, topology)
+
+
+async def test_a_consumer_whose_queue_was_deleted_comes_back_with_the_queue(
+    brokers: Brokers, amqp_url: str, topology: Topology
+) -> None:
+    broker = await brokers.start()
+    received: Received[Delivery] = Received()
+    subscription = broker.consume(QUEUE, 10, received)
+    await attached(subscription)
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        await channel.queue_delete(topology.queue(QUEUE))
+    await eventually(lambda: not subscription.attached)
+    assert not broker.ready
+    await apply(amqp_url, topology)
+    await attached(subscription)
+    await publish(broker, b"job")
+    assert (await received.take()).body == b"job"
+
+
+async def test_a_request_that_nobody_waits_for_any_more_is_never_handled(
+    brokers: Brokers, amqp_url: str, topology: Topology
+) -> None:
+    broker = await brokers.start()
+    asked: Received[bytes] = Received()
+
+    async def echo(body: bytes) -> bytes:
+        asked(body)
+        return body
+
+    with pytest.raises(NoReply):
+        await broker.ask(SERVICE, b"stale", 0.1)
+    await until_empty(amqp_url, topology.service(SERVICE))
+    broker.serve(SERVICE, echo)
+    assert await broker.ask(SERVICE, b"fresh", PATIENCE) == b"fresh"
+    assert asked.items == [b"fresh"]
+
+
+async def test_a_process_started_before_its_broker_gets_ready_with_it(
+    amqp_url: str, topology: Topology
+) -> None:
+    stop = asyncio.Event()
+    async with Proxy.to(amqp_url) as proxy, asyncio.TaskGroup() as tasks:
+        proxy.refusing = True
+        broker = RabbitMQ(proxy.url, topology)
+        tasks.create_task(broker.run(stop))
+        await asyncio.sleep(0)
+        with pytest.raises(BrokerUnavailable):
+            await broker.ask(SERVICE, b"", 0.3)
+        with pytest.raises(BrokerUnavailable):
+            await broker.publish(QUEUE, b"x", "x")
+        assert not broker.ready
+        proxy.refusing = False
+        await eventually(lambda: broker.ready)
+        stop.set()
+    await delete(amqp_url, topology)
+
+
+async def until_empty(url: str, queue: str) -> None:
+    """Returns when the broker holds no message in `queue`."""
+    async with (
+        asyncio.timeout(PATIENCE),
+        await aio_pika.connect(url) as connection,
+        connection.channel() as channel,
+    ):
+        # The broker has no notice of an expiry to wait for.
+        while (await channel.get_queue(queue)).declaration_result.message_count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

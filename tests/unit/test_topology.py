@@ -1,0 +1,110 @@
+"""The topology as a value: names, arguments, the table for people, and the broker's refusals in words."""
+
+import pytest
+
+from eco2.broker.topic import matches
+from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
+
+TOPOLOGY = Topology("eco2", pipelines=("scan",), services=("quota",), retention_hours=48)
+
+
+def queue(name: str) -> Queue:
+    (found,) = [each for each in TOPOLOGY.entities if each.name == name]
+    assert isinstance(found, Queue)
+    return found
+
+
+def test_it_names_everything_under_its_prefix() -> None:
+    names = [entity.name for entity in TOPOLOGY.entities]
+    assert sorted(names) == ["eco2.dead", "eco2.events", "eco2.jobs.scan", "eco2.live", "eco2.rpc.quota"]
+    assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
+    assert (TOPOLOGY.stream, TOPOLOGY.live, TOPOLOGY.service("quota")) == (
+        "eco2.events",
+        "eco2.live",
+        "eco2.rpc.quota",
+    )
+
+
+def test_a_work_queue_keeps_what_it_gives_up() -> None:
+    arguments = queue("eco2.jobs.scan").arguments
+    assert arguments["x-queue-type"] == "quorum"
+    assert arguments["x-dead-letter-routing-key"] == "eco2.dead"
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-overflow"] == "reject-publish"  # at-least-once needs it
+    assert int(arguments["x-delivery-limit"]) > 100  # far above the engine's own attempts
+
+
+def test_the_stream_follows_the_retention_and_has_small_segments() -> None:
+    arguments = queue("eco2.events").arguments
+    assert (arguments["x-queue-type"], arguments["x-max-age"]) == ("stream", "48h")
+    assert int(arguments["x-stream-max-segment-size-bytes"]) < 100_000_000
+
+
+def test_a_service_has_a_single_active_consumer() -> None:
+    assert queue("eco2.rpc.quota").arguments["x-single-active-consumer"] is True
+
+
+@pytest.mark.parametrize("name", ["", "Scan", "a.b", "a b", "-x", "사진"])
+def test_a_name_that_cannot_be_part_of_a_queue_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="part of a queue"):
+        Topology(pipelines=(name,))
+
+
+def test_a_retention_below_an_hour_is_refused() -> None:
+    with pytest.raises(ValueError, match="retention_hours"):
+        Topology(retention_hours=0)
+
+
+def test_the_table_shows_every_argument() -> None:
+    table = show(TOPOLOGY)
+    for entity in TOPOLOGY.entities:
+        assert entity.name in table
+        if isinstance(entity, Queue):
+            assert all(f"{name}={value}" in table for name, value in entity.arguments.items())
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("received '1000' but current is '20'", "x-delivery-limit is 20 at the broker, 1000 here"),
+        ("received none but current is the value '20' of type 'byte'", "is 20 at the broker, none here"),
+        ("received '' but current is 'x'", "is x at the broker, empty here"),
+    ],
+)
+def test_a_refusal_is_translated(reason: str, said: str) -> None:
+    text = f"PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/': {reason}"
+    sentence = difference(queue("eco2.jobs.scan"), text)
+    assert sentence.startswith("queue eco2.jobs.scan: x-delivery-limit is ")
+    assert said in sentence
+    assert "ECO2_PREFIX" in sentence
+
+
+def test_an_unknown_refusal_is_kept_as_it_is() -> None:
+    assert "RESOURCE_LOCKED - by another" in difference(queue("eco2.dead"), "RESOURCE_LOCKED - by another")
+
+
+def test_what_is_missing_says_how_to_create_it() -> None:
+    assert missing(Exchange("eco2.live", "topic")) == (
+        "exchange eco2.live does not exist at the broker; run `eco2 topology apply`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "topic", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.c", False),
+        ("a.*", "a.b", True),
+        ("a.*", "a", False),
+        ("a.*", "a.b.c", False),
+        ("a.#", "a", True),
+        ("a.#", "a.b.c", True),
+        ("#.c", "a.b.c", True),
+        ("#.c", "c", True),
+        ("#.b.#", "a.b.c.d", True),
+        ("#.x.#", "a.b.c.d", False),
+        ("#", "", True),
+    ],
+)
+def test_topics_match_as_at_a_topic_exchange(pattern: str, topic: str, expected: bool) -> None:
+    assert matches(pattern, topic) is expected
