@@ -99,12 +99,14 @@ def _fetch(package: str, names: list[str], target: Path) -> None:
 def _extract(archive: Path, names: list[str], target: Path) -> None:
     """Streams the package's tree and keeps the wanted files."""
     command = ["dpkg-deb", "--fsys-tarfile", str(archive)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        with tarfile.open(fileobj=process.stdout, mode="r|") as tree:
-            for member in tree:
-                content = tree.extractfile(member) if member.name.removeprefix("./") in names else None
-                if content is not None:
-                    _write(target / member.name.removeprefix("./"), content.read())
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE) as process,
+        tarfile.open(fileobj=process.stdout, mode="r|") as tree,
+    ):
+        for member in tree:
+            content = tree.extractfile(member) if member.name.removeprefix("./") in names else None
+            if content is not None:
+                _write(target / member.name.removeprefix("./"), content.read())
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,0 +1,57 @@
+"""Requests for a scan: what is accepted, and the documented error for the rest."""
+
+import base64
+from importlib.resources import files
+
+import pytest
+
+from eco2.pipeline import Form, InvalidInput, Upload
+from eco2.stages.request import DEFAULT_QUESTION, MAX_QUESTION, MAX_URL, parse
+
+CUP = files("eco2.stages").joinpath("data", "demo.jpg").read_bytes()
+
+
+async def test_an_upload_becomes_a_small_data_url() -> None:
+    form = Form({"user_input": "무엇?"}, {"image": Upload("cup.jpg", "image/jpeg", CUP)})
+    request = await parse(form)
+    assert request.image_url.startswith("data:image/jpeg;base64,")
+    assert len(request.image_url) < 64_000 * 4 / 3 + 50
+    assert request.user_input == "무엇?"
+
+
+async def test_a_data_url_is_made_small_too() -> None:
+    url = "data:image/jpeg;base64," + base64.b64encode(CUP).decode()
+    assert len((await parse(Form({"image_url": url}))).image_url) < len(url)
+
+
+async def test_a_url_is_passed_on_and_the_question_has_a_default() -> None:
+    request = await parse(Form({"image_url": " https://example.org/a.jpg ", "user_input": "  "}))
+    assert (request.image_url, request.user_input) == ("https://example.org/a.jpg", DEFAULT_QUESTION)
+
+
+@pytest.mark.parametrize("fields", [{}, {"image_url": ""}, {"image_url": "  "}, {"image_url": None}])
+async def test_without_a_picture(fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await parse(Form(fields))
+    assert (refused.value.code, refused.value.status) == ("IMAGE_URL_REQUIRED", 400)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"image_url": 5},
+        {"image_url": "file:///etc/passwd"},
+        {"image_url": "ftp://example.org/a.jpg"},
+        {"image_url": "https:no-host"},
+        {"image_url": "a.jpg"},
+        {"image_url": "https://example.org/" + "a" * MAX_URL},
+        {"image_url": "https://example.org/a.jpg", "user_input": ["a"]},
+        {"image_url": "https://example.org/a.jpg", "user_input": "a" * (MAX_QUESTION + 1)},
+        {"image_url": "https://example.org/a.jpg", "user_input": "\ud800"},
+        {"image_url": "https://example.org/\udfff"},
+    ],
+)
+async def test_what_is_not_a_request(fields: dict[str, object]) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await parse(Form(fields))
+    assert (refused.value.code, refused.value.status) == ("INVALID_REQUEST", 422)

@@ -1,0 +1,113 @@
+"""Stages `rule` and `reward`: pure, right, and fast."""
+
+import time
+
+import pytest
+
+from eco2.stages.documents import Document, documents
+from eco2.stages.reward import character_won, earned
+from eco2.stages.rule import Rules, apply_rules
+from eco2.stages.tags import Tag
+from eco2.stages.taxonomy import Major, Middle, major_of, taxonomy
+from eco2.stages.vision import Seen
+
+
+def seen(middle: Middle, minor: str | None = None, *tags: Tag) -> Seen:
+    return Seen(
+        major=major_of(middle), middle=middle, minor=minor, tags=list(tags), model="m", question="어떻게?"
+    )
+
+
+def rules_for(what: Seen) -> Rules:
+    return apply_rules(what.middle, what.minor, what.tags, "ko")
+
+
+def test_a_clean_bottle_has_the_common_steps_in_order_and_nothing_missing() -> None:
+    rules = rules_for(seen(Middle.CLEAR_PET, "생수병"))
+    assert (rules.key, rules.item, rules.insufficiencies) == ("clear_pet", "생수병", [])
+    assert [("비우" in step, "라벨" in step, "찌그러" in step) for step in rules.steps[:3]] == [
+        (True, False, False),
+        (False, True, False),
+        (False, False, True),
+    ]
+    assert "전용수거함" in rules.steps[-1]
+
+
+def test_what_the_photo_shows_is_missing() -> None:
+    rules = rules_for(seen(Middle.CLEAR_PET, None, Tag.LABEL_ON, Tag.FULL, Tag.COLOURLESS))
+    assert len(rules.insufficiencies) == 2
+    assert "비우" in rules.insufficiencies[0]
+    assert "라벨" in rules.insufficiencies[1]
+
+
+def test_a_step_that_only_a_tag_asks_for_is_silent_without_it() -> None:
+    plain, soaked = rules_for(seen(Middle.PAPER)), rules_for(seen(Middle.PAPER, None, Tag.GREASY))
+    assert len(soaked.steps) == len(plain.steps) + 1
+    assert "종량제봉투" in soaked.insufficiencies[0]
+
+
+def test_the_item_adds_steps_and_changes_the_last() -> None:
+    rules = rules_for(seen(Middle.GLASS, "소주병"))
+    assert "보증금" in rules.steps[-1]
+    assert not any("뚜껑은 떼어" in step for step in rules.steps)
+
+
+def test_no_step_is_said_twice() -> None:
+    rules = rules_for(seen(Middle.METAL, "부탄가스", Tag.GAS_LEFT))
+    assert len(rules.steps) == len(set(rules.steps))
+
+
+def test_the_language_is_that_of_the_question() -> None:
+    korean = apply_rules(Middle.METAL, "부탄가스", [], "ko")
+    english = apply_rules(Middle.METAL, "부탄가스", [], "en")
+    assert len(korean.steps) == len(english.steps)
+    assert all(step.isascii() for step in english.steps)
+    assert english.item == "butane gas canister"
+
+
+def test_the_unknown_has_no_rules() -> None:
+    rules = rules_for(seen(Middle.UNKNOWN))
+    assert (rules.found, rules.steps, rules.insufficiencies) == (False, [], [])
+
+
+@pytest.mark.parametrize("tag", [tag for tag in Tag if tag.neutral])
+@pytest.mark.parametrize("middle", list(documents()))
+def test_a_neutral_tag_never_costs_the_reward(middle: Middle, tag: Tag) -> None:
+    assert rules_for(seen(middle, None, tag)).insufficiencies == []
+
+
+@pytest.mark.parametrize("middle", list(Middle))
+def test_only_recyclables_win(middle: Middle) -> None:
+    what = seen(middle)
+    assert earned(what, rules_for(what)) is (major_of(middle) is Major.RECYCLABLE)
+
+
+def test_nothing_is_won_while_something_is_to_be_done() -> None:
+    what = seen(Middle.CLEAR_PET, "생수병", Tag.LABEL_ON)
+    assert not earned(what, rules_for(what))
+
+
+def test_the_character_belongs_to_the_middle() -> None:
+    won = character_won(seen(Middle.CARTON, "우유팩"), "ko")
+    assert (won.name, won.type, won.match_reason) == ("팩토리", "종이팩", "종이팩>우유팩")
+    assert character_won(seen(Middle.CARTON), "ko").match_reason == "종이팩"
+
+
+def test_rule_and_reward_take_less_than_5_ms_at_the_99th_percentile() -> None:
+    cases = [seen(item.middle, item.name, *list(Tag)[:6]) for item in taxonomy().items.values()]
+    took = []
+    for what in cases * 3:
+        began = time.perf_counter()
+        rules = rules_for(what)
+        if earned(what, rules):
+            character_won(what, "ko")
+        took.append(time.perf_counter() - began)
+    assert sorted(took)[int(len(took) * 0.99)] < 0.005
+
+
+def test_a_document_with_an_unknown_item_or_a_neutral_tag_is_not_accepted() -> None:
+    good = documents()[Middle.PAPER].model_dump(mode="json")
+    with pytest.raises(ValueError, match=r"not in items\.json"):
+        Document.model_validate(good | {"by_item": {"우유팩": {}}})
+    with pytest.raises(ValueError, match="neutral tags ask for nothing"):
+        Document.model_validate(good | {"prepare": [{"ko": "가", "en": "a", "tags": [Tag.CLEAN]}]})

@@ -1,0 +1,122 @@
+"""The scan as a whole, stage after stage, on the bundled photo and on labels given by hand."""
+
+import json
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel
+
+from eco2.call import Answer, Call, Label, Reply, Usage
+from eco2.pipeline import JSON, Form, Outputs, Upload
+from eco2.stages import scan
+from eco2.stages.request import ScanInput
+from tests.unit.test_stages_request import CUP
+
+
+@dataclass
+class Desk:
+    """A context whose model is a classifier that always sees `labels`."""
+
+    input: ScanInput
+    labels: tuple[Label, ...]
+    outputs: Outputs = field(default_factory=Outputs)
+    job_id: str = "job"
+    deadline: float = 180.0
+    calls: list[str] = field(default_factory=list)
+    shown: str = ""
+
+    async def call(self, call: Call[Answer]) -> Reply[Answer]:
+        assert call.local is not None
+        self.calls.append(call.kind)
+        return Reply(call.local(self.labels if call.image else ()), "eyes", Usage())
+
+    def emit(self, text: str) -> None:
+        self.shown += text
+
+    async def checkpoint(self, name: str, value: JSON) -> None:
+        raise AssertionError("the scan saves nothing between stages")
+
+    def saved(self, name: str) -> JSON | None:
+        return None
+
+
+async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> tuple[Desk, JSON]:
+    desk = Desk(ScanInput(image_url="data:x", user_input=question), labels)
+    for stage in scan.stages:
+        output = await stage.run(desk)
+        assert type(output) is stage.output
+        desk.outputs.add(_through_the_journal(output))
+    return desk, scan.result(desk.outputs)
+
+
+def _through_the_journal(output: BaseModel) -> BaseModel:
+    return type(output).model_validate_json(json.dumps(output.model_dump(mode="json")))
+
+
+def test_the_stages_are_named_as_clients_know_them() -> None:
+    assert [stage.name for stage in scan.stages] == ["vision", "rule", "answer", "reward"]
+
+
+async def test_a_recyclable_wins_its_character() -> None:
+    desk, result = await run(Label("water bottle", 0.8))
+    assert desk.calls == ["vision", "answer"]
+    assert result["reward"] == {
+        "name": "페티",
+        "dialog": "투명하게 모아 주니 옷으로도 변신할 수 있어요!",
+        "match_reason": "무색페트병>생수병",
+        "type": "무색페트병",
+    }
+
+
+async def test_the_result_has_the_shape_that_clients_know() -> None:
+    _, result = await run(Label("coffee mug", 0.8))
+    inner = result["pipeline_result"]
+    assert isinstance(inner, dict)
+    assert inner["classification_result"] == {
+        "classification": {
+            "major_category": "불연성종량제폐기물",
+            "middle_category": "불연성종량제폐기물",
+            "minor_category": "도자기컵",
+        },
+        "situation_tags": [],
+        "meta": {"user_input": "이거 어떻게 버려요?", "model": "eyes"},
+    }
+    assert (inner["disposal_rules"]["key"], inner["disposal_rules"]["category"]) == (
+        "incombustible",
+        "불연성종량제폐기물",
+    )
+    final = inner["final_answer"]
+    assert list(final["disposal_steps"]) == ["단계1", "단계2", "단계3"]
+    assert final["insufficiencies"] == []
+    assert "도자기컵으로 보이" in final["user_answer"]
+    assert result["reward"] is None
+    json.dumps(result)
+
+
+async def test_what_is_not_recognised_costs_one_call_and_gets_an_honest_reply() -> None:
+    desk, result = await run(Label("tabby cat", 0.9))
+    inner = result["pipeline_result"]
+    assert isinstance(inner, dict)
+    assert desk.calls == ["vision"]
+    assert inner["disposal_rules"] is None
+    assert inner["final_answer"]["disposal_steps"] == {}
+    assert inner["final_answer"]["user_answer"] == desk.shown
+    assert "확실히 알 수 없어서" in desk.shown
+    assert result["reward"] is None
+
+
+async def test_an_english_question_is_answered_in_english() -> None:
+    _, result = await run(Label("coffee mug", 0.8), question="Where does this go?")
+    inner = result["pipeline_result"]
+    assert isinstance(inner, dict)
+    assert inner["final_answer"]["user_answer"].startswith("This looks like a ceramic cup")
+    assert list(inner["final_answer"]["disposal_steps"]) == ["Step 1", "Step 2", "Step 3"]
+
+
+def test_a_job_that_did_not_complete_has_nulls() -> None:
+    assert scan.result(None) == {"pipeline_result": None, "reward": None}
+
+
+async def test_the_pipeline_reads_its_own_requests() -> None:
+    assert scan.parse is not None
+    request = await scan.parse(Form({}, {"image": Upload("cup.jpg", "image/jpeg", CUP)}))
+    assert scan.input.model_validate(request.model_dump(mode="json")) == request

@@ -1,0 +1,101 @@
+"""Stage `vision`: one call, and nothing guessed from an answer that does not fit the lists."""
+
+import pytest
+
+from eco2.pipeline import Label
+from eco2.stages.labels import THRESHOLD, best_middle, classify
+from eco2.stages.request import ScanInput
+from eco2.stages.tags import Tag
+from eco2.stages.taxonomy import Major, Middle
+from eco2.stages.vision import MAX_MINOR, Sight, settle, sight_of, vision_call
+
+
+def sight(major: Major, middle: Middle, minor: str | None = None, *tags: Tag) -> Sight:
+    return Sight(
+        major_category=major, middle_category=middle, minor_category=minor, situation_tags=list(tags)
+    )
+
+
+def test_a_fitting_answer_is_taken_over() -> None:
+    seen = settle(sight(Major.RECYCLABLE, Middle.CARTON, " 우유팩 ", Tag.EMPTY, Tag.EMPTY), "m", "q")
+    assert (seen.major, seen.middle, seen.minor, seen.tags) == (
+        Major.RECYCLABLE,
+        Middle.CARTON,
+        "우유팩",
+        [Tag.EMPTY],
+    )
+    assert (seen.model, seen.question) == ("m", "q")
+
+
+@pytest.mark.parametrize(
+    ("major", "middle"),
+    [
+        (Major.FOOD, Middle.PAPER),
+        (Major.RECYCLABLE, Middle.FOOD),
+        (Major.UNKNOWN, Middle.PAPER),
+        (Major.RECYCLABLE, Middle.UNKNOWN),
+        (Major.UNKNOWN, Middle.UNKNOWN),
+    ],
+)
+def test_a_middle_of_another_major_is_unknown(major: Major, middle: Middle) -> None:
+    seen = settle(sight(major, middle, "우유팩", Tag.EMPTY), "m", "q")
+    assert (seen.major, seen.middle, seen.minor, seen.tags) == (Major.UNKNOWN, Middle.UNKNOWN, None, [])
+
+
+def test_a_name_is_cut_and_an_empty_one_is_none() -> None:
+    assert settle(sight(Major.FOOD, Middle.FOOD, "  "), "m", "q").minor is None
+    assert len(settle(sight(Major.FOOD, Middle.FOOD, "가" * 99), "m", "q").minor or "") == MAX_MINOR
+
+
+def test_answers_outside_the_lists_do_not_fit_the_schema() -> None:
+    schema = Sight.model_json_schema()
+    assert set(schema["$defs"]["Major"]["enum"]) == {major.value for major in Major}
+    assert set(schema["$defs"]["Tag"]["enum"]) == {tag.value for tag in Tag}
+    with pytest.raises(ValueError):
+        Sight.model_validate({"major_category": "우주쓰레기", "middle_category": "종이"})
+
+
+def test_the_call_has_the_stable_part_apart_from_the_question() -> None:
+    one = vision_call(ScanInput(image_url="data:x", user_input="무엇?"))
+    two = vision_call(ScanInput(image_url="data:y", user_input="What?"))
+    assert one.system == two.system
+    assert "무엇?" in one.text
+    assert one.image == "data:x"
+    assert one.schema is Sight
+
+
+def test_labels_of_one_class_add_up_to_the_threshold() -> None:
+    labels = [Label("coffee mug", 0.3), Label("umbrella", 0.35), Label("tea cup", THRESHOLD - 0.3)]
+    middle, item = classify(labels)
+    assert middle is Middle.INCOMBUSTIBLE
+    assert item is not None
+    assert item.name == "도자기컵"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [],
+        [Label("tabby cat", 0.99)],
+        [Label("coffee mug", 0.49), Label("umbrella", 0.48)],
+        [Label("T-shirt", 0.4), Label("hammer", 0.4)],
+    ],
+)
+def test_below_the_threshold_it_says_that_it_does_not_know(labels: list[Label]) -> None:
+    assert classify(labels) == (Middle.UNKNOWN, None)
+    assert sight_of(labels) == sight(Major.UNKNOWN, Middle.UNKNOWN)
+
+
+def test_a_classifier_sees_no_states() -> None:
+    seen = sight_of([Label("water bottle", 0.9)])
+    assert (seen.major_category, seen.middle_category, seen.minor_category, seen.situation_tags) == (
+        Major.RECYCLABLE,
+        Middle.CLEAR_PET,
+        "생수병",
+        [],
+    )
+
+
+def test_the_best_class_is_told_even_below_the_threshold() -> None:
+    assert best_middle([Label("hammer", 0.1)]) == (Middle.METAL, 0.1)
+    assert best_middle([]) == (Middle.UNKNOWN, 0.0)
