@@ -60,10 +60,8 @@ def _summary(result: JSON, console: Console) -> None:
         str(seen[part]) for part in ("major_category", "middle_category", "minor_category") if seen.get(part)
     ]
     lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names)), "", "[bold]Dispose[/]"]
-    steps = answer.get("disposal_steps")
-    lines += [
-        f"  {number}. {step}" for number, step in enumerate(steps if isinstance(steps, list) else [], 1)
-    ]
+    steps = _at(answer, "disposal_steps").values()
+    lines += [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
     missing = answer.get("insufficiencies")
     if isinstance(missing, list) and missing:
         lines += ["", "[bold]First[/]    " + "; ".join(map(str, missing))]

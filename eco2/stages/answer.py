@@ -82,7 +82,7 @@ def _introduction(name: str, rules: Rules) -> str:
             "condition."
         )
     return (
-        f"사진 속 물건은 {name}{particle(name)} 보이고 {rules.category}에 해당해요, 다만 사진만으로 오염이나 "
+        f"사진 속 물건은 {name}{particle(name)} 보이고 {rules.category}에 해당하는데, 사진만으로 오염이나 "
         "라벨 같은 상태까지는 확인하지 못했어요."
     )
 
