@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 
 from eco2.client import Client, ClientEvent, ClientJob
@@ -30,16 +31,14 @@ class _Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._began = time.monotonic()
-        self._writing = False
+        self._live = ""
 
     def show(self, event: ClientEvent) -> None:
         if event.text is not None:
-            self._console.print("  " if not self._writing else "", event.text, sep="", end="", style="cyan")
-            self._writing = True
+            self._write(event.text)
             return
-        if self._writing:
-            self._console.print()
-            self._writing = False
+        if self._live:
+            self._finish(event)
         elapsed = time.monotonic() - self._began
         mark = MARKS.get(event.status or "", " ")
         self._console.print(
@@ -47,6 +46,18 @@ class _Lines:
             f"[dim]{event.progress or 0:>4} %[/]",
             highlight=False,
         )
+
+    def _write(self, text: str) -> None:
+        self._console.print("" if self._live else "  ", text, sep="", end="", style="cyan", markup=False)
+        self._live += text
+
+    def _finish(self, event: ClientEvent) -> None:
+        """Ends the line of live text; pieces that were still on their way are in the stage's output."""
+        whole = (event.result or {}).get("text")
+        if isinstance(whole, str) and whole.startswith(self._live):
+            self._write(whole[len(self._live) :])
+        self._console.print()
+        self._live = ""
 
 
 def _summary(result: JSON, console: Console) -> None:
@@ -59,13 +70,14 @@ def _summary(result: JSON, console: Console) -> None:
     names = [
         str(seen[part]) for part in ("major_category", "middle_category", "minor_category") if seen.get(part)
     ]
-    lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names)), "", "[bold]Dispose[/]"]
+    lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names))]
     steps = _at(answer, "disposal_steps").values()
+    lines += ["", "[bold]Dispose[/]"] if steps else []
     lines += [f"  {number}. {step}" for number, step in enumerate(steps, 1)]
     missing = answer.get("insufficiencies")
     if isinstance(missing, list) and missing:
         lines += ["", "[bold]First[/]    " + "; ".join(map(str, missing))]
-    lines += ["", f"[bold]Answer[/]   {answer.get('user_answer')}"]
+    lines += ["", f"[bold]Answer[/]   {escape(str(answer.get('user_answer')))}"]
     reward = _at(result, "reward")
     if reward:
         lines += ["", f"[bold]Reward[/]   {reward.get('name')}: {reward.get('dialog')}"]
