@@ -1,0 +1,65 @@
+"""Another service reads rewards from the journal. It needs no code of Eco²: a RabbitMQ stream and JSON."""
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+Credit = Callable[[str, dict[str, Any]], None]
+
+
+class Rewards:
+    """Calls `credit(job, reward)` for each scan that earned one: at least once, so remember the job's id."""
+
+    def __init__(self, credit: Credit) -> None:
+        self._credit = credit
+        self._runs: dict[str, tuple[int, str]] = {}  # job → (attempt, id) of its current run
+
+    def take(self, body: bytes) -> None:
+        """Reads one journal message; messages must come in the order of their offsets."""
+        batch = json.loads(body)
+        if batch["v"] != 1:
+            return  # written by a newer program; alert if it lasts
+        for event in batch["events"]:
+            if event["type"] == "run":
+                self._opened(event["job"], event["attempt"], event["run"])
+            elif event["type"] == "done":
+                self._done(event)
+
+    def _opened(self, job: str, attempt: int, run: str) -> None:
+        if attempt > self._runs.get(job, (0, ""))[0]:  # of equal attempts the first stands
+            self._runs[job] = (attempt, run)
+
+    def _done(self, event: dict[str, Any]) -> None:
+        _, run = self._runs.get(event["job"], (0, None))
+        if event["run"] != run:
+            return  # the last word of a run that another one had replaced
+        self._runs.pop(event["job"], None)
+        if reward := event["result"].get("reward"):
+            self._credit(event["job"], reward)
+
+
+async def follow(url: str, stream: str, since: datetime, credit: Credit) -> None:
+    """Reads the journal from `since` on, until cancelled or until the connection goes: then call it again."""
+    rewards = Rewards(credit)
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        rewards.take(message.body)
+        await message.ack()
+
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=100)
+        queue = await channel.get_queue(stream, ensure=False)
+        await queue.consume(take, arguments={"x-stream-offset": since})
+        await connection.closed()
+
+
+if __name__ == "__main__":
+    earlier = datetime.now(UTC) - timedelta(hours=1)  # before the start of the oldest job not yet credited
+    asyncio.run(follow(os.environ["ECO2_AMQP_URL"], "eco2.events", earlier, print))
