@@ -34,8 +34,7 @@ class SubmissionEndpoint:
         accepted = await self._acceptance.accept(await self._submission(request))
         if accepted.new:
             self._metrics.job_accepted(self._pipeline.name)
-        path: str = request.scope["path"]  # not `request.url`, which a crafted Host header bends
-        url = f"{path.rstrip('/')}/{accepted.job_id}"
+        url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
         return json_response(
             {
                 "job_id": accepted.job_id,
