@@ -77,7 +77,7 @@ async def eco2(
         "-m",
         "eco2",
         *args,
-        env={**_clean(), **(env or {})},
+        env={**clean_environment(), **(env or {})},
         stdin=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -99,7 +99,8 @@ async def eco2(
     assert process.returncode == 0, program.log()
 
 
-def _clean() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
+    """The environment without settings of whoever runs the tests."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("ECO2_", "OPENAI_"))}
 
 

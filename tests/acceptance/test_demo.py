@@ -1,0 +1,44 @@
+"""The first thing that anybody types: the demo, from the process's start to its exit."""
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+from tests.acceptance.programs import clean_environment, eco2
+
+STAGES = ["queued", "vision", "rule", "answer", "reward", "done"]
+
+
+async def demo(home: Path) -> tuple[int | None, str, float]:
+    began = time.monotonic()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "eco2",
+        "demo",
+        "--once",
+        env={**clean_environment(), "HOME": str(home), "XDG_CACHE_HOME": str(home / "cache")},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    return process.returncode, output.decode(), time.monotonic() - began
+
+
+async def test_the_demo_scans_a_real_photo_and_the_second_run_is_quick(tmp_path: Path) -> None:
+    first_code, first, _ = await demo(tmp_path)
+    assert first_code == 0, first
+    shown = [line.split()[3] for line in first.splitlines() if " s  " in line]
+    assert list(dict.fromkeys(shown)) == STAGES
+    assert "도자기컵" in first  # what was seen: the bundled photo shows a cup
+    assert "1. " in first  # how to dispose of it
+    assert "local/efficientnet-lite0" in first
+    code, _, seconds = await demo(tmp_path)
+    assert code == 0
+    assert seconds < 3.0
+
+
+async def test_serve_without_a_broker_says_that_jobs_end_with_the_process() -> None:
+    async with eco2("serve", env={"ECO2_PORT": "0"}) as program:
+        assert "jobs end with this process" in program.log()
