@@ -19,6 +19,7 @@ from eco2.client import EventLines
 from eco2.delta import decode_deltas, encode_deltas
 from eco2.event import Event, StageChanged, decode_events, encode_events
 from eco2.job import Job, decode_order, encode_order
+from eco2.pipeline import Pipeline
 from eco2.settings import markdown
 from eco2.stages import scan
 
@@ -127,6 +128,13 @@ def test_python_in_the_texts_compiles_and_imports_what_exists(path: Path) -> Non
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eco2"):
                 exported = defined(source(node.module or ""))
                 assert {name.name for name in node.names} <= exported
+
+
+def test_the_pipeline_in_the_readme_is_one() -> None:
+    (block,) = [block for block in blocks((ROOT / "README.md").read_text(), "python") if "Pipeline(" in block]
+    names: dict[str, object] = {}
+    exec(block, names)
+    assert isinstance(names["summary"], Pipeline)
 
 
 # --- names of settings, commands, files and code
