@@ -76,6 +76,12 @@ class ProviderRefused(PermanentError):
     code = "PROVIDER_REFUSED"
 
 
+class Gone(PermanentError):
+    """The journal no longer holds the job: it was dropped with the events of its time."""
+
+    code = "GONE"
+
+
 class Malformed(PermanentError):
     """A message on the wire that this version cannot read (not JSON, unknown version, missing fields)."""
 

@@ -10,9 +10,8 @@ from eco2.consumers.context import Engine, StageContext
 from eco2.consumers.outcome import Dead, Outcome, Released, Void
 from eco2.consumers.progress import Progress, finished, late
 from eco2.consumers.run import Run
-from eco2.errors import PermanentError, RetryableError
+from eco2.errors import Gone, PermanentError, RetryableError
 from eco2.event import RunStarted
-from eco2.journal.history import Gone
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import get_logger
@@ -34,11 +33,14 @@ class Executor:
     async def execute(self, run: Run) -> Outcome:
         """Runs the job as far as it goes. Raises nothing but cancellation."""
         try:
-            state = await self._journal.find(run.job.id)
+            return await self._begin(run)
         except Gone as error:
             return Dead(str(error))
         except RetryableError as error:
             return Released(str(error))
+
+    async def _begin(self, run: Run) -> Outcome:
+        state = await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")
         if state.ended:

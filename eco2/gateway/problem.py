@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
 from eco2.errors import InvalidInput, RetryableError
-from eco2.journal.history import Gone
+from eco2.errors import Gone
 from eco2.log import get_logger
 
 log = get_logger(__name__)

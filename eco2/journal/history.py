@@ -2,7 +2,7 @@
 
 import asyncio
 
-from eco2.errors import Malformed, PermanentError
+from eco2.errors import Gone, Malformed
 from eco2.event import Marker, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply
@@ -17,12 +17,6 @@ READERS = 2
 """Look-ups at once; each is a reader at the broker."""
 
 
-class Gone(PermanentError):
-    """The journal no longer reaches back to the time of this job."""
-
-    code = "GONE"
-
-
 class History:
     def __init__(self, stream: Stream, view: View) -> None:
         self._stream = stream
@@ -32,8 +26,8 @@ class History:
     async def find(self, job_id: str) -> JobState | None:
         """The job's last state, or None if there was never such a job. Raises `Gone`, `BrokerUnavailable`."""
         born = id_time(job_id)
-        if born is None:
-            return None
+        if born is None or born > self._view.since + SEEK_BEFORE:
+            return None  # no id of ours, or so young that the view would hold it
         span = self._view.span(job_id)
         start: Start = From(span.queued_at) if span else Since(born - SEEK_BEFORE)
         async with self._readers:

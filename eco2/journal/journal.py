@@ -23,9 +23,8 @@ class Journal:
     """`keep`: seconds of event time in the view. `clock`: Unix seconds."""
 
     def __init__(self, stream: Stream, keep: float, clock: Callable[[], float]) -> None:
-        self.view = View(keep)
+        self.view = View(keep, since=clock() - keep)
         self._stream = stream
-        self._keep = keep
         self._clock = clock
         self._outbox = Outbox(stream)
         self._history = History(stream, self.view)
@@ -35,7 +34,7 @@ class Journal:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
-        tail = self._stream.tail(Since(self._clock() - self._keep), self.view.apply)
+        tail = self._stream.tail(Since(self.view.since), self.view.apply)
         async with asyncio.TaskGroup() as group:
             barriers = group.create_task(self._serve_barriers())
             filling = group.create_task(self._fill())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from eco2.errors import RetryableError
+from eco2.errors import PublishUncertain, RetryableError
 from eco2.event import Event, encode_events
 from eco2.log import get_logger
 from eco2.ports import Appender
@@ -57,8 +57,7 @@ class Outbox:
                 await self._arrived.wait()
                 self._arrived.clear()
                 while batch := self._next():
-                    await self._send([event for entry in batch for event in entry.events])
-                    for entry in batch:
+                    for entry in await self._send(batch):
                         if not entry.confirmed.done():
                             entry.confirmed.set_result(None)
             waker.cancel()
@@ -71,21 +70,29 @@ class Outbox:
         batch: list[_Entry] = []
         size = 0
         while self._entries and (not batch or size + len(self._entries[0].events) <= BATCH_EVENTS):
-            entry = self._entries.popleft()
-            if not entry.confirmed.cancelled():
-                batch.append(entry)
-                size += len(entry.events)
+            batch.append(self._entries.popleft())
+            size += len(batch[-1].events)
         return batch
 
-    async def _send(self, events: Sequence[Event]) -> None:
-        body, message_id = encode_events(events), uuid.uuid4().hex
+    async def _send(self, batch: list[_Entry]) -> list[_Entry]:
+        """The entries that the journal holds now: all but those withdrawn before anything was sent."""
+        body, message_id, sent = b"", uuid.uuid4().hex, False
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(RetryableError),
             wait=wait_random_exponential(multiplier=0.05, max=2.0),
             before_sleep=_log_retry,
         ):
             with attempt:
-                await self._stream.append(body, message_id)
+                if not sent:
+                    batch = [entry for entry in batch if not entry.confirmed.cancelled()]
+                    body = encode_events([event for entry in batch for event in entry.events])
+                if batch:
+                    try:
+                        await self._stream.append(body, message_id)
+                    except PublishUncertain:
+                        sent = True  # from now on exactly this body, under this id
+                        raise
+        return batch
 
 
 def _log_retry(state: RetryCallState) -> None:

@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eco2.errors import Malformed
-from eco2.event import Event, JobEvent, Marker, Queued, decode_events
+from eco2.errors import Gone, Malformed
+from eco2.event import Event, Marker, Queued, decode_events
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
 from eco2.ports import Record
@@ -30,9 +30,13 @@ class Span:
 
 
 class View:
-    """`keep`: seconds of event time. Not thread-safe; every call is made on the event loop."""
+    """`keep`: seconds of event time; `since`: Unix seconds from which on its tail is read.
 
-    def __init__(self, keep: float) -> None:
+    Not thread-safe; every call is made on the event loop.
+    """
+
+    def __init__(self, keep: float, since: float) -> None:
+        self.since = since
         self._keep = keep
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
@@ -65,11 +69,16 @@ class View:
         self._observers.append(observer)
 
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
-        """Waits until the job's state is another than `seen` (the object itself) and returns it."""
+        """Waits until the job's state is another than `seen` (the object itself) and returns it.
+
+        Raises `Gone` if the job leaves the view first.
+        """
         while True:
             state = self._jobs.get(job_id)
             if state is not None and state is not seen:
                 return state
+            if job_id in self._spans:
+                raise Gone(f"job {job_id} has left the view; its time is over")
             await self._changes.setdefault(job_id, asyncio.Event()).wait()
 
     def expect(self, marker_id: str) -> asyncio.Event:
@@ -104,13 +113,16 @@ class View:
         if before is None:
             after = self._claim(after, at)
         self._jobs[event.job] = after
-        self._announce(event, after)
+        self._announce(after)
 
-    def _announce(self, event: JobEvent, state: JobState) -> None:
-        if waiting := self._changes.pop(event.job, None):
-            waiting.set()
+    def _announce(self, state: JobState) -> None:
+        self._wake(state.job)
         for observer in self._observers:
             observer(state)
+
+    def _wake(self, job_id: str) -> None:
+        if waiting := self._changes.pop(job_id, None):
+            waiting.set()
 
     def _claim(self, state: JobState, at: EventId) -> JobState:
         if state.key is None:
@@ -122,13 +134,14 @@ class View:
         return state
 
     def _evict(self, before: float) -> None:
+        self.since = max(self.since, before)
         while self._jobs:
             state = next(iter(self._jobs.values()))
             if state.accepted >= before:
                 return
             del self._jobs[state.job]
-            self._changes.pop(state.job, None)
             self._spans[state.job] = Span(state.queued_at, state.ended_at)
+            self._wake(state.job)
             if len(self._spans) > INDEX_SIZE:
                 del self._spans[next(iter(self._spans))]
             if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:

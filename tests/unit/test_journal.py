@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
+from eco2.errors import Gone
 from eco2.event import Done, Marker, Queued, StageChanged, encode_events
 from eco2.job import new_id
-from eco2.journal.history import Gone
 from tests.clock import VirtualClock, virtual
 from tests.world import KEEP, Process, World, until
 
@@ -116,6 +116,7 @@ async def test_an_unknown_id_is_unknown_and_a_foreign_one_needs_no_search() -> N
         await process.submit()
         assert await process.journal.find(new_id(VirtualClock.now())) is None
         assert await process.journal.find("not-an-id") is None
+        assert await process.journal.find(new_id(VirtualClock.now() + 1e6)) is None
         assert await process.journal.find("6f1b5b52-52a5-4e6b-9f0e-3a4f5e6d7c8b") is None
 
 
@@ -125,6 +126,16 @@ async def test_an_id_older_than_the_journal_is_gone() -> None:
         await process.submit()
         with pytest.raises(Gone):
             await process.journal.find(new_id(VirtualClock.now() - 3600))
+
+
+@virtual
+async def test_waiting_for_a_job_that_leaves_the_view_ends() -> None:
+    async with World().process() as process:
+        state = await process.submit()
+        waiting = asyncio.ensure_future(process.journal.view.change(state.job, state))
+        await pass_by(process, KEEP + 1)
+        with pytest.raises(Gone):
+            await waiting
 
 
 @virtual

@@ -87,6 +87,28 @@ async def test_a_withdrawn_put_is_not_sent() -> None:
 
 
 @virtual
+async def test_what_is_withdrawn_while_nothing_could_be_sent_never_arrives() -> None:
+    stream = ScriptedStream([BrokerUnavailable("blocked")])
+    outbox = Outbox(stream)
+    withdrawn, kept = outbox.put(marker("gone")), outbox.put(marker("kept"))
+    asyncio.get_running_loop().call_later(0.0015, withdrawn.cancel)
+    await flush(outbox)
+    assert kept.done()
+    assert stream.bodies == [["kept"]]
+
+
+@virtual
+async def test_what_may_have_been_sent_is_sent_again_as_it_was_though_withdrawn() -> None:
+    """The first copy may still arrive: only the same message under the same id keeps the order."""
+    stream = ScriptedStream([PublishUncertain("no confirm")])
+    outbox = Outbox(stream)
+    withdrawn = outbox.put(marker("gone"))
+    asyncio.get_running_loop().call_later(0.0015, withdrawn.cancel)
+    await flush(outbox)
+    assert stream.bodies == [["gone"], ["gone"]]
+
+
+@virtual
 async def test_stop_flushes_what_is_left() -> None:
     stream = ScriptedStream([PublishUncertain("slow")] * 3)
     outbox = Outbox(stream)
