@@ -26,6 +26,7 @@ fix: setup ## Mend by machine what `make check` can find by machine
 	$(SETTINGS_TABLE) > docs/settings.md
 
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
+	@$(BIN)/python -m tests.photos
 	$(BIN)/pytest $(TEST_ARGS)
 
 # Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no

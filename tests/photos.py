@@ -86,14 +86,22 @@ def folder() -> Path:
 def _fetch(package: str, names: list[str], target: Path) -> None:
     if shutil.which("apt-get") is None:
         raise PhotosMissing(f"put the photos of Debian's {package} where ECO2_TEST_PHOTOS says")
+    print(f"fetching the test photos in Debian's {package}, once", flush=True)
     with tempfile.TemporaryDirectory() as work:
-        done = subprocess.run(
-            ["apt-get", "download", "-qq", package], cwd=work, capture_output=True, text=True, check=False
-        )
-        archives = list(Path(work).glob("*.deb"))
-        if done.returncode or not archives:
-            raise PhotosMissing(f"type  apt-get update  as root, then again: {done.stderr.strip()}")
-        _extract(archives[0], names, target)
+        if not _download(package, work):
+            subprocess.run([*_as_root(), "apt-get", "update", "-qq"], capture_output=True, check=False)
+        if not (list(Path(work).glob("*.deb")) or _download(package, work)):
+            raise PhotosMissing(f"cannot download {package}: type  apt-get update  as root, then try again")
+        _extract(next(Path(work).glob("*.deb")), names, target)
+
+
+def _download(package: str, folder: str) -> bool:
+    command = ["apt-get", "download", "-qq", package]
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 0
+
+
+def _as_root() -> list[str]:
+    return [] if os.geteuid() == 0 else ["sudo", "-n"]
 
 
 def _extract(archive: Path, names: list[str], target: Path) -> None:
