@@ -101,6 +101,23 @@ async def test_when_the_elected_stops_another_answers_what_was_open(brokers: Bro
     assert await asyncio.gather(*asked) == [b"second:0", b"second:1", b"second:2"]
 
 
+async def test_what_was_answered_is_not_asked_again(brokers: Brokers) -> None:
+    client, first, second = [await brokers.start() for _ in range(3)]
+    asked: Received[bytes] = Received()
+
+    async def successor(body: bytes) -> bytes:
+        asked(body)
+        return body
+
+    await attached(first.serve(SERVICE, echo(b"first")))
+    await attached(second.serve(SERVICE, successor))
+    for number in range(3):
+        await client.ask(SERVICE, b"%d" % number, PATIENCE)
+    await brokers.stop(first)
+    assert await client.ask(SERVICE, b"new", PATIENCE) == b"new"
+    assert asked.items == [b"new"]
+
+
 async def test_when_the_elected_resigns_another_serves(brokers: Brokers) -> None:
     client, first, second = [await brokers.start() for _ in range(3)]
     office = first.serve(SERVICE, echo(b"first"))

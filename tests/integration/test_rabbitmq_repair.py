@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import aio_pika
 import pytest
+from aio_pika.abc import AbstractConnection
 
 from eco2.broker.rabbitmq import RabbitMQ, apply
+from eco2.broker.rabbitmq.link import Link
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, NoReply
 from eco2.ports import Delivery
@@ -73,6 +76,40 @@ async def test_a_request_that_nobody_waits_for_any_more_is_never_handled(
     broker.serve(SERVICE, echo)
     assert await broker.ask(SERVICE, b"fresh", PATIENCE) == b"fresh"
     assert asked.items == [b"fresh"]
+
+
+async def test_what_arrives_during_a_cancel_is_given_back(brokers: Brokers) -> None:
+    first, second = await brokers.start(), await brokers.start()
+    bodies = [b"%d" % number for number in range(200)]
+    await publish(second, *bodies)
+    received: Received[Delivery] = Received()
+    subscription = first.consume(QUEUE, 200, received)
+    await received.count(1)
+    handed_over = len(received.items)
+    await subscription.cancel()
+    assert len(received.items) == handed_over
+    rest: Received[Delivery] = Received()
+    second.consume(QUEUE, 200, rest)
+    await rest.count(len(bodies) - handed_over)
+    assert {delivery.body for delivery in received.items + rest.items} == set(bodies)
+
+
+async def test_a_link_ends_although_a_library_swallowed_its_cancellation(amqp_url: str) -> None:
+    preparing = asyncio.Event()
+
+    async def swallow(connection: AbstractConnection) -> None:
+        preparing.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    link = Link(amqp_url, "eco2 test", 10, swallow)
+    task = asyncio.create_task(link.run())
+    waiting = asyncio.create_task(link.connection(PATIENCE))
+    await preparing.wait()
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=PATIENCE)
+    waiting.cancel()
+    assert done
 
 
 async def test_a_process_started_before_its_broker_gets_ready_with_it(

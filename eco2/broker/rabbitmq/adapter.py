@@ -15,10 +15,12 @@ from aio_pika.abc import AbstractConnection
 
 from eco2.broker.rabbitmq import queue as work
 from eco2.broker.rabbitmq import rpc, stream
+from eco2.broker.rabbitmq.caster import Caster
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.live import Ear
-from eco2.broker.rabbitmq.publisher import BLOCKED, Caster, Probe, Publisher
+from eco2.broker.rabbitmq.probe import Probe
+from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.ports import Delivery, Record, Start, Subscription

@@ -86,13 +86,13 @@ class Feed:
     async def retire(self) -> None:
         """Cancels the consumer; the channel is closed when the last delivery is settled."""
         tag, self._tag = self._tag, None
-        self._retired = True
         try:
             with lost_as(BrokerUnavailable, "the consumer was lost before it was cancelled"):
                 if tag is not None:
                     await self.amqp.basic_cancel(tag)
         except BrokerUnavailable as error:
             log.debug("%s", error)
+        self._retired = True
         if self._unsettled == 0:
             await self.close()
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
+from aio_pika.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
 
 from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled
 from eco2.errors import BrokerUnavailable, StartError
@@ -120,7 +120,7 @@ class Link:
             except Exception as error:
                 if not is_loss(error) and not isinstance(error, BrokerUnavailable):
                     raise
-                log.warning("%s: %s", self.name, error)
+                log.warning("%s: %s", self.name, str(error) or type(error).__name__)
             raise_if_cancelled()
             await asyncio.sleep(backoff(attempt, random.random()))
             attempt += 1
@@ -150,6 +150,9 @@ class Link:
             )
         except (AuthenticationError, ProbableAuthenticationError) as refused:
             raise StartError(f"the broker refuses the login of ECO2_AMQP_URL: {refused}") from refused
+        except InvalidFrameError as refused:
+            # Also while the broker boots, so it is tried again.
+            raise BrokerUnavailable("the broker refuses the vhost; look at ECO2_AMQP_URL") from refused
 
     def drop(self, *_: object) -> None:
         """The connection is of no use (any more): connect anew. Also aio-pika's notice that it closed."""

@@ -1,0 +1,89 @@
+"""Sending live messages: no confirms, a bounded buffer, nobody waits.
+
+A cast never raises and never delays its sender. It is dropped when the link is down or blocked, and the
+oldest waiting ones when the socket cannot keep up.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from typing import NamedTuple
+
+from aio_pika import Message
+from aio_pika.abc import AbstractChannel, AbstractConnection
+
+from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.loss import lost_as
+from eco2.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
+
+CAST_BUFFER = 1000
+"""Casts that wait for the socket."""
+
+
+class Cast(NamedTuple):
+    """A live message on its way."""
+
+    exchange: str
+    topic: str
+    body: bytes
+
+
+class Caster:
+    """Sends live messages without confirms, from a bounded buffer; drops them when not connected."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._channel: AbstractChannel | None = None
+        self._buffer: deque[Cast] = deque(maxlen=CAST_BUFFER)
+        self._filled = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+        link.add(self)
+
+    def __str__(self) -> str:
+        return "caster"
+
+    @property
+    def attached(self) -> bool:
+        return self._channel is not None and not self._channel.is_closed
+
+    async def attach(self, connection: AbstractConnection) -> None:
+        channel = connection.channel(publisher_confirms=False)
+        await channel.initialize()
+        channel.close_callbacks.add(self._link.wake)
+        self._channel = channel
+
+    def detach(self) -> None:
+        self._channel = None
+
+    def cast(self, exchange: str, topic: str, body: bytes) -> None:
+        """Hands over and returns."""
+        if self.attached and not self._link.blocked:
+            self._buffer.append(Cast(exchange, topic, body))
+            self._empty.clear()
+            self._filled.set()
+
+    async def run(self) -> None:
+        """Sends what was cast until cancelled."""
+        while True:
+            await self._filled.wait()
+            while self._buffer:
+                await self._send(self._buffer.popleft())
+            self._filled.clear()
+            self._empty.set()
+
+    async def flush(self) -> None:
+        """Returns when everything was handed to the socket."""
+        await self._empty.wait()
+
+    async def _send(self, cast: Cast) -> None:
+        if self._channel is None:
+            return
+        try:
+            with lost_as(BrokerUnavailable, f"the cast to {cast.topic} was dropped"):
+                exchange = await self._channel.get_exchange(cast.exchange, ensure=False)
+                await exchange.publish(Message(cast.body), cast.topic, mandatory=False)
+        except BrokerUnavailable as error:
+            log.debug("%s", error)

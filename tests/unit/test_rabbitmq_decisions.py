@@ -1,0 +1,102 @@
+"""The decisions of the RabbitMQ adapter that need no broker: back-off, where to read from, what a loss is."""
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from aio_pika.exceptions import AMQPConnectionError
+
+from eco2.broker.rabbitmq.link import BACKOFF_BASE, BACKOFF_CAP, backoff
+from eco2.broker.rabbitmq.loss import Lifetime, lost_as
+from eco2.broker.rabbitmq.stream import arguments, wanted
+from eco2.errors import DeliveryLost, InvalidInput, PublishUncertain
+from eco2.ports import First, From, Since
+
+
+def test_backoff_doubles_up_to_its_cap_and_is_drawn_over_the_whole_span() -> None:
+    longest = [backoff(attempt, 1.0) for attempt in range(12)]
+    assert longest[:3] == [BACKOFF_BASE, 2 * BACKOFF_BASE, 4 * BACKOFF_BASE]
+    assert longest[-1] == backoff(10_000, 1.0) == BACKOFF_CAP
+    assert backoff(3, 0.0) == 0
+    assert backoff(3, 0.5) == longest[3] / 2
+
+
+def test_a_reader_asks_the_broker_for_its_start() -> None:
+    assert arguments(First()) == {"x-stream-offset": "first"}
+    assert arguments(From(17)) == {"x-stream-offset": 17}
+
+
+@pytest.mark.parametrize("ts", [1_700_000_000.0, 1_700_000_000.999])
+def test_a_time_is_asked_in_whole_seconds_and_never_later(ts: float) -> None:
+    (asked,) = arguments(Since(ts)).values()
+    assert isinstance(asked, datetime)
+    assert (asked.tzinfo, asked.microsecond) == (UTC, 0)
+    assert ts - 4 < asked.timestamp() < ts
+
+
+def test_records_before_the_wanted_offset_are_dropped() -> None:
+    assert [offset for offset in range(5) if wanted(From(3), offset)] == [3, 4]
+    assert wanted(First(), 0)
+    assert wanted(Since(1e12), 0)  # the broker decides, and may start early
+
+
+@pytest.mark.parametrize(
+    "reason", [AMQPConnectionError("gone"), RuntimeError("closed"), OSError(), TimeoutError(), Exception()]
+)
+async def test_whatever_aiormq_raises_for_a_loss_becomes_ours(reason: Exception) -> None:
+    with pytest.raises(DeliveryLost, match="delivered again"), lost_as(DeliveryLost, "delivered again"):
+        raise reason
+
+
+async def test_a_cancelled_future_is_a_loss_but_a_cancelled_task_is_not() -> None:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    with pytest.raises(PublishUncertain), lost_as(PublishUncertain, ""):
+        await future
+
+    async def waits() -> None:
+        with lost_as(PublishUncertain, ""):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_cancellation_that_was_turned_into_a_loss_is_a_cancellation_again() -> None:
+    async def waits() -> None:
+        with lost_as(PublishUncertain, ""):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                raise AMQPConnectionError("gone") from None
+
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_defects_and_our_own_errors_pass() -> None:
+    for reason in (TypeError("a defect"), InvalidInput("ours")):
+        with pytest.raises(type(reason)), lost_as(DeliveryLost, ""):
+            raise reason
+
+
+async def test_a_lifetime_ends_whoever_waits_in_it_and_whoever_comes_later() -> None:
+    lifetime = Lifetime()
+
+    async def waits() -> None:
+        async with lifetime.scope():
+            await asyncio.Event().wait()
+
+    waiting = [asyncio.create_task(waits()) for _ in range(3)]
+    await asyncio.sleep(0)
+    lifetime.end()
+    lifetime.end()
+    waiting.append(asyncio.create_task(waits()))
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(result) for result in results] == [TimeoutError] * 4
