@@ -163,11 +163,11 @@ def _worker(
 ) -> list[Component]:
     from eco2.consumers.calls import Calls
     from eco2.consumers.context import Engine
+    from eco2.consumers.deltas import DeltaSender
     from eco2.consumers.execution import Executor
-    from eco2.consumers.livetext import LiveText
     from eco2.consumers.worker import Worker
 
-    live = LiveText(broker)
+    live = DeltaSender(broker)
     calls = Calls(models, settings.concurrency, settings.call_timeout, metrics)
     executor = Executor(
         journal, Engine(calls, live, time.time), metrics, f"{socket.gethostname()}-{os.getpid()}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 the job failed ·
-4 gateway or broker did not answer, or refused · 130 interrupted."""
+4 gateway or broker did not answer · 5 the gateway refused the request · 130 interrupted."""
 
 app = typer.Typer(
     help="Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan.",
@@ -35,6 +35,7 @@ app.add_typer(topology_app, name="topology")
 
 def main() -> None:
     """The `eco2` program."""
+    sys.path.insert(0, str(Path.cwd()))  # so that ECO2_PIPELINES finds a module beside you
     try:
         app()
     except KeyboardInterrupt:
@@ -243,7 +244,9 @@ def _code(error: Eco2Error) -> int:
     match error:
         case StartError():
             return 2
-        case RetryableError() | PermanentError():
+        case RetryableError():
             return 4
+        case PermanentError():
+            return 5
         case _:
             return 1

@@ -114,8 +114,8 @@ Event = JobEvent | Marker
 
 
 class _Batch(msgspec.Struct, frozen=True):
+    v: int
     events: list[Event]
-    v: int = EVENTS_VERSION
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -131,7 +131,22 @@ _event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 def encode_events(events: Sequence[Event]) -> bytes:
     """The batch as JSON, in the given order."""
-    return _encoder.encode(_Batch(list(events)))
+    return encode_batch([encode_event(event) for event in events])
+
+
+def encode_event(event: Event) -> bytes:
+    """One event as JSON. Raises TypeError or ValueError for a value that JSON cannot hold."""
+    return _encoder.encode(event)
+
+
+def encode_batch(events: Sequence[bytes]) -> bytes:
+    """The batch of events that are encoded already."""
+    return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events]))
+
+
+def sound(text: str) -> str:
+    """`text` with `?` for what UTF-8, and so the wire, cannot hold: halves of surrogate pairs."""
+    return text.encode(errors="replace").decode()
 
 
 def decode_events(body: bytes) -> list[Event | None]:

@@ -29,8 +29,8 @@ def _amqp_url(url: str) -> str:
 
 
 def _prefix(prefix: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", prefix):
-        raise ValueError("must be 1 to 64 letters, digits, dots, dashes or underscores")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)*", prefix):
+        raise ValueError("must be lower-case letters, digits and dashes, in words separated by dots")
     return prefix
 
 
@@ -98,8 +98,8 @@ class Settings(BaseSettings):
         110,
         ge=1,
         le=65_535,
-        description="Jobs that one worker holds at once. Default by Little's law: 4.17 scans/s (Tier 1's 500 "
-        "requests/min, two calls per scan) × 26 s per scan.",
+        description="Jobs of one pipeline that a worker holds at once. Default by Little's law: "
+        "4.17 scans/s (Tier 1's 500 requests/min, two calls per scan) × 26 s per scan.",
         json_schema_extra=_about(FIRST, "jobs"),
     )
     concurrency: int = Field(

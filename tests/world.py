@@ -14,7 +14,7 @@ from eco2.call import Answer, Call, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.context import Engine
 from eco2.consumers.execution import Executor
-from eco2.consumers.livetext import LiveText
+from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.worker import Worker
 from eco2.errors import RetryableError
 from eco2.event import Queued
@@ -186,7 +186,7 @@ def worker(
     name: str,
 ) -> Sequence[Component]:
     metrics = Metrics()
-    live = LiveText(broker)
+    live = DeltaSender(broker)
     engine = Engine(Calls(model, concurrency, 60.0, metrics), live, VirtualClock.now)
     executor = Executor(journal, engine, metrics, name)
     consumer = Worker(

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from eco2.call import Answer, Call, Reply
 from eco2.consumers.calls import Calls
-from eco2.consumers.livetext import LiveText
+from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.run import Run
-from eco2.event import Checkpoint
+from eco2.event import Checkpoint, sound
 from eco2.job import JSON
 from eco2.pipeline import Outputs
 from eco2.ports import Clock
@@ -22,7 +22,7 @@ class Engine:
     """What all stages of all jobs of one process share. `clock`: Unix seconds."""
 
     calls: Calls
-    live: LiveText
+    live: DeltaSender
     clock: Clock
 
 
@@ -75,7 +75,7 @@ class StageContext(Generic[Input_co]):
         return reply
 
     def emit(self, text: str) -> None:
-        self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, text)
+        self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, sound(text))
         self._text += len(text)
 
     async def checkpoint(self, name: str, value: JSON) -> None:

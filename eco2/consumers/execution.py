@@ -4,6 +4,9 @@ What it guarantees: a stage runs only while the run is the job's current one; a 
 again; whatever goes wrong in a stage, the job has an outcome.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from pydantic import BaseModel
 
 from eco2.consumers.context import Engine, StageContext
@@ -89,31 +92,30 @@ class Executor:
         context = StageContext(
             self._engine, run, stage.name, progress.input, progress.outputs, progress.saved
         )
-        began = self._engine.clock()
+        began, status = self._engine.clock(), "interrupted"
         run.write(progress.started(stage.name, began))
         try:
-            output = await _output(stage, context)
+            with _permanent(stage.name):
+                output = await stage.run(context)
+                run.write(progress.completed(stage, self._engine.clock(), output, context.usage))
+            status = "completed"
         except PermanentError as error:
-            now = self._engine.clock()
-            run.write(progress.failed(stage.name, now, error, context.usage))
-            self._metrics.stage_ended(run.pipeline.name, stage.name, "failed", now - began)
+            status = "failed"
+            run.write(progress.failed(stage.name, self._engine.clock(), error, context.usage))
             raise
-        now = self._engine.clock()
-        run.write(progress.completed(stage.name, now, output, context.usage))
-        self._metrics.stage_ended(run.pipeline.name, stage.name, "completed", now - began)
+        finally:
+            self._metrics.stage_ended(run.pipeline.name, stage.name, status, self._engine.clock() - began)
 
 
-async def _output(stage: Stage[BaseModel], context: StageContext[BaseModel]) -> BaseModel:
-    """The stage's output. Everything that can go wrong in a stage becomes a `PermanentError`."""
+@contextmanager
+def _permanent(stage: str) -> Iterator[None]:
+    """Whatever goes wrong in a stage for good is a `PermanentError`: a bug ends its job, never the worker."""
     try:
-        output = await stage.run(context)
-        if not isinstance(output, stage.output):
-            raise TypeError(f"stage {stage.name} must return {stage.output.__name__}")
+        yield
     except PermanentError:
         raise
     except RetryableError as error:
         raise PermanentError(str(error), "UNAVAILABLE") from error
     except Exception as error:
-        log.exception("a stage failed by a bug", stage=stage.name)
-        raise PermanentError(f"a bug in stage {stage.name}; see the worker's log", "INTERNAL") from error
-    return output
+        log.exception("a stage failed by a bug", stage=stage)
+        raise PermanentError(f"a bug in stage {stage}; see the worker's log", "INTERNAL") from error

@@ -1,15 +1,19 @@
-"""How far one run has come: its outputs, and the events and the result that follow from them. No I/O."""
+"""How far one run has come: its outputs, and the events and the result that follow from them."""
 
 from typing import Literal
 
+import msgspec
 from pydantic import BaseModel, ValidationError
 
 from eco2.consumers.outcome import Finished
 from eco2.errors import PermanentError
-from eco2.event import Done, StageChanged, Status
+from eco2.event import Done, StageChanged, Status, sound
 from eco2.job import JSON, Job
 from eco2.journal.state import JobState
-from eco2.pipeline import AnyPipeline, Outputs
+from eco2.log import get_logger
+from eco2.pipeline import AnyPipeline, Outputs, Stage
+
+log = get_logger(__name__)
 
 
 class Progress:
@@ -39,14 +43,17 @@ class Progress:
     def started(self, stage: str, now: float) -> StageChanged:
         return self._event(stage, now, "started", seq=10 * self._places[stage], finished=-1)
 
-    def completed(self, stage: str, now: float, output: BaseModel, usage: JSON | None) -> StageChanged:
+    def completed(
+        self, stage: Stage[BaseModel], now: float, output: BaseModel, usage: JSON | None
+    ) -> StageChanged:
         """Also records the output for the stages to come, and the usage for the result."""
+        if not isinstance(output, stage.output):
+            raise TypeError(f"stage {stage.name} must return {stage.output.__name__}")
+        dumped = output.model_dump(mode="json")
         self.outputs.add(output)
-        self._used(stage, usage)
-        seq = 10 * self._places[stage] + 1
-        return self._event(
-            stage, now, "completed", seq, 0, output=output.model_dump(mode="json"), usage=usage
-        )
+        self._used(stage.name, usage)
+        seq = 10 * self._places[stage.name] + 1
+        return self._event(stage.name, now, "completed", seq, 0, output=dumped, usage=usage)
 
     def failed(self, stage: str, now: float, error: PermanentError, usage: JSON | None) -> StageChanged:
         self._used(stage, usage)
@@ -94,13 +101,16 @@ def finished(
     usage: dict[str, JSON],
 ) -> Finished:
     """The end of a job as clients read it; `outputs` of a job that completed, `error` of one that did not."""
+    try:
+        body = pipeline.result(outputs)
+        msgspec.json.encode(body)
+    except Exception:
+        log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
+        body = {}
+        error = error or PermanentError(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
     status: Literal["completed", "failed"] = "failed" if error else "completed"
-    head = {
-        "task_id": job_id,
-        "status": status,
-        "message": str(error) if error else f"{pipeline.name} completed",
-    }
-    body = pipeline.result(outputs)
+    message = sound(str(error)) if error else f"{pipeline.name} completed"
+    head = {"task_id": job_id, "status": status, "message": message}
     return Finished(status, {**head, **body, "error": _error(error) if error else None, "usage": usage})
 
 
@@ -117,4 +127,4 @@ def late(job: Job) -> PermanentError:
 
 
 def _error(error: PermanentError) -> JSON:
-    return {"code": error.code, "message": str(error)}
+    return {"code": error.code, "message": sound(str(error))}

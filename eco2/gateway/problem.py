@@ -13,8 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from eco2.errors import InvalidInput, RetryableError
-from eco2.errors import Gone
+from eco2.errors import Gone, InvalidInput, RetryableError
 from eco2.log import get_logger
 
 log = get_logger(__name__)

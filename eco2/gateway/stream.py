@@ -12,13 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from eco2.errors import BrokerUnavailable
+from eco2.errors import BrokerUnavailable, Gone
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.problem import NotFound
 from eco2.gateway.sse import COMMENT, Cursor, advance, complete, may_be_ahead, opening, resume, retry_line
-from eco2.errors import Gone
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics

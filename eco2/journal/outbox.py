@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from eco2.errors import PublishUncertain, RetryableError
-from eco2.event import Event, encode_events
+from eco2.event import Event, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender
 
@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    events: Sequence[Event]
+    events: Sequence[bytes]
     confirmed: asyncio.Future[None]
 
 
@@ -43,9 +43,10 @@ class Outbox:
         """Queues the events behind all that were put before; the future is done once they are confirmed.
 
         Cancelling the future withdraws events that have not been sent yet; those on their way stay.
+        Raises TypeError or ValueError at once for an event that JSON cannot hold.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._entries.append(_Entry(events, confirmed))
+        self._entries.append(_Entry([encode_event(event) for event in events], confirmed))
         self._arrived.set()
         return confirmed
 
@@ -85,7 +86,7 @@ class Outbox:
             with attempt:
                 if not sent:
                     batch = [entry for entry in batch if not entry.confirmed.cancelled()]
-                    body = encode_events([event for entry in batch for event in entry.events])
+                    body = encode_batch([event for entry in batch for event in entry.events])
                 if batch:
                     try:
                         await self._stream.append(body, message_id)

@@ -62,7 +62,7 @@ def test_the_model_follows_from_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     ("variable", "value", "advice"),
     [
         ("ECO2_AMQP_URL", "http://broker", "amqp://user:password@host"),
-        ("ECO2_PREFIX", "a b", "letters, digits"),
+        ("ECO2_PREFIX", "A_b", "lower-case letters, digits"),
         ("ECO2_PIPELINES", "eco2.stages", "package.module:name"),
         ("ECO2_PIPELINES", " , ", "package.module:name"),
         ("ECO2_PREFETCH", "0", "greater than or equal to 1"),

@@ -9,7 +9,7 @@ from eco2.delta import DELTA_TOPIC, decode_deltas
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import Done
 from eco2.job import new_id
-from eco2.pipeline import Context, Pipeline, Stage
+from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Delivery
 from tests.clock import VirtualClock, virtual
 from tests.world import Draft, Process, Question, ScriptedModel, World, draft, order, result, until
@@ -327,6 +327,35 @@ async def test_a_stage_that_returns_the_wrong_thing_is_a_bug_of_the_stage() -> N
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
     assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
+    def broken(outputs: Outputs | None) -> JSON:
+        raise ZeroDivisionError
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", draft, Draft),), broken)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        for _ in range(2):
+            state = await process.ended((await process.submit()).job)
+            assert state.result is not None
+            assert isinstance(state.result["error"], dict)
+            assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> None:
+    async def half_a_character(context: Context[Question]) -> Draft:
+        context.emit("\ud83d")
+        await asyncio.sleep(1)
+        if context.input.text == "fail":
+            raise PermanentError("\ud83d")
+        return Draft(text="\ud83d")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", half_a_character, Draft),), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline) as process:
+        states = [await process.ended((await process.submit(text)).job) for text in ("fail", "return")]
+    assert [state.status for state in states] == ["failed", "failed"]
 
 
 @pytest.mark.parametrize("seed", range(40))

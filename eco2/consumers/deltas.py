@@ -6,7 +6,7 @@ from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, encode_deltas
 from eco2.ports import Live
 
 
-class LiveText:
+class DeltaSender:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._pieces: dict[tuple[str, str, str], Delta] = {}
