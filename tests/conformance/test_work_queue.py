@@ -159,6 +159,17 @@ async def test_publishing_to_a_queue_that_does_not_exist_is_unroutable(brokers: 
     assert (await received.take()).body == b"fence"
 
 
+async def test_one_id_to_two_queues_at_once_is_told_apart(brokers: Brokers) -> None:
+    broker = await brokers.start()
+    received = consume(broker)
+    sent = await asyncio.gather(
+        *[broker.publish(queue, queue.encode(), "same") for queue in (QUEUE, "jobs.nowhere", QUEUE)],
+        return_exceptions=True,
+    )
+    assert [type(outcome) for outcome in sent] == [type(None), Unroutable, type(None)]
+    assert [delivery.body for delivery in await received.count(2)] == [QUEUE.encode()] * 2
+
+
 async def test_a_callback_that_raises_does_not_end_the_consumer(brokers: Brokers) -> None:
     broker = await brokers.start()
     received: Received[Delivery] = Received()

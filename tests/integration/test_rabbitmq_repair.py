@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractConnection
 from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, NoReply
+from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply, PublishUncertain
 from eco2.ports import Delivery
 from tests.conformance.harness import (
     PATIENCE,
@@ -92,6 +92,56 @@ async def test_what_arrives_during_a_cancel_is_given_back(brokers: Brokers) -> N
     second.consume(QUEUE, 200, rest)
     await rest.count(len(bodies) - handed_over)
     assert {delivery.body for delivery in received.items + rest.items} == set(bodies)
+
+
+async def test_many_settles_and_publishes_end_when_the_connection_is_cut(
+    amqp_url: str, topology: Topology
+) -> None:
+    async with Proxy.to(amqp_url) as proxy:
+        node = RabbitMQNode(proxy, topology)
+        brokers = Brokers(node)
+        broker = await brokers.start()
+        received: Received[Delivery] = Received()
+        broker.consume(QUEUE, 500, received)
+        await asyncio.gather(*[publish(broker, b"%d" % number) for number in range(500)])
+        await received.count(500)
+        acks = [asyncio.create_task(delivery.ack()) for delivery in received.items]
+        sent = [asyncio.create_task(broker.append(b"x", f"{number}")) for number in range(500)]
+        await asyncio.sleep(0)
+        await node.disrupt()  # most of them wait for room in the write queue, which nobody empties now
+        done, waiting = await asyncio.wait({*acks, *sent}, timeout=4)  # less than the time-out of a publish
+        await brokers.close()
+    await delete(amqp_url, topology)
+    assert not waiting
+    outcomes = {type(task.exception()) for task in done}
+    assert outcomes <= {type(None), DeliveryLost, PublishUncertain, BrokerUnavailable}
+    assert {DeliveryLost, PublishUncertain} <= outcomes
+
+
+async def test_a_handler_outlives_the_connection_that_brought_its_request(brokers: Brokers) -> None:
+    client, server = await brokers.start(), await brokers.start()
+    begun: Received[bytes] = Received()
+    ended: Received[bytes] = Received()
+    release = asyncio.Event()
+
+    async def slow(body: bytes) -> bytes:
+        begun(body)
+        await release.wait()
+        ended(body)
+        return body
+
+    subscription = server.serve(SERVICE, slow)
+    with pytest.raises(NoReply):
+        await asyncio.gather(client.ask(SERVICE, b"x", PATIENCE), cut_when(brokers, begun))
+    await attached(subscription)
+    await begun.count(2)  # the request was delivered again
+    release.set()
+    await ended.count(2)
+
+
+async def cut_when(brokers: Brokers, begun: Received[bytes]) -> None:
+    await begun.count(1)
+    await brokers.disrupt()
 
 
 async def test_a_link_ends_although_a_library_swallowed_its_cancellation(amqp_url: str) -> None:

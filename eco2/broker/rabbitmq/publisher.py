@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from aio_pika.exceptions import DeliveryError, PublishError
 
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import Lifetime, lost_as
+from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable, PublishUncertain, Unroutable
 
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
@@ -27,7 +27,6 @@ class Publisher:
         self._link = link
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
-        self._lifetime = Lifetime()
         self._in_flight: dict[str, asyncio.Event] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,8 +42,6 @@ class Publisher:
     async def attach(self, connection: AbstractConnection) -> None:
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
-        self._lifetime = Lifetime()
-        channel.close_callbacks.add(self._lifetime.end)
         channel.close_callbacks.add(self._link.wake)
         self._channel = channel
 
@@ -61,8 +58,7 @@ class Publisher:
         try:
             message = Message(body, message_id=message_id, delivery_mode=DeliveryMode.PERSISTENT)
             with lost_as(PublishUncertain, f"{message_id}: no confirm; publish it again with the same id"):
-                async with self._lifetime.scope():
-                    await self._send(exchange, queue, message)
+                await self._send(exchange, queue, message)
         finally:
             del self._in_flight[message_id]
             done.set()
