@@ -20,10 +20,10 @@ from structlog.typing import Processor
 
 Logger = BoundLogger
 
+# Theirs, with a traceback for each lost connection; our links log the loss once.
+_ALARMIST = ("aio_pika", "aiormq")
 # Their ordinary lines repeat what ours say (reconnects, requests), once per call or connection.
 _TALKATIVE = (
-    "aio_pika",
-    "aiormq",
     "asyncio",
     "httpcore",
     "httpcore2",
@@ -56,6 +56,8 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     root.handlers = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(True)
+    for name in _ALARMIST:
+        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.INFO if level == "debug" else logging.WARNING)
 

@@ -51,7 +51,7 @@ def test_lines_of_libraries_look_the_same() -> None:
     stream = io.StringIO()
     configure("info", "json", stream)
     with bind_job("j1"):
-        logging.getLogger("aio_pika.connection").warning("lost %s", "broker")
+        logging.getLogger("uvicorn.error").warning("lost %s", "broker")
     (line,) = _lines(stream)
     assert (line["event"], line["job_id"], line["level"]) == ("lost broker", "j1", "warning")
 

@@ -7,7 +7,6 @@ memory alarm stops reading from connections that publish, and acks must not wait
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 
@@ -23,9 +22,10 @@ from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, StartError
+from eco2.log import get_logger
 from eco2.ports import Delivery, Record, Start, Subscription
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 QUOTA_HEARTBEAT = 2.0
 """Seconds; a frozen quota leader is replaced after two to three of them."""

@@ -5,7 +5,6 @@ oldest waiting ones when the socket cannot keep up.
 """
 
 import asyncio
-import logging
 from collections import deque
 from typing import NamedTuple
 
@@ -15,8 +14,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 CAST_BUFFER = 1000
 """Casts that wait for the socket."""
@@ -86,4 +86,4 @@ class Caster:
                 exchange = await self._channel.get_exchange(cast.exchange, ensure=False)
                 await exchange.publish(Message(cast.body), cast.topic, mandatory=False)
         except BrokerUnavailable as error:
-            log.debug("%s", error)
+            log.debug("live message dropped", why=str(error))

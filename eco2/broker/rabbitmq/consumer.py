@@ -4,7 +4,6 @@ The channel outlives a cancel for as long as deliveries of it are unsettled, so 
 be acked while intake is paused; then it is closed, so that pausing often does not pile channels up.
 """
 
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime
 
@@ -15,8 +14,9 @@ from aiormq.abc import DeliveredMessage
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import Lifetime, lost_as
 from eco2.errors import BrokerUnavailable, DeliveryLost
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 OnMessage = Callable[[DeliveredMessage], Coroutine[None, None, None]]
 Arguments = Mapping[str, str | int | bool | datetime]
@@ -91,7 +91,7 @@ class Feed:
                 if tag is not None:
                     await self.amqp.basic_cancel(tag)
         except BrokerUnavailable as error:
-            log.debug("%s", error)
+            log.debug("consumer not cancelled", why=str(error))
         self._retired = True
         if self._unsettled == 0:
             await self.close()
@@ -103,7 +103,7 @@ class Feed:
             with lost_as(BrokerUnavailable, "the channel was lost before it was closed"):
                 await self.channel.close()
         except BrokerUnavailable as error:
-            log.debug("%s", error)
+            log.debug("channel not closed", why=str(error))
 
 
 class Consumer:

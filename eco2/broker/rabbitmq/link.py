@@ -7,7 +7,6 @@ themselves (aio-pika holds them weakly).
 """
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,8 +18,9 @@ from aio_pika.exceptions import AuthenticationError, InvalidFrameError, Probable
 
 from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled
 from eco2.errors import BrokerUnavailable, StartError
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 BACKOFF_BASE = 0.2
 BACKOFF_CAP = 5.0
@@ -120,7 +120,7 @@ class Link:
             except Exception as error:
                 if not is_loss(error) and not isinstance(error, BrokerUnavailable):
                     raise
-                log.warning("%s: %s", self.name, str(error) or type(error).__name__)
+                log.warning("connecting failed", link=self.name, why=str(error) or type(error).__name__)
             raise_if_cancelled()
             await asyncio.sleep(backoff(attempt, random.random()))
             attempt += 1
@@ -137,7 +137,7 @@ class Link:
                 raise BrokerUnavailable("the connection was lost at once")
             self._connection = connection
             self._up.set()
-            log.info("%s: connected", self.name)
+            log.info("connected", link=self.name)
             yield connection
         finally:
             self._forget()
@@ -180,7 +180,7 @@ class Link:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-        log.warning("%s: the connection was lost", self.name)
+        log.warning("connection lost", link=self.name)
         return attempt
 
     async def _attach_missing(self, connection: AbstractConnection) -> int:
@@ -195,7 +195,7 @@ class Link:
                 if not self._up.is_set():
                     raise
                 # Such as the 404 of a stream whose leader is not up yet: others on this link go on.
-                log.warning("%s", error)
+                log.warning("not attached yet", link=self.name, why=str(error))
                 failed += 1
         return failed
 
@@ -211,7 +211,7 @@ async def _close(connection: AbstractConnection) -> None:
             async with asyncio.timeout(CLOSE_TIMEOUT):
                 await connection.close()
     except BrokerUnavailable as error:
-        log.debug("%s", error)
+        log.debug("closed without ceremony", why=str(error))
 
 
 def _completes_at_once(waiting: Awaitable[object]) -> bool:

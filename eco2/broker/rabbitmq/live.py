@@ -3,7 +3,6 @@
 The queue drops its oldest messages where the process is slow, and ends with its connection.
 """
 
-import logging
 from collections.abc import Callable
 
 from aio_pika.abc import AbstractConnection, AbstractQueue
@@ -14,8 +13,9 @@ from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.broker.topic import matches
 from eco2.errors import BrokerUnavailable
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 QUEUE_LENGTH = 10_000
 """Messages that wait at the broker for one process before the oldest are dropped."""
@@ -101,7 +101,7 @@ class Ear:
                 if self._queue is not None:
                     await self._queue.unbind(self._exchange, pattern)
         except BrokerUnavailable as error:
-            log.debug("%s", error)
+            log.debug("not unbound", why=str(error))
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         topic = message.routing_key or ""

@@ -5,7 +5,6 @@ errors, a bare `Exception`, or a `CancelledError` although nobody cancelled us.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import ParamSpec
@@ -13,8 +12,9 @@ from typing import ParamSpec
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 
 from eco2.errors import Eco2Error, RetryableError
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 Arguments = ParamSpec("Arguments")
 

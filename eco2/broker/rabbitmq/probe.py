@@ -6,7 +6,6 @@ arrives when the alarm is over), and a connection that confirms nothing is given
 """
 
 import asyncio
-import logging
 
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
@@ -14,8 +13,9 @@ from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import PublishUncertain
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 PROBE_INTERVAL = 1.0
 
@@ -58,5 +58,5 @@ class Probe:
                 await exchange.publish(Message(b""), self._key, mandatory=False, timeout=self._timeout)
         except PublishUncertain as error:
             if self.attached and not self._link.blocked:
-                log.warning("%s: %s; connecting anew", self._link.name, error)
+                log.warning("connecting anew", link=self._link.name, why=str(error))
                 self._link.drop()

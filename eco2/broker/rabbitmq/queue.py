@@ -1,6 +1,5 @@
 """Consuming a work queue: deliveries are handed over at once and settled one by one."""
 
-import logging
 from collections.abc import Callable
 
 from aiormq.abc import DeliveredMessage
@@ -9,9 +8,10 @@ from eco2.broker.rabbitmq.consumer import Consumer, Feed
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import call
 from eco2.errors import DeliveryLost
+from eco2.log import get_logger
 from eco2.ports import Delivery
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class QueueDelivery:
@@ -71,4 +71,4 @@ async def _give_back(delivery: QueueDelivery) -> None:
     try:
         await delivery.requeue()
     except DeliveryLost as error:
-        log.debug("%s", error)
+        log.debug("not settled", why=str(error))

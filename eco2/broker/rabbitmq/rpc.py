@@ -5,7 +5,6 @@ waits for. It is acked after its reply, so that a server that goes leaves it to 
 """
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 
@@ -17,8 +16,9 @@ from eco2.broker.rabbitmq.consumer import Consumer, Feed
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply
+from eco2.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 SERVE_PREFETCH = 256
@@ -123,7 +123,7 @@ async def _answer(feed: Feed, message: DeliveredMessage, handler: Handler) -> No
     try:
         reply = await handler(message.body)
     except Exception:
-        log.exception("The handler of %s failed; the request gets no reply", message.routing_key)
+        log.exception("a handler failed; the request gets no reply", service=message.routing_key)
         reply = None
     try:
         with lost_as(DeliveryLost, "the connection went before the reply; a successor answers"):
@@ -131,7 +131,7 @@ async def _answer(feed: Feed, message: DeliveredMessage, handler: Handler) -> No
                 await _reply(feed, message, reply)
         await feed.settle(feed.amqp.basic_ack(message.delivery_tag or 0))
     except DeliveryLost as error:
-        log.info("%s", error)
+        log.info("no reply sent", why=str(error))
 
 
 async def _reply(feed: Feed, message: DeliveredMessage, reply: bytes) -> None:

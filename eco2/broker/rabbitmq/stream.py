@@ -5,7 +5,6 @@ Offsets are sparse: they are compared, never counted with.
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,9 +16,10 @@ from eco2.broker.rabbitmq.consumer import Arguments, Consumer, Feed
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.errors import BrokerUnavailable
+from eco2.log import get_logger
 from eco2.ports import First, From, Record, Since, Start
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 TAIL_PREFETCH = 400
 READ_PREFETCH = 200
