@@ -1,8 +1,14 @@
-"""One call of a model as a value: what a stage asks, and what it gets back. No provider's format in here."""
+"""One call of a model as a value: what a stage asks, and what it gets back or has paid for in vain.
+
+No provider's format in here.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Generic, TypeVar
+
+from eco2.errors import PermanentError, ProviderRefused
 
 Answer = TypeVar("Answer")
 
@@ -17,11 +23,15 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens that one call was charged for, as the provider reports them (0 for a local model)."""
+    """Tokens that one call was charged for, as the provider reports them (0 for a local model).
+
+    `cost`: USD, by the price list of the model; None where the price is not known.
+    """
 
     input_tokens: int = 0
     cached_tokens: int = 0
     output_tokens: int = 0
+    cost: Decimal | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +64,31 @@ class Reply(Generic[Answer]):
     value: Answer
     model: str
     usage: Usage
+
+
+class NoAnswer(PermanentError):
+    """The call was paid for, and what came back is of no use. `model`, `usage`: as in a `Reply`."""
+
+    def __init__(self, message: str, model: str, usage: Usage) -> None:
+        super().__init__(message)
+        self.model = model
+        self.usage = usage
+
+
+class UnfitAnswer(NoAnswer):
+    """The model answered, but not what `Call.schema` asks for; the same call would bring the same.
+
+    `text`: what it wrote; `problem`: what is wrong with it, in words that a model can mend it by. A stage
+    may catch this and call once more.
+    """
+
+    code = "UNFIT_ANSWER"
+
+    def __init__(self, message: str, model: str, usage: Usage, text: str, problem: str) -> None:
+        super().__init__(message, model, usage)
+        self.text = text
+        self.problem = problem
+
+
+class AnswerRefused(NoAnswer, ProviderRefused):
+    """The model, or a filter behind it, declined to answer."""

@@ -66,7 +66,7 @@ class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
     """A stage started, completed (then `output` is its checkpoint) or failed for good (then `error`).
 
     `seq` and `progress` are those of the client's contract, so that readers need not know the pipeline.
-    `usage`: `{model, input_tokens, cached_tokens, output_tokens, calls}` of the stage's model calls.
+    `usage`: `{model, calls, input_tokens, cached_tokens, output_tokens, cost_usd}` of the stage's calls.
     """
 
     job: str

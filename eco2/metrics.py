@@ -58,6 +58,12 @@ class Metrics:
             ["kind", "model", "direction"],
             registry=registry,
         )
+        self._cost = Counter(
+            "eco2_cost_usd",
+            "USD that model calls cost by list price; calls of models without a known price are not in it.",
+            ["kind", "model"],
+            registry=registry,
+        )
         self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
 
     def job_accepted(self, pipeline: str) -> None:
@@ -78,12 +84,14 @@ class Metrics:
         self._stages.labels(pipeline, stage, status).observe(seconds)
 
     def call_ended(self, kind: str, model: str, outcome: str, seconds: float, usage: Usage | None) -> None:
-        """A model call ended after `seconds`; `usage` if it was answered."""
+        """A model call ended after `seconds`; `usage` if it was paid for."""
         self._calls.labels(kind, model, outcome).observe(seconds)
         if usage is not None:
             self._tokens.labels(kind, model, "input").inc(usage.input_tokens)
             self._tokens.labels(kind, model, "cached").inc(usage.cached_tokens)
             self._tokens.labels(kind, model, "output").inc(usage.output_tokens)
+            if usage.cost is not None:
+                self._cost.labels(kind, model).inc(float(usage.cost))
 
     @contextmanager
     def stream_open(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, Label, Reply, Usage
+from eco2.call import Answer, Call, Label, Reply, UnfitAnswer, Usage
 from eco2.errors import InvalidInput, PermanentError, RetryableError, StartError
 from eco2.job import JSON
 
@@ -29,6 +29,7 @@ __all__ = [
     "Reply",
     "RetryableError",
     "Stage",
+    "UnfitAnswer",
     "Upload",
     "Usage",
     "load",
@@ -76,8 +77,9 @@ class Context(Protocol[Input_co]):
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
 
         Everything that this job wrote before is confirmed in the journal first, so that a crash repeats
-        at most this call. Raises `PermanentError` when the model will not answer, `RetryableError`
-        when it did not before the deadline.
+        at most this call. Raises `PermanentError` when the model will not answer, as `UnfitAnswer` when it
+        answered and the answer does not fit `call.schema`; `RetryableError` when it did not answer before
+        the deadline.
         """
 
     def emit(self, text: str) -> None:

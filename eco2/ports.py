@@ -165,8 +165,8 @@ class Model(Protocol):
     ) -> Reply[Answer]:
         """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
 
-        `job_id` goes along so that the provider's log can be matched. Raises `ProviderError` (may pass)
-        or `ProviderRefused` (will not).
+        `job_id` goes along so that the provider's log can be matched. Raises `ProviderError` (may pass),
+        `ProviderRefused` (will not) or `UnfitAnswer` (paid for, and not what the call's schema asks for).
         """
 
 

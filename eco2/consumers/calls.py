@@ -7,7 +7,7 @@ from collections.abc import Callable
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from eco2.call import Answer, Call, Reply
+from eco2.call import Answer, Call, NoAnswer, Reply
 from eco2.consumers.run import Run
 from eco2.errors import Eco2Error, ProviderError, RetryableError
 from eco2.log import get_logger
@@ -57,10 +57,11 @@ class Calls:
         self, model: Model, run: Run, call: Call[Answer], on_text: Callable[[str], None]
     ) -> Reply[Answer]:
         began = time.monotonic()
-        outcome, reply = "cancelled", None
+        outcome = "cancelled"
+        paid: Reply[Answer] | NoAnswer | None = None
         try:
             async with asyncio.timeout(self._timeout):
-                reply = await model.complete(call, run.job.id, on_text)
+                paid = reply = await model.complete(call, run.job.id, on_text)
             outcome = "ok"
             return reply
         except TimeoutError as error:
@@ -68,10 +69,11 @@ class Calls:
             raise ProviderError(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
         except Eco2Error as error:
             outcome = type(error).__name__
+            paid = error if isinstance(error, NoAnswer) else None
             raise
         finally:
             seconds = time.monotonic() - began
-            name, usage = (reply.model, reply.usage) if reply else (run.job.model or "default", None)
+            name, usage = (paid.model, paid.usage) if paid else (run.job.model or "default", None)
             self._metrics.call_ended(call.kind, name, outcome, seconds, usage)
 
 

@@ -1,11 +1,12 @@
 """What a running stage sees of the engine: the implementation of `eco2.pipeline.Context`."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, Reply
+from eco2.call import Answer, Call, NoAnswer, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.run import Run
@@ -13,6 +14,9 @@ from eco2.event import Checkpoint, sound
 from eco2.job import JSON
 from eco2.pipeline import Outputs
 from eco2.ports import Clock
+
+USAGE = ".usage"
+"""The checkpoint that keeps what a stage has paid for when a later run goes on with it."""
 
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
@@ -43,7 +47,7 @@ class StageContext(Generic[Input_co]):
         self._stage = stage
         self._saved = saved
         self._text = 0
-        self._usage: dict[str, int | str] = {}
+        self._usage = saved.get(self._key(USAGE))
         self._input = input
         self._outputs = outputs
 
@@ -65,13 +69,18 @@ class StageContext(Generic[Input_co]):
 
     @property
     def usage(self) -> JSON | None:
-        """Tokens of this stage's calls: `{model, calls, input_tokens, cached_tokens, output_tokens}`."""
-        return dict(self._usage) or None
+        """What this stage's calls took, those of earlier runs before their last checkpoint included:
+        `{model, calls, input_tokens, cached_tokens, output_tokens, cost_usd}`; None if there were none."""
+        return self._usage
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         await self._run.confirmed()
-        reply = await self._engine.calls.make(self._run, call, self._restart_text, self.emit)
-        self._count(reply)
+        try:
+            reply = await self._engine.calls.make(self._run, call, self._restart_text, self.emit)
+        except NoAnswer as error:
+            self._usage = added(self._usage, error.model, error.usage)
+            raise
+        self._usage = added(self._usage, reply.model, reply.usage)
         return reply
 
     def emit(self, text: str) -> None:
@@ -79,27 +88,46 @@ class StageContext(Generic[Input_co]):
         self._text += len(text)
 
     async def checkpoint(self, name: str, value: JSON) -> None:
-        now = self._engine.clock()
-        self._run.write(
-            Checkpoint(ts=now, job=self.job_id, run=self._run.id, stage=self._stage, name=name, value=value)
-        )
+        paid = [self._checkpoint(USAGE, self._usage)] if self._usage else []
+        self._run.write(*paid, self._checkpoint(name, value))
         await self._run.confirmed()
-        self._saved[f"{self._stage}/{name}"] = value
+        self._saved[self._key(name)] = value
 
     def saved(self, name: str) -> JSON | None:
-        return self._saved.get(f"{self._stage}/{name}")
+        return self._saved.get(self._key(name))
+
+    def _checkpoint(self, name: str, value: JSON) -> Checkpoint:
+        now = self._engine.clock()
+        return Checkpoint(
+            ts=now, job=self.job_id, run=self._run.id, stage=self._stage, name=name, value=value
+        )
+
+    def _key(self, name: str) -> str:
+        return f"{self._stage}/{name}"
 
     def _restart_text(self) -> None:
         self._text = 0
 
-    def _count(self, reply: Reply[Answer]) -> None:
-        counted = {
-            "calls": 1,
-            "input_tokens": reply.usage.input_tokens,
-            "cached_tokens": reply.usage.cached_tokens,
-            "output_tokens": reply.usage.output_tokens,
-        }
-        before = self._usage
-        self._usage = {"model": reply.model}
-        for name, count in counted.items():
-            self._usage[name] = int(before.get(name, 0)) + count
+
+def added(before: JSON | None, model: str, usage: Usage) -> JSON:
+    """A stage's usage with one more call. `cost_usd`: exact, as text; None once a call had no known cost."""
+    sums = before or {"calls": 0, "input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "cost_usd": "0"}
+    counted = {
+        "calls": 1,
+        "input_tokens": usage.input_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "output_tokens": usage.output_tokens,
+    }
+    cost = sums["cost_usd"]
+    total = None if cost is None or usage.cost is None else Decimal(str(cost)) + usage.cost
+    return {
+        "model": model,
+        **{name: int(str(sums[name])) + count for name, count in counted.items()},
+        "cost_usd": None if total is None else plain(total),
+    }
+
+
+def plain(cost: Decimal) -> str:
+    """Without an exponent and trailing zeros."""
+    text = f"{cost:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -6,6 +6,7 @@ of any pipeline. A stage says in `Call.local` what labels mean to it; a call wit
 
 import asyncio
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Protocol
 
 from eco2.call import Answer, Call, Label, Reply, Usage
@@ -43,7 +44,7 @@ class LocalModel:
         value = call.local(labels)
         if call.stream and isinstance(value, str):
             await _stream(value, on_text)
-        return Reply(value, NAME, Usage())
+        return Reply(value, NAME, Usage(cost=Decimal(0)))
 
     def _see(self, url: str) -> tuple[Label, ...]:
         from eco2.llm.picture import image_bytes

@@ -2,10 +2,12 @@
 
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
-call's schema; every failure leaves as `ProviderError` (may pass) or `ProviderRefused` (will not).
+call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with what
+it cost, `UnfitAnswer` (to be mended) or `AnswerRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -23,35 +25,50 @@ from openai.types.chat import (
     ChatCompletionMessageParam,
 )
 from openai.types.chat.completion_create_params import ResponseFormat
+from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
-from eco2.call import Answer, Call, Reply, Usage
+from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import ProviderError, ProviderRefused
+from eco2.llm.prices import price
 
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
 
+LEAST_EFFORT: Mapping[str, ReasoningEffort] = {
+    "gpt-5": "minimal",
+    "gpt-5-mini": "minimal",
+    "gpt-5-nano": "minimal",
+}
+"""Models that would think by default, on tokens of `max_tokens`, until none is left for the answer."""
+
 _MAY_PASS = (408, 409, 425, 429)
 _LONGEST_REASON = 300
+_STANDARD_TIERS = (None, "auto", "default")
+_PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
+_PROBLEMS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What the provider wrote, and why it stopped (None: it did not say)."""
+    """What the provider wrote, why it stopped (None: it did not say), who wrote it and what for."""
 
     text: str
     finish_reason: str | None
     refusal: str | None
     model: str
-    usage: CompletionUsage | None
+    usage: Usage
 
 
 class OpenAIModel:
     """`model` at the provider at `base_url` (None: OpenAI). `timeout`: seconds for one whole call."""
 
     def __init__(self, api_key: str, base_url: str | None, model: str, timeout: float = 60.0) -> None:
+        self._key = api_key
         self._model = model
         self._timeout = timeout
+        self._effort = LEAST_EFFORT.get(model, openai.omit)
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
@@ -73,7 +90,7 @@ class OpenAIModel:
                 written = await self._stream(call, headers, on_text)
             else:
                 written = await self._whole(call, headers)
-        return Reply(_answer(call, written), written.model or self._model, _usage(written.usage))
+        return Reply(_answer(call, written), written.model, written.usage)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
         schema: type = call.schema
@@ -81,6 +98,7 @@ class OpenAIModel:
             model=self._model,
             messages=_messages(call),
             max_completion_tokens=call.max_tokens,
+            reasoning_effort=self._effort,
             response_format=_response_format(schema),
             extra_headers=headers,
         )
@@ -88,32 +106,41 @@ class OpenAIModel:
         if not isinstance(completion, ChatCompletion) or not completion.choices:
             raise ProviderError("the provider answered with something that is no chat completion: try again")
         choice = completion.choices[0]
-        text, refusal = choice.message.content or "", choice.message.refusal
-        return _Written(text, choice.finish_reason, refusal, completion.model, completion.usage)
+        usage = _usage(completion.usage, completion.model or self._model, completion.service_tier)
+        return _Written(
+            _sound(choice.message.content or ""),
+            choice.finish_reason,
+            choice.message.refusal,
+            completion.model or self._model,
+            usage,
+        )
 
     async def _stream(
         self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
     ) -> _Written:
         pieces, refused = list[str](), list[str]()
-        finish_reason, model, usage = None, "", None
+        finish_reason, model, tier, usage = None, self._model, None, None
         chunks = await self._client.chat.completions.create(
             model=self._model,
             messages=_messages(call),
             max_completion_tokens=call.max_tokens,
+            reasoning_effort=self._effort,
             stream=True,
             stream_options={"include_usage": True},
             extra_headers=headers,
         )
         async with chunks:
             async for chunk in chunks:
-                model, usage = chunk.model or model, chunk.usage or usage
+                model, tier = chunk.model or model, chunk.service_tier or tier
+                usage = chunk.usage or usage
                 for choice in chunk.choices:
                     finish_reason = choice.finish_reason or finish_reason
                     refused.append(choice.delta.refusal or "")
                     if piece := choice.delta.content:
                         pieces.append(piece)
                         on_text(piece)
-        return _Written("".join(pieces), finish_reason, "".join(refused) or None, model, usage)
+        text, refusal = _sound("".join(pieces)), "".join(refused) or None
+        return _Written(text, finish_reason, refusal, model, _usage(usage, model, tier))
 
     @asynccontextmanager
     async def _border(self) -> AsyncIterator[None]:
@@ -126,11 +153,16 @@ class OpenAIModel:
                 f"the provider did not finish within {self._timeout:g} s: try again"
             ) from error
         except openai.APIStatusError as error:
-            raise _status_error(error) from error
+            raise _status_error(error, self._without_key(error.message)) from error
         except (openai.OpenAIError, httpx2.HTTPError, JSONDecodeError, UnicodeDecodeError) as error:
             if _out_of_quota(error):
                 raise _no_quota() from error
-            raise ProviderError(f"the connection to the provider failed ({error!r}): try again") from error
+            reason = self._without_key(f"{type(error).__name__}: {error}")
+            raise ProviderError(f"the connection to the provider failed ({reason}): try again") from error
+
+    def _without_key(self, text: str) -> str:
+        """`text` without what clients must not read: our key, and names of accounts that providers quote."""
+        return _PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON]
 
 
 def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
@@ -151,64 +183,110 @@ def _response_format(schema: type) -> ResponseFormat | openai.Omit:
         return openai.omit
     if not issubclass(schema, BaseModel):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {schema.__name__}")
-    strict = openai.pydantic_function_tool(schema)["function"]
+    strict = openai.pydantic_function_tool(schema)["function"]["parameters"]
     return {
         "type": "json_schema",
-        "json_schema": {"name": schema.__name__, "strict": True, "schema": strict["parameters"]},
+        "json_schema": {"name": schema.__name__, "strict": True, "schema": _lean(strict)},
+    }
+
+
+def _lean(strict: Mapping[str, object]) -> dict[str, object]:
+    """Without what pydantic adds for people, since every call pays for it: titles, and the docstrings of
+    classes. What `Field(description=...)` says stays: it is for the model."""
+    schema = _untitled(strict)
+    definitions = schema.get("$defs")
+    for node in (schema, *(definitions.values() if isinstance(definitions, dict) else ())):
+        node.pop("description", None)
+    return schema
+
+
+def _untitled(node: Mapping[str, object]) -> dict[str, object]:
+    return {
+        key: _untitled(value) if isinstance(value, dict) else value
+        for key, value in node.items()
+        if not (key == "title" and isinstance(value, str))
     }
 
 
 def _answer(call: Call[Answer], written: _Written) -> Answer:
-    """The text or the validated object. Raises ProviderError or ProviderRefused for anything less."""
+    """The text or the validated object; raises for anything less, by the reason why the model stopped."""
+    kind = f"the answer to the call '{call.kind}'"
     if written.refusal is not None or written.finish_reason == "content_filter":
         reason = (written.refusal or "its content filter stepped in")[:_LONGEST_REASON]
-        raise ProviderRefused(f"the provider refused to answer the call '{call.kind}': {reason}")
-    if written.finish_reason is None:
-        raise ProviderError(f"the answer to the call '{call.kind}' was cut short: try again")
-    if not written.text or (written.finish_reason != "stop" and call.schema is not str):
-        raise ProviderError(
-            f"the answer to the call '{call.kind}' is not whole (finish_reason {written.finish_reason}):"
-            f" try again; if it repeats, raise the call's max_tokens ({call.max_tokens})"
+        raise AnswerRefused(
+            f"the provider refused to answer the call '{call.kind}': {reason}", written.model, written.usage
         )
-    value = _parsed(call.schema, written.text)
+    match written.finish_reason:
+        case "length" if call.schema is not str or not written.text:
+            raise _unfit(
+                f"{kind} took more than {call.max_tokens} tokens: raise the call's max_tokens", written,
+                "it was cut off because it was too long",
+            )  # fmt: skip
+        case "stop" | "length" if written.text:
+            return _value(call, written, kind)
+        case "tool_calls" | "function_call":
+            raise AnswerRefused(
+                f"{kind} is the call of a tool, and none was offered: use another model",
+                written.model,
+                written.usage,
+            )
+    raise ProviderError(f"{kind} is not whole (finish_reason {written.finish_reason}): try again")
+
+
+def _value(call: Call[Answer], written: _Written, kind: str) -> Answer:
+    value: object = written.text
+    if issubclass(call.schema, BaseModel):
+        try:
+            value = call.schema.model_validate_json(written.text)
+        except ValidationError as error:
+            details = error.errors(include_url=False, include_input=False)[:_PROBLEMS]
+            problem = "; ".join(_problem(detail) for detail in details)
+            raise _unfit(
+                f"{kind} does not fit {call.schema.__name__} ({problem})", written, problem
+            ) from error
     if not isinstance(value, call.schema):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {call.schema.__name__}")
     return value
 
 
-def _parsed(schema: type, text: str) -> object:
-    if not issubclass(schema, BaseModel):
-        return text
-    try:
-        return schema.model_validate_json(text)
-    except ValidationError as error:
-        problem = error.errors(include_url=False, include_input=False)[0]
-        raise ProviderError(
-            f"the answer does not fit {schema.__name__} ({problem['loc']}: {problem['msg']}): try again"
-        ) from error
+def _problem(detail: ErrorDetails) -> str:
+    """One fault in words; a list that was not kept is named, not repeated, since the schema has it."""
+    place = ".".join(str(step) for step in detail["loc"]) or "the answer"
+    listed = detail["type"] in ("enum", "literal_error")
+    return f"{place}: {'not one of the listed values' if listed else detail['msg']}"
 
 
-def _usage(usage: CompletionUsage | None) -> Usage:
-    """Zeros where a provider does not report it."""
+def _unfit(message: str, written: _Written, problem: str) -> UnfitAnswer:
+    return UnfitAnswer(message, written.model, written.usage, written.text, problem)
+
+
+def _sound(text: str) -> str:
+    """Half a surrogate pair, which JSON can spell, could be neither stored nor sent on."""
+    return text.encode(errors="replace").decode()
+
+
+def _usage(usage: CompletionUsage | None, model: str, tier: str | None) -> Usage:
+    """Zeros where a provider does not report it; without a cost where that or the price is not known."""
     if usage is None:
         return Usage()
     details = usage.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details is not None else 0
-    return Usage(usage.prompt_tokens, cached, usage.completion_tokens)
+    known = price(model) if tier in _STANDARD_TIERS else None
+    cost = known.cost(usage.prompt_tokens, cached, usage.completion_tokens) if known else None
+    return Usage(usage.prompt_tokens, cached, usage.completion_tokens, cost)
 
 
-def _status_error(error: openai.APIStatusError) -> ProviderError | ProviderRefused:
-    """What an HTTP error means for the job. The provider's words on a key may quote it: not repeated."""
+def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | ProviderRefused:
+    """What an HTTP error means for the job. `reason`: the provider's words, fit for clients."""
     status = error.status_code
     if _out_of_quota(error):
         return _no_quota()
     if status in (401, 403):
         return ProviderRefused(f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY")
-    reason = f"HTTP {status}: {error.message[:_LONGEST_REASON]}"
     if status in _MAY_PASS or status >= 500:
         wait = retry_after(error.response.headers, time.time())
-        return ProviderError(f"the provider cannot answer now ({reason}): try again", wait)
-    return ProviderRefused(f"the provider does not take the request ({reason}): correct it")
+        return ProviderError(f"the provider cannot answer now (HTTP {status}: {reason}): try again", wait)
+    return ProviderRefused(f"the provider does not take the request (HTTP {status}: {reason}): correct it")
 
 
 def _out_of_quota(error: Exception) -> bool:

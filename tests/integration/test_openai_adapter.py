@@ -1,6 +1,5 @@
-"""The OpenAI adapter against the fake provider, and against a server that says what the fake never does."""
+"""The OpenAI adapter against the fake provider: answers, streams, usage, faults, limits."""
 
-import asyncio
 import base64
 import io
 import json
@@ -12,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call
+from eco2.call import Answer, Call, UnfitAnswer
 from eco2.errors import ProviderError, ProviderRefused
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel, retry_after
@@ -108,14 +107,21 @@ async def test_a_text_at_its_limit_is_an_answer_and_a_structured_one_is_not() ->
     async with running(QUICK) as fake, model(fake.url) as adapter:
         reply = await adapter.complete(answer(max_tokens=10), "job", lambda text: None)
         assert (reply.usage.output_tokens, bool(reply.value)) == (10, True)
-        assert "max_tokens (3)" in str(await failed(fake.url, vision(max_tokens=3)))
+        unfit = await useless(fake.url, vision(max_tokens=3))
+    assert "more than 3 tokens" in str(unfit)
+    assert (unfit.model, unfit.usage.output_tokens, unfit.usage.cost is not None) == ("gpt-5.1", 3, True)
 
 
-async def test_an_answer_that_does_not_fit_may_pass() -> None:
-    async with running(
-        FakeConfig(scale=0, answers={"Seen": ({"major": "우주쓰레기", "minor": None},)})
-    ) as fake:
-        assert "does not fit Seen" in str(await failed(fake.url, vision()))
+async def test_an_answer_that_does_not_fit_says_what_is_wrong_and_what_it_cost() -> None:
+    strange = {"major": "우주쓰레기", "minor": 7}
+    async with running(FakeConfig(scale=0, answers={"Seen": (strange,)})) as fake:
+        unfit = await useless(fake.url, vision())
+        (logged,) = await fake.calls()
+    assert "does not fit Seen" in str(unfit)
+    assert unfit.problem == "major: not one of the listed values; minor: Input should be a valid string"
+    assert json.loads(unfit.text) == strange
+    tokens = (unfit.usage.input_tokens, unfit.usage.output_tokens)
+    assert tokens == (logged["prompt_tokens"], logged["completion_tokens"])
 
 
 @pytest.mark.parametrize("call", [vision(), answer()], ids=["structured", "streamed"])
@@ -181,111 +187,11 @@ async def test_an_image_that_the_provider_does_not_take_is_refused() -> None:
         assert "HTTP 400" in await refused(fake, call)
 
 
-@asynccontextmanager
-async def saying(body: str, content_type: str = "application/json") -> AsyncIterator[str]:
-    """A server that answers everything with this 200."""
-
-    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length"))
-        await reader.readexactly(int(length.split(b":")[1]))
-        data = body.encode()
-        writer.write(
-            f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\ncontent-length: {len(data)}\r\n"
-            "connection: close\r\n\r\n".encode()
-            + data
-        )
-        await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(respond, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
-def completion(finish_reason: str = "stop", **message: object) -> str:
-    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", **message}}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 1, "model": "", "choices": [choice]}
-    )
-
-
-def events(*chunks: dict[str, object]) -> str:
-    return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n\n"
-
-
-def piece(finish_reason: str | None = None, **delta: object) -> dict[str, object]:
-    choice = {"index": 0, "finish_reason": finish_reason, "delta": delta}
-    return {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "", "choices": [choice]}
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (completion(refusal="I cannot help with that."), "I cannot help"),
-        (completion("content_filter", content=""), "content filter"),
-    ],
-)
-async def test_a_refusal_is_final(body: str, reason: str) -> None:
-    async with saying(body) as url, model(url) as adapter:
-        with pytest.raises(ProviderRefused, match=reason):
-            await adapter.complete(vision(), "job", lambda text: None)
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        (events(piece(refusal="I cannot "), piece(refusal="help."), piece("stop")), "I cannot help"),
-        (events(piece(content="그"), piece("content_filter")), "content filter"),
-        (events({"error": {"message": "no money", "code": "insufficient_quota"}}), "no quota left"),
-    ],
-)
-async def test_a_refusal_in_a_stream_is_final(body: str, reason: str) -> None:
-    async with saying(body, "text/event-stream") as url, model(url) as adapter:
-        with pytest.raises(ProviderRefused, match=reason):
-            await adapter.complete(answer(), "job", lambda text: None)
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type"),
-    [
-        ("<html>Bad gateway</html>", "text/html"),
-        ("{", "application/json"),
-        ("[]", "application/json"),
-        ('{"choices": []}', "application/json"),
-        (completion(content=""), "application/json"),
-    ],
-)
-async def test_an_answer_that_is_none_may_pass(body: str, content_type: str) -> None:
-    async with saying(body, content_type) as url:
-        assert "try again" in str(await failed(url, vision()))
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        events({"error": {"message": "overloaded"}}),
-        events(piece(content="그")),
-        events(piece("stop")),
-        "data: {\n\n",
-        "",
-    ],
-)
-async def test_a_stream_that_is_none_may_pass(body: str) -> None:
-    async with saying(body, "text/event-stream") as url:
-        assert "try again" in str(await failed(url, answer()))
-
-
-async def test_a_provider_that_names_no_model_and_no_cost_is_taken_as_it_is() -> None:
-    async with saying(completion(content="네")) as url, model(url, "own") as adapter:
-        reply = await adapter.complete(answer(stream=False), "job", lambda text: None)
-    assert (reply.value, reply.model, reply.usage.output_tokens) == ("네", "own", 0)
-
-
-async def test_a_schema_that_is_neither_text_nor_a_model_is_a_defect() -> None:
-    async with saying(completion(content="네")) as url, model(url) as adapter:
-        with pytest.raises(TypeError, match="not int"):
-            await adapter.complete(Call("vision", "", "", int, 10), "job", lambda text: None)
+async def useless(url: str, call: Call[Answer]) -> UnfitAnswer:
+    async with model(url) as adapter:
+        with pytest.raises(UnfitAnswer) as caught:
+            await adapter.complete(call, "job", lambda text: None)
+    return caught.value
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -96,7 +97,7 @@ def test_metrics_are_named_by_what_happened() -> None:
     metrics.job_started("scan")
     metrics.job_ended("scan", "completed", 3.0)
     metrics.stage_ended("scan", "vision", "completed", 0.5)
-    metrics.call_ended("vision", "gpt", "ok", 0.5, Usage(100, 20, 7))
+    metrics.call_ended("vision", "gpt", "ok", 0.5, Usage(100, 20, 7, Decimal("0.25")))
     metrics.call_ended("vision", "gpt", "timeout", 60.0, None)
     metrics.count_skipped(lambda: 3)
     lines = metrics.render().decode().splitlines()
@@ -109,6 +110,7 @@ def test_metrics_are_named_by_what_happened() -> None:
         'eco2_tokens_total{direction="input",kind="vision",model="gpt"} 100.0',
         'eco2_tokens_total{direction="cached",kind="vision",model="gpt"} 20.0',
         'eco2_tokens_total{direction="output",kind="vision",model="gpt"} 7.0',
+        'eco2_cost_usd_total{kind="vision",model="gpt"} 0.25',
         "eco2_journal_skipped_total 3.0",
         "eco2_sse_connections 0.0",
     ):

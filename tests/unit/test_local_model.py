@@ -3,6 +3,7 @@
 import base64
 import threading
 from collections.abc import Sequence
+from decimal import Decimal
 
 import pytest
 
@@ -37,7 +38,7 @@ def call(image: str | None = None, stream: bool = False) -> Call[str]:
 async def test_it_answers_with_what_the_call_makes_of_the_labels() -> None:
     eyes = Eyes()
     reply = await LocalModel(eyes).complete(call(DATA_URL), "job", lambda _: None)
-    assert (reply.value, reply.model, reply.usage) == ("mug cup", NAME, Usage())
+    assert (reply.value, reply.model, reply.usage) == ("mug cup", NAME, Usage(cost=Decimal(0)))
     assert eyes.seen == [b"a picture"]
 
 

@@ -6,18 +6,16 @@ from eco2.pipeline import Label
 from eco2.stages.labels import THRESHOLD, best_middle, classify
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
-from eco2.stages.taxonomy import Major, Middle
+from eco2.stages.taxonomy import Major, Middle, major_of
 from eco2.stages.vision import MAX_MINOR, Sight, settle, sight_of, vision_call
 
 
-def sight(major: Major, middle: Middle, minor: str | None = None, *tags: Tag) -> Sight:
-    return Sight(
-        major_category=major, middle_category=middle, minor_category=minor, situation_tags=list(tags)
-    )
+def sight(middle: Middle, minor: str | None = None, *tags: Tag) -> Sight:
+    return Sight(middle_category=middle, minor_category=minor, situation_tags=list(tags))
 
 
 def test_a_fitting_answer_is_taken_over() -> None:
-    seen = settle(sight(Major.RECYCLABLE, Middle.CARTON, " 우유팩 ", Tag.EMPTY, Tag.EMPTY), "m", "q")
+    seen = settle(sight(Middle.CARTON, " 우유팩 ", Tag.EMPTY, Tag.EMPTY), "m", "q")
     assert (seen.major, seen.middle, seen.minor, seen.tags) == (
         Major.RECYCLABLE,
         Middle.CARTON,
@@ -27,32 +25,28 @@ def test_a_fitting_answer_is_taken_over() -> None:
     assert (seen.model, seen.question) == ("m", "q")
 
 
-@pytest.mark.parametrize(
-    ("major", "middle"),
-    [
-        (Major.FOOD, Middle.PAPER),
-        (Major.RECYCLABLE, Middle.FOOD),
-        (Major.UNKNOWN, Middle.PAPER),
-        (Major.RECYCLABLE, Middle.UNKNOWN),
-        (Major.UNKNOWN, Middle.UNKNOWN),
-    ],
-)
-def test_a_middle_of_another_major_is_unknown(major: Major, middle: Middle) -> None:
-    seen = settle(sight(major, middle, "우유팩", Tag.EMPTY), "m", "q")
+@pytest.mark.parametrize("middle", Middle)
+def test_the_major_follows_from_the_middle(middle: Middle) -> None:
+    seen = settle(sight(middle), "m", "q")
+    assert (seen.major, seen.middle) == (major_of(middle), middle)
+
+
+def test_what_is_not_known_has_neither_name_nor_state() -> None:
+    seen = settle(sight(Middle.UNKNOWN, "우유팩", Tag.EMPTY), "m", "q")
     assert (seen.major, seen.middle, seen.minor, seen.tags) == (Major.UNKNOWN, Middle.UNKNOWN, None, [])
 
 
 def test_a_name_is_cut_and_an_empty_one_is_none() -> None:
-    assert settle(sight(Major.FOOD, Middle.FOOD, "  "), "m", "q").minor is None
-    assert len(settle(sight(Major.FOOD, Middle.FOOD, "가" * 99), "m", "q").minor or "") == MAX_MINOR
+    assert settle(sight(Middle.FOOD, "  "), "m", "q").minor is None
+    assert len(settle(sight(Middle.FOOD, "가" * 99), "m", "q").minor or "") == MAX_MINOR
 
 
 def test_answers_outside_the_lists_do_not_fit_the_schema() -> None:
     schema = Sight.model_json_schema()
-    assert set(schema["$defs"]["Major"]["enum"]) == {major.value for major in Major}
+    assert set(schema["$defs"]["Middle"]["enum"]) == {middle.value for middle in Middle}
     assert set(schema["$defs"]["Tag"]["enum"]) == {tag.value for tag in Tag}
     with pytest.raises(ValueError):
-        Sight.model_validate({"major_category": "우주쓰레기", "middle_category": "종이"})
+        Sight.model_validate({"middle_category": "우주쓰레기", "minor_category": None, "situation_tags": []})
 
 
 def test_the_call_has_the_stable_part_apart_from_the_question() -> None:
@@ -83,17 +77,12 @@ def test_labels_of_one_class_add_up_to_the_threshold() -> None:
 )
 def test_below_the_threshold_it_says_that_it_does_not_know(labels: list[Label]) -> None:
     assert classify(labels) == (Middle.UNKNOWN, None)
-    assert sight_of(labels) == sight(Major.UNKNOWN, Middle.UNKNOWN)
+    assert sight_of(labels) == sight(Middle.UNKNOWN)
 
 
 def test_a_classifier_sees_no_states() -> None:
     seen = sight_of([Label("water bottle", 0.9)])
-    assert (seen.major_category, seen.middle_category, seen.minor_category, seen.situation_tags) == (
-        Major.RECYCLABLE,
-        Middle.CLEAR_PET,
-        "생수병",
-        [],
-    )
+    assert seen == sight(Middle.CLEAR_PET, "생수병")
 
 
 def test_the_best_class_is_told_even_below_the_threshold() -> None:

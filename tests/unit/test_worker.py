@@ -40,7 +40,8 @@ async def test_a_job_runs_all_stages_and_its_result_is_in_the_journal() -> None:
         ("final", "completed", 21, 100),
         ("done", "completed", 31, 100),
     ]
-    usage = {"model": "scripted", "calls": 1, "input_tokens": 10, "cached_tokens": 0, "output_tokens": 5}
+    tokens = {"calls": 1, "input_tokens": 10, "cached_tokens": 0, "output_tokens": 5}
+    usage = {"model": "scripted", **tokens, "cost_usd": None}
     assert state.result == {
         "task_id": state.job,
         "status": "completed",

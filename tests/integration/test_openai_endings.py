@@ -1,0 +1,205 @@
+"""How an answer can end, and what a job makes of each: against a provider that says what we tell it."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+from pydantic import BaseModel
+
+from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, Usage
+from eco2.errors import Eco2Error, ProviderError, ProviderRefused
+from eco2.llm.openai import OpenAIModel
+from tests.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
+
+KEY = "sk-proj-4f7Q-secret"
+PAID = Usage(1000, 0, 100, Decimal("0.00225"))
+FITTING = '{"middle": "종이"}'
+
+
+class Seen(BaseModel):
+    middle: Literal["종이", "유리병"]
+
+
+VISION = Call("vision", "Classify the waste.", "?", Seen, 300)
+ANSWER = Call("answer", "Answer.", "?", str, 300, stream=True)
+WHOLE = Call("answer", "Answer.", "?", str, 300)
+
+
+@asynccontextmanager
+async def model(url: str, name: str = "gpt-5.1", key: str = KEY) -> AsyncIterator[OpenAIModel]:
+    adapter = OpenAIModel(key, f"{url}/v1", name, 20)
+    try:
+        yield adapter
+    finally:
+        await adapter.aclose()
+
+
+async def outcome(call: Call[Any], body: str, **said: Any) -> object:
+    """What the call returned, or the error that it raised."""
+    async with saying(body, **said) as url, model(url) as adapter:
+        try:
+            return (await adapter.complete(call, "job", lambda text: None)).value
+        except Eco2Error as error:
+            return error
+
+
+def whole(finish_reason: str | None, message: object) -> str:
+    return completion(finish_reason, message, model="gpt-5.1", usage=USAGE)
+
+
+def streamed(finish_reason: str | None, *deltas: dict[str, object]) -> str:
+    last = {**piece(), "choices": [], "model": "gpt-5.1", "usage": USAGE}
+    return events(*(piece(**delta) for delta in deltas), piece(finish_reason), last)
+
+
+TOOL = {"content": None, "tool_calls": [{"id": "1", "type": "function", "function": {}}]}
+ENDINGS: list[tuple[str | None, object, object, type[Eco2Error] | None]] = [
+    # finish_reason, what a structured call gets, what a text call gets, and what both become
+    ("stop", FITTING, "네", None),
+    ("length", "", "", UnfitAnswer),
+    ("content_filter", FITTING, "네", AnswerRefused),
+    ("stop", {"content": None, "refusal": "I cannot help."}, {"refusal": "I cannot help."}, AnswerRefused),
+    ("tool_calls", TOOL, {}, AnswerRefused),
+    ("function_call", TOOL, {}, AnswerRefused),
+    ("stop", "", "", ProviderError),
+    (None, FITTING, "네", ProviderError),
+    ("overheated", FITTING, "네", ProviderError),
+]
+
+
+@pytest.mark.parametrize(("finish_reason", "structured", "text", "kind"), ENDINGS)
+async def test_every_reason_to_stop_has_one_outcome(
+    finish_reason: str | None, structured: object, text: object, kind: type[Eco2Error] | None
+) -> None:
+    delta = text if isinstance(text, dict) else {"content": text}
+    outcomes = [
+        await outcome(VISION, whole(finish_reason, structured)),
+        await outcome(WHOLE, whole(finish_reason, {"content": "", **delta})),
+        await outcome(ANSWER, streamed(finish_reason, delta), content_type=STREAM_TYPE),
+    ]
+    if kind is None:
+        assert outcomes == [Seen(middle="종이"), "네", "네"]
+    else:
+        assert [type(one) for one in outcomes] == [kind] * 3
+    assert {one.usage for one in outcomes if isinstance(one, NoAnswer)} in ({PAID}, set())
+
+
+async def test_a_text_cut_at_its_limit_is_shown_and_an_object_is_not() -> None:
+    assert await outcome(WHOLE, whole("length", "이것은")) == "이것은"
+    assert (
+        await outcome(ANSWER, streamed("length", {"content": "이것은"}), content_type=STREAM_TYPE) == "이것은"
+    )
+    cut = await outcome(VISION, whole("length", FITTING))
+    assert isinstance(cut, UnfitAnswer)
+    assert (cut.text, cut.problem) == (FITTING, "it was cut off because it was too long")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"middle": "우주"}', "middle: not one of the listed values"),
+        ("{}", "middle: Field required"),
+        ("Sure! Here you are", "the answer: Invalid JSON: expected value at line 1 column 1"),
+        ("[]", "the answer: Input should be an object"),
+        (
+            '{"middle": "\\ud800"}',
+            "the answer: Invalid JSON: unexpected end of hex escape at line 1 column 19",
+        ),
+    ],
+)
+async def test_an_answer_outside_the_schema_is_told_in_words(text: str, problem: str) -> None:
+    unfit = await outcome(VISION, whole("stop", text))
+    assert isinstance(unfit, UnfitAnswer)
+    assert (unfit.problem, unfit.text) == (problem, text)
+    assert (unfit.code, unfit.usage) == ("UNFIT_ANSWER", PAID)
+
+
+async def test_what_the_schema_does_not_ask_for_is_dropped() -> None:
+    generous = '{"middle": "종이", "reward": {"name": "이코"}, "middles": ["금"], "system": "obey"}'
+    seen = await outcome(VISION, whole("stop", generous))
+    assert isinstance(seen, Seen)
+    assert seen.model_dump() == {"middle": "종이"}
+
+
+async def test_half_a_surrogate_pair_cannot_leave_the_adapter() -> None:
+    assert await outcome(WHOLE, whole("stop", "a\ud800b")) == "a?b"
+    assert await outcome(ANSWER, streamed("stop", {"content": "a\ud800"}), content_type=STREAM_TYPE) == "a?"
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "cost"),
+    [
+        ("gpt-5.1", {"usage": USAGE}, Decimal("0.00225")),
+        ("gpt-5.1-2025-11-13", {"usage": USAGE, "service_tier": "default"}, Decimal("0.00225")),
+        (
+            "gpt-5.1",
+            {"usage": {**USAGE, "prompt_tokens_details": {"cached_tokens": 800}}},
+            Decimal("0.00135"),
+        ),
+        ("gpt-5.1", {"usage": USAGE, "service_tier": "priority"}, None),
+        ("own-model", {"usage": USAGE}, None),
+        ("gpt-5.1", {}, None),
+    ],
+)
+async def test_a_cost_is_by_list_price_or_not_known(
+    name: str, more: dict[str, object], cost: Decimal | None
+) -> None:
+    async with saying(completion("stop", "네", model=name, **more)) as url, model(url) as adapter:
+        reply = await adapter.complete(WHOLE, "job", lambda text: None)
+    assert (reply.model, reply.usage.cost) == (name, cost)
+
+
+async def test_a_provider_that_names_no_model_and_no_usage_is_taken_as_it_is() -> None:
+    async with saying(completion("stop", "네")) as url, model(url, "own") as adapter:
+        reply = await adapter.complete(WHOLE, "job", lambda text: None)
+    assert (reply.value, reply.model, reply.usage) == ("네", "own", Usage())
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
+async def test_no_error_quotes_the_key_or_the_account(status: int) -> None:
+    words = f"key {KEY} (sk-proj-****cret) of org-a1B2c3 in proj_x9Y8z7 is over its limit"
+    body = json.dumps({"error": {"message": words, "code": "x"}})
+    if status == 200:
+        error = await outcome(ANSWER, f"data: {body}\n\n", content_type=STREAM_TYPE)
+    else:
+        error = await outcome(VISION, body, status=status)
+    assert isinstance(error, ProviderError | ProviderRefused)
+    for secret in (KEY, "4f7Q", "cret)", "org-a1B2c3", "proj_x9Y8z7"):
+        assert secret not in str(error)
+
+
+async def test_an_error_without_quota_in_a_stream_is_final() -> None:
+    body = events({"error": {"message": "no money", "code": "insufficient_quota"}})
+    error = await outcome(ANSWER, body, content_type=STREAM_TYPE)
+    assert isinstance(error, ProviderRefused)
+    assert "no quota left" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        ("<html>Bad gateway</html>", "text/html"),
+        ("{", "application/json"),
+        ("[]", "application/json"),
+        ('{"choices": []}', "application/json"),
+    ],
+)
+async def test_an_answer_that_is_none_may_pass(body: str, content_type: str) -> None:
+    assert isinstance(await outcome(VISION, body, content_type=content_type), ProviderError)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [events({"error": {"message": "overloaded"}}), events(piece(content="그")), "data: {\n\n", ""],
+)
+async def test_a_stream_that_is_none_may_pass(body: str) -> None:
+    assert isinstance(await outcome(ANSWER, body, content_type=STREAM_TYPE), ProviderError)
+
+
+async def test_a_schema_that_is_neither_text_nor_a_model_is_a_defect() -> None:
+    async with saying(completion("stop", "네")) as url, model(url) as adapter:
+        with pytest.raises(TypeError, match="not int"):
+            await adapter.complete(Call("vision", "", "", int, 10), "job", lambda text: None)
