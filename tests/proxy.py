@@ -34,6 +34,10 @@ class Proxy:
         user, at, _ = self._target.netloc.rpartition("@")
         return self._target._replace(netloc=f"{user}{at}127.0.0.1:{self._port}").geturl()
 
+    def lead_to(self, url: str) -> None:
+        """Connections from now on go to the server of `url`; open ones stay where they are."""
+        self._target = urlsplit(url)
+
     def cut(self) -> None:
         """Every open connection ends without a goodbye, in both directions."""
         for writer in self._writers:
