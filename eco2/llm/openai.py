@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from json import JSONDecodeError
+from urllib.parse import quote
 
 import httpx2  # the SDK lets its transport's errors through while a stream is read
 import openai
@@ -48,6 +49,8 @@ _LONGEST_REASON = 300
 _STANDARD_TIERS = (None, "auto", "default")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
 _PROBLEMS = 3
+_IN_HEADERS = " !#$&'()*+,/:;=?@[]~"  # what needs no %-escape in a header's value
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +87,7 @@ class OpenAIModel:
         self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
     ) -> Reply[Answer]:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
-        headers = {"x-eco2-job": job_id, "x-eco2-kind": call.kind}
+        headers = {"x-eco2-job": _header(job_id), "x-eco2-kind": _header(call.kind)}
         async with self._border():
             if call.stream and call.schema is str:
                 written = await self._stream(call, headers, on_text)
@@ -167,13 +170,13 @@ class OpenAIModel:
 
 def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
     """The constant part first, so that providers can cache it."""
-    content: str | list[ChatCompletionContentPartParam] = call.text
+    content: str | list[ChatCompletionContentPartParam] = _sound(call.text)
     if call.image is not None:
         content = [
-            {"type": "text", "text": call.text},
+            {"type": "text", "text": _sound(call.text)},
             {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
         ]
-    return [{"role": "system", "content": call.system}, {"role": "user", "content": content}]
+    return [{"role": "system", "content": _sound(call.system)}, {"role": "user", "content": content}]
 
 
 @lru_cache(maxsize=64)
@@ -184,10 +187,8 @@ def _response_format(schema: type) -> ResponseFormat | openai.Omit:
     if not issubclass(schema, BaseModel):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {schema.__name__}")
     strict = openai.pydantic_function_tool(schema)["function"]["parameters"]
-    return {
-        "type": "json_schema",
-        "json_schema": {"name": schema.__name__, "strict": True, "schema": _lean(strict)},
-    }
+    name = _NOT_IN_NAMES.sub("_", schema.__name__)[:64]
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": _lean(strict)}}
 
 
 def _lean(strict: Mapping[str, object]) -> dict[str, object]:
@@ -258,6 +259,10 @@ def _problem(detail: ErrorDetails) -> str:
 
 def _unfit(message: str, written: _Written, problem: str) -> UnfitAnswer:
     return UnfitAnswer(message, written.model, written.usage, written.text, problem)
+
+
+def _header(value: str) -> str:
+    return quote(value, _IN_HEADERS, errors="replace")
 
 
 def _sound(text: str) -> str:
