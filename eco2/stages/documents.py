@@ -4,34 +4,54 @@ One document per middle of the recyclables and one per other major, except ë¯¸ë¶
 words for public facts about separate disposal in Korea.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from typing import Literal
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator, model_validator
 
 from eco2.stages.language import Frozen, Text
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Middle, taxonomy
 
+When = Literal["always", "seen", "elsewhere"]
+
 
 class Step(Text):
     """One thing to do. `tags`: what in a photo shows that it has not been done.
 
-    `always`: it belongs to every disposal; otherwise it is mentioned only when one of `tags` was seen.
+    `when`: "always" belongs to every disposal; "seen" is mentioned only when one of `tags` was seen;
+    "elsewhere" too, and then the thing does not belong here at all: the step replaces putting it out, and
+    every step that no tag asked for.
     """
 
     tags: tuple[Tag, ...] = ()
-    always: bool = True
+    when: When = "always"
+
+    @model_validator(mode="after")
+    def _can_be_asked_for(self) -> "Step":
+        if idle := [tag for tag in self.tags if tag.neutral]:
+            raise ValueError(f"neutral tags ask for nothing: {', '.join(idle)}")
+        if self.when != "always" and not self.tags:
+            raise ValueError(f"no tag can ask for the step {self.ko!r}")
+        return self
 
 
 class ItemRule(Frozen):
-    """What differs for one item. `common`: whether the document's general steps apply as well;
-    `put_out`: replaces the document's last step."""
+    """What differs for one item. `common`: whether the document's general steps apply as well; `allows`:
+    tags that ask for nothing of this item; `put_out`: replaces the document's last step."""
 
-    steps: tuple[Text, ...] = ()
+    steps: tuple[Step, ...] = ()
     common: bool = True
+    allows: tuple[Tag, ...] = ()
     put_out: Text | None = None
+
+    @model_validator(mode="after")
+    def _allowed_is_not_asked_for(self) -> "ItemRule":
+        if both := set(self.allows) & {tag for step in self.steps for tag in step.tags}:
+            raise ValueError(f"allowed, and yet a step is asked for: {', '.join(both)}")
+        return self
 
 
 class Document(Frozen):
@@ -53,17 +73,21 @@ class Document(Frozen):
             raise ValueError(f"not in items.json under {info.data['middle']}: {', '.join(sorted(strangers))}")
         return by_item
 
-    @field_validator("prepare")
-    @classmethod
-    def _tags_ask(cls, prepare: tuple[Step, ...]) -> tuple[Step, ...]:
-        if idle := [tag for step in prepare for tag in step.tags if tag.neutral]:
-            raise ValueError(f"neutral tags ask for nothing: {', '.join(idle)}")
-        return prepare
+    def steps(self) -> Iterator[Step]:
+        """Every step that tags can ask for, those of single items included."""
+        yield from self.prepare
+        for rule in self.by_item.values():
+            yield from rule.steps
+
+    def texts(self) -> Iterator[Text]:
+        """Everything that the document can say."""
+        yield from (self.covers, self.put_out, *self.not_accepted, *self.steps())
+        yield from (rule.put_out for rule in self.by_item.values() if rule.put_out)
 
 
 @cache
 def documents() -> Mapping[Middle, Document]:
-    """All documents by their middle, read and validated once (about 10 ms).
+    """All documents by their middle, read and validated once (about 20 ms).
 
     Raises `ValueError` for a document that is not valid, or a class that has none or two.
     """

