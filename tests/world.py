@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
@@ -13,8 +14,8 @@ from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.context import Engine
-from eco2.consumers.execution import Executor
 from eco2.consumers.deltas import DeltaSender
+from eco2.consumers.execution import Executor
 from eco2.consumers.worker import Worker
 from eco2.errors import RetryableError
 from eco2.event import Queued
@@ -151,25 +152,36 @@ class World:
         self.topology = Topology(pipelines=("ask",))
         self.server = Server(chaos, clock=VirtualClock.now)
 
-    @asynccontextmanager
-    async def process(
+    def components(
         self,
         model: ScriptedModel | None = None,
-        pipeline: Pipeline[Question] = PIPELINE,
+        pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
         name: str = "w",
-    ) -> AsyncIterator[Process]:
-        """A running process: a worker if it has a model, else only a journal, as in a gateway."""
+    ) -> tuple[Process, list[Component]]:
+        """A process and what it runs: a worker if it has a model, else only a journal, as in a gateway."""
         broker = Embedded(self.topology, self.server)
         journal = Journal(broker, KEEP, VirtualClock.now)
         components = [Component("broker", broker.run), Component("journal", journal.run)]
         if model is not None:
             components += worker(broker, journal, model, pipeline, prefetch, concurrency, name)
-        process = Process(broker, journal, asyncio.Event())
+        return Process(broker, journal, asyncio.Event()), components
+
+    @asynccontextmanager
+    async def process(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Any] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+    ) -> AsyncIterator[Process]:
+        """A running process, once its view is filled; on leaving it stops in order."""
+        process, components = self.components(model, pipeline, prefetch, concurrency, name)
         async with asyncio.TaskGroup() as group:
             group.create_task(run(components, process.stop))
-            await journal.filled.wait()
+            await process.journal.filled.wait()
             try:
                 yield process
             finally:
@@ -180,7 +192,7 @@ def worker(
     broker: Broker,
     journal: Journal,
     model: ScriptedModel,
-    pipeline: Pipeline[Question],
+    pipeline: Pipeline[Any],
     prefetch: int,
     concurrency: int,
     name: str,

@@ -47,9 +47,9 @@ class Calls:
         ):
             with attempt:
                 async with self._slots:
-                    await run.may_call()
+                    await run.interrupt.checkpoint()
                     on_start()
-                    with run.calling():
+                    with run.interrupt.calling():
                         return await self._send(model, run, call, on_text)
         raise AssertionError("the last attempt raises")
 

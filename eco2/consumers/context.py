@@ -1,5 +1,6 @@
 """What a running stage sees of the engine: the implementation of `eco2.pipeline.Context`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
@@ -31,7 +32,10 @@ class Engine:
 
 
 class StageContext(Generic[Input_co]):
-    """One per stage and run; see `eco2.pipeline.Context` for what each member promises."""
+    """One per stage and run; see `eco2.pipeline.Context` for what each member promises.
+
+    `started` is called when the stage shows itself: at each of its calls, and when it emits text.
+    """
 
     def __init__(
         self,
@@ -41,8 +45,10 @@ class StageContext(Generic[Input_co]):
         input: Input_co,
         outputs: Outputs,
         saved: dict[str, JSON],
+        started: Callable[[], None],
     ) -> None:
         self._engine = engine
+        self._started = started
         self._run = run
         self._stage = stage
         self._saved = saved
@@ -76,7 +82,7 @@ class StageContext(Generic[Input_co]):
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         await self._run.confirmed()
         try:
-            reply = await self._engine.calls.make(self._run, call, self._restart_text, self.emit)
+            reply = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
         except NoAnswer as error:
             self._usage = added(self._usage, error.model, error.usage)
             raise
@@ -84,6 +90,7 @@ class StageContext(Generic[Input_co]):
         return reply
 
     def emit(self, text: str) -> None:
+        self._started()
         self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, sound(text))
         self._text += len(text)
 
@@ -105,7 +112,8 @@ class StageContext(Generic[Input_co]):
     def _key(self, name: str) -> str:
         return f"{self._stage}/{name}"
 
-    def _restart_text(self) -> None:
+    def _begin_call(self) -> None:
+        self._started()
         self._text = 0
 
 

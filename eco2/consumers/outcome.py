@@ -22,10 +22,17 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class Void:
-    """Nothing is left to do for this delivery: the job has ended, or another run holds it."""
+class Ended:
+    """The job has its end already: nothing is left to do for this delivery."""
 
-    reason: str
+    reason: str = "the job has ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Overtaken:
+    """Another run holds the job. This delivery stands by: it may be the last one that is alive."""
+
+    reason: str = "another run holds the job"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,4 +42,4 @@ class Dead:
     reason: str
 
 
-Outcome = Finished | Released | Void | Dead
+Outcome = Finished | Released | Ended | Overtaken | Dead

@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from eco2.consumers.outcome import Finished
 from eco2.errors import PermanentError
@@ -35,7 +35,7 @@ class Progress:
                     if stage.name in state.outputs
                 )
             )
-        except ValidationError as error:
+        except Exception as error:  # a model's own validator may raise anything
             raise PermanentError(
                 f"the order or a checkpoint does not fit: {error}", "INVALID_INPUT"
             ) from error

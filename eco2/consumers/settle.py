@@ -1,6 +1,6 @@
 """The one place where a delivery is settled: first the journal's last word, then the broker is told."""
 
-from eco2.consumers.outcome import Dead, Finished, Outcome, Released, Void
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Released
 from eco2.consumers.progress import done
 from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost
@@ -26,7 +26,7 @@ async def settle(delivery: Delivery, outcome: Outcome) -> None:
     """Tells the broker. A lost delivery comes again; whoever gets it finds the journal's word and acks."""
     try:
         match outcome:
-            case Finished() | Void():
+            case Finished() | Ended():
                 await delivery.ack()
             case Released():
                 await delivery.requeue()

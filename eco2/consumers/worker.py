@@ -7,7 +7,8 @@ import asyncio
 from functools import partial
 
 from eco2.consumers.execution import Executor
-from eco2.consumers.outcome import Dead, Finished, Outcome, Void
+from eco2.consumers.interrupt import DRAINED
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken
 from eco2.consumers.run import Run
 from eco2.consumers.settle import conclude, settle
 from eco2.errors import Malformed
@@ -52,7 +53,8 @@ class Worker:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
         self._journal.view.observe(self._fence)
         async with asyncio.TaskGroup() as group:
-            await self._journal.filled.wait()
+            if not await self._journal.ready(stop):
+                return
             subscriptions = [
                 self._queue.consume(
                     f"jobs.{pipeline.name}", self._prefetch, partial(self._deliver, group, pipeline)
@@ -85,6 +87,9 @@ class Worker:
             try:
                 outcome = await self._executor.execute(run)
                 await conclude(run, outcome, self._clock)
+                if isinstance(outcome, Finished) and not await self._executor.stands(run):
+                    outcome = await self._executor.stand_by(run)
+                    await conclude(run, outcome, self._clock)
                 self._forget(run)  # before the broker is told: what is delivered from now on finds the end
                 await settle(run.delivery, outcome)
                 ended, reason = _describe(outcome)
@@ -107,12 +112,12 @@ class Worker:
         """Stops a run as soon as the journal shows that it is not the job's current one any more."""
         run = self._running.get(state.job)
         if run is not None and run.opened and (state.ended or state.run != run.id):
-            run.interrupt("another run holds the job, or it has ended")
+            run.interrupt.fire(Ended() if state.ended else Overtaken())
 
     async def _drain(self) -> None:
         log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._running))
         for run in self._running.values():
-            run.drain()
+            run.interrupt.drain()
         try:
             async with asyncio.timeout(self._grace):
                 while self._running:
@@ -121,12 +126,12 @@ class Worker:
         except TimeoutError:
             log.warning("drain grace is over; giving back unfinished calls", jobs=len(self._running))
             for run in self._running.values():
-                run.interrupt("drain")
+                run.interrupt.fire(DRAINED)
 
 
 async def _replaced(double: Delivery) -> None:
     log.info("a delivery of a job that runs here already took the place of the first")
-    await settle(double, Void("another delivery of the job has taken its place"))
+    await settle(double, Ended("another delivery of the job has taken its place"))
 
 
 def _describe(outcome: Outcome) -> tuple[str, str | None]:

@@ -61,7 +61,7 @@ class Acceptance:
         Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`.
         """
         if submission.key is not None:
-            known = self._journal.view.by_key("", submission.key)
+            known = self._journal.view.by_key("", submission.key, self._clock())
             if known is not None:
                 return await self._again(known, submission)
         self._check_broker()

@@ -28,10 +28,10 @@ class History:
         born = id_time(job_id)
         if born is None or born > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it
-        span = self._view.span(job_id)
-        start: Start = From(span.queued_at) if span else Since(born - SEEK_BEFORE)
+        offset = self._view.left(job_id)
+        start: Start = Since(born - SEEK_BEFORE) if offset is None else From(offset)
         async with self._readers:
-            return await self._search(_Search(job_id, born, known=span is not None), start)
+            return await self._search(_Search(job_id, born, known=offset is not None), start)
 
     async def _search(self, search: "_Search", start: Start) -> JobState | None:
         if self._view.offset < 0:
@@ -66,14 +66,11 @@ class _Search:
                 self._oldest = event.ts
             if not isinstance(event, Marker) and event.job == self._job_id:
                 self._state = apply(self._state, EventId(record.offset, index), event)
-            if self._over(event.ts):
+                if self._state is not None and self._state.ended:
+                    return True
+            elif self._state is None and event.ts > self._born + GIVE_UP_AFTER:
                 return True
         return False
-
-    def _over(self, now: float) -> bool:
-        if self._state is None:
-            return now > self._born + GIVE_UP_AFTER
-        return self._state.ended or now > self._state.deadline + GIVE_UP_AFTER + SEEK_BEFORE
 
     def result(self) -> JobState | None:
         if self._state is None and (self._known or (self._oldest or 0.0) > self._born):

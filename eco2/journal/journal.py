@@ -23,12 +23,12 @@ class Journal:
     """`keep`: seconds of event time in the view. `clock`: Unix seconds."""
 
     def __init__(self, stream: Stream, keep: float, clock: Callable[[], float]) -> None:
-        self.view = View(keep, since=clock() - keep)
+        self.view = View(keep, clock)
         self._stream = stream
         self._clock = clock
         self._outbox = Outbox(stream)
         self._history = History(stream, self.view)
-        self._barriers: list[asyncio.Future[None]] = []
+        self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self.filled = asyncio.Event()
 
@@ -36,12 +36,22 @@ class Journal:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
         tail = self._stream.tail(Since(self.view.since), self.view.apply)
         async with asyncio.TaskGroup() as group:
-            barriers = group.create_task(self._serve_barriers())
-            filling = group.create_task(self._fill())
-            await self._outbox.run(stop)
-            filling.cancel()
-            barriers.cancel()
+            group.create_task(self._outbox.run(stop))
+            asking = [group.create_task(self._serve_barriers()), group.create_task(self._fill())]
+            await stop.wait()
+            for task in asking:
+                task.cancel()  # which withdraws their markers: a dead broker must not hold up the flush
         await tail.cancel()
+
+    async def ready(self, stop: asyncio.Event) -> bool:
+        """Waits until the view is filled; False if `stop` was set before."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self.filled, stop)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        return not stop.is_set()
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events in order; the future is done once they are confirmed (see `Outbox.put`)."""
@@ -57,10 +67,10 @@ class Journal:
 
     async def barrier(self) -> None:
         """Returns once the view holds everything that was in the log when this was called."""
-        reached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._barriers.append(reached)
-        self._wanted.set()
-        await reached
+        if self._next_barrier is None:
+            self._next_barrier = asyncio.get_running_loop().create_future()
+            self._wanted.set()
+        await asyncio.shield(self._next_barrier)
 
     async def find(self, job_id: str) -> JobState | None:
         """The job's state, from the view or from further back; None only if there is no such job.
@@ -82,11 +92,10 @@ class Journal:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            waiting, self._barriers = self._barriers, []
+            reached, self._next_barrier = self._next_barrier, None
             marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
             seen = self.view.expect(marker.id)
             await self.put(marker)
             await seen.wait()
-            for reached in waiting:
-                if not reached.done():
-                    reached.set_result(None)
+            if reached is not None:
+                reached.set_result(None)

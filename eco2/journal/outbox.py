@@ -18,8 +18,8 @@ from eco2.event import Event, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender
 
-BATCH_EVENTS = 200
-"""Events in one message at the most; with 2 kB an event it stays far below the broker's frame limits."""
+BATCH_BYTES = 1_000_000
+"""Size of one message, unless a single put is larger; the broker refuses messages of some 16 MB."""
 
 log = get_logger(__name__)
 
@@ -28,6 +28,10 @@ log = get_logger(__name__)
 class _Entry:
     events: Sequence[bytes]
     confirmed: asyncio.Future[None]
+
+    @property
+    def size(self) -> int:
+        return sum(map(len, self.events))
 
 
 class Outbox:
@@ -70,9 +74,9 @@ class Outbox:
     def _next(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
-        while self._entries and (not batch or size + len(self._entries[0].events) <= BATCH_EVENTS):
+        while self._entries and (not batch or size + self._entries[0].size <= BATCH_BYTES):
             batch.append(self._entries.popleft())
-            size += len(batch[-1].events)
+            size += batch[-1].size
         return batch
 
     async def _send(self, batch: list[_Entry]) -> list[_Entry]:

@@ -2,45 +2,37 @@
 
 It holds what was accepted in the last `keep` seconds of event time, which is also the life of idempotency
 keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of
-older jobs it keeps two offsets, so that a look-up reads a few messages instead of searching.
+older jobs it keeps one offset, so that a look-up reads on from there instead of searching.
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from eco2.errors import Gone, Malformed
 from eco2.event import Event, Marker, Queued, decode_events
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
-from eco2.ports import Record
+from eco2.ports import Clock, Record
 
 INDEX_SIZE = 200_000
-"""Ended jobs whose offsets are remembered: about a day at 140 jobs a minute, 40 MB at the most."""
+"""Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
 
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Where a job that left the view stands: the offsets of its `queued` and of its end (None: not seen)."""
-
-    queued_at: int
-    ended_at: int | None
-
-
 class View:
-    """`keep`: seconds of event time; `since`: Unix seconds from which on its tail is read.
+    """`keep`: seconds. `since`: Unix seconds from which on it holds every job; its tail starts there.
 
     Not thread-safe; every call is made on the event loop.
     """
 
-    def __init__(self, keep: float, since: float) -> None:
-        self.since = since
+    def __init__(self, keep: float, clock: Clock) -> None:
+        self.since = clock() - keep
         self._keep = keep
+        self._clock = clock
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._spans: dict[str, Span] = {}
+        self._left: dict[str, int] = {}
         self._changes: dict[str, asyncio.Event] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
@@ -55,14 +47,15 @@ class View:
         """The job's state, or None if it is unknown or older than the view."""
         return self._jobs.get(job_id)
 
-    def span(self, job_id: str) -> Span | None:
-        """Where a job stands that has left the view, if that is still remembered."""
-        return self._spans.get(job_id)
+    def left(self, job_id: str) -> int | None:
+        """The offset of the `queued` of a job that has left the view, if it is still remembered."""
+        return self._left.get(job_id)
 
-    def by_key(self, owner: str, key: str) -> JobState | None:
-        """The job that holds the idempotency key at present."""
+    def by_key(self, owner: str, key: str, at: float) -> JobState | None:
+        """The job that holds the idempotency key at the time `at` (Unix seconds)."""
         job_id = self._keys.get((owner, key))
-        return self._jobs.get(job_id) if job_id else None
+        holder = self._jobs.get(job_id) if job_id else None
+        return holder if holder is not None and holder.accepted >= at - self._keep else None
 
     def observe(self, observer: Callable[[JobState], None]) -> None:
         """Calls `observer(state)` after every change of any job. It must neither block nor raise."""
@@ -77,7 +70,7 @@ class View:
             state = self._jobs.get(job_id)
             if state is not None and state is not seen:
                 return state
-            if job_id in self._spans:
+            if job_id in self._left:
                 raise Gone(f"job {job_id} has left the view; its time is over")
             await self._changes.setdefault(job_id, asyncio.Event()).wait()
 
@@ -105,13 +98,15 @@ class View:
                 marker.set()
             return
         if isinstance(event, Queued):
-            self._evict(event.ts - self._keep)
+            self._evict(min(event.ts, self._clock()) - self._keep)  # a clock ahead must not empty the view
         before = self._jobs.get(event.job)
         after = apply(before, at, event)
         if after is None or after is before:
             return
         if before is None:
             after = self._claim(after, at)
+        elif after.by is not None:
+            self._release_key(after)  # it lost to a job that this view has never seen
         self._jobs[event.job] = after
         self._announce(after)
 
@@ -127,7 +122,7 @@ class View:
     def _claim(self, state: JobState, at: EventId) -> JobState:
         if state.key is None:
             return state
-        holder = self.by_key(state.owner, state.key)
+        holder = self.by_key(state.owner, state.key, state.accepted)
         if holder is not None:
             return superseded(state, holder.job, at.offset)
         self._keys[state.owner, state.key] = state.job
@@ -140,12 +135,15 @@ class View:
             if state.accepted >= before:
                 return
             del self._jobs[state.job]
-            self._spans[state.job] = Span(state.queued_at, state.ended_at)
+            self._left[state.job] = state.queued_at
             self._wake(state.job)
-            if len(self._spans) > INDEX_SIZE:
-                del self._spans[next(iter(self._spans))]
-            if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:
-                del self._keys[state.owner, state.key]
+            if len(self._left) > INDEX_SIZE:
+                del self._left[next(iter(self._left))]
+            self._release_key(state)
+
+    def _release_key(self, state: JobState) -> None:
+        if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:
+            del self._keys[state.owner, state.key]
 
     def _skip(self, offset: int, why: str) -> None:
         self.skipped += 1

@@ -154,7 +154,7 @@ async def test_one_key_at_two_gateways_at_once_is_one_job() -> None:
         [winner] = {answer.json()["job_id"] for answer in answers}
         assert [answer.status_code for answer in answers].count(202) == 1
         view = world.gateways[1].journal.view
-        holder = view.by_key("", "k")
+        holder = view.by_key("", "k", time.time())
         assert holder is not None
         assert holder.job == winner
         await eventually(lambda: bool(world.worker.orders))

@@ -85,7 +85,7 @@ def test_under_chaos_every_key_has_one_job_and_every_answered_id_an_order(seed: 
             for gateway in (one, two):
                 await gateway.journal.barrier()
                 for number, ids in enumerate(by_key):
-                    holder = gateway.journal.view.by_key("", f"key {number}")
+                    holder = gateway.journal.view.by_key("", f"key {number}", VirtualClock.now())
                     assert holder is not None
                     assert {holder.job} == ids
             assert {job.id for job in orders} == answered

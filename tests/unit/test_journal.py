@@ -67,7 +67,7 @@ async def test_of_two_jobs_with_one_key_the_first_in_the_log_wins_everywhere() -
             seen = process.journal.view.get(loser.job)
             assert seen is not None
             assert (seen.status, seen.by) == ("superseded", winner.job)
-            held = process.journal.view.by_key("", "k")
+            held = process.journal.view.by_key("", "k", VirtualClock.now())
             assert held is not None
             assert held.job == winner.job
 
@@ -103,7 +103,7 @@ async def test_a_process_that_never_saw_the_job_searches_by_the_time_in_its_id()
             await process.submit("more than an early seek goes back")
         await pass_by(process, KEEP + 60)
         async with world.process() as newcomer:
-            assert newcomer.journal.view.span(job) is None
+            assert newcomer.journal.view.left(job) is None
             found = await newcomer.journal.find(job)
     assert found is not None
     assert found.result == {"job": job}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError
 from eco2.event import Marker, decode_events
-from eco2.journal.outbox import BATCH_EVENTS, Outbox
+from eco2.journal.outbox import BATCH_BYTES, Outbox
 from tests.clock import virtual
 
 
@@ -55,23 +55,24 @@ async def test_what_gathers_while_one_message_is_on_its_way_goes_as_one() -> Non
 async def test_one_put_is_never_split_and_a_long_queue_goes_in_several_messages() -> None:
     stream = ScriptedStream()
     outbox = Outbox(stream)
-    outbox.put(*(marker(f"x{n}") for n in range(BATCH_EVENTS + 1)))
-    for n in range(BATCH_EVENTS + 5):
-        outbox.put(marker(n))
+    fifth = "x" * (BATCH_BYTES // 5)
+    outbox.put(*(marker(f"{n} {fifth}") for n in range(6)))
+    for n in range(6, 18):
+        outbox.put(marker(f"{n} {fifth}"))
     await flush(outbox)
-    assert [len(body) for body in stream.bodies] == [BATCH_EVENTS + 1, BATCH_EVENTS, 5]
-    assert [int(name) for body in stream.bodies[1:] for name in body] == list(range(BATCH_EVENTS + 5))
+    assert [len(body) for body in stream.bodies] == [6, 4, 4, 4]
+    assert [int(name.split()[0]) for body in stream.bodies for name in body] == list(range(18))
 
 
 @virtual
 async def test_a_failed_message_is_sent_again_with_its_id_before_anything_later() -> None:
     stream = ScriptedStream([BrokerUnavailable("down"), PublishUncertain("no confirm")])
     outbox = Outbox(stream)
-    first, second = outbox.put(marker("a")), outbox.put(*(marker(n) for n in range(BATCH_EVENTS)))
+    first, second = outbox.put(marker("a")), outbox.put(marker("0" * BATCH_BYTES))
     await flush(outbox)
     assert first.done()
     assert second.done()
-    assert [body[0] for body in stream.bodies] == ["a", "a", "0"]
+    assert [body[0][0] for body in stream.bodies] == ["a", "a", "0"]
     assert len(set(stream.message_ids[:3])) == 1
     assert stream.message_ids[3] != stream.message_ids[0]
 

@@ -1,16 +1,19 @@
 """The worker: what happens to a job from its delivery to its settling, in virtual time."""
 
 import asyncio
+from typing import Self
 
 import pytest
+from pydantic import model_validator
 
 from eco2.broker.embedded import Chaos
 from eco2.delta import DELTA_TOPIC, decode_deltas
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import Done
 from eco2.job import new_id
-from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
+from eco2.pipeline import JSON, Call, Context, Outputs, Pipeline, Stage
 from eco2.ports import Delivery
+from eco2.service import run
 from tests.clock import VirtualClock, virtual
 from tests.world import Draft, Process, Question, ScriptedModel, World, draft, order, result, until
 
@@ -357,6 +360,95 @@ async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> N
     async with World().process(ScriptedModel(), pipeline) as process:
         states = [await process.ended((await process.submit(text)).job) for text in ("fail", "return")]
     assert [state.status for state in states] == ["failed", "failed"]
+
+
+@virtual
+async def test_a_drain_waits_for_every_call_of_a_stage_and_for_what_they_brought() -> None:
+    """Calls side by side, work after the reply, a second call: nothing that was paid is paid again."""
+
+    async def thorough(context: Context[Question]) -> Draft:
+        calls = [context.call(Call(name, "", "", str, 10)) for name in ("a", "b")]
+        await asyncio.gather(*calls)
+        await asyncio.sleep(5)
+        reply = await context.call(Call("c", "", "", str, 10))
+        return Draft(text=reply.value)
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", thorough, Draft),), lambda _: {})
+    for moment in (0.5, 1.5, 3.0, 6.5):
+        world, first, second = World(), ScriptedModel(), ScriptedModel()
+        async with world.process() as gateway:
+            async with world.process(first, pipeline) as leaving:
+                job = (await gateway.submit()).job
+                await asyncio.sleep(moment)
+                leaving.stop.set()
+            async with world.process(second, pipeline):
+                await gateway.ended(job)
+        assert sorted(kind for kind, _ in first.calls + second.calls) == ["a", "b", "c"]
+
+
+@virtual
+async def test_a_stage_that_fails_of_being_drained_is_not_a_failed_stage() -> None:
+    async def untidy(context: Context[Question]) -> Draft:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            if context.saved("tidy") is None:
+                await context.checkpoint("tidy", {})
+                raise ZeroDivisionError
+        return Draft(text="")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", untidy, Draft),), lambda _: {})
+    world = World()
+    async with world.process() as gateway:
+        async with world.process(ScriptedModel(), pipeline) as leaving:
+            job = (await gateway.submit()).job
+            await asyncio.sleep(1)
+            leaving.stop.set()
+        async with world.process(ScriptedModel(), pipeline):
+            state = await gateway.ended(job)
+    assert [(shown.stage, shown.status) for shown in state.shown[1:]] == [
+        ("draft", "started"),
+        ("draft", "completed"),
+        ("done", "completed"),
+    ]
+
+
+@virtual
+async def test_a_cancellation_that_nobody_asked_for_ends_the_job_and_frees_its_slot() -> None:
+    async def stray(context: Context[Question]) -> Draft:
+        waiting = asyncio.ensure_future(asyncio.sleep(10))
+        waiting.cancel()
+        await waiting
+        return Draft(text="")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", stray, Draft),), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline, prefetch=1) as process:
+        for _ in range(3):
+            assert (await process.ended((await process.submit()).job)).status == "failed"
+
+
+@virtual
+async def test_an_input_whose_validator_has_a_bug_ends_the_job_and_not_the_worker() -> None:
+    class Broken(Question):
+        @model_validator(mode="after")
+        def look(self) -> Self:
+            raise KeyError("a bug")
+
+    pipeline: Pipeline[Broken] = Pipeline("ask", Broken, (), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline) as process:
+        for _ in range(2):
+            assert (await process.ended((await process.submit()).job)).status == "failed"
+
+
+@virtual
+async def test_a_process_stops_at_once_though_the_broker_takes_nothing() -> None:
+    world = World()
+    world.server.block("memory")
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(2, stop.set)
+    began = VirtualClock.now()
+    await run(world.components(ScriptedModel())[1], stop)
+    assert VirtualClock.now() - began < 3
 
 
 @pytest.mark.parametrize("seed", range(40))
