@@ -37,9 +37,9 @@ async def model(url: str, name: str = "gpt-5.1", key: str = KEY) -> AsyncIterato
         await adapter.aclose()
 
 
-async def outcome(call: Call[Any], body: str, **said: Any) -> object:
+async def outcome(call: Call[Any], body: str, key: str = KEY, **said: Any) -> object:
     """What the call returned, or the error that it raised."""
-    async with saying(body, **said) as url, model(url) as adapter:
+    async with saying(body, **said) as url, model(url, key=key) as adapter:
         try:
             return (await adapter.complete(call, "job", lambda text: None)).value
         except Eco2Error as error:
@@ -158,16 +158,17 @@ async def test_a_provider_that_names_no_model_and_no_usage_is_taken_as_it_is() -
     assert (reply.value, reply.model, reply.usage) == ("네", "own", Usage())
 
 
+@pytest.mark.parametrize("key", [KEY, "4f7Q of another provider's form"])
 @pytest.mark.parametrize("status", [200, 400, 401, 403, 404, 429, 500])
-async def test_no_error_quotes_the_key_or_the_account(status: int) -> None:
-    words = f"key {KEY} (sk-proj-****cret) of org-a1B2c3 in proj_x9Y8z7 is over its limit"
+async def test_no_error_quotes_the_key_or_the_account(status: int, key: str) -> None:
+    words = f"key {key} (sk-proj-****cret) of org-a1B2c3 in proj_x9Y8z7 is over its limit"
     body = json.dumps({"error": {"message": words, "code": "x"}})
     if status == 200:
-        error = await outcome(ANSWER, f"data: {body}\n\n", content_type=STREAM_TYPE)
+        error = await outcome(ANSWER, f"data: {body}\n\n", key, content_type=STREAM_TYPE)
     else:
-        error = await outcome(VISION, body, status=status)
+        error = await outcome(VISION, body, key, status=status)
     assert isinstance(error, ProviderError | ProviderRefused)
-    for secret in (KEY, "4f7Q", "cret)", "org-a1B2c3", "proj_x9Y8z7"):
+    for secret in (key, "4f7Q", "cret)", "org-a1B2c3", "proj_x9Y8z7"):
         assert secret not in str(error)
 
 
