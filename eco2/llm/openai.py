@@ -102,7 +102,7 @@ class OpenAIModel:
             messages=_messages(call),
             max_completion_tokens=call.max_tokens,
             reasoning_effort=self._effort,
-            response_format=_response_format(schema),
+            response_format=response_format_of(schema),
             extra_headers=headers,
         )
         # Of a body that is no JSON the SDK hands over the bare text.
@@ -180,7 +180,7 @@ def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
 
 
 @lru_cache(maxsize=64)
-def _response_format(schema: type) -> ResponseFormat | openai.Omit:
+def response_format_of(schema: type) -> ResponseFormat | openai.Omit:
     """Plain text for `str`, else the strict JSON schema of a pydantic model."""
     if schema is str:
         return openai.omit

@@ -1,12 +1,15 @@
 """`GET /scan/categories`: everything that a scan can name, as plain JSON."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from eco2.stages import scan
 from eco2.stages.documents import documents
 from eco2.stages.tags import Group, Tag
-from eco2.stages.taxonomy import Major, Middle, taxonomy
+from eco2.stages.taxonomy import Major, Middle, major_of, taxonomy
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "domain.md"
 
 
 def categories() -> Any:
@@ -42,3 +45,19 @@ def test_everything_has_an_english_name() -> None:
     rows = [*answer["majors"], *answer["situation_tags"]]
     rows += [middle for major in answer["majors"] for middle in major["middles"]]
     assert all(row["en"].isascii() and row["en"] for row in rows)
+
+
+def test_the_documented_figures_and_the_example_are_right() -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    recyclable = [item for item in taxonomy().items.values() if major_of(item.middle) is Major.RECYCLABLE]
+    items = len(taxonomy().items)
+    assert f"| {items} ({len(recyclable)} recyclables, {items - len(recyclable)} others)" in text
+    assert f"| {len(Tag)} in {len(Group)} groups |" in text
+    example = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    answer = categories()
+    assert set(example) == set(answer)
+    assert all(tag in answer["situation_tags"] for tag in example["situation_tags"])
+    (shown,) = example["majors"][0]["middles"]
+    (whole,) = [middle for middle in answer["majors"][0]["middles"] if middle["ko"] == shown["ko"]]
+    assert shown["en"] == whole["en"]
+    assert shown["items"][0] in whole["items"]
