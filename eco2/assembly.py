@@ -51,8 +51,12 @@ def topology(settings: Settings, pipelines: tuple[AnyPipeline, ...]) -> Topology
 
 
 def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
-    """The pipelines that `ECO2_PIPELINES` names. Raises `StartError`."""
-    return tuple(load(reference) for reference in settings.pipeline_imports)
+    """The pipelines that `ECO2_PIPELINES` names, checked. Raises `StartError`."""
+    loaded = tuple(load(reference) for reference in settings.pipeline_imports)
+    for pipeline in loaded:
+        if pipeline.check is not None:
+            pipeline.check()
+    return loaded
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
@@ -202,6 +206,7 @@ def _gateway(
 
     config = GatewayConfig(
         models=model_names(settings),
+        auth=settings.auth,
         cors_origins=settings.allowed_origins,
         max_upload=int(settings.max_upload_mb * 2**20),
         job_deadline=settings.job_deadline,

@@ -126,8 +126,10 @@ class Pipeline(Generic[Input]):
     `result(outputs)` builds what clients read when the job completed, from all outputs; `result(None)`
     the same shape for a job that did not. The engine adds `task_id, status, message, error, usage`.
     `parse(form)` makes the input from a request (default: validate the fields as `input`); it may do slow
-    work such as scaling a picture, and raises `InvalidInput`. `routes`: further `GET /<name>/<path>`
+    work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
+    field, each with the member of `input` that it stands for. `routes`: further `GET /<name>/<path>`
     documents.
+    `check()` runs once when a process starts and raises `StartError` if the pipeline's data is not whole.
     """
 
     name: str
@@ -135,7 +137,9 @@ class Pipeline(Generic[Input]):
     stages: tuple[Stage[Input], ...]
     result: Callable[[Outputs | None], JSON]
     parse: Callable[[Form], Awaitable[Input]] | None = None
+    uploads: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
+    check: Callable[[], None] | None = None
 
 
 AnyPipeline = Pipeline[Any]

@@ -3,6 +3,7 @@
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.stages import answer, reward, rule, vision
 from eco2.stages.catalog import categories
+from eco2.stages.integrity import check
 from eco2.stages.request import ScanInput, parse
 
 
@@ -67,5 +68,7 @@ scan: Pipeline[ScanInput] = Pipeline(
     ),
     result=result,
     parse=parse,
+    uploads={"image": "image_url"},
     routes={"categories": categories},
+    check=check,
 )

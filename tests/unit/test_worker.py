@@ -448,7 +448,7 @@ async def test_a_process_stops_at_once_though_the_broker_takes_nothing() -> None
     asyncio.get_running_loop().call_later(2, stop.set)
     began = VirtualClock.now()
     await run(world.components(ScriptedModel())[1], stop)
-    assert VirtualClock.now() - began < 3
+    assert VirtualClock.now() - began < 2 + 2.5  # the longest pause between two tries is 2 s
 
 
 @pytest.mark.parametrize("seed", range(40))
