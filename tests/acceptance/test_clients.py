@@ -26,8 +26,8 @@ from tests.proxy import Proxy
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 README_URL = "http://127.0.0.1:8000"
 ALL = [0, 10, 11, 20, 21, 30, 31, 40, 41, 51]
-PATIENCE = 40.0
-"""Seconds without a report after which a client counts as stuck."""
+PATIENCE = 30.0
+"""Seconds after which a client that has not come as far as it should counts as stuck."""
 
 Next = Callable[[], Awaitable[Report]]
 """Waits for a client's next report."""
@@ -122,10 +122,11 @@ async def bash(line: str, folder: Path, job: str) -> str:
 async def collect(report: Next, last: Callable[[Report], bool]) -> list[Report]:
     """What the client reports, up to the report that is the `last`."""
     reports: list[Report] = []
-    while not reports or not last(reports[-1]):
-        reports.append(await asyncio.wait_for(report(), PATIENCE))
-        assert reports[-1].kind != "bug", reports[-1]
-        assert reports[-1].kind != "result" or last(reports[-1]), reports[-1]
+    async with asyncio.timeout(PATIENCE):
+        while not reports or not last(reports[-1]):
+            reports.append(await report())
+            assert reports[-1].kind != "bug", reports[-1]
+            assert reports[-1].kind != "result" or last(reports[-1]), reports[-1]
     return reports
 
 
