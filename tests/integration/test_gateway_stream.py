@@ -246,15 +246,14 @@ async def test_unknown_foreign_and_lost_jobs() -> None:
 
 
 async def test_a_job_that_has_left_the_view_is_replayed_from_the_journal() -> None:
-    async with cluster(keep=100.0) as world:
+    async with cluster(keep=0.5) as world:
         job_id, url = await finished(world)
-        state = world.gateways[0].journal.view.get(job_id)
-        assert state is not None
-        later = state.accepted + 101
-        await world.worker.append(
-            Queued(ts=later, job=new_id(later), pipeline="echo", deadline=later + 9, digest="")
-        )
-        await eventually(lambda: world.gateways[0].journal.view.get(job_id) is None)
+        view = world.gateways[0].journal.view
+        while view.get(job_id) is not None:  # every new job pushes out those that are too old by then
+            now = time.time()
+            await world.worker.append(
+                Queued(ts=now, job=new_id(now), pipeline="echo", deadline=now + 9, digest="")
+            )
         async with stream(url) as received:
             assert await received.to_end() == SEQS
         async with stream(url, received.events[1].id) as rest:
