@@ -12,12 +12,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, Label, Reply, UnfitAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, Label, Reply, UnfitAnswer, Usage
 from eco2.errors import InvalidInput, PermanentError, RetryableError, StartError
 from eco2.job import JSON
 
 __all__ = [
     "JSON",
+    "AnswerRefused",
     "Call",
     "Context",
     "Form",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from eco2.pipeline import Call, Context
+from eco2.pipeline import AnswerRefused, Call, Context
 from eco2.stages.documents import documents
 from eco2.stages.language import Text
 from eco2.stages.request import ScanInput, question_line
@@ -48,7 +48,10 @@ async def run(ctx: Context[ScanInput]) -> Answer:
         text = NO_RULE.said(rules.language)
         ctx.emit(text)
         return Answer(text=text)
-    reply = await ctx.call(answer_call(ctx.input, seen, rules))
+    try:
+        reply = await ctx.call(answer_call(ctx.input, seen, rules))
+    except AnswerRefused:
+        return Answer(text=directions(rules))  # what the person needs is known without the model's words
     return Answer(text=reply.value.strip())
 
 
@@ -84,8 +87,12 @@ def chosen(seen: Seen, rules: Rules) -> Mapping[str, str | list[str]]:
 def compose(rules: Rules, seen: Seen) -> str:
     """The answer without a language model: what it is, the first thing to do, and where it goes."""
     name = rules.item or seen.minor or seen.middle
-    steps = rules.steps if len(rules.steps) == 1 else [rules.steps[0], rules.steps[-1]]
-    return " ".join([_introduction(name, rules), *steps])
+    return f"{_introduction(name, rules)} {directions(rules)}"
+
+
+def directions(rules: Rules) -> str:
+    """The first thing to do, and where it goes."""
+    return " ".join(rules.steps if len(rules.steps) == 1 else [rules.steps[0], rules.steps[-1]])
 
 
 def _introduction(name: str, rules: Rules) -> str:

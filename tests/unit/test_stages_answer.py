@@ -4,10 +4,12 @@ import json
 
 import pytest
 
-from eco2.stages.answer import NO_RULE, SYSTEM, answer_call, chosen, compose, particle
+from eco2.call import Answer as Answered
+from eco2.pipeline import JSON, AnswerRefused, Call, Outputs, Reply, Usage
+from eco2.stages.answer import NO_RULE, SYSTEM, answer_call, chosen, compose, particle, run
 from eco2.stages.documents import documents
 from eco2.stages.request import ScanInput
-from eco2.stages.rule import apply_rules
+from eco2.stages.rule import Rules, apply_rules
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Item, Middle, major_of, taxonomy
 from eco2.stages.vision import Seen
@@ -19,6 +21,35 @@ def seen(middle: Middle, minor: str | None = None) -> Seen:
 
 def sentences(text: str) -> int:
     return sum(text.count(mark) for mark in (". ", "? ", "! ")) + 1
+
+
+class Desk:
+    """A context whose model declines."""
+
+    job_id, deadline = "job", 180.0
+
+    def __init__(self) -> None:
+        self.input = ScanInput(image_url="data:x", user_input="라벨은?")
+        rules = apply_rules(Middle.CLEAR_PET, "생수병", [Tag.LABEL_ON], "ko")
+        self.outputs = Outputs((seen(Middle.CLEAR_PET, "생수병"), rules))
+
+    async def call(self, call: Call[Answered]) -> Reply[Answered]:
+        raise AnswerRefused("declined", "gpt-5.1", Usage())
+
+    def emit(self, text: str) -> None:
+        raise AssertionError("nothing was written")
+
+    async def checkpoint(self, name: str, value: JSON) -> None:
+        raise AssertionError("nothing to keep")
+
+    def saved(self, name: str) -> JSON | None:
+        return None
+
+
+async def test_a_model_that_declines_to_write_does_not_take_the_rules_away() -> None:
+    desk = Desk()
+    steps = desk.outputs.get(Rules).steps
+    assert (await run(desk)).text == f"{steps[0]} {steps[-1]}"
 
 
 def test_the_prompt_holds_what_applies_and_ends_with_the_question() -> None:
