@@ -175,6 +175,12 @@ class Settings(BaseSettings):
         description="Port of the worker's health and metrics; 0 takes a free one.",
         json_schema_extra=_about(HTTP),
     )
+    auth: Literal["none", "header"] = Field(
+        "none",
+        description="Who owns a job. `none`: whoever knows its id may read it. `header`: the user that a trusted "
+        "proxy names in `X-User-ID`; that proxy must drop the header where clients send it.",
+        json_schema_extra=_about(HTTP),
+    )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "",
         description="Exact origins whose pages may call the gateway with credentials, separated by commas.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from pydantic import BaseModel
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
@@ -24,13 +24,13 @@ from eco2.gateway.server import serve
 from eco2.job import JSON, Job, decode_order
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
-from eco2.pipeline import Form, InvalidInput, Outputs, Pipeline
-from eco2.ports import Broker, Delivery
+from eco2.pipeline import AnyPipeline, Form, InvalidInput, Outputs, Pipeline
+from eco2.ports import Broker, Clock, Delivery
 
 PATIENCE = 15.0
 """Seconds after which a condition that did not come is a failure."""
 
-TOPOLOGY = Topology(prefix="eco2", pipelines=("echo", "photo"))
+STREAM = Topology().stream
 CONFIG = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), max_upload=200_000)
 
 
@@ -55,7 +55,7 @@ def _result(outputs: Outputs | None) -> JSON:
 
 
 ECHO = Pipeline("echo", EchoInput, (), _result, routes={"words": lambda: {"words": ["hello"]}})
-PHOTO = Pipeline("photo", PhotoInput, (), _result, parse=_photo)
+PHOTO = Pipeline("photo", PhotoInput, (), _result, parse=_photo, uploads={"image": "size"})
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -71,7 +71,7 @@ class Process:
 
     broker: Broker
     journal: Journal
-    app: Starlette
+    app: ASGIApp
     metrics: Metrics
     stop: asyncio.Event
     url: str = ""
@@ -145,7 +145,7 @@ class Cluster:
     @contextmanager
     def lagging(self) -> Iterator[None]:
         """What is appended in the block is confirmed, and no tail hears of it before the next append."""
-        log = self.server.logs[TOPOLOGY.stream]
+        log = self.server.logs[STREAM]
         watchers, log._watchers = log._watchers, {}
         yield
         log._watchers |= watchers
@@ -153,23 +153,34 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    number: int = 1, config: GatewayConfig = CONFIG, chaos: Chaos = CALM, keep: float = 900.0
+    number: int = 1,
+    config: GatewayConfig = CONFIG,
+    chaos: Chaos = CALM,
+    keep: float = 900.0,
+    clock: Clock = time.time,
+    pipelines: tuple[AnyPipeline, ...] = (ECHO, PHOTO),
 ) -> AsyncIterator[Cluster]:
-    """`number` gateways, ready, and a worker's connection. `keep`: seconds in the views."""
+    """`number` gateways, ready, and a worker's connection. `keep`: seconds in the views; `clock`: theirs."""
     async with AsyncExitStack() as stack:
         server = Server(chaos)
-        worker = Worker(*await stack.enter_async_context(_engine(server, keep)))
-        for queue in ("jobs.echo", "jobs.photo"):
-            worker.broker.consume(queue, 100, worker.take)
-        gateways = [await stack.enter_async_context(_gateway(server, config, keep)) for _ in range(number)]
+        topology = Topology("eco2", tuple(pipeline.name for pipeline in pipelines))
+        worker = Worker(*await stack.enter_async_context(_engine(server, topology, keep, clock)))
+        for pipeline in pipelines:
+            worker.broker.consume(f"jobs.{pipeline.name}", 100, worker.take)
+        gateways = [
+            await stack.enter_async_context(_gateway(server, topology, config, keep, clock, pipelines))
+            for _ in range(number)
+        ]
         await eventually(lambda: all(gateway.broker.ready for gateway in gateways))
         yield Cluster(server, gateways, worker)
 
 
 @asynccontextmanager
-async def _engine(server: Server, keep: float) -> AsyncIterator[tuple[Embedded, Journal]]:
-    broker = Embedded(TOPOLOGY, server)
-    journal = Journal(broker, keep, time.time)
+async def _engine(
+    server: Server, topology: Topology, keep: float, clock: Clock
+) -> AsyncIterator[tuple[Embedded, Journal]]:
+    broker = Embedded(topology, server)
+    journal = Journal(broker, keep, clock)
     stop_broker, stop_journal = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.run(stop_broker))
@@ -184,17 +195,27 @@ async def _engine(server: Server, keep: float) -> AsyncIterator[tuple[Embedded, 
 
 
 @asynccontextmanager
-async def _gateway(server: Server, config: GatewayConfig, keep: float) -> AsyncIterator[Process]:
-    async with _engine(server, keep) as (broker, journal), asyncio.TaskGroup() as group:
+async def _gateway(
+    server: Server,
+    topology: Topology,
+    config: GatewayConfig,
+    keep: float,
+    clock: Clock,
+    pipelines: tuple[AnyPipeline, ...],
+) -> AsyncIterator[Process]:
+    async with (
+        _engine(server, topology, keep, clock) as (broker, journal),
+        asyncio.TaskGroup() as group,
+    ):
         stop, metrics = asyncio.Event(), Metrics()
         app = build(
-            pipelines=(ECHO, PHOTO),
+            pipelines=pipelines,
             broker=broker,
             journal=journal,
             metrics=metrics,
             config=config,
             stop=stop,
-            clock=time.time,
+            clock=clock,
         )
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         group.create_task(serve(app, "127.0.0.1", 0, stop, port.set_result))

@@ -27,21 +27,26 @@ REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a client asks for. `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`."""
+    """What a client asks for. `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
+
+    `owner`: who asks, "" where nobody is told.
+    """
 
     pipeline: str
     digest: str
     parse: Callable[[], Awaitable[BaseModel]]
     key: str | None = None
     model: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`new`: False if the key named a job that was accepted before."""
+    """`new`: False if the key named a job that was accepted before; `status`: how far that job is."""
 
     job_id: str
     new: bool
+    status: str = "queued"
 
 
 class Acceptance:
@@ -61,14 +66,14 @@ class Acceptance:
         Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`.
         """
         if submission.key is not None:
-            known = self._journal.view.by_key("", submission.key, self._clock())
+            known = self._journal.view.by_key(submission.owner, submission.key, self._clock())
             if known is not None:
                 return await self._again(known, submission)
         self._check_broker()
         value = await submission.parse()
         self._check_broker()
         job = self._job(submission, value)
-        order = encode_order(job)
+        order = _encoded(job)
         winner = await self._in_time(self._publish(job, order))
         return Accepted(job.id, new=True) if winner is None else await self._again(winner, submission)
 
@@ -93,8 +98,8 @@ class Acceptance:
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             job = _same_job(known, await submission.parse())
-            await self._in_time(self._order(job, encode_order(job)))
-        return Accepted(known.job, new=False)
+            await self._in_time(self._order(job, _encoded(job)))
+        return Accepted(known.job, new=False, status=known.status)
 
     def _check_broker(self) -> None:
         """What a blocked broker holds back would arrive as a ghost, after the client was refused."""
@@ -132,9 +137,17 @@ class Acceptance:
             accepted=now,
             deadline=now + self._life,
             digest=submission.digest,
+            owner=submission.owner,
             key=submission.key,
             model=submission.model,
         )
+
+
+def _encoded(job: Job) -> bytes:
+    try:
+        return encode_order(job)
+    except (ValueError, OverflowError, RecursionError) as error:  # say, a number of 400 digits
+        raise InvalidInput(f"the request has a value that cannot be passed on ({error})") from error
 
 
 def _queued(job: Job) -> Queued:

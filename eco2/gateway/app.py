@@ -1,21 +1,25 @@
 """The HTTP applications, built from data: routes, middleware, error handlers, lifespan."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from starlette.applications import Starlette
-from starlette.middleware import Middleware
+from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp
 
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
 from eco2.gateway.health import probe_routes, readiness
 from eco2.gateway.lookup import Lookup
+from eco2.gateway.openapi import document
+from eco2.gateway.owner import OWNER_HEADER
 from eco2.gateway.problem import handlers, json_response
 from eco2.gateway.result import ResultEndpoint
 from eco2.gateway.stream import StreamEndpoint
@@ -38,7 +42,7 @@ def build(
     config: GatewayConfig,
     stop: asyncio.Event,
     clock: Clock,
-) -> Starlette:
+) -> ASGIApp:
     """The gateway. `broker` and `journal` are run by the caller; setting `stop` ends the event streams."""
     feeds = Feeds(journal, stop)
     acceptance = Acceptance(broker, journal, clock, config.publish_timeout, config.job_deadline)
@@ -55,14 +59,16 @@ def build(
                 Route(f"{root}/{{job_id}}/events", stream.get),
                 Route(f"{root}/{{job_id}}/result", result.get),
                 *(Route(f"{root}/{path}", _document(make)) for path, make in pipeline.routes.items()),
+                Route(f"{root}/{{job_id:uuid}}", _no_method, methods=()),
             ]
+    routes += _descriptions(pipelines, config)
     metrics.count_skipped(lambda: journal.view.skipped)
-    return Starlette(
+    app = Starlette(
         routes=routes,
-        middleware=_middleware(config),
         exception_handlers=handlers(config.retry_after),
         lifespan=_lifespan(broker, feeds),
     )
+    return _cross_origin(app, config)
 
 
 def build_probes(*, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event) -> Starlette:
@@ -81,26 +87,39 @@ def _document(make: Callable[[], JSON]) -> Callable[[Request], object]:
     return get
 
 
-def _middleware(config: GatewayConfig) -> list[Middleware]:
+def _descriptions(pipelines: Sequence[AnyPipeline], config: GatewayConfig) -> Iterator[Route]:
+    """`/openapi.json` under each prefix; the one that was asked comes first among the servers."""
+    for prefix in PREFIXES:
+        prefixes = sorted(PREFIXES, key=lambda one: one != prefix)
+        described = partial(document, pipelines, config, prefixes)
+        described()  # a model that cannot be described stops the process at its start, not its clients
+        yield Route(f"{prefix}/openapi.json", _document(described))
+
+
+async def _no_method(_: Request) -> Response:
+    """A job has no representation of its own, only events and a result, and cannot be cancelled yet."""
+    raise HTTPException(405, headers={"Allow": ""})
+
+
+def _cross_origin(app: ASGIApp, config: GatewayConfig) -> ASGIApp:
+    """The application behind CORS, which must be outermost: pages shall see errors of every kind."""
     if not config.cors_origins:
-        return []
-    return [
-        Middleware(
-            CORSMiddleware,
-            allow_origins=config.cors_origins,
-            allow_credentials=True,
-            allow_methods=["GET", "POST"],
-            allow_headers=[
-                *KEY_HEADERS,
-                "Authorization",
-                "Content-Type",
-                "Last-Event-ID",
-                "X-User-ID",
-                "traceparent",
-            ],
-            expose_headers=["Retry-After"],
-        )
-    ]
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=config.cors_origins,
+        allow_credentials=True,
+        allow_methods=["GET", "POST"],
+        allow_headers=[
+            *KEY_HEADERS,
+            "Authorization",
+            "Content-Type",
+            "Last-Event-ID",
+            OWNER_HEADER,
+            "traceparent",
+        ],
+        expose_headers=["Retry-After"],
+    )
 
 
 def _lifespan(broker: Broker, feeds: Feeds) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:

@@ -3,52 +3,93 @@
 Files stay in memory (the limit bounds them), so that the process needs no writable disk.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
 
 import msgspec
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from eco2.errors import InvalidInput
+from eco2.gateway.problem import LONGEST_QUOTE
 from eco2.job import JSON
 from eco2.pipeline import Form, Upload
 
 MOST_PARTS = 20
 """Fields, and files, of one multipart form."""
+HASHED_AT_ONCE = 64 * 1024
+"""Bytes that are hashed on the event loop; more of them, on a thread."""
 
 _object: msgspec.json.Decoder[JSON] = msgspec.json.Decoder(JSON)
 
 
-async def read_form(request: Request, limit: int) -> Form:
-    """The body's fields and files. `InvalidInput`: 413 above `limit` bytes, 422 for what is no form."""
+async def read_form(request: Request, limit: int, stall: float) -> Form:
+    """The body's fields and files.
+
+    `InvalidInput`: 413 above `limit` bytes, 408 after `stall` seconds without any, 422 for what is no form.
+    """
     declared = request.headers.get("content-length", "")
-    if declared.isdigit() and int(declared) > limit:
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
         raise _too_large(limit)
     kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _multipart(request, limit)
+        return await _multipart(request, limit, stall)
     if kind == "application/json":
-        return Form(_json(b"".join([chunk async for chunk in _limited(request, limit)])))
-    raise InvalidInput(f"send application/json or multipart/form-data, not {kind}")
+        return Form(_json(b"".join([chunk async for chunk in _limited(request, limit, stall)])))
+    raise InvalidInput(f"send application/json or multipart/form-data, not {kind[:LONGEST_QUOTE]}")
 
 
 def digest(pipeline: str, form: Form) -> str:
     """SHA-256 (hex) of what the client sent: equal for equal fields and files, in whatever order."""
     files = {name: hashlib.sha256(upload.data).hexdigest() for name, upload in form.files.items()}
-    sent = json.dumps([pipeline, dict(form.fields), files], sort_keys=True, ensure_ascii=False)
+    try:
+        sent = json.dumps([pipeline, dict(form.fields), files], sort_keys=True, ensure_ascii=False)
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise InvalidInput(f"the body is no request that can be read ({error})") from error
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def _limited(request: Request, limit: int) -> AsyncGenerator[bytes, None]:
+async def form_digest(pipeline: str, form: Form) -> str:
+    """`digest`, on another thread where it takes long enough to hold up the event loop."""
+    size = sum(len(upload.data) for upload in form.files.values())
+    size += sum(len(value) for value in form.fields.values() if isinstance(value, str))
+    if size <= HASHED_AT_ONCE:
+        return digest(pipeline, form)
+    return await asyncio.to_thread(digest, pipeline, form)
+
+
+async def _chunks(request: Request, stall: float) -> AsyncGenerator[bytes, None]:
+    chunks = request.stream()
+    try:
+        while True:
+            async with asyncio.timeout(stall):
+                chunk = await anext(chunks)
+            yield chunk
+    except StopAsyncIteration:
+        return
+    except TimeoutError as error:
+        raise InvalidInput(f"nothing of the body came for {stall:g} s", "REQUEST_TIMEOUT", 408) from error
+
+
+async def _limited(request: Request, limit: int, stall: float) -> AsyncGenerator[bytes, None]:
     size = 0
-    async for chunk in request.stream():
+    async for chunk in _chunks(request, stall):
         size += len(chunk)
         if size > limit:
             raise _too_large(limit)
         yield chunk
+
+
+def _check_charset(request: Request) -> None:
+    """Other codecs of Python's may make anything of a field: half a character, or an error of their own."""
+    _, options = parse_options_header(request.headers["content-type"])
+    charset = options.get(b"charset", b"utf-8")
+    if charset.strip().lower() not in (b"utf-8", b"utf8"):
+        raise InvalidInput("send the form in UTF-8")
 
 
 def _too_large(limit: int) -> InvalidInput:
@@ -64,9 +105,14 @@ def _json(body: bytes) -> JSON:
         raise InvalidInput(f"the body is not a JSON object: {error}") from error
 
 
-async def _multipart(request: Request, limit: int) -> Form:
+async def _multipart(request: Request, limit: int, stall: float) -> Form:
+    _check_charset(request)
     parser = MultiPartParser(
-        request.headers, _limited(request, limit), max_files=MOST_PARTS, max_fields=MOST_PARTS
+        request.headers,
+        _limited(request, limit, stall),
+        max_files=MOST_PARTS,
+        max_fields=MOST_PARTS,
+        max_part_size=limit,
     )
     parser.spool_max_size = limit + 1
     try:

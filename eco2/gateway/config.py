@@ -1,20 +1,26 @@
 """What an operator decides about the gateway, as plain values. Only the command line knows where from."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+Auth = Literal["none", "header"]
+"""Who a request is from: nobody asks, or the header `X-User-ID`, which a trusted proxy sets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
     """Times are seconds, sizes bytes.
 
-    `models`: names that a client may pin. `job_deadline`: life of a job from its acceptance.
-    `publish_timeout`: how long a request waits for the broker before 503; `lookup_timeout`: how long an
-    event stream waits before it opens without knowing its job. `retry_after`: what `Retry-After` says.
+    `models`: names that a client may pin. `auth`: see `Auth`. `job_deadline`: life of a job from its
+    acceptance. `publish_timeout`: how long a request waits for the broker before 503; `lookup_timeout`: how
+    long an event stream waits before it opens without knowing its job. `retry_after`: what that header says.
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
-    again; `sse_stall`: a client that takes no byte for so long is cut off.
+    again; `sse_stall`: a client that takes no byte for so long is cut off. `upload_stall`: so is one that
+    sends none of its body.
     """
 
     models: tuple[str, ...]
+    auth: Auth = "none"
     cors_origins: tuple[str, ...] = ()
     max_upload: int = 10 * 2**20
     job_deadline: float = 180.0
@@ -24,3 +30,4 @@ class GatewayConfig:
     sse_comment: float = 15.0
     sse_retry: float = 2.0
     sse_stall: float = 30.0
+    upload_stall: float = 30.0

@@ -6,25 +6,28 @@ from eco2.journal.state import JobState
 
 
 class Lookup:
-    """The jobs of one pipeline."""
+    """The jobs of one pipeline. `owner` is who asks; with None everyone may ask for everything."""
 
     def __init__(self, journal: Journal, pipeline: str) -> None:
         self._journal = journal
         self._pipeline = pipeline
 
-    async def known(self, job_id: str) -> JobState:
+    async def known(self, job_id: str, owner: str | None) -> JobState:
         """The job as this replica knows it; one that it does not know is looked for behind a barrier.
 
-        Raises `NotFound`, `Gone` (older than the journal), `BrokerUnavailable`.
+        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `Gone` (older than
+        the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
         if state is None or state.pipeline != self._pipeline or state.by is not None:
-            raise NotFound(self._pipeline, job_id)
+            raise NotFound(self._pipeline)
+        if owner is not None and state.owner != owner:
+            raise NotFound(self._pipeline)
         return state
 
-    async def newest(self, job_id: str) -> JobState:
+    async def newest(self, job_id: str, owner: str | None) -> JobState:
         """The job as any replica may have shown it before this call. Raises like `known`."""
-        if not (state := await self.known(job_id)).ended:
+        if not (state := await self.known(job_id, owner)).ended:
             await self._journal.barrier()
-            state = await self.known(job_id)
+            state = await self.known(job_id, owner)
         return state

@@ -9,15 +9,18 @@ from http import HTTPStatus
 import msgspec
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
 from eco2.errors import Gone, InvalidInput, RetryableError
+from eco2.event import sound
 from eco2.log import get_logger
 
 log = get_logger(__name__)
 
+LONGEST_QUOTE = 100
+"""Characters of what a client sent that its answer repeats."""
 MOST_ERRORS = 5
 """Fields that one answer complains about."""
 
@@ -29,20 +32,37 @@ class UnsupportedModel(InvalidInput):
 
     def __init__(self, model: object, supported: tuple[str, ...]) -> None:
         super().__init__(
-            f"model {model!r} is not offered; supported_models: {', '.join(supported)}", status=400
+            f"model {str(model)[:LONGEST_QUOTE]!r} is not offered; supported_models: {', '.join(supported)}",
+            status=400,
         )
         self.supported = supported
 
 
 class NotFound(InvalidInput):
-    """No such job here."""
+    """No such job here, or none of the owner who asks."""
 
     code = "NOT_FOUND"
 
-    def __init__(self, pipeline: str, job_id: str) -> None:
+    def __init__(self, pipeline: str) -> None:
         super().__init__(
-            f"there is no {pipeline} job {job_id}; check the id, or send the request again", status=404
+            f"there is no {pipeline} job of this id; check it, or send the request again", status=404
         )
+
+
+class Unauthorized(InvalidInput):
+    """Nobody has said who asks."""
+
+    code = "UNAUTHORIZED"
+
+    def __init__(self) -> None:
+        super().__init__("the proxy in front must say who asks, by one header X-User-ID", status=401)
+
+
+HEADERS: Mapping[int, Mapping[str, str]] = {
+    401: {"WWW-Authenticate": 'Proxy realm="X-User-ID"'},
+    408: {"Connection": "close"},
+}
+"""What goes with a refusal of that status, whoever refuses."""
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -61,6 +81,7 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
         ValidationError: _misfit,
         Gone: _gone,
         RetryableError: unavailable,
+        ClientDisconnect: _disconnected,
         HTTPException: _http,
         Exception: _unexpected,
     }
@@ -69,14 +90,14 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
 def _problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
-    return json_response({"detail": detail, "code": code, **more}, status, headers)
+    return json_response({"detail": sound(detail), "code": code, **more}, status, headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidInput)
     if isinstance(error, UnsupportedModel):
         return _problem(error.status, error.code, str(error), supported_models=error.supported)
-    return _problem(error.status, error.code, str(error))
+    return _problem(error.status, error.code, str(error), HEADERS.get(error.status))
 
 
 async def _misfit(_: Request, error: Exception) -> Response:
@@ -92,6 +113,10 @@ async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name
     return _problem(error.status_code, code, error.detail, headers=error.headers)
+
+
+async def _disconnected(_: Request, __: Exception) -> Response:
+    return Response(status_code=400)  # nobody is there to read it
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from eco2.errors import BrokerUnavailable
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.lookup import Lookup
+from eco2.gateway.owner import reader
 from eco2.gateway.problem import json_response
 from eco2.journal.state import JobState
 
@@ -20,10 +21,11 @@ class ResultEndpoint:
         self._config = config
 
     async def get(self, request: Request) -> Response:
-        """200 with the result of an ended job, however it ended; 202 before; 404, 410, 503."""
+        """200 with the result of an ended job, however it ended; 202 before; 401, 404, 410, 503."""
+        owner = reader(request, self._config.auth)
         try:
             async with asyncio.timeout(self._config.publish_timeout):
-                state = await self._lookup.newest(request.path_params["job_id"])
+                state = await self._lookup.newest(request.path_params["job_id"], owner)
         except TimeoutError as error:
             raise BrokerUnavailable("the journal cannot be read at present; try again soon") from error
         if state.ended:

@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from eco2.errors import StartError
+from eco2.gateway.protocol import Protocol
 from eco2.log import get_logger
 
 KEEP_ALIVE = 75
@@ -49,7 +50,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http="httptools",
+        http=Protocol,
         ws="none",
         lifespan="on",
         log_config=None,

@@ -8,6 +8,8 @@ from eco2.gateway.live import Live
 from eco2.journal.state import EventId, JobState, Shown
 
 COMMENT = b":\n\n"
+LONGEST_ID = 40
+"""Characters; no offset has more. A longer number is nobody's, and Python may refuse to read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +58,20 @@ def delta_frame(stage: str, text: str) -> bytes:
 
 def resume(state: JobState, last_event_id: str | None) -> Cursor:
     """Behind the event that the client saw last; from the start if that is none of this job's."""
-    seen = EventId.parse(last_event_id) if last_event_id else None
+    seen = _seen(last_event_id)
     return next((Cursor(shown.seq) for shown in state.shown if shown.id == seen), Cursor())
 
 
 def may_be_ahead(state: JobState, last_event_id: str | None) -> bool:
     """True if the id may name an event of the job that another replica has shown and `state` lacks."""
-    seen = EventId.parse(last_event_id) if last_event_id else None
+    seen = _seen(last_event_id)
     return seen is not None and not state.ended and seen > state.shown[-1].id
+
+
+def _seen(last_event_id: str | None) -> EventId | None:
+    if not last_event_id or len(last_event_id) > LONGEST_ID:
+        return None
+    return EventId.parse(last_event_id)
 
 
 def complete(state: JobState, cursor: Cursor) -> bool:

@@ -5,8 +5,9 @@ client therefore costs its socket's buffer and delays nobody; one that takes not
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -16,7 +17,9 @@ from eco2.errors import BrokerUnavailable, Gone
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
 from eco2.gateway.lookup import Lookup
+from eco2.gateway.owner import reader
 from eco2.gateway.problem import NotFound
+from eco2.gateway.protocol import abort_of
 from eco2.gateway.sse import COMMENT, Cursor, advance, complete, may_be_ahead, opening, resume, retry_line
 from eco2.journal.state import JobState
 from eco2.log import get_logger
@@ -28,14 +31,21 @@ log = get_logger(__name__)
 
 
 class EventStreamResponse(StreamingResponse):
-    """`stall`: seconds that the client may take for one chunk before it is cut off."""
+    """`stall`: seconds that the client may take for one chunk before it is cut off.
+
+    `abort` ends its connection at once; without it the server would go on waiting for the client to take
+    what is in the socket's buffer.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], stall: float) -> None:
+    def __init__(
+        self, frames: AsyncGenerator[bytes, None], stall: float, abort: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(frames, headers=HEADERS)
         self._frames = frames
         self._stall = stall
+        self._abort = abort
 
     async def stream_response(self, send: Send) -> None:
         """Sends the frames; closes their generator at once, however the response ends."""
@@ -49,8 +59,22 @@ class EventStreamResponse(StreamingResponse):
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TimeoutError:
                 log.info("event stream cut off: the client takes nothing", seconds=self._stall)
+                if self._abort is not None:
+                    self._abort()
                 return
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a client wants to follow. `owner`: see `Lookup`."""
+
+    job_id: str
+    owner: str | None
+    last_event_id: str | None
+
+
+_Place = tuple[JobState, Cursor]
 
 
 class StreamEndpoint:
@@ -63,30 +87,33 @@ class StreamEndpoint:
         self._config = config
 
     async def get(self, request: Request) -> Response:
-        """200 with the stream; 204 if the client has seen all; 404 or 410 where there is no such job."""
-        job_id = request.path_params["job_id"]
-        last_event_id = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
+        """200 with the stream; 204 if the client has seen all; 401, 404, 410 where there is none for it."""
+        asked = _Asked(
+            request.path_params["job_id"],
+            reader(request, self._config.auth),
+            request.headers.get("last-event-id") or request.query_params.get("last_event_id"),
+        )
         try:
             async with asyncio.timeout(self._config.lookup_timeout):
-                place = await self._locate(job_id, last_event_id)
+                place = await self._locate(asked)
         except (TimeoutError, BrokerUnavailable):
             place = None  # any other answer than 200 would end an EventSource for good: wait inside
         if place is not None and complete(*place):
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=EventStreamResponse.media_type)
-        return EventStreamResponse(self._frames(job_id, last_event_id, place), self._config.sse_stall)
+        return EventStreamResponse(
+            self._frames(asked, place), self._config.sse_stall, abort_of(request.scope)
+        )
 
-    async def _locate(self, job_id: str, last_event_id: str | None) -> tuple[JobState, Cursor]:
-        state = await self._lookup.known(job_id)
-        if may_be_ahead(state, last_event_id):
-            state = await self._lookup.newest(job_id)
-        return state, resume(state, last_event_id)
+    async def _locate(self, asked: _Asked) -> _Place:
+        state = await self._lookup.known(asked.job_id, asked.owner)
+        if may_be_ahead(state, asked.last_event_id):
+            state = await self._lookup.newest(asked.job_id, asked.owner)
+        return state, resume(state, asked.last_event_id)
 
-    async def _frames(
-        self, job_id: str, last_event_id: str | None, place: tuple[JobState, Cursor] | None
-    ) -> AsyncGenerator[bytes, None]:
-        with self._metrics.stream_open(), self._feeds.followers.follow(job_id) as news:
+    async def _frames(self, asked: _Asked, place: _Place | None) -> AsyncGenerator[bytes, None]:
+        with self._metrics.stream_open(), self._feeds.followers.follow(asked.job_id) as news:
             yield opening(self._config.sse_retry)
             while place is None:
                 if self._feeds.stop.is_set():
@@ -94,7 +121,7 @@ class StreamEndpoint:
                     return
                 try:
                     async with asyncio.timeout(self._config.publish_timeout):
-                        place = await self._locate(job_id, last_event_id)
+                        place = await self._locate(asked)
                 except (NotFound, Gone):
                     return  # the client connects again and is told then
                 except (TimeoutError, BrokerUnavailable):

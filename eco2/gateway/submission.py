@@ -1,19 +1,23 @@
 """POST /{pipeline}: the request's form becomes a submission, the accepted job an answer with its URLs."""
 
+import re
+
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
 from eco2.gateway.acceptance import Acceptance, Submission
-from eco2.gateway.body import digest, read_form
+from eco2.gateway.body import form_digest, read_form
 from eco2.gateway.config import GatewayConfig
+from eco2.gateway.owner import submitter
 from eco2.gateway.problem import UnsupportedModel, json_response
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form
 
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 LONGEST_KEY = 255
+KEY = re.compile(rf"[\x20-\x7e]{{1,{LONGEST_KEY}}}")
 MODEL_FIELD = "model"
 """The field that pins a model. It is the gateway's: pipelines do not see it."""
 
@@ -31,39 +35,41 @@ class SubmissionEndpoint:
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
-        accepted = await self._acceptance.accept(await self._submission(request))
+        owner = submitter(request, self._config.auth)
+        accepted = await self._acceptance.accept(await self._submission(request, owner))
         if accepted.new:
             self._metrics.job_accepted(self._pipeline.name)
         url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
         return json_response(
             {
                 "job_id": accepted.job_id,
-                "status": "queued",
+                "status": accepted.status,
                 "stream_url": f"{url}/events",
                 "result_url": f"{url}/result",
             },
             202 if accepted.new else 200,
         )
 
-    async def _submission(self, request: Request) -> Submission:
+    async def _submission(self, request: Request, owner: str) -> Submission:
         key = idempotency_key(request)
-        form = await read_form(request, self._config.max_upload)
+        form = await read_form(request, self._config.max_upload, self._config.upload_stall)
         model = pinned_model(form, self._config.models)
         rest = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
         return Submission(
             pipeline=self._pipeline.name,
-            digest=digest(self._pipeline.name, form),
+            digest=await form_digest(self._pipeline.name, form),
             parse=lambda: _parse(self._pipeline, Form(rest, form.files)),
+            owner=owner,
             key=key,
             model=model,
         )
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The client's key, or None. Raises `InvalidInput` for one that is too long to keep."""
+    """The client's key, or None. Raises `InvalidInput` for what is too long to keep or no plain text."""
     key = next((value for name in KEY_HEADERS if (value := request.headers.get(name))), None)
-    if key is not None and len(key) > LONGEST_KEY:
-        raise InvalidInput(f"Idempotency-Key has more than {LONGEST_KEY} characters; send a UUID")
+    if key is not None and not KEY.fullmatch(key):
+        raise InvalidInput(f"Idempotency-Key must be 1 to {LONGEST_KEY} characters of ASCII; send a UUID")
     return key
 
 

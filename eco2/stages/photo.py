@@ -26,10 +26,18 @@ _QUALITIES = (85, 75, 60, 45, 30)
 
 async def normalise(data: bytes) -> str:
     """The picture as a `data:` URL. Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`."""
-    if len(data) > MAX_BYTES:
-        raise _too_large()
-    jpeg = await asyncio.get_running_loop().run_in_executor(_threads(), to_jpeg, data)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
+    return await asyncio.get_running_loop().run_in_executor(_threads(), _to_data_url, data)
+
+
+async def normalise_url(url: str) -> str:
+    """The same for the picture in a `data:` URL. Raises `InvalidInput`, like `from_data_url` besides."""
+    return await asyncio.get_running_loop().run_in_executor(
+        _threads(), lambda: _to_data_url(from_data_url(url))
+    )
+
+
+def _to_data_url(data: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(data)).decode()
 
 
 @cache
@@ -52,20 +60,34 @@ def from_data_url(url: str) -> bytes:
 
 def to_jpeg(data: bytes) -> bytes:
     """The picture as a small JPEG. Blocks for up to some tenths of a second. Raises `InvalidInput`."""
+    if len(data) > MAX_BYTES:
+        raise _too_large()
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large()
-            image.draft("RGB", (SIDE, SIDE))
-            small = _opaque(ImageOps.exif_transpose(image))
+        small = _read_small(io.BytesIO(data))
+    except InvalidInput:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_large() from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except Exception as error:  # readers of a dozen formats, and what broken files make of each
         raise _unsupported(f"the picture cannot be read ({error})") from error
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     while len(jpeg := _encode(small)) > MAX_JPEG_BYTES:
         small.thumbnail((small.width * 3 // 4, small.height * 3 // 4), Image.Resampling.LANCZOS)
     return jpeg
+
+
+def _read_small(file: io.BytesIO) -> Image.Image:
+    """The first frame, upright. It is made small before anything else copies it: a photo may be 200 MB wide
+    open, and JPEG is never opened wider than needed."""
+    with Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large()
+        image.draft("RGB", (SIDE, SIDE))
+        image.load()
+        wide: Image.Image = image
+        if image.mode in ("1", "P", "PA"):  # these shrink by leaving out pixels
+            wide = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        wide.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return _opaque(ImageOps.exif_transpose(wide))
 
 
 def _opaque(image: Image.Image) -> Image.Image:

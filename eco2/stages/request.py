@@ -6,18 +6,25 @@ from collections.abc import Mapping
 from pydantic import BaseModel, Field
 
 from eco2.pipeline import Form, InvalidInput
-from eco2.stages import photo
+from eco2.stages import image_url, photo
 
 DEFAULT_QUESTION = "이 물건은 어떻게 분리배출하나요?"
 MAX_QUESTION = 2000
-MAX_URL = 2000
 
 
 class ScanInput(BaseModel):
     """`image_url`: an http(s) URL, or a `data:` URL of a JPEG that `photo` made."""
 
-    image_url: str
-    user_input: str = Field(default=DEFAULT_QUESTION, max_length=MAX_QUESTION)
+    image_url: str = Field(
+        description="A picture on the public web, or `data:image/...;base64,...`.",
+        json_schema_extra={
+            "format": "image-url",
+            "pattern": r"^\s*(?:https?://[^\s\\]+|data:image/[^,]*;base64,)",
+        },
+    )
+    user_input: str = Field(
+        default=DEFAULT_QUESTION, max_length=MAX_QUESTION, json_schema_extra={"pattern": r"^[^\x00]*$"}
+    )
 
 
 def question_line(question: str) -> str:
@@ -45,6 +52,8 @@ def _text(fields: Mapping[str, object], name: str) -> str:
         return ""
     if not isinstance(value, str):
         raise InvalidInput(f"{name} must be a string")
+    if "\0" in value:
+        raise InvalidInput(f"{name} has a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -57,10 +66,4 @@ async def _image(url: str) -> str:
     scheme = url.partition(":")[0].lower()
     if not url:
         raise InvalidInput("send image_url, or a file named image", "IMAGE_URL_REQUIRED", 400)
-    if scheme == "data":
-        return await photo.normalise(photo.from_data_url(url))
-    if scheme not in {"http", "https"} or "://" not in url:
-        raise InvalidInput("image_url must be an http(s) URL or a data:image/...;base64 URL")
-    if len(url) > MAX_URL:
-        raise InvalidInput(f"image_url is longer than {MAX_URL} characters")
-    return url
+    return await photo.normalise_url(url) if scheme == "data" else image_url.check(url)

@@ -6,7 +6,8 @@ from importlib.resources import files
 import pytest
 
 from eco2.pipeline import Form, InvalidInput, Upload
-from eco2.stages.request import DEFAULT_QUESTION, MAX_QUESTION, MAX_URL, parse
+from eco2.stages.image_url import MAX_URL
+from eco2.stages.request import DEFAULT_QUESTION, MAX_QUESTION, parse
 
 CUP = files("eco2.stages").joinpath("data", "demo.jpg").read_bytes()
 
