@@ -2,7 +2,8 @@
 
 What it guarantees: a submission that is sent again, because no answer came, is one job (every submission has
 an idempotency key); each durable event is seen once, in order, whichever replicas served the pieces. Failures
-that may pass are tried again with growing, random pauses for `patience` seconds, then raised.
+that may pass are tried again with growing, random pauses for `patience` seconds, then raised. Everything that
+it raises is an `Eco2Error`. How to use it: docs/clients.md.
 """
 
 import asyncio
@@ -12,14 +13,31 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Literal, Self
+from mimetypes import guess_type
+from pathlib import Path
+from typing import Literal, Self, TypeVar
 
 import httpx
 import msgspec
 
-from eco2.errors import PermanentError, RetryableError
+from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
 from eco2.job import JSON
 from eco2.pipeline import Upload
+
+__all__ = [
+    "Client",
+    "ClientEvent",
+    "ClientJob",
+    "Eco2Error",
+    "EventLines",
+    "NotFinished",
+    "Refused",
+    "Unavailable",
+    "Upload",
+    "submit",
+]
+
+Message = TypeVar("Message")
 
 SILENCE = 45.0
 """Seconds without a byte after which a stream counts as dropped: three of the gateway's comments."""
@@ -27,7 +45,10 @@ LONGEST_PAUSE = 10.0
 
 
 class Refused(PermanentError):
-    """The gateway will not do it (4xx): `status` is HTTP's, `code` the gateway's; the message says why."""
+    """The gateway will not do it (4xx): `status` is HTTP's, `code` the gateway's; the message says why.
+
+    Also for an answer that is no gateway's: then the code is `NO_GATEWAY`.
+    """
 
     def __init__(self, message: str, code: str, status: int) -> None:
         super().__init__(message, code)
@@ -65,7 +86,7 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a job. Durable ones have `id` and `seq`; live text (`name` ends in `.delta`) has `text`.
 
     `name`: the stage, or `queued`, `done`. `progress`: per cent. `ts`: Unix seconds. `result`: the stage's
-    output or error, at `done` the whole result.
+    output or error, at `done` the whole result. `again`: the live text starts over, what came of it is void.
     """
 
     name: str
@@ -76,19 +97,29 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
     progress: int | None = None
     result: JSON | None = None
     text: str | None = None
+    again: bool = False
 
 
 class Client:
     """A client of the gateways behind `base_url` (with or without a path such as `/api/v1`).
 
     `connections`: how many requests and streams it may have open at once. `patience`: seconds without any
-    answer after which it gives up.
+    answer after which it gives up. `headers`: sent with every request, such as the one that says who asks.
+    Use it in `async with`, or call `aclose` at the end. Raises `StartError` for what is no base URL.
     """
 
-    def __init__(self, base_url: str, *, connections: int = 100, patience: float = 60.0) -> None:
-        self._base = httpx.URL(base_url.rstrip("/"))
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        connections: int = 100,
+        patience: float = 60.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        self._base = _base(base_url)
         self._patience = patience
         self._http = httpx.AsyncClient(
+            headers=headers,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=min(connections, 20)),
             timeout=httpx.Timeout(30.0, connect=5.0, pool=patience),
         )
@@ -98,6 +129,10 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections; requests and streams that are under way end with an error."""
         await self._http.aclose()
 
     async def submit(
@@ -105,20 +140,22 @@ class Client:
         pipeline: str,
         input: Mapping[str, object],
         key: str | None = None,
-        files: Mapping[str, Upload] | None = None,
+        files: Mapping[str, Upload | Path] | None = None,
     ) -> ClientJob:
         """The accepted job. `key`: requests with the same key are one job (default: a new key per call).
 
-        With `files` it is sent as a multipart form. Raises `Refused`, `Unavailable`.
+        With `files` it is sent as a multipart form; of a path the file is read. Raises `Refused`,
+        `Unavailable`, and `OSError` for a file that cannot be read.
         """
         headers = {"Idempotency-Key": key or uuid.uuid4().hex}
         url = f"{self._base}/{pipeline}"
         if files:
-            parts = {name: (file.filename, file.data, file.content_type) for name, file in files.items()}
+            uploads = {name: await asyncio.to_thread(_upload, file) for name, file in files.items()}
+            parts = {name: (file.filename, file.data, file.content_type) for name, file in uploads.items()}
             request = self._http.build_request("POST", url, headers=headers, data=dict(input), files=parts)
         else:
             request = self._http.build_request("POST", url, headers=headers, json=dict(input))
-        answer = msgspec.json.decode(await self._answer(request), type=_Accepted)
+        answer = _decoded(await self._send(request), _Accepted)
         return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
     async def events(
@@ -126,10 +163,13 @@ class Client:
     ) -> AsyncGenerator[ClientEvent, None]:
         """The job's events up to `done`; with `last_event_id` those behind the event with that id.
 
-        Live text may repeat after a dropped connection. Raises `Refused` (no such job), `Unavailable`.
+        Who leaves the loop before `done` should close it (`contextlib.aclosing`), or the connection stays
+        open. Raises `Refused` (no such job), `Unavailable`.
         """
         seq, failures, heard = -1, 0, time.monotonic()
+        live = LiveTexts()
         while True:
+            live.connected()
             try:
                 async with aclosing(self._connection(job, last_event_id)) as connection:
                     async for event in connection:
@@ -138,7 +178,8 @@ class Client:
                             continue
                         failures = 0
                         if event.seq is None:
-                            yield event
+                            if news := live.news(event):
+                                yield news
                         elif event.seq > seq:
                             seq, last_event_id = event.seq, event.id
                             yield event
@@ -160,13 +201,10 @@ class Client:
                 while True:
                     response = await self._send(self._http.build_request("GET", url))
                     if response.status_code == 200:
-                        return msgspec.json.decode(response.content, type=JSON)
+                        return _decoded(response, JSON)
                     await asyncio.sleep(_retry_after(response) or 1.0)
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
-
-    async def _answer(self, request: httpx.Request) -> bytes:
-        return (await self._send(request)).content
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         failures, began = 0, time.monotonic()
@@ -182,9 +220,10 @@ class Client:
             await self._pause(failures, began, problem)
 
     async def _pause(self, failures: int, since: float, problem: Unavailable) -> None:
-        if time.monotonic() - since > self._patience:
+        seconds = pause(failures, problem.retry_after, random.random())
+        if time.monotonic() + seconds - since > self._patience:
             raise problem
-        await asyncio.sleep(pause(failures, problem.retry_after, random.random()))
+        await asyncio.sleep(seconds)
 
     async def _connection(
         self, job: ClientJob, last_event_id: str | None
@@ -203,6 +242,8 @@ class Client:
                 if response.status_code != 200:
                     await response.aread()
                 _checked(response)
+                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise _no_gateway(response)
                 async for chunk in response.aiter_bytes():
                     yield None
                     for event in lines.feed(chunk):
@@ -227,7 +268,9 @@ class EventLines:
     def _line(self, line: str) -> ClientEvent | None:
         if line:
             name, _, value = line.partition(":")
-            self._fields[name] = value.removeprefix(" ")
+            value = value.removeprefix(" ")
+            again = name == "data" and name in self._fields
+            self._fields[name] = f"{self._fields[name]}\n{value}" if again else value
             return None
         fields, self._fields = self._fields, {}
         if "data" not in fields:
@@ -236,6 +279,32 @@ class EventLines:
         return msgspec.convert(
             {**data, "name": fields.get("event", "message"), "id": fields.get("id")}, ClientEvent
         )
+
+
+class LiveTexts:
+    """Live text without what a reader has already: every connection begins it anew."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+        self._places: dict[str, int] = {}
+
+    def connected(self) -> None:
+        """A new connection: what comes now may be known."""
+        self._places = {}
+
+    def news(self, event: ClientEvent) -> ClientEvent | None:
+        """What of a piece is new; None if nothing is. A text that differs from the known one starts over."""
+        if event.text is None:
+            return event
+        known, place = self._known.get(event.name, ""), self._places.get(event.name, 0)
+        text = known[:place] + event.text
+        self._places[event.name] = len(text)
+        if known.startswith(text):
+            return None
+        self._known[event.name] = text
+        if text.startswith(known):
+            return msgspec.structs.replace(event, text=text[len(known) :])
+        return msgspec.structs.replace(event, text=text, again=True)
 
 
 async def submit(
@@ -270,10 +339,42 @@ class _Problem(msgspec.Struct):
     code: str = ""
 
 
+def _base(url: str) -> httpx.URL:
+    try:
+        base = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise StartError(f"{url!r} is no URL of a gateway ({error}); write http://host:8000") from error
+    if base.scheme not in ("http", "https") or not base.host:
+        raise StartError(f"{url!r} is no URL of a gateway; write http://host:8000")
+    return base
+
+
+def _upload(file: Upload | Path) -> Upload:
+    """Blocks while it reads."""
+    if isinstance(file, Upload):
+        return file
+    return Upload(file.name, guess_type(file.name)[0] or "application/octet-stream", file.read_bytes())
+
+
+def _decoded(response: httpx.Response, kind: type[Message]) -> Message:
+    try:
+        return msgspec.json.decode(response.content, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _no_gateway(response) from error
+
+
+def _no_gateway(response: httpx.Response) -> Refused:
+    url = response.url.copy_with(raw_path=b"/")
+    message = f"what answered at {url} is no Eco² gateway, or a proxy answered for it: check the base URL"
+    return Refused(message, "NO_GATEWAY", response.status_code)
+
+
 def _checked(response: httpx.Response) -> httpx.Response:
     status = response.status_code
     if status < 300:
         return response
+    if place := response.headers.get("Location"):
+        raise Refused(f"the gateway has moved to {place}: use that as the base URL", "MOVED", status)
     try:
         problem = msgspec.json.decode(response.content, type=_Problem)
     except msgspec.MsgspecError:  # a proxy's page

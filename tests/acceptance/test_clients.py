@@ -1,6 +1,6 @@
-"""The clients that people really use, against real processes: curl, Chromium, npm's `eventsource`.
+"""The clients that people really use, against real processes: curl, Chromium, npm's `eventsource`, ours.
 
-The lines of the README are run as they stand there, with this machine's port in place of theirs.
+What the texts show is run as it stands there, with this machine's port in place of theirs.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ import json
 import os
 import re
 import signal
+import sys
+import textwrap
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -23,8 +25,10 @@ from tests.clients.provider import Sighting, seeing
 from tests.clients.report import Report
 from tests.proxy import Proxy
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-README_URL = "http://127.0.0.1:8000"
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+SHOWN_URL = "http://127.0.0.1:8000"
 ALL = [0, 10, 11, 20, 21, 30, 31, 40, 41, 51]
 PATIENCE = 30.0
 """Seconds after which a client that has not come as far as it should counts as stuck."""
@@ -33,9 +37,9 @@ Next = Callable[[], Awaitable[Report]]
 """Waits for a client's next report."""
 
 
-def blocks(info: str) -> list[str]:
-    """The README's code blocks of a kind."""
-    return re.findall(rf"^```{info}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(info: str, text: str = README) -> list[str]:
+    """A text's code blocks of a kind."""
+    return re.findall(rf"^```{info}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -72,7 +76,11 @@ async def test_the_curl_lines_of_the_readme_do_what_they_say(photo: Path) -> Non
     job = ""
     async with serving(Sighting(seconds=0.3)) as program:
         for line in lines:
-            output = await bash(line.replace(README_URL, program.url), photo.parent, job)
+            output = await printed(
+                *("bash", "-euo", "pipefail", "-c", line.replace(SHOWN_URL, program.url)),
+                folder=photo.parent,
+                JOB=job,  # what the reader would have put there
+            )
             job = checked(purpose(line), output) or job
 
 
@@ -102,18 +110,44 @@ def checked(kind: str, output: str) -> str | None:
     return None
 
 
-async def bash(line: str, folder: Path, job: str) -> str:
-    """What the line prints; it must succeed. `job`: what the reader would have put into $JOB."""
+async def printed(*command: str, folder: Path, **env: str) -> str:
+    """What the program prints; it must succeed."""
     process = await asyncio.create_subprocess_exec(
-        *("bash", "-euo", "pipefail", "-c", line),
+        *command,
         cwd=folder,
-        env={**os.environ, "JOB": job},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await process.communicate()
-    assert process.returncode == 0, (line, errors.decode())
+    assert process.returncode == 0, (command, errors.decode())
     return output.decode()
+
+
+# --- eco2.client
+
+
+PROGRAMS = list(zip(blocks("python", GUIDE), blocks("text", GUIDE), strict=True))
+
+
+@pytest.mark.parametrize(("program", "output"), PROGRAMS, ids=range(len(PROGRAMS)))
+async def test_the_programs_of_the_guide_print_what_it_says(program: str, output: str, photo: Path) -> None:
+    async with serving(Sighting(seconds=0.2)) as gateway:
+        code = program.replace(SHOWN_URL, gateway.url)
+        found = await printed(sys.executable, "-c", code, folder=photo.parent)
+    expected = ".*".join(re.escape(part) for part in output.split("…"))
+    assert re.fullmatch(expected, found), found
+
+
+async def test_the_python_lines_of_the_readme_follow_a_scan_to_its_end(photo: Path) -> None:
+    (lines,) = [block for block in blocks("python") if "eco2.client" in block]
+    main = (
+        f"import asyncio\nasync def main():\n{textwrap.indent(lines, '    ')}\n    print(result['status'])\n"
+    )
+    async with serving(Sighting(seconds=0.2)) as gateway:
+        code = f"{main.replace(SHOWN_URL, gateway.url)}asyncio.run(main())"
+        found = (await printed(sys.executable, "-c", code, folder=photo.parent)).splitlines()
+    assert (found[0], found[-2], found[-1]) == ("queued started", "done completed", "completed")
 
 
 # --- EventSource
@@ -138,7 +172,7 @@ async def test_the_browser_lines_of_the_readme_work_on_a_page_of_another_origin(
         const job = await (await fetch(`${{base}}/scan`, {{ method: "POST", body: form }})).json();
         const show = (body) => report({{ kind: "show", body }});
         const write = (body) => report({{ kind: "write", body }});
-        {block.replace(f'"{README_URL}"', "base")}
+        {block.replace(f'"{SHOWN_URL}"', "base")}
     }}"""
     async with (
         pages(picture, {"readme.mjs": module}) as site,

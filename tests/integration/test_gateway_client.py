@@ -4,6 +4,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,9 @@ from eco2.pipeline import Upload
 from tests.gateways import SEQS, Cluster, cluster, eventually, life
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+ACCEPTED = b'{"job_id": "j", "stream_url": "/echo/j/events", "result_url": "/echo/j/result"}'
+DONE = b'id: 9\nevent: done\ndata: {"seq": 51, "status": "completed"}\n\n'
 
 
 async def collect(events: AsyncGenerator[ClientEvent, None]) -> list[ClientEvent]:
@@ -41,6 +45,68 @@ async def test_submit_follow_and_fetch() -> None:
             {"seen": "can"},
         )
         assert await collect(client.events(job, events[-1].id)) == []
+
+
+async def test_a_file_is_uploaded_from_its_path(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"x" * 70)
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        await client.submit("photo", {"question": "?"}, files={"image": tmp_path / "a.jpg"})
+        await eventually(lambda: len(world.worker.orders) == 1)
+        assert world.worker.orders[0].input == {"size": 70, "question": "?"}
+        with pytest.raises(FileNotFoundError):
+            await client.submit("photo", {}, files={"image": tmp_path / "b.jpg"})
+
+
+async def test_headers_go_with_every_request_and_a_client_can_be_closed() -> None:
+    heads: list[bytes] = []
+    answers = [reply(202, ACCEPTED), events(DONE, clean=True), reply(200, b"{}")]
+    async with scripted(iter(answers), heads) as url:
+        client = Client(url, headers={"X-User-ID": "user-17"})
+        job = await client.submit("echo", {})
+        assert seqs(await collect(client.events(job))) == [51]
+        assert await client.result(job) == {}
+        await client.aclose()
+    assert [b"X-User-ID: user-17" in head for head in heads] == [True] * 3
+
+
+async def test_what_is_no_gateway_is_not_taken_for_one() -> None:
+    page = reply(200, b"<html>Welcome to the hotel's network</html>")
+    moved = reply(308, b"", b"Location: https://new.example/")
+    job = ClientJob.at("echo", "j")
+    async with scripted(itertools.cycle([page, page, page, moved])) as url, Client(url) as client:
+        for attempt in (client.submit("echo", {}), collect(client.events(job)), client.result(job)):
+            with pytest.raises(Refused, match="check the base URL"):
+                await attempt
+        with pytest.raises(Refused, match=r"https://new\.example/"):
+            await client.submit("echo", {})
+
+
+async def test_nobody_waits_longer_than_their_patience() -> None:
+    busy = reply(429, b'{"detail": "full", "code": "OVER_CAPACITY"}', b"Retry-After: 3600")
+    async with scripted(itertools.repeat(busy)) as url, Client(url, patience=5.0) as client:
+        with pytest.raises(Unavailable, match="full") as given_up:
+            await client.submit("echo", {})
+    assert given_up.value.retry_after == 3600
+
+
+async def test_live_text_goes_on_where_it_was_after_a_lost_connection() -> None:
+    def live(text: str) -> bytes:
+        return b'event: answer.delta\ndata: {"text": "%s"}\n\n' % text.encode()
+
+    answers = [
+        events(live("Rinse") + live(" it"), clean=False),
+        events(live("Rinse it") + live(" well."), clean=False),
+        events(live("Squash it."), clean=False),
+        events(DONE, clean=True),
+    ]
+    async with scripted(iter(answers)) as url, Client(url) as client:
+        seen = await collect(client.events(ClientJob.at("echo", "j")))
+    assert [(event.text, event.again) for event in seen[:-1]] == [
+        ("Rinse", False),
+        (" it", False),
+        (" well.", False),
+        ("Squash it.", True),
+    ]
 
 
 async def test_an_upload_and_the_one_job_convenience() -> None:
@@ -117,9 +183,8 @@ async def test_a_gateway_that_is_away_is_waited_for_and_then_given_up() -> None:
 
 async def test_a_submission_that_got_no_answer_is_sent_again_under_its_key() -> None:
     heads: list[bytes] = []
-    accepted = b'{"job_id": "j", "stream_url": "/echo/j/events", "result_url": "/echo/j/result"}'
     busy = reply(503, b'{"detail": "later", "code": "BROKER_UNAVAILABLE"}')
-    async with scripted(iter([dropped, busy, reply(202, accepted)]), heads) as url, Client(url) as client:
+    async with scripted(iter([dropped, busy, reply(202, ACCEPTED)]), heads) as url, Client(url) as client:
         assert await client.submit("echo", {"text": "a"}) == ClientJob.at("echo", "j")
     keys = {line for head in heads for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key")}
     assert (len(heads), len(keys)) == (3, 1)
@@ -163,11 +228,10 @@ async def dropped(_head: bytes, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def reply(status: int, body: bytes) -> Answer:
+def reply(status: int, body: bytes, header: bytes = b"X-Nothing: 1") -> Answer:
     async def answer(_head: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(
-            b"HTTP/1.1 %d X\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
-        )
+        writer.write(b"HTTP/1.1 %d X\r\n%s\r\nConnection: close\r\n" % (status, header))
+        writer.write(b"Content-Length: %d\r\n\r\n" % len(body))
         writer.write(body)
 
     return answer

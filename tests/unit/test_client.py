@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.client import LONGEST_PAUSE, ClientEvent, ClientJob, EventLines, pause
+from eco2.client import LONGEST_PAUSE, Client, ClientEvent, ClientJob, EventLines, LiveTexts, pause
+from eco2.errors import StartError
 
 STREAM = (
     ": eco2\nretry: 2000\n\n"
@@ -40,6 +41,48 @@ def test_events_are_the_same_however_the_bytes_are_cut(cuts: list[int]) -> None:
 def test_lines_may_end_as_a_proxy_likes_and_an_unfinished_event_is_none() -> None:
     assert EventLines().feed(STREAM.replace(b"\n", b"\r\n")) == EVENTS
     assert EventLines().feed(b"id: 1\nevent: done\ndata: {}\n") == []
+
+
+def test_data_over_several_lines_is_one_value() -> None:
+    assert EventLines().feed(b'event: done\ndata: {"seq":\ndata: 51}\n\n') == [
+        ClientEvent(name="done", seq=51)
+    ]
+
+
+def said(texts: LiveTexts, *pieces: str, name: str = "answer.delta") -> list[tuple[str | None, bool]]:
+    """What a reader is shown of pieces that come in: text, and whether it starts over."""
+    news = [texts.news(ClientEvent(name=name, text=piece)) for piece in pieces]
+    return [(event.text, event.again) for event in news if event is not None]
+
+
+@given(st.text(max_size=12), st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=4))
+def test_live_text_is_shown_once_over_however_many_connections(
+    text: str, connections: list[list[int]]
+) -> None:
+    texts, shown = LiveTexts(), ""
+    for cuts in connections:
+        texts.connected()
+        bounds = sorted({0, *(min(cut, len(text)) for cut in cuts)})
+        for piece, again in said(texts, *(text[start:end] for start, end in itertools.pairwise(bounds))):
+            assert not again
+            shown += piece or ""
+    longest = max(max(cuts, default=0) for cuts in connections)
+    assert shown == text[:longest]
+
+
+def test_live_text_that_begins_anew_says_so_and_other_stages_do_not_mix() -> None:
+    texts = LiveTexts()
+    assert said(texts, "Rinse", " it") == [("Rinse", False), (" it", False)]
+    assert said(texts, "Put", name="other.delta") == [("Put", False)]
+    texts.connected()
+    assert said(texts, "Rin", "d it", " well") == [("Rind it", True), (" well", False)]
+    assert texts.news(ClientEvent(name="waiting")) == ClientEvent(name="waiting")
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1"])
+def test_a_base_url_that_cannot_be_is_refused_at_once(url: str) -> None:
+    with pytest.raises(StartError, match="http://host:8000"):
+        Client(url)
 
 
 def test_a_job_of_a_known_id_has_the_gateways_urls() -> None:
