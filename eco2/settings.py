@@ -177,8 +177,8 @@ class Settings(BaseSettings):
     )
     auth: Literal["none", "header"] = Field(
         "none",
-        description="Who owns a job. `none`: whoever knows its id may read it. `header`: the user that a trusted "
-        "proxy names in `X-User-ID`; that proxy must drop the header where clients send it.",
+        description="Who owns a job. `none`: whoever knows its id may read it. `header`: the user that a "
+        "trusted proxy names in `X-User-ID`; that proxy must drop the header where clients send it.",
         json_schema_extra=_about(HTTP),
     )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(

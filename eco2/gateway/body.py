@@ -105,9 +105,22 @@ def _json(body: bytes) -> JSON:
         raise InvalidInput(f"the body is not a JSON object: {error}") from error
 
 
+class _FormParser(MultiPartParser):
+    """A part that says to be no text is a file, though it has no name."""
+
+    def on_headers_finished(self) -> None:
+        """Called by the parser."""
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        kind = dict(part.item_headers).get(b"content-type", b"text/plain")
+        if b"filename" not in disposition and not kind.lower().startswith(b"text/"):
+            part.content_disposition = disposition + b'; filename=""'
+        super().on_headers_finished()
+
+
 async def _multipart(request: Request, limit: int, stall: float) -> Form:
     _check_charset(request)
-    parser = MultiPartParser(
+    parser = _FormParser(
         request.headers,
         _limited(request, limit, stall),
         max_files=MOST_PARTS,

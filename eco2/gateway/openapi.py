@@ -9,7 +9,7 @@ from typing import Any
 from eco2 import __version__
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.owner import OWNER_HEADER
-from eco2.gateway.schemas import OBJECT, SCHEMAS, TEXT, UUID, Schema, ref
+from eco2.gateway.schemas import OBJECT, SCHEMAS, TEXT, UUID, Schema, closed, ref
 from eco2.gateway.submission import LONGEST_KEY, MODEL_FIELD
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
@@ -62,7 +62,7 @@ def _paths(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
     root = f"/{pipeline.name}"
     return {
         root: {"post": _submission(pipeline, config)},
-        f"{root}/{{job_id}}/events": _events(config),
+        f"{root}/{{job_id}}/events": _events([stage.name for stage in pipeline.stages], config),
         f"{root}/{{job_id}}/result": _result(config),
         **{
             f"{root}/{path}": _get(f"{path} of {pipeline.name}.", _json(200, None))
@@ -105,11 +105,11 @@ def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
     }
 
 
-def _events(config: GatewayConfig) -> Node:
-    stream = _content("text/event-stream", TEXT) | {"headers": _STREAM}
+def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
+    stream = _content("text/event-stream", _message(stages)) | {"headers": _STREAM}
     stream["description"] = (
-        "Server-sent events. `event:` is the stage, `queued` at first and `done` at last, with an `id:` and an "
-        "Event as data; `<stage>.delta` carries a Delta, `truncated` a Truncated, both without `id:`."
+        "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and an "
+        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`."
     )
     item = _get(
         "The job's events, as they come.",
@@ -126,6 +126,12 @@ def _events(config: GatewayConfig) -> Node:
         ]
     }
     return item | {"parameters": [_JOB]}
+
+
+def _message(stages: Sequence[str]) -> Schema:
+    durable = {"enum": ["queued", *stages, "done"]}
+    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "truncated"]}
+    return {"oneOf": [closed(event=durable, data=TEXT, id=TEXT), closed(event=passing, data=TEXT)]}
 
 
 def _result(config: GatewayConfig) -> Node:

@@ -16,11 +16,8 @@ class ScanInput(BaseModel):
     """`image_url`: an http(s) URL, or a `data:` URL of a JPEG that `photo` made."""
 
     image_url: str = Field(
-        description="A picture on the public web, or `data:image/...;base64,...`.",
-        json_schema_extra={
-            "format": "image-url",
-            "pattern": r"^\s*(?:https?://[^\s\\]+|data:image/[^,]*;base64,)",
-        },
+        description="A picture on the public web (`https://...`), or itself: `data:image/...;base64,...`.",
+        json_schema_extra={"format": "image-url"},
     )
     user_input: str = Field(
         default=DEFAULT_QUESTION, max_length=MAX_QUESTION, json_schema_extra={"pattern": r"^[^\x00]*$"}

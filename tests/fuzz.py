@@ -1,0 +1,84 @@
+"""Runs schemathesis, with all its checks, against a gateway of its own: `python -m tests.fuzz --minutes 5`.
+
+Everything is on the loopback and ends by itself: the broker in memory, one gateway with the scan, and a
+stand-in that finishes each job at once. What is sent comes from the gateway's own /openapi.json.
+"""
+
+import argparse
+import asyncio
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from eco2.gateway.config import Auth, GatewayConfig
+from eco2.stages import scan
+from tests.gateways import cluster
+
+ROOT = Path(__file__).parents[1]
+LATE = 120
+"""Seconds after its time when schemathesis, which ends the case that it is at, is stopped."""
+OWNER = ("-H", "X-User-ID: somebody", "--exclude-checks", "ignored_auth")
+"""The check that is left out takes the header for a secret; any value is another user, who finds nothing."""
+CONFIGURATION = """
+[checks.positive_data_acceptance]
+# An id that is well-formed may be of no job, or of one older than the journal.
+expected-statuses = ["2xx", "404", "410"]
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How schemathesis ended (0: without a finding), what it said, and how many jobs came of it."""
+
+    code: int
+    output: str
+    jobs: int
+
+
+async def fuzz(seconds: int, auth: Auth = "none") -> Outcome:
+    """Runs for about `seconds`."""
+    config = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), auth=auth)
+    async with cluster(pipelines=(scan,), config=config) as world:
+        world.worker.at_once = True
+        options = OWNER if auth == "header" else ()
+        code, output = await _schemathesis(world.gateways[0].url, seconds, options)
+        return Outcome(code, output, len(world.worker.orders))
+
+
+async def _schemathesis(url: str, seconds: int, options: tuple[str, ...]) -> tuple[int, str]:
+    with tempfile.NamedTemporaryFile("w") as configuration, tempfile.TemporaryDirectory() as folder:
+        print(CONFIGURATION, file=configuration, flush=True)
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "schemathesis.cli", "--no-color", "--config-file", configuration.name),
+            *("run", f"{url}/openapi.json", "--checks", "all", "--max-time", str(seconds)),
+            *("--continue-on-failure", "--request-timeout", "20", *options),
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.fuzz_hooks"},
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            async with asyncio.timeout(seconds + LATE):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise
+    return process.returncode or 0, output.decode()
+
+
+def main() -> int:
+    """Prints what schemathesis said; its exit code."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    arguments.add_argument("--minutes", type=float, default=5.0)
+    arguments.add_argument("--auth", choices=("none", "header"), default="none")
+    given = arguments.parse_args()
+    outcome = asyncio.run(fuzz(round(given.minutes * 60), given.auth))
+    print(f"{outcome.output}\n{outcome.jobs} jobs were accepted")
+    return outcome.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
