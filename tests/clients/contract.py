@@ -36,6 +36,15 @@ class Accepted(Strict):
     result_url: str
 
 
+class Known(Strict):
+    """The answer where the key named a job that was accepted before: `status` is that job's."""
+
+    job_id: str
+    status: Literal["queued", "running", "completed", "failed", "cancelled"]
+    stream_url: str
+    result_url: str
+
+
 class Processing(Strict):
     status: Literal["processing"]
     message: str = Field(min_length=1)
@@ -136,13 +145,20 @@ class Frame:
     data: str
 
 
-def check_accepted(exchange: Exchange, status: int = 202) -> Accepted:
+def check_accepted(exchange: Exchange) -> Accepted:
     """POST: the answer's fields, and that its URLs are relative and lie below what was asked."""
-    _check_json(exchange, status)
+    _check_json(exchange, 202)
     accepted = Accepted.model_validate_json(exchange.body)
-    root = f"{exchange.request.removeprefix('POST ')}/{accepted.job_id}"
-    assert (accepted.stream_url, accepted.result_url) == (f"{root}/events", f"{root}/result")
+    _check_urls(exchange, accepted)
     return accepted
+
+
+def check_known(exchange: Exchange) -> Known:
+    """POST again, with the same key and body."""
+    _check_json(exchange, 200)
+    known = Known.model_validate_json(exchange.body)
+    _check_urls(exchange, known)
+    return known
 
 
 def check_problem(exchange: Exchange, status: int, code: str) -> None:
@@ -213,6 +229,11 @@ def frames(body: str) -> list[Frame]:
             assert list(fields) in (["id", "event", "data"], ["event", "data"]), block
             found.append(Frame(fields["event"], fields.get("id"), fields["data"]))
     return found
+
+
+def _check_urls(exchange: Exchange, job: Accepted | Known) -> None:
+    root = f"{exchange.request.removeprefix('POST ')}/{job.job_id}"
+    assert (job.stream_url, job.result_url) == (f"{root}/events", f"{root}/result")
 
 
 def _check_event(event: EventData) -> None:
