@@ -26,6 +26,7 @@ fix: setup ## Mend by machine what `make check` can find by machine
 	$(SETTINGS_TABLE) > docs/settings.md
 
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
+	@scripts/setup-clients
 	@$(BIN)/python -m tests.photos
 	$(BIN)/pytest $(TEST_ARGS)
 

@@ -15,6 +15,7 @@ from eco2 import __version__
 from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
 
 if TYPE_CHECKING:
+    from eco2.broker.topology import Topology
     from eco2.settings import Settings
 
 Value = TypeVar("Value")
@@ -105,20 +106,18 @@ def scan(
 @topology_app.command("show")
 def topology_show() -> None:
     """Print what this configuration needs at the broker."""
-    from eco2 import assembly
     from eco2.broker.topology import show
 
-    settings = _settings()
-    typer.echo(show(assembly.topology(settings, assembly.pipelines(settings))))
+    typer.echo(show(_topology(_settings())))
 
 
 @topology_app.command("check")
 def topology_check() -> None:
     """Compare the broker with what is needed; exit 2 if they differ."""
-    from eco2 import assembly
+    from eco2 import brokers
 
     settings = _settings()
-    differences = _run(assembly.check_topology(settings))
+    differences = _run(brokers.check(settings, _topology(settings)))
     for difference in differences:
         typer.echo(difference)
     if differences:
@@ -129,9 +128,10 @@ def topology_check() -> None:
 @topology_app.command("apply")
 def topology_apply() -> None:
     """Make what is missing at the broker; nothing is ever deleted or changed."""
-    from eco2 import assembly
+    from eco2 import brokers
 
-    _run(assembly.apply_topology(_settings()))
+    settings = _settings()
+    _run(brokers.apply(settings, _topology(settings)))
     typer.echo("The broker has everything.")
 
 
@@ -192,6 +192,12 @@ def show_settings(
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
+
+
+def _topology(settings: "Settings") -> "Topology":
+    from eco2 import assembly, brokers
+
+    return brokers.topology(settings, assembly.pipelines(settings))
 
 
 def _process(role: Literal["gateway", "worker", "serve"]) -> None:

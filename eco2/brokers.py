@@ -1,0 +1,62 @@
+"""The broker that an installation runs on: RabbitMQ where the settings have its URL, else one in memory."""
+
+from collections.abc import Sequence
+from math import ceil
+
+from eco2.broker.topology import Topology
+from eco2.errors import StartError
+from eco2.pipeline import AnyPipeline
+from eco2.ports import Broker
+from eco2.settings import Settings
+
+SERVICES: tuple[str, ...] = ()
+"""Request/reply services of the topology; none yet."""
+
+
+def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
+    """The queues and exchanges that are needed. Raises `StartError` for a name that cannot be."""
+    names = tuple(pipeline.name for pipeline in pipelines)
+    try:
+        return Topology(settings.prefix, names, SERVICES, ceil(settings.retention_hours))
+    except ValueError as error:
+        raise StartError(str(error)) from error
+
+
+def open_broker(settings: Settings, needed: Topology, process: str, *, alone: bool) -> Broker:
+    """A broker object for a process of this name; nothing is connected yet.
+
+    `alone`: all that uses the broker runs in this process. Raises `StartError` where a URL is missing.
+    """
+    if settings.amqp_url is not None:
+        from eco2.broker.rabbitmq import RabbitMQ
+
+        return RabbitMQ(
+            settings.amqp_url, needed, f"eco2 {process}", settings.heartbeat, settings.publish_timeout
+        )
+    if not alone:
+        raise StartError(
+            f"`eco2 {process}` needs a broker: set ECO2_AMQP_URL, or use `eco2 serve` for all in one process"
+        )
+    from eco2.broker.embedded import Embedded
+
+    return Embedded(needed)
+
+
+async def check(settings: Settings, needed: Topology) -> list[str]:
+    """How the broker differs from what is needed, a sentence each. Raises `BrokerUnavailable`."""
+    from eco2.broker import rabbitmq
+
+    return await rabbitmq.check(_url(settings), needed)
+
+
+async def apply(settings: Settings, needed: Topology) -> None:
+    """Makes at the broker what is missing. Raises `StartError` for differences, `BrokerUnavailable`."""
+    from eco2.broker import rabbitmq
+
+    await rabbitmq.apply(_url(settings), needed)
+
+
+def _url(settings: Settings) -> str:
+    if settings.amqp_url is None:
+        raise StartError("set ECO2_AMQP_URL: the broker in memory makes what it needs by itself")
+    return settings.amqp_url
