@@ -161,15 +161,15 @@ def _requests(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, Schema]
     name = pipeline.name
     schema = pipeline.input.model_json_schema(ref_template=f"#/components/schemas/{name}.{{model}}")
     parts = {f"{name}.{key}": part for key, part in schema.pop("$defs", {}).items()}
-    offered = {"enum": list(config.models)}
-    schema["properties"] = schema.get("properties", {}) | {MODEL_FIELD: offered}
-    return parts | {f"{name}.request": schema, f"{name}.form": _form(schema, pipeline)}
+    models = [*config.models, ""]
+    schema["properties"] = schema.get("properties", {}) | {MODEL_FIELD: {"enum": [*models, None]}}
+    return parts | {f"{name}.request": schema, f"{name}.form": _form(schema, pipeline, models)}
 
 
-def _form(schema: Schema, pipeline: AnyPipeline) -> Schema:
+def _form(schema: Schema, pipeline: AnyPipeline, models: list[str]) -> Schema:
     """The same with files, each of which may stand for a member."""
     files = {field: TEXT | {"contentMediaType": "image/*"} for field in pipeline.uploads}
-    form = schema | {"properties": schema["properties"] | files}
+    form = schema | {"properties": schema["properties"] | files | {MODEL_FIELD: {"enum": models}}}
     for field, member in pipeline.uploads.items():
         form["required"] = [one for one in form.get("required", []) if one != member]
         form["anyOf"] = [{"required": [member]}, {"required": [field]}]

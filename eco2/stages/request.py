@@ -20,7 +20,9 @@ class ScanInput(BaseModel):
         json_schema_extra={"format": "image-url"},
     )
     user_input: str = Field(
-        default=DEFAULT_QUESTION, max_length=MAX_QUESTION, json_schema_extra={"pattern": r"^[^\x00]*$"}
+        default=DEFAULT_QUESTION,
+        max_length=MAX_QUESTION,
+        json_schema_extra={"type": ["string", "null"], "pattern": r"^[^\x00]*$"},
     )
 
 
