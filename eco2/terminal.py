@@ -35,6 +35,9 @@ class _Lines:
 
     def show(self, event: ClientEvent) -> None:
         if event.text is not None:
+            if event.again and self._live:
+                self._console.print()
+                self._live = ""
             self._write(event.text)
             return
         if self._live:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.client import LONGEST_PAUSE, Client, ClientEvent, ClientJob, EventLines, LiveTexts, pause
+from eco2.client import LONGEST_PAUSE, Client, ClientEvent, ClientJob, pause
 from eco2.errors import StartError
+from eco2.eventstream import EventLines, LiveTexts
 
 STREAM = (
     ": eco2\nretry: 2000\n\n"
