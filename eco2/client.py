@@ -30,7 +30,6 @@ __all__ = [
     "ClientEvent",
     "ClientJob",
     "Eco2Error",
-    "EventLines",
     "NotFinished",
     "Refused",
     "Unavailable",

@@ -9,8 +9,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from eco2.client import ClientEvent, EventLines
 from eco2.event import Queued
+from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
 from tests.gateways import CONFIG, PATIENCE, SEQS, Cluster, cluster, eventually, life
 

@@ -15,9 +15,9 @@ import typer
 
 from eco2.broker.topology import Topology
 from eco2.cli import app
-from eco2.client import EventLines
 from eco2.delta import decode_deltas, encode_deltas
 from eco2.event import Event, StageChanged, decode_events, encode_events
+from eco2.eventstream import EventLines
 from eco2.job import Job, decode_order, encode_order
 from eco2.pipeline import Pipeline
 from eco2.settings import markdown
