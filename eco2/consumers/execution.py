@@ -5,7 +5,7 @@ again; whatever goes wrong in a stage, the job has an outcome.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 
 from pydantic import BaseModel
@@ -37,13 +37,12 @@ class Executor:
 
     async def execute(self, run: Run) -> Outcome:
         """Runs the job as far as it goes. Raises nothing but cancellation."""
-        try:
-            outcome = await self._begin(run)
-            return await self.stand_by(run) if isinstance(outcome, Overtaken) else outcome
-        except Gone as error:
-            return Dead(str(error))
-        except RetryableError as error:
-            return Released(str(error))
+        outcome = await _guarded(self._begin(run))
+        return await self.stand_by(run) if isinstance(outcome, Overtaken) else outcome
+
+    async def stand_by(self, run: Run) -> Outcome:
+        """Keeps the delivery while another run holds the job, and goes on where that run leaves off."""
+        return await _guarded(self._stand_by(run))
 
     async def stands(self, run: Run) -> bool:
         """Once the end that the run wrote is confirmed: False if it was void, since the run was overtaken."""
@@ -55,8 +54,7 @@ class Executor:
             return True
         return state is None or state.ended
 
-    async def stand_by(self, run: Run) -> Outcome:
-        """Keeps the delivery while another run holds the job, and goes on where that run leaves off."""
+    async def _stand_by(self, run: Run) -> Outcome:
         run.opened = False
         run.interrupt.reset()
         state = await self._journal.find(run.job.id)
@@ -139,6 +137,16 @@ class Executor:
             raise
         finally:
             self._metrics.stage_ended(run.pipeline.name, stage.name, status, clock() - began)
+
+
+async def _guarded(work: Awaitable[Outcome]) -> Outcome:
+    """The outcome of `work`, or the one that follows from what the journal could not tell."""
+    try:
+        return await work
+    except Gone as error:
+        return Dead(str(error))
+    except RetryableError as error:
+        return Released(str(error))
 
 
 class _StageWriter:
