@@ -1,4 +1,4 @@
-"""Uploads a photo again and again, from a process of its own: `python -m tests.uploads URL FILE RATE SECONDS`.
+"""Uploads a photo again and again, in a process of its own: `python -m tests.uploads URL FILE RATE SECONDS`.
 
 Prints the statuses, counted, and the longest answer's seconds, as JSON.
 """
