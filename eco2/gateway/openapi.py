@@ -169,11 +169,20 @@ def _requests(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, Schema]
 def _form(schema: Schema, pipeline: AnyPipeline, models: list[str]) -> Schema:
     """The same with files, each of which may stand for a member."""
     files = {field: TEXT | {"contentMediaType": "image/*"} for field in pipeline.uploads}
-    form = schema | {"properties": schema["properties"] | files | {MODEL_FIELD: {"enum": models}}}
+    members = {name: _filled(part) for name, part in schema["properties"].items()}
+    form = schema | {"properties": members | files | {MODEL_FIELD: {"enum": models}}}
     for field, member in pipeline.uploads.items():
         form["required"] = [one for one in form.get("required", []) if one != member]
         form["anyOf"] = [{"required": [member]}, {"required": [field]}]
     return form
+
+
+def _filled(schema: Schema) -> Schema:
+    """The same without null, which a form cannot say."""
+    kinds = schema.get("type")
+    if not isinstance(kinds, list):
+        return schema
+    return schema | {"type": [kind for kind in kinds if kind != "null"]}
 
 
 def _get(summary: str, *responses: tuple[str, Node]) -> Node:

@@ -1,6 +1,8 @@
 """Event streams: replay, resume, live text, drain, slow and late clients."""
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,7 +14,7 @@ import pytest
 from eco2.event import Queued
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
-from tests.gateways import CONFIG, PATIENCE, SEQS, Cluster, cluster, eventually, life
+from tests.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
 
 
 class Received:
@@ -106,7 +108,7 @@ async def test_a_client_that_is_there_sees_every_event_as_it_comes() -> None:
             assert await received.to_end() == SEQS
         done = received.events[-1]
         assert (done.name, done.status, done.progress) == ("done", "completed", 100)
-        assert done.result == {"task_id": job_id, "status": "completed"}
+        assert done.result == RESULT | {"task_id": job_id}
         assert received.events[2].result == {"seen": "can"}
 
 
@@ -337,3 +339,33 @@ async def test_connections_are_counted_and_forgotten() -> None:
             await received.until_name("queued")
             assert b"eco2_sse_connections 1.0" in metrics.render()
         await eventually(lambda: b"eco2_sse_connections 0.0" in metrics.render())
+
+
+async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume() -> None:
+    async with cluster(config=replace(CONFIG, sse_stall=0.2)) as world:
+        job_id, url = await submitted(world)
+        await world.worker.append(*life(job_id)[:4])
+        await world.everywhere(job_id, 20)
+        idle = sockets()
+        with socket.create_connection(
+            ("127.0.0.1", int(world.gateways[0].url.rpartition(":")[2]))
+        ) as stalled:
+            stalled.sendall(f"GET /echo/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            received = b""
+            while b"event: answer\n" not in received:
+                received += await asyncio.to_thread(stalled.recv, 65_536)
+            assert sockets() == idle + 2
+            for number in range(300):  # more than the kernel's buffers hold
+                world.worker.text(job_id, "x" * 100_000, pos=number * 100_000)
+                await asyncio.sleep(0)  # lets it be taken: more than some waiting pieces are dropped
+            await eventually(lambda: sockets() == idle + 1)
+        last = received.rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
+        await world.worker.append(*life(job_id)[4:])
+        async with stream(url, last) as rest:
+            assert await rest.to_end() == SEQS[4:]
+
+
+def sockets() -> int:
+    """How many sockets this process has open."""
+    links = [os.path.join("/proc/self/fd", number) for number in os.listdir("/proc/self/fd")]
+    return sum(os.path.islink(link) and os.readlink(link).startswith("socket:") for link in links)
