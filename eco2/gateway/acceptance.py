@@ -72,8 +72,7 @@ class Acceptance:
         self._check_broker()
         value = await submission.parse()
         self._check_broker()
-        job = self._job(submission, value)
-        order = _encoded(job)
+        job, order = _ordered(lambda: self._job(submission, value))
         winner = await self._in_time(self._publish(job, order))
         return Accepted(job.id, new=True) if winner is None else await self._again(winner, submission)
 
@@ -97,8 +96,8 @@ class Acceptance:
             )
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
-            job = _same_job(known, await submission.parse())
-            await self._in_time(self._order(job, _encoded(job)))
+            value = await submission.parse()
+            await self._in_time(self._order(*_ordered(lambda: _same_job(known, value))))
         return Accepted(known.job, new=False, status=known.status)
 
     def _check_broker(self) -> None:
@@ -143,10 +142,12 @@ class Acceptance:
         )
 
 
-def _encoded(job: Job) -> bytes:
+def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:
+    """A job of what a client sent, and its order."""
     try:
-        return encode_order(job)
-    except (ValueError, OverflowError, RecursionError) as error:  # say, a number of 400 digits
+        job = make()
+        return job, encode_order(job)
+    except (ValueError, OverflowError, RecursionError) as error:  # say, lists in lists without end
         raise InvalidInput(f"the request has a value that cannot be passed on ({error})") from error
 
 

@@ -17,8 +17,9 @@ from eco2.errors import StartError
 from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
 from eco2.gateway.server import serve
+from eco2.job import JSON
 from eco2.metrics import Metrics
-from tests.gateways import CONFIG, Cluster, cluster, eventually, life
+from tests.gateways import CONFIG, ECHO, Cluster, cluster, eventually, life
 
 ORIGIN = {"Origin": "https://app.example"}
 
@@ -169,3 +170,36 @@ async def test_signals_are_left_alone() -> None:
         during = {number: signal.getsignal(number) for number in before}
         stop.set()
     assert during == before
+
+
+async def test_a_page_sees_even_a_defect() -> None:
+    def broken() -> JSON:
+        raise KeyError("secret")
+
+    pipeline = replace(ECHO, routes={"broken": broken})
+    async with cluster(pipelines=(pipeline,)) as world, client(world) as http:
+        response = await http.get("/echo/broken", headers=ORIGIN)
+        assert (response.status_code, response.json()["code"]) == (500, "INTERNAL")
+        assert response.headers["Access-Control-Allow-Origin"] == ORIGIN["Origin"]
+
+
+@pytest.mark.parametrize("method", ["DELETE", "GET", "PUT"])
+async def test_a_job_itself_has_no_method_yet(method: str) -> None:
+    async with cluster() as world, client(world) as http:
+        answer = (await http.post("/echo", json={"text": "a"})).json()
+        for prefix in ("", "/api/v1"):
+            response = await http.request(method, f"{prefix}/echo/{answer['job_id']}")
+            assert (response.status_code, response.json()["code"]) == (405, "METHOD_NOT_ALLOWED")
+            assert response.headers["Allow"] == ""
+
+
+async def test_a_wrong_method_is_told_the_right_ones() -> None:
+    async with cluster() as world, client(world) as http:
+        for path, allowed in (
+            ("/echo", {"POST"}),
+            ("/echo/x/result", {"GET", "HEAD"}),
+            ("/healthz", {"GET", "HEAD"}),
+        ):
+            response = await http.delete(path)
+            assert response.status_code == 405
+            assert set(response.headers["Allow"].split(", ")) == allowed

@@ -10,8 +10,10 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from pydantic import BaseModel, ConfigDict
 
 from eco2.event import Queued
+from eco2.pipeline import Pipeline
 from tests.gateways import CONFIG, Cluster, cluster, eventually, life
 
 
@@ -234,3 +236,36 @@ async def _announced(world: Cluster) -> Queued:
     await world.worker.append(queued)
     await world.everywhere(queued.job, 0)
     return queued
+
+
+async def test_a_key_that_is_sent_again_tells_how_far_its_job_is() -> None:
+    async with one() as (world, http):
+        key = {"Idempotency-Key": "k"}
+        job_id = (await http.post("/echo", json={"text": "a"}, headers=key)).json()["job_id"]
+        said = []
+        for events in ([], life(job_id)[:1], life(job_id)[1:]):
+            await world.worker.append(*events)
+            await world.gateways[0].journal.barrier()
+            again = await http.post("/echo", json={"text": "a"}, headers=key)
+            assert (again.status_code, again.json()["job_id"]) == (200, job_id)
+            said.append(again.json()["status"])
+        assert said == ["queued", "running", "completed"]
+
+
+async def test_lists_in_lists_are_taken_or_refused_however_deep() -> None:
+    class Anything(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+    pipeline = Pipeline("any", Anything, (), lambda _: {})
+    async with (
+        cluster(pipelines=(pipeline,)) as world,
+        httpx.AsyncClient(base_url=world.gateways[0].url) as http,
+    ):
+        statuses = {}
+        for depth in (20, 200, 300, 500, 700, 900, 950, 1000, 5000):
+            response = await http.post("/any", content=b'{"x": ' + b"[" * depth + b"]" * depth + b"}")
+            statuses[depth] = response.status_code
+        assert (statuses[20], statuses[5000]) == (202, 422)
+        assert set(statuses.values()) == {202, 422}
+        accepted = [status for status in statuses.values() if status == 202]
+        assert len(world.gateways[0].journal.view) == len(accepted)

@@ -11,6 +11,7 @@ from PIL import Image
 from eco2.pipeline import InvalidInput
 from eco2.stages import photo
 from eco2.stages.photo import MAX_BYTES, MAX_JPEG_BYTES, SIDE, from_data_url, normalise, to_jpeg
+from tests import pictures
 
 
 def encoded(image: Image.Image, kind: str = "PNG", exif: Image.Exif | None = None) -> bytes:
@@ -133,3 +134,46 @@ def test_a_huge_data_url_is_refused_undecoded() -> None:
     with pytest.raises(InvalidInput) as refused:
         from_data_url("data:image/png;base64," + "A" * (MAX_BYTES * 4 // 3 + 8))
     assert refused.value.code == "IMAGE_TOO_LARGE"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # readers also complain
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_whatever_a_file_is_damaged_by_it_is_read_or_refused(kind: str) -> None:
+    good, dice, outcomes = pictures.noise(kind, 40), random.Random(7), set()
+    for _ in range(150):
+        damaged = bytearray(good)
+        for _ in range(dice.choice([1, 4, 30])):
+            damaged[dice.randrange(min(len(damaged), dice.choice([64, 4000])))] = dice.randrange(256)
+        del damaged[dice.choice([len(good), dice.randrange(len(good))]) :]
+        try:
+            outcomes.add(opened(to_jpeg(bytes(damaged))).mode)
+        except InvalidInput as refused:
+            outcomes.add(refused.code)
+    assert outcomes <= {"RGB", "UNSUPPORTED_IMAGE", "IMAGE_TOO_LARGE"}
+    assert "UNSUPPORTED_IMAGE" in outcomes
+
+
+@pytest.mark.parametrize("data", [pictures.cmyk(), pictures.palette_with_holes()], ids=["CMYK", "palette"])
+def test_colours_stay(data: bytes) -> None:
+    red, green, blue = opened(to_jpeg(data)).getpixel((30, 30))  # type: ignore[misc]
+    assert red > 200 > 60 > max(green, blue)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_of_every_animation_the_first_picture_counts(kind: str) -> None:
+    red, _, blue = opened(to_jpeg(pictures.animated(kind))).getpixel((30, 30))  # type: ignore[misc]
+    assert red > 200 > 60 > blue
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_rotation_is_applied_in_every_format(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert opened(to_jpeg(encoded(Image.new("RGB", (900, 300)), kind, exif))).size == (171, 512)
+
+
+def test_transparent_edges_of_large_pictures_do_not_darken() -> None:
+    image = Image.new("RGBA", (2048, 2048), (0, 0, 0, 0))
+    image.paste((255, 255, 255, 255), (0, 0, 1027, 2048))
+    darkest, _ = opened(to_jpeg(encoded(image))).convert("L").getextrema()
+    assert int(darkest) > 240  # type: ignore[arg-type]
