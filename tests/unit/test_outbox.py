@@ -92,7 +92,7 @@ async def test_what_is_withdrawn_while_nothing_could_be_sent_never_arrives() -> 
     stream = ScriptedStream([BrokerUnavailable("blocked")])
     outbox = Outbox(stream)
     withdrawn, kept = outbox.put(marker("gone")), outbox.put(marker("kept"))
-    asyncio.get_running_loop().call_later(0.0015, withdrawn.cancel)
+    asyncio.get_running_loop().call_later(0.0005, withdrawn.cancel)
     await flush(outbox)
     assert kept.done()
     assert stream.bodies == [["kept"]]
@@ -104,7 +104,7 @@ async def test_what_may_have_been_sent_is_sent_again_as_it_was_though_withdrawn(
     stream = ScriptedStream([PublishUncertain("no confirm")])
     outbox = Outbox(stream)
     withdrawn = outbox.put(marker("gone"))
-    asyncio.get_running_loop().call_later(0.0015, withdrawn.cancel)
+    asyncio.get_running_loop().call_later(0.0005, withdrawn.cancel)
     await flush(outbox)
     assert stream.bodies == [["gone"], ["gone"]]
 
