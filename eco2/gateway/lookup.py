@@ -1,5 +1,6 @@
 """Finding a job for a client: what any replica has shown is never denied here, however far this one lags."""
 
+from eco2.errors import Gone
 from eco2.gateway.problem import NotFound
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -19,9 +20,12 @@ class Lookup:
         the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
-        if state is None or state.pipeline != self._pipeline or state.by is not None:
+        if state is None or state.by is not None:
             raise NotFound(self._pipeline)
-        if owner is not None and state.owner != owner:
+        if state.cut:
+            if owner is not None:
+                raise Gone("the journal no longer knows whose job this was; submit it again")
+        elif state.pipeline != self._pipeline or (owner is not None and state.owner != owner):
             raise NotFound(self._pipeline)
         return state
 

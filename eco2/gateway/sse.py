@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from eco2.gateway.live import Live
-from eco2.journal.state import EventId, JobState, Shown
+from eco2.journal.state import TRUNCATED, EventId, JobState, Shown
 
 COMMENT = b":\n\n"
 LONGEST_ID = 40
@@ -33,7 +33,9 @@ def retry_line(retry: float) -> bytes:
 
 
 def frame(job_id: str, shown: Shown) -> bytes:
-    """A durable event with its id."""
+    """A durable event with its id; without one where events are missing."""
+    if shown.stage == TRUNCATED:
+        return b"event: truncated\ndata: %s\n\n" % msgspec.json.encode({"job_id": job_id})
     data: dict[str, object] = {
         "job_id": job_id,
         "stage": shown.stage,

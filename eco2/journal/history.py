@@ -5,7 +5,7 @@ import asyncio
 from eco2.errors import Gone, Malformed
 from eco2.event import Marker, decode_events
 from eco2.job import id_time
-from eco2.journal.state import EventId, JobState, apply
+from eco2.journal.state import EventId, JobState, apply, remnant
 from eco2.journal.view import View
 from eco2.ports import From, Record, Since, Start, Stream
 
@@ -13,6 +13,8 @@ SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
 GIVE_UP_AFTER = 10.0
 """Seconds of event time after the id's own time by which `queued` must have come."""
+LEFT_OVER = 300.0
+"""Seconds after the id's own time for which the rest of a job is looked for whose beginning is dropped."""
 READERS = 2
 """Look-ups at once; each is a reader at the broker."""
 
@@ -65,14 +67,21 @@ class _Search:
             if self._oldest is None:
                 self._oldest = event.ts
             if not isinstance(event, Marker) and event.job == self._job_id:
-                self._state = apply(self._state, EventId(record.offset, index), event)
+                at = EventId(record.offset, index)
+                if self._state is None and self._cut:
+                    self._state = remnant(self._job_id, self._born, at, event)
+                self._state = apply(self._state, at, event)
                 if self._state is not None and self._state.ended:
                     return True
-            elif self._state is None and event.ts > self._born + GIVE_UP_AFTER:
+            elif self._state is None and event.ts > self._born + (LEFT_OVER if self._cut else GIVE_UP_AFTER):
                 return True
         return False
 
+    @property
+    def _cut(self) -> bool:
+        return (self._oldest or 0.0) > self._born
+
     def result(self) -> JobState | None:
-        if self._state is None and (self._known or (self._oldest or 0.0) > self._born):
+        if self._state is None and (self._known or self._cut):
             raise Gone("the journal no longer holds this job; submit it again")
         return self._state

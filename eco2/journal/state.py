@@ -21,6 +21,9 @@ from eco2.event import (
 )
 from eco2.job import JSON
 
+TRUNCATED = "truncated"
+"""What stands for the events of a job that the journal has dropped."""
+
 
 class EventId(NamedTuple):
     """Where an event stands in the journal: the message's offset and the place in its batch (from 0)."""
@@ -89,6 +92,11 @@ class JobState:
         return self.ended_at is not None
 
     @property
+    def cut(self) -> bool:
+        """True if the journal has dropped the job's beginning: whose it was, and of which pipeline."""
+        return self.shown[0].stage == TRUNCATED
+
+    @property
     def stage(self) -> str:
         """The last stage that clients saw."""
         return self.shown[-1].stage
@@ -118,6 +126,26 @@ def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | No
         case StageChanged() | Checkpoint() | Released() if event.run == state.run:
             return _of_run(state, at, event)
     return state
+
+
+def remnant(job: str, accepted: float, at: EventId, event: JobEvent) -> JobState | None:
+    """The state before `event` of a job whose beginning is lost; None if `event` cannot stand for it.
+
+    In the place of `queued` clients see that something is missing.
+    """
+    if isinstance(event, Queued | Superseded):
+        return None
+    return JobState(
+        job=job,
+        pipeline="",
+        accepted=accepted,
+        deadline=accepted,
+        digest="",
+        queued_at=at.offset,
+        status="running",
+        run=event.run,
+        shown=(Shown(EventId(at.offset, -1), TRUNCATED, "started", 0, accepted, 0),),
+    )
 
 
 def superseded(state: JobState, by: str, offset: int) -> JobState:
