@@ -182,7 +182,8 @@ def _filled(schema: Schema) -> Schema:
     kinds = schema.get("type")
     if not isinstance(kinds, list):
         return schema
-    return schema | {"type": [kind for kind in kinds if kind != "null"]}
+    filled = [kind for kind in kinds if kind != "null"]
+    return schema | {"type": filled[0] if len(filled) == 1 else filled}
 
 
 def _get(summary: str, *responses: tuple[str, Node]) -> Node:
