@@ -9,6 +9,7 @@ import json
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -22,16 +23,16 @@ from tests import pictures
 from tests.gateways import SEQS, Cluster, cluster, eventually
 from tests.integration.test_gateway_stream import stream
 
-CONFIG = GatewayConfig(models=("small",), max_upload=12 * 2**20, upload_stall=0.2)
+CONFIG = GatewayConfig(models=("small",), max_upload=12 * 2**20)
 PICTURE = {"image": ("a.jpg", pictures.plain(), "image/jpeg")}
 URL = "https://example.org/a.jpg"
 
 
 @asynccontextmanager
-async def gateway() -> AsyncIterator[tuple[Cluster, httpx.AsyncClient]]:
+async def gateway(config: GatewayConfig = CONFIG) -> AsyncIterator[tuple[Cluster, httpx.AsyncClient]]:
     """A gateway with the scan; at the end a good job must pass, from its POST to `done`."""
     async with (
-        cluster(pipelines=(scan,), config=CONFIG) as world,
+        cluster(pipelines=(scan,), config=config) as world,
         httpx.AsyncClient(base_url=world.gateways[0].url, timeout=30) as http,
     ):
         yield world, http
@@ -286,7 +287,8 @@ BODY = b'{"image_url": "%s"}' % URL.encode()
     ids=lambda value: value[:60] if isinstance(value, bytes) else None,
 )
 async def test_what_no_client_would_say(sent: bytes, status: int) -> None:
-    async with gateway() as (world, _), socket(world) as (reader, writer):
+    impatient = replace(CONFIG, upload_stall=0.5)
+    async with gateway(impatient) as (world, _), socket(world) as (reader, writer):
         writer.write(sent)
         async with asyncio.timeout(10):
             answer = await reader.readuntil(b"\r\n")
