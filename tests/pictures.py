@@ -50,10 +50,10 @@ def palette_with_holes() -> bytes:
 
 
 def large_photo() -> bytes:
-    """12 megapixels, as a phone takes them: about 4 MB of JPEG."""
+    """12 megapixels, as a phone takes them: some MB of JPEG."""
     size = (4000, 3000)
     coarse = Image.effect_noise((200, 150), 80).resize(size, Image.Resampling.BICUBIC)
-    layers = [Image.blend(coarse, Image.effect_noise(size, 40), 0.4) for _ in range(3)]
+    layers = [Image.blend(coarse, Image.effect_noise(size, 20), 0.4) for _ in range(3)]
     return encoded(Image.merge("RGB", layers), "JPEG", quality=85)
 
 
