@@ -154,12 +154,8 @@ def decode_events(body: bytes) -> list[Event | None]:
 
     Raises `Malformed` for what is no batch or has an unknown version.
     """
-    try:
-        batch = _batch.decode(body)
-        if batch.v == EVENTS_VERSION:
-            return list(batch.events)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass  # a newer kind of event, or no batch at all: the slow way tells which
+    if (batch := _known(body)) is not None:
+        return list(batch.events)
     try:
         envelope = _envelope.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -167,6 +163,15 @@ def decode_events(body: bytes) -> list[Event | None]:
     if envelope.v != EVENTS_VERSION:
         raise Malformed(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
     return [_decode_one(raw) for raw in envelope.events]
+
+
+def _known(body: bytes) -> _Batch | None:
+    """The batch, if this version knows all of it; else the slow way tells what is in it."""
+    try:
+        batch = _batch.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return batch if batch.v == EVENTS_VERSION else None
 
 
 def _decode_one(raw: msgspec.Raw) -> Event | None:

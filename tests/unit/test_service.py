@@ -83,5 +83,6 @@ async def test_signals_set_the_stop_event() -> None:
         stop = asyncio.Event()
         stop_on_signals(stop)
         signal.raise_signal(number)
-        await asyncio.wait_for(stop.wait(), 5)
+        async with asyncio.timeout(5):
+            assert await stop.wait()
         asyncio.get_running_loop().remove_signal_handler(number)

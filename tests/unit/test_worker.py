@@ -277,8 +277,10 @@ async def test_an_order_that_no_gateway_announced_goes_to_the_dead_letters() -> 
     now = VirtualClock.now()
     async with World().process(ScriptedModel()) as process:
         process.broker.consume("dead", 10, dead.append)
-        await process.order(order(new_id(now), "q", now))
+        ghost = new_id(now)
+        await process.order(order(ghost, "q", now))
         await until(lambda: bool(dead))
+        assert [delivery.message_id for delivery in dead] == [ghost]
         await dead[0].ack()
 
 
