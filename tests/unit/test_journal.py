@@ -1,13 +1,19 @@
 """The journal on the embedded broker: filling, barrier, idempotency by log order, look-ups of old jobs."""
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Never, Self
 
 import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
 from eco2.errors import Gone
-from eco2.event import Done, Marker, Queued, StageChanged, encode_events
+from eco2.event import Done, Event, Marker, Queued, StageChanged, Superseded, encode_events
 from eco2.job import new_id
+from eco2.journal.journal import Journal
+from eco2.journal.view import View
+from eco2.ports import Record, Start
 from tests.clock import VirtualClock, virtual
 from tests.world import KEEP, Process, World, until
 
@@ -184,3 +190,219 @@ async def test_stop_flushes_what_was_put() -> None:
             queued = Queued(ts=now, job=new_id(now), pipeline="ask", deadline=now + 1, digest="d")
             leaving.journal.put(queued)
         assert (await reader.journal.find(queued.job)) is not None
+
+
+class Withheld:
+    """A stream that confirms at once and whose tail shows records only when it is told to."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+        self._shown = 0
+        self._on_record: Callable[[Record], None] = lambda record: None
+
+    @property
+    def attached(self) -> bool:
+        return True
+
+    async def cancel(self) -> None:
+        pass
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        self.records.append(Record(len(self.records), body))
+
+    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Self:
+        self._on_record = on_record
+        return self
+
+    def read(self, start: Start) -> Never:
+        raise AssertionError("nothing here is older than the view")
+
+    def show(self, count: int) -> None:
+        """The tail moves on until it has shown `count` records in all."""
+        for record in self.records[self._shown : count]:
+            self._on_record(record)
+        self._shown = max(self._shown, count)
+
+
+@virtual
+async def test_a_view_counts_as_filled_only_once_it_shows_its_own_marker() -> None:
+    stream, stop = Withheld(), asyncio.Event()
+    journal = Journal(stream, KEEP, VirtualClock.now)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal.run(stop))
+        await until(lambda: bool(stream.records))
+        assert not journal.filled.is_set()
+        stream.show(1)
+        await until(journal.filled.is_set)
+        stop.set()
+
+
+@virtual
+async def test_a_barrier_waits_for_what_came_into_the_log_while_an_earlier_one_was_on_its_way() -> None:
+    stream, stop = Withheld(), asyncio.Event()
+    journal = Journal(stream, KEEP, VirtualClock.now)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(journal.run(stop))
+        await until(lambda: len(stream.records) == 1)
+        stream.show(1)
+        earlier = group.create_task(journal.barrier())
+        await until(lambda: len(stream.records) == 2)
+        await stream.append(encode_events([queued("confirmed elsewhere", VirtualClock.now())]), "m")
+        later = group.create_task(journal.barrier())
+        await asyncio.sleep(1)
+        stream.show(2)
+        await earlier
+        await until(lambda: later.done() or len(stream.records) == 4)
+        assert not later.done()
+        stream.show(4)
+        await later
+        assert journal.view.get("confirmed elsewhere") is not None
+        stop.set()
+
+
+@virtual
+async def test_whoever_gives_up_on_a_barrier_leaves_it_to_the_others() -> None:
+    async with World().process() as process:
+        impatient, patient = (asyncio.ensure_future(process.journal.barrier()) for _ in range(2))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await patient
+        assert impatient.cancelled()
+        await process.journal.barrier()
+
+
+class Fold:
+    """A view by itself, under a wall clock that the test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.view = View(100.0, lambda: self.now)
+
+    def take(self, *events: Event) -> None:
+        self.view.apply(Record(self.view.offset + 1, encode_events(events)))
+
+    def holder(self, at: float, owner: str = "") -> str | None:
+        state = self.view.by_key(owner, "k", at)
+        return state.job if state else None
+
+
+def queued(job: str, ts: float, key: str | None = None, owner: str = "") -> Queued:
+    return Queued(ts=ts, job=job, pipeline="ask", deadline=ts + 60, digest="d", key=key, owner=owner)
+
+
+def test_a_job_and_its_key_live_for_as_long_as_the_view_keeps() -> None:
+    fold = Fold()
+    fold.take(queued("a", 1_000.0, "k"))
+    fold.now = 1_100.0
+    fold.take(queued("b", 1_100.0))
+    assert fold.view.get("a") is not None
+    assert fold.holder(at=1_100.0) == "a"
+    assert fold.holder(at=1_100.1) is None
+    fold.now = 1_100.1
+    fold.take(queued("c", 1_100.1))
+    assert fold.view.get("a") is None
+    assert fold.view.since == pytest.approx(1_000.1)
+
+
+def test_one_key_of_two_owners_is_two_keys() -> None:
+    fold = Fold()
+    fold.take(queued("a", 1_000.0, "k", "ann"), queued("b", 1_000.0, "k", "bob"))
+    assert (fold.holder(1_000.0, "ann"), fold.holder(1_000.0, "bob")) == ("a", "b")
+    assert fold.holder(1_000.0) is None
+
+
+def test_an_event_from_a_clock_ahead_takes_a_key_that_is_over_but_empties_no_view() -> None:
+    fold = Fold()
+    fold.take(queued("a", 1_000.0, "k"))
+    fold.take(queued("ahead", 1_101.0, "k"))
+    assert fold.view.get("a") is not None
+    assert fold.holder(at=1_101.0) == "ahead"
+    fold.now = 1_102.0
+    fold.take(queued("c", 1_102.0))
+    assert fold.view.get("a") is None
+    assert fold.holder(at=1_102.0) == "ahead"
+
+
+def test_a_job_that_lost_to_one_before_the_view_holds_no_key() -> None:
+    fold = Fold()
+    fold.take(queued("a", 1_000.0, "k"), Superseded(ts=1_001.0, job="a", by="older than the view"))
+    assert fold.holder(at=1_001.0) is None
+
+
+def test_the_offsets_of_jobs_that_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco2.journal.view.INDEX_SIZE", 2)
+    fold = Fold()
+    fold.take(*(queued(name, 1_000.0) for name in "abc"))
+    fold.now = 1_200.0
+    fold.take(queued("d", 1_200.0))
+    assert [fold.view.left(name) for name in "abcd"] == [None, 0, 0, None]
+
+
+@virtual
+async def test_a_job_that_left_the_view_without_an_end_is_found_as_it_was() -> None:
+    async with World().process() as process:
+        before = await process.submit()
+        await pass_by(process, KEEP + 1)
+        assert await process.journal.find(before.job) == before
+
+
+@virtual
+async def test_a_search_allows_for_clocks_that_differ_and_says_so_when_there_was_no_such_job() -> None:
+    world = World()
+    async with world.process() as process:
+        born = VirtualClock.now()
+        await asyncio.sleep(4)
+        await process.submit("in between")
+        await asyncio.sleep(4)
+        now = VirtualClock.now()
+        slow = (await process.journal.announce(queued(new_id(born), now))).job
+        await asyncio.sleep(12)
+        await process.submit("behind it")
+        await pass_by(process, KEEP + 60)
+        async with world.process() as newcomer:
+            found = await newcomer.journal.find(slow)
+            assert found is not None
+            assert found.job == slow
+            assert await newcomer.journal.find(new_id(born + 9)) is None
+
+
+class Readers:
+    """Counts the readers of a stream, and what they read."""
+
+    def __init__(self, read: Callable[[Start], AbstractAsyncContextManager[AsyncIterator[Record]]]) -> None:
+        self._read = read
+        self._open = 0
+        self.peak = 0
+        self.records = 0
+
+    @asynccontextmanager
+    async def read(self, start: Start) -> AsyncIterator[AsyncIterator[Record]]:
+        self._open += 1
+        self.peak = max(self.peak, self._open)
+        async with self._read(start) as records:
+            yield self._counted(records)
+        self._open -= 1
+
+    async def _counted(self, records: AsyncIterator[Record]) -> AsyncIterator[Record]:
+        async for record in records:
+            self.records += 1
+            yield record
+
+
+@virtual
+async def test_a_search_gives_up_soon_and_few_search_at_once() -> None:
+    world = World()
+    async with world.process() as process:
+        await process.submit()
+        born = VirtualClock.now() + 1
+        await asyncio.sleep(12)
+        for _ in range(300):
+            await process.submit("long after")
+        await pass_by(process, KEEP + 60)
+        async with world.process() as newcomer:
+            readers = Readers(newcomer.broker.read)
+            newcomer.broker.read = readers.read  # type: ignore[method-assign]
+            ids = [new_id(born) for _ in range(6)]
+            assert await asyncio.gather(*map(newcomer.journal.find, ids)) == [None] * 6
+    assert readers.peak == 2
+    assert readers.records < 6 * 10

@@ -1,12 +1,27 @@
 """The life of a process: start order, stop in reverse, failures, grace. Double and early stops."""
 
 import asyncio
+import os
 import signal
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from eco2 import assembly, cli
+from eco2.broker.topology import Topology
+from eco2.consumers.calls import Calls
+from eco2.consumers.worker import Worker
+from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
+from eco2.journal.journal import Journal
+from eco2.metrics import Metrics
+from eco2.pipeline import Pipeline
+from eco2.ports import Clock, Models, Stream
 from eco2.service import Component, ComponentEnded, run, stop_on_signals
+from eco2.settings import Settings
 from tests.clock import virtual
+from tests.world import Question
 
 
 class Recorder:
@@ -86,3 +101,180 @@ async def test_signals_set_the_stop_event() -> None:
         async with asyncio.timeout(5):
             assert await stop.wait()
         asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@virtual
+async def test_whoever_is_cancelled_may_tidy_up_before_the_next_stops() -> None:
+    recorder, stop = Recorder(), asyncio.Event()
+
+    async def work(stop: asyncio.Event) -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(1)
+            recorder.lines.append("slow has tidied up")
+
+    stop.set()
+    await run([recorder.component("a"), Component("slow", work, grace=5)], stop)
+    assert recorder.lines == ["a starts", "slow has tidied up", "a ends"]
+
+
+@pytest.fixture
+def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("ECO2_", "OPENAI_")):
+            monkeypatch.delenv(name)
+
+
+async def components_of(settings: Settings, role: assembly.Role) -> dict[str, float]:
+    """The components of a process in their order, with the seconds that each has to stop."""
+    async with assembly.process(settings, role, asyncio.Event()) as components:
+        return {component.name: component.grace for component in components}
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
+    url = "amqp://127.0.0.1:9"
+    gateway = await components_of(Settings(amqp_url=url), "gateway")
+    worker = await components_of(Settings(amqp_url=url), "worker")
+    both = await components_of(Settings(), "serve")
+    assert list(gateway) == ["broker", "journal", "gateway"]
+    assert list(worker) == ["broker", "journal", "probes", "live text", "worker"]
+    assert list(both) == ["broker", "journal", "live text", "worker", "gateway"]
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_a_worker_has_its_drain_grace_and_time_to_write_its_last_events() -> None:
+    settings = Settings()
+    assert (await components_of(settings, "serve"))["worker"] == settings.drain_grace + 10.0
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = dict[str, tuple[object, ...]]()
+
+    class Spied(Worker):
+        def __init__(self, *parts: Any, prefetch: int, grace: float) -> None:
+            given["worker"] = (prefetch, grace)
+            super().__init__(*parts, prefetch=prefetch, grace=grace)
+
+    class SpiedCalls(Calls):
+        def __init__(self, models: Models, concurrency: int, timeout: float, metrics: Metrics) -> None:
+            given["calls"] = (concurrency, timeout)
+            super().__init__(models, concurrency, timeout, metrics)
+
+    class SpiedJournal(Journal):
+        def __init__(self, stream: Stream, keep: float, clock: Clock) -> None:
+            given["journal"] = (keep,)
+            super().__init__(stream, keep, clock)
+
+    monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
+    monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)
+    monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
+    settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
+    await components_of(settings, "serve")
+    assert given == {"worker": (7, 41), "calls": (5, 31), "journal": (13 * 60,)}
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_a_pipeline_whose_data_is_not_whole_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check() -> None:
+        raise StartError("a table is missing")
+
+    pipeline = Pipeline("ask", Question, (), lambda _: {}, check=check)
+    monkeypatch.setattr("tests.world.PIPELINE", pipeline)
+    with pytest.raises(StartError, match="a table is missing"):
+        await components_of(Settings(pipelines="tests.world:PIPELINE"), "serve")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (StartError("set it"), 2),
+        (BrokerUnavailable("away"), 4),
+        (InvalidInput("not a photo"), 5),
+        (Eco2Error("anything else"), 1),
+    ],
+)
+def test_a_process_says_by_its_exit_code_why_it_ended(
+    error: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert exit_of(error, monkeypatch) == code
+
+
+def exit_of(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> object:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    return raised.value.code
+
+
+def test_an_error_of_nobody_s_making_is_shown_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        exit_of(ExceptionGroup("outer", [ZeroDivisionError()]), monkeypatch)
+    assert raised.group_contains(ZeroDivisionError)
+
+
+@pytest.mark.parametrize(("status", "code"), [("completed", 0), ("failed", 3)])
+def test_a_scan_whose_job_failed_exits_with_3(
+    status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    async def scan_photo(*args: object, **options: object) -> str:
+        return status
+
+    photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
+    photo.write_bytes(b"\xff\xd8\xff")
+    monkeypatch.setattr("eco2.demo.scan_photo", scan_photo)
+    assert CliRunner().invoke(cli.app, ["scan", str(photo)]).exit_code == code
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+@pytest.mark.parametrize(("differences", "code"), [([], 0), (["the queue eco2.dead is missing"], 2)])
+def test_a_broker_that_differs_exits_with_2_and_says_how(
+    differences: list[str], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(settings: Settings, needed: Topology) -> list[str]:
+        return differences
+
+    monkeypatch.setattr("eco2.brokers.check", check)
+    outcome = CliRunner().invoke(cli.app, ["topology", "check"])
+    assert outcome.exit_code == code
+    assert all(difference in outcome.output for difference in differences)
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+def test_a_process_obeys_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    obeying, ran = list[asyncio.Event](), list[asyncio.Event]()
+
+    async def run_none(components: Sequence[Component], stop: asyncio.Event) -> None:
+        ran.append(stop)
+
+    monkeypatch.setattr("eco2.service.stop_on_signals", obeying.append)
+    monkeypatch.setattr("eco2.service.run", run_none)
+    assert CliRunner().invoke(cli.app, ["serve"]).exit_code == 0
+    assert len(ran) == 1
+    assert obeying == ran
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_probes_know_that_their_process_stops_long_before_they_stop_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told, stop = list[object](), asyncio.Event()
+
+    def build_probes(**parts: object) -> None:
+        told.append(parts["stop"])
+
+    async def serve(*parts: object) -> None:
+        pass
+
+    monkeypatch.setattr("eco2.gateway.app.build_probes", build_probes)
+    monkeypatch.setattr("eco2.gateway.server.serve", serve)
+    async with assembly.process(Settings(amqp_url="amqp://127.0.0.1:9"), "worker", stop) as components:
+        (probes,) = (component for component in components if component.name == "probes")
+        await probes.run(asyncio.Event())
+    assert told == [stop]
