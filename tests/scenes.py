@@ -1,0 +1,57 @@
+"""What several tests of the engine need to set a scene: held confirms, a rival run, a queue to look into."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from eco2.event import RunStarted
+from eco2.pipeline import JSON, Context, Pipeline, Stage
+from eco2.ports import Delivery
+from tests.clock import VirtualClock
+from tests.world import (
+    Draft,
+    Process,
+    Question,
+    until,
+)
+
+
+def single(run: Callable[[Context[Question]], Awaitable[Draft]]) -> Pipeline[Question]:
+    return Pipeline("ask", Question, (Stage("draft", run, Draft),), lambda _: {})
+
+
+def used(calls: int) -> JSON:
+    tokens = {"input_tokens": 10 * calls, "cached_tokens": 0, "output_tokens": 5 * calls}
+    return {"model": "scripted", "calls": calls, **tokens, "cost_usd": None}
+
+
+def overtaking(job: str, attempt: int = 2) -> RunStarted:
+    """A run of another worker, which takes the job over without a word to its holder."""
+    return RunStarted(ts=VirtualClock.now(), job=job, run="other", attempt=attempt, worker="elsewhere")
+
+
+async def queue_is_empty(process: Process, queue: str = "jobs.ask") -> bool:
+    """Nothing waits in the queue: a message published now is the first that comes."""
+    came: list[Delivery] = []
+    subscription = process.broker.consume(queue, 10, came.append)
+    await process.broker.publish(queue, b"last", "last")
+    await until(lambda: bool(came) and came[-1].body == b"last")
+    for delivery in came:
+        await delivery.ack()
+    await subscription.cancel()
+    return len(came) == 1
+
+
+class Held:
+    """From now on what a process puts into the journal goes out only once `release` is called."""
+
+    def __init__(self, process: Process) -> None:
+        self._free = asyncio.Event()
+        self._append = process.broker.append
+        process.broker.append = self._wait  # type: ignore[method-assign]
+
+    def release(self) -> None:
+        self._free.set()
+
+    async def _wait(self, body: bytes, message_id: str) -> None:
+        await self._free.wait()
+        await self._append(body, message_id)

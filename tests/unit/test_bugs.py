@@ -1,0 +1,95 @@
+"""Bugs and oddities of pipelines end their job, never the worker."""
+
+import asyncio
+from typing import Self
+
+from pydantic import model_validator
+
+from eco2.errors import PermanentError
+from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
+from tests.clock import virtual
+from tests.world import (
+    Draft,
+    Question,
+    ScriptedModel,
+    World,
+    draft,
+    result,
+)
+
+
+@virtual
+async def test_a_stage_that_returns_the_wrong_thing_is_a_bug_of_the_stage() -> None:
+    wrong = Pipeline("ask", Question, (Stage("draft", draft, Question),), result)
+    async with World().process(ScriptedModel(), wrong) as process:
+        state = await process.ended((await process.submit()).job)
+    assert state.result is not None
+    assert isinstance(state.result["error"], dict)
+    assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
+    def broken(outputs: Outputs | None) -> JSON:
+        raise ZeroDivisionError
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", draft, Draft),), broken)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        for _ in range(2):
+            state = await process.ended((await process.submit()).job)
+            assert state.result is not None
+            assert isinstance(state.result["error"], dict)
+            assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> None:
+    async def half_a_character(context: Context[Question]) -> Draft:
+        context.emit("\ud83d")
+        await asyncio.sleep(1)
+        if context.input.text == "fail":
+            raise PermanentError("\ud83d")
+        return Draft(text="\ud83d")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", half_a_character, Draft),), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline) as process:
+        states = [await process.ended((await process.submit(text)).job) for text in ("fail", "return")]
+    assert [state.status for state in states] == ["failed", "failed"]
+
+
+@virtual
+async def test_a_cancellation_that_nobody_asked_for_ends_the_job_and_frees_its_slot() -> None:
+    async def stray(context: Context[Question]) -> Draft:
+        waiting = asyncio.ensure_future(asyncio.sleep(10))
+        waiting.cancel()
+        await waiting
+        return Draft(text="")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", stray, Draft),), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline, prefetch=1) as process:
+        for _ in range(3):
+            assert (await process.ended((await process.submit()).job)).status == "failed"
+
+
+@virtual
+async def test_an_input_whose_validator_has_a_bug_ends_the_job_and_not_the_worker() -> None:
+    class Broken(Question):
+        @model_validator(mode="after")
+        def look(self) -> Self:
+            raise KeyError("a bug")
+
+    pipeline: Pipeline[Broken] = Pipeline("ask", Broken, (), lambda _: {})
+    async with World().process(ScriptedModel(), pipeline) as process:
+        for _ in range(2):
+            assert (await process.ended((await process.submit()).job)).status == "failed"
+
+
+@virtual
+async def test_a_result_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> None:
+    pipeline = Pipeline("ask", Question, (), lambda _: {"answer": object()})
+    async with World().process(ScriptedModel(), pipeline) as process:
+        for _ in range(2):
+            state = await process.ended((await process.submit()).job)
+            assert state.result is not None
+            assert isinstance(state.result["error"], dict)
+            assert state.result["error"]["code"] == "INTERNAL"

@@ -1,0 +1,107 @@
+"""Orders that are none, or whose job the journal does not know."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+
+from eco2.errors import BrokerUnavailable
+from eco2.event import Queued
+from eco2.job import new_id
+from eco2.ports import Delivery, Record, Start
+from tests.clock import VirtualClock, virtual
+from tests.world import (
+    KEEP,
+    ScriptedModel,
+    World,
+    order,
+    until,
+)
+
+
+@pytest.mark.parametrize("body", [b"", b"not json", b'{"v":99,"job":{}}'])
+def test_what_is_no_order_goes_to_the_dead_letters(body: bytes) -> None:
+    @virtual
+    async def scenario() -> None:
+        dead: list[Delivery] = []
+        async with World().process(ScriptedModel()) as process:
+            process.broker.consume("dead", 10, dead.append)
+            await process.broker.publish("jobs.ask", body, "m")
+            await until(lambda: bool(dead))
+            await dead[0].ack()
+            assert (await process.ended((await process.submit()).job)).status == "completed"
+        assert dead[0].body == body
+
+    scenario()
+
+
+@virtual
+async def test_an_order_that_no_gateway_announced_goes_to_the_dead_letters() -> None:
+    dead: list[Delivery] = []
+    now = VirtualClock.now()
+    async with World().process(ScriptedModel()) as process:
+        process.broker.consume("dead", 10, dead.append)
+        ghost = new_id(now)
+        await process.order(order(ghost, "q", now))
+        await until(lambda: bool(dead))
+        assert [delivery.message_id for delivery in dead] == [ghost]
+        await dead[0].ack()
+
+
+@virtual
+async def test_an_order_of_a_job_that_the_journal_has_dropped_goes_to_the_dead_letters() -> None:
+    dead, reads = list[Delivery](), list[Start]()
+    async with World().process(ScriptedModel()) as process:
+        await process.ended((await process.submit()).job)
+        read = process.broker.read
+
+        def counted(start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+            reads.append(start)
+            return read(start)
+
+        process.broker.read = counted  # type: ignore[method-assign]
+        process.broker.consume("dead", 10, dead.append)
+        before = VirtualClock.now() - 3600
+        await process.order(order(new_id(before), "q", before))
+        await until(lambda: bool(dead))
+        await dead[0].ack()
+    assert len(reads) == 1  # not given back until the broker has enough of it
+
+
+@virtual
+async def test_an_order_comes_again_when_the_broker_failed_while_its_job_was_looked_up() -> None:
+    async with World().process(ScriptedModel()) as process:
+        now = VirtualClock.now()
+        old = order(new_id(now), "q", now)
+        await process.journal.put(
+            Queued(ts=now, job=old.id, pipeline="ask", deadline=old.deadline, digest=old.digest)
+        )
+        await asyncio.sleep(KEEP + 1)
+        await process.ended((await process.submit()).job)
+        read, fails = process.broker.read, iter([True])
+
+        def unsteady(start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+            if next(fails, False):
+                raise BrokerUnavailable("the connection is gone")
+            return read(start)
+
+        process.broker.read = unsteady  # type: ignore[method-assign]
+        await process.order(old)
+        state = None
+        while state is None or not state.ended:
+            await asyncio.sleep(1)
+            state = await process.journal.find(old.id)
+    assert next(fails, None) is None
+    assert state.status == "failed"
+
+
+@virtual
+async def test_an_order_that_is_no_utf_8_goes_to_the_dead_letters() -> None:
+    dead: list[Delivery] = []
+    async with World().process(ScriptedModel()) as process:
+        process.broker.consume("dead", 10, dead.append)
+        await process.broker.publish("jobs.ask", b'{"v":1,"job":{"id":"\xff"}}', "m")
+        await until(lambda: bool(dead))
+        assert [delivery.message_id for delivery in dead] == ["m"]
+        await dead[0].ack()
