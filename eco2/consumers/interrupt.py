@@ -64,7 +64,12 @@ class Interrupt:
             self.fire(DRAINED)
 
     async def checkpoint(self) -> None:
-        """Returns if the run may go on and begin something; a run that must end, ends here."""
+        """Returns if the run may go on and begin something; a run that must end, ends here.
+
+        Also for a stage that cleans up: once the scope is over, nothing is begun any more.
+        """
+        if self._scope is not None and self._scope.expired():
+            raise asyncio.CancelledError
         if self.outcome is not None or (self._draining and self._free):
             await self._leave()
 
