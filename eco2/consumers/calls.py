@@ -47,7 +47,7 @@ class Calls:
         ):
             with attempt:
                 async with self._slots:
-                    await run.interrupt.checkpoint()
+                    await run.interrupt.may_begin()
                     on_start()
                     with run.interrupt.calling():
                         return await self._send(model, run, call, on_text)

@@ -60,7 +60,7 @@ class Executor:
         state = await self._journal.find(run.job.id)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
-                await run.interrupt.checkpoint()
+                await run.interrupt.may_begin()
                 while state is not None and not (state.ended or state.released):
                     state = await self._journal.view.change(run.job.id, state)
         except TimeoutError:

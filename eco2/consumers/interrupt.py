@@ -39,7 +39,7 @@ class Interrupt:
         self._unsaved = False
 
     def scope(self, seconds: float) -> asyncio.Timeout:
-        """The time that the run has from now on. Without a call in flight, a drain that is due ends it."""
+        """The time that the run has from now on; `fire` ends it early."""
         self._scope = asyncio.timeout(seconds)
         return self._scope
 
@@ -63,7 +63,7 @@ class Interrupt:
         if self._free:
             self.fire(DRAINED)
 
-    async def checkpoint(self) -> None:
+    async def may_begin(self) -> None:
         """Returns if the run may go on and begin something; a run that must end, ends here.
 
         Also for a stage that cleans up: once the scope is over, nothing is begun any more.
