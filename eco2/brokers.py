@@ -9,8 +9,8 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
 from eco2.settings import Settings
 
-SERVICES: tuple[str, ...] = ()
-"""Request/reply services of the topology; none yet."""
+SERVICES = ("sweep",)
+"""Request/reply services of the topology: `sweep` elects who looks after jobs that nobody holds."""
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:

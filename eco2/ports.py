@@ -1,8 +1,8 @@
 """What the engine needs from the outside, as Protocols. `broker/` and `llm/` implement them.
 
-A broker gives four things: a work queue, a stream (the journal lives on it), transient messages and
-request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its prefix.
-Every adapter passes the one suite in `tests/conformance`.
+A broker gives five things: work queues, a stream (the journal lives on it), a store of inputs, transient
+messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
+prefix. Every adapter passes the one suite in `tests/conformance`.
 """
 
 import asyncio
@@ -17,6 +17,28 @@ Answer = TypeVar("Answer")
 
 Clock = Callable[[], float]
 """Says the time: Unix seconds."""
+
+DEAD = "dead"
+"""The queue of dead letters, of all pipelines."""
+
+DELAYS = (5, 30, 120)
+"""Seconds that a job can be put off. One queue each and pipeline: a time per message would hold up, behind a
+message that waits for long, those whose time has come."""
+
+
+def jobs_queue(pipeline: str) -> str:
+    """Where the orders of `pipeline` arrive."""
+    return f"jobs.{pipeline}"
+
+
+def first_queue(pipeline: str) -> str:
+    """What goes first: orders that have waited before. Consumed beside the jobs, not behind their backlog."""
+    return f"{jobs_queue(pipeline)}.first"
+
+
+def delay_queue(pipeline: str, delay: int) -> str:
+    """A message put here moves to `first_queue(pipeline)` after `delay` seconds, one of `DELAYS`."""
+    return f"{jobs_queue(pipeline)}.wait-{delay}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +85,11 @@ class Delivery(Protocol):
     def redelivered(self) -> bool:
         """True if it may have been handed out before. False promises nothing."""
 
+    @property
+    def returned(self) -> int:
+        """How often the broker has taken it back before, as counted towards its delivery limit; 0 where
+        the broker does not tell."""
+
     async def ack(self) -> None:
         """Done with it: the broker forgets it."""
 
@@ -70,7 +97,7 @@ class Delivery(Protocol):
         """Give it back: the broker delivers it again, to anyone."""
 
     async def reject(self) -> None:
-        """Send it to the dead letters (queue `dead`)."""
+        """Send it to the dead letters (queue `DEAD`)."""
 
 
 class Subscription(Protocol):
@@ -95,6 +122,9 @@ class WorkQueue(Protocol):
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
         """Calls `on_delivery` for each message, with at most `prefetch` unsettled. It must not block."""
 
+    async def depth(self, queue: str) -> int:
+        """Messages of `queue` that nobody holds. Raises `BrokerUnavailable`, also if it does not exist."""
+
 
 class Appender(Protocol):
     async def append(self, body: bytes, message_id: str) -> None:
@@ -111,6 +141,17 @@ class Stream(Appender, Protocol):
 
         The iteration raises `BrokerUnavailable` if the connection goes.
         """
+
+
+class Inputs(Protocol):
+    """A second stream, for what is too large for the journal. It keeps its records for an hour at least, and
+    nobody tails it."""
+
+    async def keep(self, body: bytes, message_id: str) -> None:
+        """Returns once the store holds `body`. Raises like `WorkQueue.publish`."""
+
+    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        """A reader of the store, like `Stream.read`. Its offsets have nothing to do with the journal's."""
 
 
 class Live(Protocol):
@@ -139,8 +180,8 @@ class Rpc(Protocol):
         """
 
 
-class Broker(WorkQueue, Stream, Live, Rpc, Protocol):
-    """All four, over connections whose number never depends on jobs or clients."""
+class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
+    """All five, over connections whose number never depends on jobs or clients."""
 
     @property
     def blocked(self) -> str | None:

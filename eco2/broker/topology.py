@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from eco2.ports import DEAD, DELAYS, delay_queue, first_queue, jobs_queue
+
 DELIVERY_LIMIT = 1000
 """Deliveries after which the broker itself gives a message up. Attempts are counted by the engine; lost
 connections count here too, and RabbitMQ 4 would stop after 20."""
@@ -17,8 +19,11 @@ connections count here too, and RabbitMQ 4 would stop after 20."""
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
 
-DEAD = "dead"
+INPUTS_HOURS = 1
+"""Hours that the store keeps an input at least: longer than any job lives."""
+
 EVENTS = "events"
+INPUTS = "inputs"
 LIVE = "live"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -35,6 +40,12 @@ class Queue:
     name: str
     arguments: Mapping[str, str | int | bool]
     kind: str = "queue"
+
+    @property
+    def age(self) -> float:
+        """Seconds that a stream keeps a record at least; infinite for any other queue."""
+        hours = str(self.arguments.get("x-max-age", "inf")).removesuffix("h")
+        return float(hours) * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +64,7 @@ Entity = Queue | Exchange
 class Topology:
     """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
 
-    `pipelines` get a work queue each, `services` a request queue each. `retention_hours` is how long the
+    `pipelines` get their work queues, `services` a request queue each. `retention_hours` is how long the
     journal keeps its records. Raises ValueError for a name that is not lower-case letters, digits and `-`.
     """
 
@@ -80,6 +91,11 @@ class Topology:
         return self.queue(EVENTS)
 
     @property
+    def inputs(self) -> str:
+        """The stream that keeps inputs."""
+        return self.queue(INPUTS)
+
+    @property
     def live(self) -> str:
         """The topic exchange of live messages."""
         return self.queue(LIVE)
@@ -91,17 +107,9 @@ class Topology:
     def _describe(self) -> tuple[Entity, ...]:
         return (
             Queue(self.queue(DEAD), _frozen(_quorum())),
-            *(Queue(self.queue(f"jobs.{name}"), _frozen(self._work())) for name in self.pipelines),
-            Queue(
-                self.stream,
-                _frozen(
-                    {
-                        "x-queue-type": "stream",
-                        "x-max-age": f"{self.retention_hours}h",
-                        "x-stream-max-segment-size-bytes": SEGMENT_BYTES,
-                    }
-                ),
-            ),
+            *(queue for name in self.pipelines for queue in self._work(name)),
+            Queue(self.stream, _frozen(_stream(self.retention_hours))),
+            Queue(self.inputs, _frozen(_stream(INPUTS_HOURS))),
             Exchange(self.live, "topic"),
             *(
                 Queue(self.service(name), _frozen(_quorum() | {"x-single-active-consumer": True}))
@@ -109,18 +117,43 @@ class Topology:
             ),
         )
 
-    def _work(self) -> dict[str, str | int | bool]:
-        # At-least-once dead letters need `reject-publish`, though the queue has no maximum length.
-        return _quorum() | {
-            "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": self.queue(DEAD),
-            "x-dead-letter-strategy": "at-least-once",
-            "x-overflow": "reject-publish",
-        }
+    def _work(self, pipeline: str) -> tuple[Queue, ...]:
+        """Orders, what goes first, and what waits: it goes first when its time has come."""
+        first = self.queue(first_queue(pipeline))
+        work = _frozen(_quorum() | _dead_letters(self.queue(DEAD)))
+        return (
+            Queue(self.queue(jobs_queue(pipeline)), work),
+            Queue(first, work),
+            *(
+                Queue(
+                    self.queue(delay_queue(pipeline, delay)),
+                    _frozen(_quorum() | {"x-message-ttl": delay * 1000} | _dead_letters(first)),
+                )
+                for delay in DELAYS
+            ),
+        )
 
 
 def _quorum() -> dict[str, str | int | bool]:
     return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+
+
+def _dead_letters(queue: str) -> dict[str, str | int | bool]:
+    # At-least-once dead letters need `reject-publish`, though the queue has no maximum length.
+    return {
+        "x-dead-letter-exchange": "",
+        "x-dead-letter-routing-key": queue,
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
+    }
+
+
+def _stream(hours: int) -> dict[str, str | int | bool]:
+    return {
+        "x-queue-type": "stream",
+        "x-max-age": f"{hours}h",
+        "x-stream-max-segment-size-bytes": SEGMENT_BYTES,
+    }
 
 
 def _frozen(arguments: dict[str, str | int | bool]) -> Mapping[str, str | int | bool]:

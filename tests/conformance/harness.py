@@ -10,13 +10,16 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from eco2.errors import BrokerUnavailable, PublishUncertain
-from eco2.ports import Broker, Subscription
+from eco2.ports import Broker, Subscription, first_queue, jobs_queue
 
 PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
-QUEUE = "jobs.work"
-"""The work queue that every node has; `dead`, the stream and the service `SERVICE` exist too."""
+QUEUE = jobs_queue("work")
+"""The work queue that every node has, with `FIRST` and its wait queues; `dead`, the streams and the service
+`SERVICE` exist too."""
+
+FIRST = first_queue("work")
 
 SERVICE = "quota"
 

@@ -1,12 +1,23 @@
 """The work queue: nothing confirmed is lost, nothing unsettled is forgotten, prefetch bounds what we hold."""
 
 import asyncio
+import time
+from contextlib import suppress
 
 import pytest
 
-from eco2.errors import Unroutable
-from eco2.ports import Broker, Delivery
-from tests.conformance.harness import QUEUE, Brokers, Received, attached, publish, surely
+from eco2.errors import BrokerUnavailable, Unroutable
+from eco2.ports import DEAD, DELAYS, Broker, Delivery, delay_queue
+from tests.conformance.harness import (
+    FIRST,
+    PATIENCE,
+    QUEUE,
+    Brokers,
+    Received,
+    attached,
+    publish,
+    surely,
+)
 
 
 def consume(broker: Broker, prefetch: int = 10, queue: str = QUEUE) -> Received[Delivery]:
@@ -56,15 +67,87 @@ async def test_a_requeued_message_comes_again_and_says_so(brokers: Brokers) -> N
     await again.ack()
 
 
-async def test_a_rejected_message_goes_to_the_dead_letters(brokers: Brokers) -> None:
+@pytest.mark.parametrize("queue", [QUEUE, FIRST])
+async def test_a_rejected_message_goes_to_the_dead_letters(brokers: Brokers, queue: str) -> None:
     broker = await brokers.start()
-    received, dead = consume(broker), consume(broker, queue="dead")
-    await publish(broker, b"poison", b"good")
+    received, dead = consume(broker, queue=queue), consume(broker, queue=DEAD)
+    await publish(broker, b"poison", b"good", queue=queue)
     await (await received.take()).reject()
     letter = await dead.take()
     assert (letter.body, letter.message_id) == (b"poison", "poison")
     await letter.ack()
     assert (await received.take()).body == b"good"
+
+
+async def test_a_delivery_tells_how_often_the_broker_has_taken_it_back(brokers: Brokers) -> None:
+    broker = await brokers.start()
+    received = consume(broker, prefetch=1)
+    await publish(broker, b"job")
+    for returns in range(3):
+        delivery = await received.take()
+        assert (delivery.returned, delivery.redelivered) == (returns, returns > 0)
+        await delivery.requeue()
+    await received.take()
+    await brokers.disrupt()  # a lost connection counts as well
+    assert (await received.take()).returned == 4
+
+
+async def test_a_message_in_a_wait_queue_goes_first_when_its_time_has_come(brokers: Brokers) -> None:
+    broker = await brokers.start()
+    jobs, first = consume(broker), consume(broker, queue=FIRST)
+    shortest = DELAYS[0]
+    began = time.monotonic()
+    await publish(broker, b"later", b"and behind it", queue=delay_queue("work", shortest))
+    assert await broker.depth(delay_queue("work", shortest)) == 2
+    assert await broker.depth(FIRST) == 0
+    delivery = await first.take()
+    assert shortest - 0.1 <= time.monotonic() - began <= shortest + 5  # the broker's clock is not ours
+    assert (delivery.body, delivery.message_id, delivery.returned) == (b"later", "later", 0)
+    assert (await first.take()).body == b"and behind it"
+    assert await broker.depth(delay_queue("work", shortest)) == 0
+    await publish(broker, b"fence")
+    assert [(await jobs.take()).body] == [b"fence"]  # it went to no other queue
+
+
+async def test_the_depth_is_what_nobody_holds(brokers: Brokers) -> None:
+    broker, other = await brokers.start(), await brokers.start()
+    assert await broker.depth(QUEUE) == 0
+    await publish(broker, *[b"%d" % number for number in range(5)])
+    assert await broker.depth(QUEUE) == await other.depth(QUEUE) == 5
+    held = consume(other, prefetch=2)
+    await held.count(2)
+    assert await broker.depth(QUEUE) == 3
+    await brokers.stop(other)
+    await until_depth(broker, 5)
+    await brokers.disrupt()
+    await until_depth(broker, 5)
+
+
+async def until_depth(broker: Broker, expected: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            with suppress(BrokerUnavailable):  # connections come back by themselves
+                if await broker.depth(QUEUE) == expected:
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def test_the_depth_of_a_queue_that_does_not_exist_is_an_error_and_breaks_nothing(
+    brokers: Brokers,
+) -> None:
+    broker = await brokers.start()
+    received = consume(broker)
+    asked = await asyncio.gather(
+        *[broker.depth(queue) for queue in (QUEUE, "jobs.nowhere", FIRST)], return_exceptions=True
+    )
+    assert asked[0::2] == [0, 0]
+    assert isinstance(asked[1], BrokerUnavailable)
+    assert "jobs.nowhere" in str(asked[1])
+    await publish(broker, b"fence")
+    assert (await received.take()).body == b"fence"
+    assert await broker.depth(QUEUE) == 0
+    with pytest.raises(BrokerUnavailable):
+        await brokers.create().depth(QUEUE)  # which does not run
 
 
 async def test_no_more_than_prefetch_messages_are_held_unsettled(brokers: Brokers) -> None:

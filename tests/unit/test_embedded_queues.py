@@ -1,11 +1,16 @@
 """The embedded work queue where it goes beyond the conformance suite: limits, elections, the loop."""
 
+import asyncio
+
+import pytest
+
 from eco2.broker.embedded import Embedded
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
+from eco2.ports import DELAYS, delay_queue, first_queue
 from tests.clock import virtual
-from tests.embedded import QUEUE, TOPOLOGY, quiet, running
+from tests.embedded import QUEUE, TOPOLOGY, quiet, running, server
 
 
 def channel() -> Channel:
@@ -91,6 +96,46 @@ async def test_a_request_that_nobody_waits_for_is_not_handed_out() -> None:
     Consumer(queue, channel(), 10, seen.append)
     await quiet()
     assert [delivery.body for delivery in seen] == [b"new"]
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+@virtual
+async def test_a_message_waits_as_long_as_its_queue_says_and_goes_first_then(delay: int) -> None:
+    broker, loop = Embedded(TOPOLOGY, server()), asyncio.get_running_loop()
+    arrived: list[tuple[float, bytes, int]] = []
+    broker.consume(
+        first_queue("work"), 10, lambda each: arrived.append((loop.time(), each.body, each.returned))
+    )
+    async with running(broker):
+        began = loop.time()
+        for number in range(3):
+            await broker.publish(delay_queue("work", delay), b"%d" % number, str(number))
+            await asyncio.sleep(1)
+        assert await broker.depth(delay_queue("work", delay)) == 3
+        await asyncio.sleep(delay)
+        assert await broker.depth(delay_queue("work", delay)) == 0
+    assert [(round(at - began, 6), body, returned) for at, body, returned in arrived] == [
+        (delay + number, b"%d" % number, 0) for number in range(3)
+    ]
+
+
+@virtual
+async def test_what_is_held_beyond_its_time_moves_on_when_it_comes_back() -> None:
+    dead, seen = list[Message](), list[QueueDelivery]()
+    queue = Queue("q", Dice(), ttl=5, dead=dead.append)
+    Consumer(queue, channel(), 1, seen.append)
+    for body in (b"held", b"behind"):
+        queue.put(Message(body, ""))
+    await asyncio.sleep(1)
+    queue.put(Message(b"waits", ""))
+    await seen[0].requeue()
+    await quiet()
+    assert [delivery.body for delivery in seen] == [b"held", b"held"]
+    assert [letter.body for letter in dead] == [b"behind", b"waits"]
+    await seen[1].requeue()
+    assert [letter.body for letter in dead] == [b"behind", b"waits", b"held"]
+    await quiet()
+    assert (len(seen), len(queue)) == (2, 0)
 
 
 @virtual

@@ -5,11 +5,12 @@ from itertools import pairwise
 
 import pytest
 
+from eco2.broker.embedded import Embedded
 from eco2.broker.embedded.chaos import CALM, Chaos, Dice
 from eco2.broker.embedded.stream import BATCH, Log, Retention, Tail
 from eco2.ports import First, From, Record, Since
 from tests.clock import EPOCH, VirtualClock, virtual
-from tests.embedded import only, quiet
+from tests.embedded import TOPOLOGY, only, quiet, running, server
 
 
 def log(retention: Retention | None = None, chaos: Chaos = CALM) -> Log:
@@ -94,6 +95,19 @@ async def test_the_log_forgets_and_never_grows_beyond_its_retention(retention: R
     bodies = [int(record.body) for record in everything(bounded)]
     assert bodies == list(range(5000 - len(bodies), 5000))
     assert bounded.after(bounded.resolve(First()))[0].body == b"%0100d" % bodies[0]
+
+
+@virtual
+async def test_inputs_are_forgotten_after_an_hour_and_the_journal_after_its_retention() -> None:
+    shared = server()
+    async with running(Embedded(TOPOLOGY, shared)):
+        inputs, journal = shared.logs[TOPOLOGY.inputs], shared.logs[TOPOLOGY.stream]
+        for _ in range(2 * 3600):
+            inputs.append(b"")
+            journal.append(b"")
+            await asyncio.sleep(1)
+    assert len(journal) == 2 * 3600
+    assert 3600 <= len(inputs) <= 3600 + BATCH
 
 
 @virtual

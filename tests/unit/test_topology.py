@@ -1,9 +1,12 @@
 """The topology as a value: names, arguments, the table for people, and the broker's refusals in words."""
 
+import math
+
 import pytest
 
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
+from eco2.ports import DELAYS, delay_queue, first_queue
 
 TOPOLOGY = Topology("eco2", pipelines=("scan",), services=("quota",), retention_hours=48)
 
@@ -16,22 +19,65 @@ def queue(name: str) -> Queue:
 
 def test_it_names_everything_under_its_prefix() -> None:
     names = [entity.name for entity in TOPOLOGY.entities]
-    assert sorted(names) == ["eco2.dead", "eco2.events", "eco2.jobs.scan", "eco2.live", "eco2.rpc.quota"]
-    assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
-    assert (TOPOLOGY.stream, TOPOLOGY.live, TOPOLOGY.service("quota")) == (
+    assert sorted(names) == [
+        "eco2.dead",
         "eco2.events",
+        "eco2.inputs",
+        "eco2.jobs.scan",
+        "eco2.jobs.scan.first",
+        "eco2.jobs.scan.wait-120s",
+        "eco2.jobs.scan.wait-30s",
+        "eco2.jobs.scan.wait-5s",
+        "eco2.live",
+        "eco2.rpc.quota",
+    ]
+    assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
+    assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live, TOPOLOGY.service("quota")) == (
+        "eco2.events",
+        "eco2.inputs",
         "eco2.live",
         "eco2.rpc.quota",
     )
 
 
-def test_a_work_queue_keeps_what_it_gives_up() -> None:
-    arguments = queue("eco2.jobs.scan").arguments
+@pytest.mark.parametrize("name", ["eco2.jobs.scan", "eco2.jobs.scan.first"])
+def test_a_work_queue_keeps_what_it_gives_up(name: str) -> None:
+    arguments = queue(name).arguments
     assert arguments["x-queue-type"] == "quorum"
     assert arguments["x-dead-letter-routing-key"] == "eco2.dead"
     assert arguments["x-dead-letter-strategy"] == "at-least-once"
     assert arguments["x-overflow"] == "reject-publish"  # at-least-once needs it
     assert int(arguments["x-delivery-limit"]) > 100  # far above the engine's own attempts
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_what_waits_goes_first_when_its_time_has_come_and_cannot_get_lost(delay: int) -> None:
+    arguments = queue(TOPOLOGY.queue(delay_queue("scan", delay))).arguments
+    assert arguments["x-message-ttl"] == delay * 1000
+    assert arguments["x-dead-letter-exchange"] == ""
+    assert arguments["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(first_queue("scan"))).name
+    assert arguments["x-dead-letter-strategy"] == "at-least-once"
+    assert arguments["x-overflow"] == "reject-publish"
+    assert int(arguments["x-delivery-limit"]) > 100
+
+
+def test_the_queue_that_a_message_moves_to_is_made_before_the_one_that_it_leaves() -> None:
+    seen: set[str] = set()
+    for entity in TOPOLOGY.entities:
+        seen.add(entity.name)
+        if isinstance(entity, Queue):
+            assert entity.arguments.get("x-dead-letter-routing-key") in {None, *seen}
+
+
+def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> None:
+    arguments = queue("eco2.inputs").arguments
+    assert (arguments["x-queue-type"], arguments["x-max-age"]) == ("stream", "1h")
+    assert (
+        arguments["x-stream-max-segment-size-bytes"]
+        == queue("eco2.events").arguments["x-stream-max-segment-size-bytes"]
+    )
+    assert (queue("eco2.inputs").age, queue("eco2.events").age) == (3600, 48 * 3600)
+    assert queue("eco2.dead").age == math.inf
 
 
 def test_the_stream_follows_the_retention_and_has_small_segments() -> None:

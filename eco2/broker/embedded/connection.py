@@ -6,7 +6,7 @@ exactly the promises that the port does not make. One event loop serves all conn
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 
 from eco2.broker.embedded.channel import Channel
@@ -76,21 +76,28 @@ class Embedded:
         name = self._existing(self._topology.queue(queue))
         return self._subscribe(lambda channel: Consumer(self._queue(name), channel, prefetch, on_delivery))
 
+    async def depth(self, queue: str) -> int:
+        self._connected()
+        try:
+            return len(self._queue(self._topology.queue(queue)))
+        except Unroutable as missing:
+            raise BrokerUnavailable(str(missing)) from missing
+
     async def append(self, body: bytes, message_id: str) -> None:
-        channel = self._connected()
-        await self._publisher.publish(channel, message_id, partial(self._log().append, body))
+        await self._add(self._topology.stream, body, message_id)
 
     def tail(self, start: Start, on_record: Callable[[Record], None]) -> Standing:
-        return self._subscribe(Following(self._log, start, on_record).link)
+        log = partial(self._log, self._topology.stream)
+        return self._subscribe(Following(log, start, on_record).link)
 
-    @asynccontextmanager
-    async def read(self, start: Start) -> AsyncIterator[AsyncIterator[Record]]:
-        channel = self._connected()
-        reader = Reader(self._log(), self._log().resolve(start), channel)
-        try:
-            yield reader
-        finally:
-            reader.close()
+    def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._reader(self._topology.stream, start)
+
+    async def keep(self, body: bytes, message_id: str) -> None:
+        await self._add(self._topology.inputs, body, message_id)
+
+    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._reader(self._topology.inputs, start)
 
     def cast(self, topic: str, body: bytes) -> None:
         if self._channel is not None and self._server.blocked is None:
@@ -146,8 +153,21 @@ class Embedded:
             raise BrokerUnavailable(f"{state}: nothing was sent, try again when the broker is ready")
         return self._channel
 
-    def _log(self) -> Log:
-        return self._server.logs[self._topology.stream]
+    async def _add(self, stream: str, body: bytes, message_id: str) -> None:
+        channel = self._connected()
+        await self._publisher.publish(channel, message_id, partial(self._log(stream).append, body))
+
+    @asynccontextmanager
+    async def _reader(self, stream: str, start: Start) -> AsyncIterator[AsyncIterator[Record]]:
+        channel, log = self._connected(), self._log(stream)
+        reader = Reader(log, log.resolve(start), channel)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    def _log(self, stream: str) -> Log:
+        return self._server.logs[stream]
 
     def _exchange(self) -> Exchange:
         return self._server.exchanges[self._topology.live]

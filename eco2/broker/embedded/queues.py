@@ -1,8 +1,9 @@
 """Work queues in memory, with the rules of a quorum queue.
 
-Guarantees: a message leaves a queue only by an acknowledgement, a rejection, its delivery limit or, for a
-request, when its asker stopped waiting; whatever a consumer held unsettled when its connection went comes
-again, marked as redelivered. Callbacks run from the loop, one message per turn, never inside `put`.
+Guarantees: a message leaves a queue only by an acknowledgement, a rejection, its delivery limit or the end of
+its time (the queue's own, or that of a request whose asker stopped waiting); whatever a consumer held
+unsettled when its connection went comes again, marked as redelivered. Callbacks run from the loop, one per
+turn, never inside `put`.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from eco2.errors import DeliveryLost
 class Message:
     """One message in a queue. `returns` counts how often it came back unsettled.
 
-    A request carries where its `reply` goes; nobody gets it after `expires` (loop time).
+    A request carries where its `reply` goes. Nobody gets a message after `expires` (loop time).
     """
 
     body: bytes
@@ -33,7 +34,8 @@ class Message:
 class Queue:
     """Hands its messages to consumers in turn, or to the oldest consumer only (`single_active`).
 
-    A message that came back more than `limit` times, or was rejected, goes to `dead`.
+    A message that came back more than `limit` times, was rejected, or has been here for `ttl` seconds goes to
+    `dead`.
     """
 
     def __init__(
@@ -43,12 +45,14 @@ class Queue:
         *,
         single_active: bool = False,
         limit: int | None = None,
+        ttl: float | None = None,
         dead: Callable[[Message], None] | None = None,
     ) -> None:
         self.name = name
         self.dice = dice
         self._single_active = single_active
         self._limit = limit
+        self._ttl = ttl
         self._dead = dead
         self._ready: deque[Message] = deque()
         self._consumers: deque[Consumer] = deque()
@@ -61,6 +65,10 @@ class Queue:
     def put(self, message: Message) -> None:
         """Adds at the end."""
         self._drop_expired()
+        if self._ttl is not None:
+            loop = asyncio.get_running_loop()
+            message.expires = loop.time() + self._ttl
+            loop.call_at(message.expires, self._expire, message)
         self._ready.append(message)
         self.schedule()
 
@@ -71,6 +79,7 @@ class Queue:
             self.bury(message)
         else:
             self._ready.appendleft(message)
+            self._drop_expired()
             self.schedule()
 
     def bury(self, message: Message) -> None:
@@ -118,7 +127,13 @@ class Queue:
     def _drop_expired(self) -> None:
         now = asyncio.get_running_loop().time()
         while self._ready and (expires := self._ready[0].expires) is not None and expires <= now:
-            self._ready.popleft()
+            self.bury(self._ready.popleft())
+
+    def _expire(self, message: Message) -> None:
+        """The queue's own time is over for `message`, unless somebody holds it or it is gone."""
+        if message in self._ready:
+            self._ready.remove(message)
+            self.bury(message)
 
 
 class Consumer:
@@ -163,7 +178,7 @@ class QueueDelivery:
     def __init__(self, consumer: Consumer, message: Message) -> None:
         self._consumer = consumer
         self._message = message
-        self._redelivered = message.returns > 0
+        self._returned = message.returns
         self._held = True
         consumer.channel.on_close(self.take_away)
 
@@ -177,7 +192,11 @@ class QueueDelivery:
 
     @property
     def redelivered(self) -> bool:
-        return self._redelivered
+        return self._returned > 0
+
+    @property
+    def returned(self) -> int:
+        return self._returned
 
     @property
     def held(self) -> bool:

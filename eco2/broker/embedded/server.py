@@ -46,8 +46,7 @@ class Server:
             if isinstance(entity, topology.Exchange):
                 self.exchanges.setdefault(entity.name, Exchange(self.dice))
             elif entity.arguments["x-queue-type"] == "stream":
-                age = min(self._retention.age, needed.retention_hours * 3600)
-                retention = replace(self._retention, age=age)
+                retention = replace(self._retention, age=min(self._retention.age, entity.age))
                 self.logs.setdefault(entity.name, Log(retention, self._clock, self.dice))
             else:
                 self.queues.setdefault(entity.name, self._queue(entity))
@@ -66,12 +65,14 @@ class Server:
 
     def _queue(self, entity: topology.Queue) -> Queue:
         limit = entity.arguments.get("x-delivery-limit")
+        ttl = entity.arguments.get("x-message-ttl")
         dead = entity.arguments.get("x-dead-letter-routing-key")
         return Queue(
             entity.name,
             self.dice,
             single_active=bool(entity.arguments.get("x-single-active-consumer")),
             limit=None if limit is None else int(limit),
+            ttl=None if ttl is None else int(ttl) / 1000,
             dead=None if dead is None else lambda message: self._bury(str(dead), message),
         )
 

@@ -1,8 +1,8 @@
 """`RabbitMQ`: puts links, publishers and consumers together as a `ports.Broker`.
 
 A process has at most four connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
-queues), `journal` (tails, readers, listening) and `quota` (request and reply, with a short heartbeat).
-A gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
+queues), `journal` (tails, readers, listening, depths) and `quota` (request and reply, short heartbeat). A
+gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
 memory alarm stops reading from connections that publish, and acks must not wait behind that.
 """
 
@@ -16,6 +16,7 @@ from eco2.broker.rabbitmq import queue as work
 from eco2.broker.rabbitmq import rpc, stream
 from eco2.broker.rabbitmq.caster import Caster
 from eco2.broker.rabbitmq.declare import declare
+from eco2.broker.rabbitmq.gauge import Gauge
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.live import Ear
 from eco2.broker.rabbitmq.probe import Probe
@@ -60,10 +61,12 @@ class RabbitMQ:
         self._quota = Link(url, f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), self._wait_for_topology)
         self._orders = Publisher(self._publish, publish_timeout)
         self._events = Publisher(self._publish, publish_timeout)
+        self._inputs = Publisher(self._publish, publish_timeout)
         self._caster = Caster(self._publish)
         self._probe = Probe(self._publish, f"{topology.prefix}.probe", publish_timeout)
         self._ear = Ear(self._journal, topology.live)
         self._asker = rpc.Asker(self._quota)
+        self._gauge = Gauge(self._journal, publish_timeout)
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         self._must_run()
@@ -71,6 +74,10 @@ class RabbitMQ:
 
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Subscription:
         return work.consume(self._jobs, self._topology.queue(queue), prefetch, on_delivery)
+
+    async def depth(self, queue: str) -> int:
+        self._must_run()
+        return await self._gauge.depth(self._topology.queue(queue))
 
     async def append(self, body: bytes, message_id: str) -> None:
         self._must_run()
@@ -80,8 +87,14 @@ class RabbitMQ:
         return stream.tail(self._journal, self._topology.stream, start, on_record)
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        patience = self._timeout if self._running else 0
-        return stream.read(self._journal, self._topology.stream, start, patience)
+        return self._read(self._topology.stream, start)
+
+    async def keep(self, body: bytes, message_id: str) -> None:
+        self._must_run()
+        await self._inputs.publish(self._topology.inputs, body, message_id)
+
+    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._read(self._topology.inputs, start)
 
     def cast(self, topic: str, body: bytes) -> None:
         if self._running:
@@ -130,12 +143,17 @@ class RabbitMQ:
 
     async def _flush(self) -> None:
         """Waits until what was sent is confirmed, and what was cast is on its way."""
-        await asyncio.gather(self._orders.flush(), self._events.flush())  # each publish has its time-out
+        # Each publish has its time-out.
+        await asyncio.gather(self._orders.flush(), self._events.flush(), self._inputs.flush())
         try:
             async with asyncio.timeout(CAST_FLUSH):
                 await self._caster.flush()
         except TimeoutError:
             log.info("live messages that the broker did not take in time were dropped")
+
+    def _read(self, queue: str, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        patience = self._timeout if self._running else 0
+        return stream.read(self._journal, queue, start, patience)
 
     def _must_run(self) -> None:
         if not self._running:

@@ -36,6 +36,11 @@ class QueueDelivery:
     def redelivered(self) -> bool:
         return bool(self._message.redelivered)
 
+    @property
+    def returned(self) -> int:
+        count = (self._message.header.properties.headers or {}).get("x-delivery-count")
+        return count if isinstance(count, int) else 0
+
     async def ack(self) -> None:
         await self._feed.settle(self._feed.amqp.basic_ack(self._tag))
 
