@@ -12,8 +12,8 @@ from contextlib import AbstractAsyncContextManager
 
 from aio_pika.abc import AbstractConnection
 
+from eco2.broker.rabbitmq import probe, rpc, stream
 from eco2.broker.rabbitmq import queue as work
-from eco2.broker.rabbitmq import rpc, stream
 from eco2.broker.rabbitmq.caster import Caster
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.gauge import Gauge
@@ -63,7 +63,11 @@ class RabbitMQ:
         self._events = Publisher(self._publish, publish_timeout)
         self._inputs = Publisher(self._publish, publish_timeout)
         self._caster = Caster(self._publish)
-        self._probe = Probe(self._publish, f"{topology.prefix}.probe", publish_timeout)
+        self._probes = (
+            Probe(self._publish, probe.publish(f"{topology.prefix}.probe"), publish_timeout),
+            Probe(self._jobs, probe.ask, publish_timeout),
+            Probe(self._journal, probe.ask, publish_timeout),
+        )
         self._ear = Ear(self._journal, topology.live)
         self._asker = rpc.Asker(self._quota)
         self._gauge = Gauge(self._journal, publish_timeout)
@@ -122,8 +126,8 @@ class RabbitMQ:
         """See `ports.Broker.run`; once per object."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                loops = [link.run() for link in self._links] + [self._caster.run(), self._probe.run()]
-                upkeep = [self._tasks.create_task(loop) for loop in loops]
+                loops = [link.run() for link in self._links] + [each.run() for each in self._probes]
+                upkeep = [self._tasks.create_task(loop) for loop in (*loops, self._caster.run())]
                 self._running = True
                 await stop.wait()
                 self._running = False

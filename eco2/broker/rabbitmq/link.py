@@ -28,6 +28,8 @@ CONNECT_TIMEOUT = 10.0
 ATTACH_TIMEOUT = 30.0
 """Only for a broker that answers nothing: a cancelled declare or consume costs the channel."""
 CLOSE_TIMEOUT = 3.0
+ABANDON_TIMEOUT = 0.5
+"""For the goodbye to a broker that is gone or silent: it must not hold up the next connection."""
 WATCH_INTERVAL = 5.0
 """A session that was lost without any notice is attached again after at most this."""
 
@@ -88,6 +90,11 @@ class Link:
         self._wanted.set()
         self.wake()
 
+    def attend(self, session: Session) -> None:
+        """`session` goes along whenever the link is up, but is no reason to open it."""
+        self._sessions.append(session)
+        self.wake()
+
     def remove(self, session: Session) -> None:
         """`session` is no longer wanted; it closes its channel itself."""
         if session in self._sessions:
@@ -140,8 +147,9 @@ class Link:
             log.info("connected", link=self.name)
             yield connection
         finally:
+            patience = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
             self._forget()
-            await _close(connection)
+            await _close(connection, patience)
 
     async def _connect(self) -> AbstractConnection:
         try:
@@ -205,10 +213,10 @@ def backoff(attempt: int, fraction: float) -> float:
     return min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16)) * fraction
 
 
-async def _close(connection: AbstractConnection) -> None:
+async def _close(connection: AbstractConnection, patience: float) -> None:
     try:
         with lost_as(BrokerUnavailable, "the connection went before it could be closed"):
-            async with asyncio.timeout(CLOSE_TIMEOUT):
+            async with asyncio.timeout(patience):
                 await connection.close()
     except BrokerUnavailable as error:
         log.debug("closed without ceremony", why=str(error))

@@ -1,34 +1,60 @@
-"""Finds out in time what an idle publisher is not told.
+"""Finds out in time what an idle connection is not told: that its peer is gone, or that there is an alarm.
 
-The broker announces an alarm only to a connection that publishes, and a dead peer is silent. So a message
-that no queue gets is published every second: an alarm shows before a job is sent into it (as a ghost that
-arrives when the alarm is over), and a connection that confirms nothing is given up.
+A half-open connection is silent, and the library notices after three heartbeats (33 s by default). So every
+second the broker is asked for something that costs it nothing; a connection without an answer is given up.
+On the connection that publishes the question is a publish, since the broker announces an alarm only to who
+publishes: it shows before a job is sent into it (as a ghost that arrives when the alarm is over). A broker
+under an alarm answers no publisher; that is no reason to give up.
+
+From the silence to the next try it takes at most `PROBE_INTERVAL` + the time-out of a publish + the link's
+`ABANDON_TIMEOUT` + `BACKOFF_CAP`: 11.5 s, below the 15 s after which a job's holder counts as gone.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from aio_pika import Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import lost_as
-from eco2.errors import PublishUncertain
+from eco2.broker.rabbitmq.loss import Lifetime, lost_as, raise_if_cancelled
+from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
 
 log = get_logger(__name__)
 
 PROBE_INTERVAL = 1.0
 
+Question = Callable[[AbstractChannel], Awaitable[object]]
+
+
+async def ask(channel: AbstractChannel) -> None:
+    """A question for connections that only consume."""
+    await (await channel.get_underlay_channel()).basic_qos(prefetch_count=1)
+
+
+def publish(key: str) -> Question:
+    """The question for connections that publish: a message to `key`, which no queue has."""
+
+    async def send(channel: AbstractChannel) -> None:
+        await channel.default_exchange.publish(Message(b""), key, mandatory=False)
+
+    return send
+
 
 class Probe:
-    """A session of `link` that publishes to `key`, which no queue has; `timeout` in seconds."""
+    """A session that goes along with `link`, on a channel of its own; `timeout` in seconds.
 
-    def __init__(self, link: Link, key: str, timeout: float) -> None:
+    It does not make the link wanted: there is nothing to find out about a connection that nobody uses.
+    """
+
+    def __init__(self, link: Link, question: Question, timeout: float) -> None:
         self._link = link
-        self._key = key
+        self._question = question
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
-        link.add(self)
+        self._lifetime = Lifetime()
+        link.attend(self)
 
     def __str__(self) -> str:
         return "probe"
@@ -38,25 +64,47 @@ class Probe:
         return self._channel is not None and not self._channel.is_closed
 
     async def attach(self, connection: AbstractConnection) -> None:
+        lifetime = Lifetime()
         channel = connection.channel(publisher_confirms=True)
+        channel.close_callbacks.add(lifetime.end)
+        channel.close_callbacks.add(self._link.wake)
         await channel.initialize()
-        self._channel = channel
+        self._channel, self._lifetime = channel, lifetime
 
     def detach(self) -> None:
         self._channel = None
+        self._lifetime.end()
 
     async def run(self) -> None:
         """Probes until cancelled."""
         while True:
             await asyncio.sleep(PROBE_INTERVAL)
+            raise_if_cancelled()
             if self._channel is not None and not self._link.blocked:
-                await self._publish(self._channel.default_exchange)
+                await self._probe(self._channel)
 
-    async def _publish(self, exchange: AbstractExchange) -> None:
+    async def _probe(self, channel: AbstractChannel) -> None:
+        # A timer instead of a time-out: cancelling a question makes the library close its channel first, and
+        # for that it may wait for room in a write queue that nobody empties.
+        self._expect(channel)
         try:
-            with lost_as(PublishUncertain, "a probe was not confirmed"):
-                await exchange.publish(Message(b""), self._key, mandatory=False, timeout=self._timeout)
-        except PublishUncertain as error:
-            if self.attached and not self._link.blocked:
-                log.warning("connecting anew", link=self._link.name, why=str(error))
-                self._link.drop()
+            with lost_as(BrokerUnavailable, "the connection went"):
+                async with self._lifetime.scope():
+                    await self._question(channel)
+        except BrokerUnavailable as error:
+            log.debug("no answer to a probe", link=self._link.name, why=str(error))
+        finally:
+            self._silence.cancel()
+
+    def _expect(self, channel: AbstractChannel) -> None:
+        due = asyncio.get_running_loop().time() + self._timeout
+        self._silence = asyncio.get_running_loop().call_at(due, self._on_silence, channel, due)
+
+    def _on_silence(self, channel: AbstractChannel, due: float) -> None:
+        late = asyncio.get_running_loop().time() - due
+        if self._link.blocked or late > PROBE_INTERVAL:
+            # The answer comes when the alarm is over; or it was we who slept, and it has not been read yet.
+            self._expect(channel)
+        elif channel is self._channel:
+            log.warning("connecting anew", link=self._link.name, why=f"no answer within {self._timeout:g} s")
+            self._link.drop()
