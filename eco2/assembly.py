@@ -89,25 +89,44 @@ class _Parts:
         from eco2.consumers.context import Engine
         from eco2.consumers.deltas import DeltaSender
         from eco2.consumers.execution import Executor
+        from eco2.consumers.fence import Fence
+        from eco2.consumers.holders import Holders
+        from eco2.consumers.running import Running
+        from eco2.consumers.sweep import Sweep
         from eco2.consumers.worker import Worker
+        from eco2.journal.orders import Orders
 
-        settings = self.settings
-        live = DeltaSender(self.broker)
-        calls = Calls(models, settings.concurrency, settings.call_timeout, self.metrics)
+        settings, metrics = self.settings, self.metrics
+        live, running = DeltaSender(self.broker), Running()
+        holders = Holders(self.broker, running, settings.holder_timeout)
+        calls = Calls(models, Fence(self.journal), settings.concurrency, settings.call_timeout, metrics)
         name = f"{socket.gethostname()}-{os.getpid()}"
         worker = Worker(
             self.broker,
             self.journal,
             self.pipelines,
-            Executor(self.journal, Engine(calls, live, time.time), self.metrics, name),
-            self.metrics,
+            Executor(self.journal, Engine(calls, live, time.time), holders, metrics, name),
+            running,
+            metrics,
             time.time,
             prefetch=settings.prefetch,
             grace=settings.drain_grace,
         )
+        sweep = Sweep(
+            self.broker,
+            self.journal,
+            Orders(self.broker),
+            holders,
+            self.pipelines,
+            metrics,
+            time.time,
+            keep=settings.view_minutes * 60,
+        )
         return [
             Component("live text", live.run),
+            Component("holders", holders.run),
             Component("worker", worker.run, grace=settings.drain_grace + MARGIN),
+            Component("sweep", sweep.run),
         ]
 
     def gateway(self, listening: Listening) -> Component:

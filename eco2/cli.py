@@ -206,14 +206,14 @@ def _process(role: Literal["gateway", "worker", "serve"]) -> None:
     settings = _settings()
 
     async def run() -> None:
-        stop = asyncio.Event()
-        service.stop_on_signals(stop)
+        stop, force = asyncio.Event(), asyncio.Event()
+        service.stop_on_signals(stop, force)
         listening = assembly.Listening(
             gateway=lambda port: _say_port("gateway", settings.host, port),
             probes=lambda port: _say_port("worker's health and metrics", settings.worker_host, port),
         )
         async with assembly.process(settings, role, stop, listening) as components:
-            await service.run(components, stop)
+            await service.run(components, stop, force)
 
     _run(run())
 

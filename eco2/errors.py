@@ -49,6 +49,14 @@ class ProviderError(RetryableError):
         self.retry_after = retry_after
 
 
+class ProviderDown(ProviderError):
+    """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
+
+
+class RateLimited(ProviderError):
+    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call."""
+
+
 class PermanentError(Eco2Error):
     """The job cannot succeed. `code` is what clients see in `error.code`."""
 
@@ -58,6 +66,14 @@ class PermanentError(Eco2Error):
         super().__init__(message)
         if code is not None:
             self.code = code
+
+
+class DeadLetter(PermanentError):
+    """The job ends, and its order is kept: once the cause is mended, an operator may replay it.
+
+    A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that takes its process
+    down with it (`POISON`), an order that nobody can read (`MALFORMED`).
+    """
 
 
 class InvalidInput(PermanentError):
@@ -71,9 +87,13 @@ class InvalidInput(PermanentError):
 
 
 class ProviderRefused(PermanentError):
-    """The provider will not serve this call however often it is asked (bad request, key, quota, refusal)."""
+    """The provider will not serve this call however often it is asked (bad request, refusal)."""
 
     code = "PROVIDER_REFUSED"
+
+
+class ProviderClosed(ProviderRefused, DeadLetter):
+    """The provider serves none of our calls until an operator acts (key, permission, quota)."""
 
 
 class Gone(PermanentError):

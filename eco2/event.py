@@ -23,7 +23,10 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 
 
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
-    """A job was accepted. Of several with one (owner, key), the first in log order wins."""
+    """A job was accepted. Of several with one (owner, key), the first in log order wins.
+
+    `resumes`: the ended job that this one replays, whose completed stages' `outputs` it begins with.
+    """
 
     job: str
     pipeline: str
@@ -32,10 +35,15 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    resumes: str | None = None
+    outputs: dict[str, JSON] = {}
 
 
 class Superseded(_Event, frozen=True, kw_only=True, tag="superseded"):
-    """The job lost the race for its key to job `by` and never runs."""
+    """The job lost the race for its key to job `by` and never runs.
+
+    `by` is empty where its own gateway withdrew it, since it had to refuse the client.
+    """
 
     job: str
     by: str
@@ -45,21 +53,27 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
     """A worker opens run `run`, the `attempt`-th (from 1) of the job.
 
     The highest attempt is the current run, among equals the first in log order;
-    events of every other run are void.
+    events of every other run are void. `alone`: no other job ran in its process, since this one is
+    suspected of crashing it.
     """
 
     job: str
     run: str
     attempt: int
     worker: str
+    alone: bool = False
 
 
 class Released(_Event, frozen=True, kw_only=True, tag="released"):
-    """The worker gave the job back without an end (a drain); another run may open at once."""
+    """The worker gave the job back without an end (a drain); another run may open at once.
+
+    `retry`: a stage failed and is tried again later; else the job is as good as before.
+    """
 
     job: str
     run: str
     reason: str
+    retry: bool = False
 
 
 class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
@@ -93,7 +107,8 @@ class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
 class Done(_Event, frozen=True, kw_only=True, tag="done"):
     """The job's end; the first one in log order stands. `result` is all that a client reads.
 
-    `run` is the run that ended it, or None where it ended without one.
+    `run` is the run that ended it, or None where it ended without one. `dead`: its order is kept among the
+    dead letters, since it may succeed once something is mended.
     """
 
     job: str
@@ -101,6 +116,7 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
     status: Literal["completed", "failed", "cancelled"]
     seq: int
     result: JSON
+    dead: bool = False
 
 
 class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
@@ -109,8 +125,19 @@ class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
     id: str
 
 
+class Paused(_Event, frozen=True, kw_only=True, tag="paused"):
+    """An operator halted the intake of every worker; `reason` is for people."""
+
+    reason: str
+
+
+class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
+    """The intake goes on."""
+
+
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | Checkpoint | Done
-Event = JobEvent | Marker
+IntakeEvent = Paused | Resumed
+Event = JobEvent | IntakeEvent | Marker
 
 
 class _Batch(msgspec.Struct, frozen=True):

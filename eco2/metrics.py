@@ -64,6 +64,33 @@ class Metrics:
             ["kind", "model"],
             registry=registry,
         )
+        self._parked = Gauge(
+            "eco2_jobs_parked",
+            "Jobs that wait here for the worker that holds them.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._taken_over = Counter(
+            "eco2_jobs_taken_over",
+            "Jobs whose holder was silent for too long.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._adopted = Counter(
+            "eco2_deliveries_adopted",
+            "Deliveries of a job that was at work here already.",
+            ["pipeline"],
+            registry=registry,
+        )
+        self._swept = Counter(
+            "eco2_jobs_swept",
+            "Jobs that the sweep ended past their deadline, or ordered again.",
+            ["pipeline", "what"],
+            registry=registry,
+        )
+        self._breakers = Gauge(
+            "eco2_breaker_open", "1 while the model's provider counts as down.", ["model"], registry=registry
+        )
         self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
 
     def job_accepted(self, pipeline: str) -> None:
@@ -78,6 +105,28 @@ class Metrics:
         """The worker let go of the job; `seconds` since its acceptance."""
         self._running.labels(pipeline).dec()
         self._ended.labels(pipeline, status).observe(seconds)
+
+    @contextmanager
+    def job_parked(self, pipeline: str) -> Iterator[None]:
+        """A job waits for its holder while the block runs."""
+        with self._parked.labels(pipeline).track_inprogress():
+            yield
+
+    def job_taken_over(self, pipeline: str) -> None:
+        """A job's holder was silent, and this worker goes on with the job."""
+        self._taken_over.labels(pipeline).inc()
+
+    def delivery_adopted(self, pipeline: str) -> None:
+        """A job that runs here was delivered again."""
+        self._adopted.labels(pipeline).inc()
+
+    def job_swept(self, pipeline: str, what: str) -> None:
+        """The sweep did something about a job: `what` is `ended` or `ordered again`."""
+        self._swept.labels(pipeline, what).inc()
+
+    def breaker(self, model: str, *, closed: bool) -> None:
+        """The breaker of a model's provider is closed, or not."""
+        self._breakers.labels(model).set(not closed)
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""

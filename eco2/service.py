@@ -30,9 +30,15 @@ class ComponentEnded(RuntimeError):
     """A component returned though nobody had asked it to stop: a bug."""
 
 
-async def run(components: Sequence[Component], stop: asyncio.Event) -> None:
-    """Runs all until `stop` is set and all have stopped. The first failure ends all and is raised."""
+async def run(
+    components: Sequence[Component], stop: asyncio.Event, force: asyncio.Event | None = None
+) -> None:
+    """Runs all until `stop` is set and all have stopped. The first failure ends all and is raised.
+
+    Setting `force` as well ends every grace at once.
+    """
     async with asyncio.TaskGroup() as group:
+        forced = group.create_task((force or asyncio.Event()).wait())
         running = []
         for component in components:
             own = asyncio.Event()
@@ -42,11 +48,13 @@ async def run(components: Sequence[Component], stop: asyncio.Event) -> None:
         for component, own, task in reversed(running):
             log.info("stopping", component=component.name)
             own.set()
-            await asyncio.wait({task}, timeout=component.grace)
+            await asyncio.wait({task, forced}, timeout=component.grace, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                log.warning("stopped by force: its grace is over", component=component.name)
+                why = "a second signal came" if forced.done() else "its grace is over"
+                log.warning("stopped by force", component=component.name, why=why)
                 task.cancel()
                 await asyncio.wait({task})
+        forced.cancel()
     log.info("stopped")
 
 
@@ -56,8 +64,14 @@ async def _guarded(component: Component, stop: asyncio.Event) -> None:
         raise ComponentEnded(f"component {component.name} ended by itself")
 
 
-def stop_on_signals(stop: asyncio.Event) -> None:
-    """Sets `stop` at SIGTERM and SIGINT."""
+def stop_on_signals(stop: asyncio.Event, force: asyncio.Event | None = None) -> None:
+    """Sets `stop` at the first SIGTERM or SIGINT, and `force` at the second."""
+
+    def signalled() -> None:
+        if stop.is_set() and force is not None:
+            force.set()
+        stop.set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, signalled)

@@ -138,6 +138,13 @@ class Settings(BaseSettings):
         "idempotency keys.",
         json_schema_extra=_about(RUN, "min"),
     )
+    holder_timeout: float = Field(
+        15,
+        ge=1,
+        description="Silence of a worker after which others take its jobs over. Above what a worker needs to "
+        "notice a lost connection and to come back, or what it has in flight is paid for twice.",
+        json_schema_extra=_about(RUN, "s"),
+    )
     heartbeat: int = Field(
         10,
         ge=1,
@@ -271,6 +278,11 @@ def disagreements(settings: Settings) -> list[str]:
             settings.call_timeout < settings.job_deadline,
             f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_CALL_TIMEOUT "
             f"({settings.call_timeout:g} s): a job could not wait for one slow call.",
+        ),
+        (
+            settings.holder_timeout < settings.job_deadline,
+            f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_HOLDER_TIMEOUT "
+            f"({settings.holder_timeout:g} s): no job would outlive the crash of its worker.",
         ),
         (
             settings.job_deadline <= view_seconds,

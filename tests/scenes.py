@@ -1,8 +1,12 @@
 """What several tests of the engine need to set a scene: held confirms, a rival run, a queue to look into."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
+import msgspec
+
+from eco2.consumers.holders import ASK_TOPIC, SAY_TOPIC
 from eco2.event import RunStarted
 from eco2.pipeline import JSON, Context, Pipeline, Stage
 from eco2.ports import Delivery
@@ -27,6 +31,20 @@ def used(calls: int) -> JSON:
 def overtaking(job: str, attempt: int = 2) -> RunStarted:
     """A run of another worker, which takes the job over without a word to its holder."""
     return RunStarted(ts=VirtualClock.now(), job=job, run="other", attempt=attempt, worker="elsewhere")
+
+
+@contextmanager
+def rival(process: Process, job: str, run: str = "other") -> Iterator[None]:
+    """Inside, another worker says that it has the job whenever somebody asks."""
+    holds = True
+
+    def answer(_: str, body: bytes) -> None:
+        if holds and job.encode() in body:
+            process.broker.cast(SAY_TOPIC, msgspec.json.encode({"jobs": {job: run}}))
+
+    process.broker.listen(ASK_TOPIC, answer)
+    yield
+    holds = False
 
 
 async def queue_is_empty(process: Process, queue: str = "jobs.ask") -> bool:

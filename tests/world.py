@@ -1,7 +1,7 @@
 """A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +16,16 @@ from eco2.consumers.calls import Calls
 from eco2.consumers.context import Engine
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.execution import Executor
+from eco2.consumers.fence import Fence
+from eco2.consumers.holders import Holders
+from eco2.consumers.running import Running
+from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
+from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
@@ -29,6 +34,7 @@ from eco2.service import Component, run
 from tests.clock import VirtualClock
 
 KEEP = 900.0
+SILENCE = 15.0
 LIFE = 180.0
 
 
@@ -99,6 +105,13 @@ class ScriptedModel:
         return Reply(value, "scripted", Usage(10, 0, 5))
 
 
+async def persistently(send: Callable[[], Awaitable[None]]) -> None:
+    """Sends as often as it takes."""
+    async for attempt in AsyncRetrying(retry=retry_if_exception_type(RetryableError), wait=wait_fixed(0.1)):
+        with attempt:
+            await send()
+
+
 def order(job_id: str, text: str, now: float, life: float = LIFE, key: str | None = None) -> Job:
     """The job that a gateway makes of a request."""
     return Job(
@@ -124,6 +137,7 @@ class Process:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = VirtualClock.now()
         job = order(new_id(now), text, now, life, key)
+        await persistently(lambda: Orders(self.broker).keep(job.id, encode_order(job)))
         state = await self.journal.announce(
             Queued(ts=now, job=job.id, pipeline="ask", deadline=job.deadline, digest=job.digest, key=key)
         )
@@ -133,11 +147,7 @@ class Process:
 
     async def order(self, job: Job) -> None:
         """Publishes the work order, as often as it takes."""
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RetryableError), wait=wait_fixed(0.1)
-        ):
-            with attempt:
-                await self.broker.publish("jobs.ask", encode_order(job), job.id)
+        await persistently(lambda: self.broker.publish("jobs.ask", encode_order(job), job.id))
 
     async def ended(self, job_id: str) -> JobState:
         """The job's state once it has ended."""
@@ -149,7 +159,7 @@ class Process:
 
 class World:
     def __init__(self, chaos: Chaos = CALM) -> None:
-        self.topology = Topology(pipelines=("ask",))
+        self.topology = Topology(pipelines=("ask",), services=("sweep",))
         self.server = Server(chaos, clock=VirtualClock.now)
 
     def components(
@@ -197,11 +207,26 @@ def worker(
     concurrency: int,
     name: str,
 ) -> Sequence[Component]:
-    metrics = Metrics()
+    metrics, running = Metrics(), Running()
     live = DeltaSender(broker)
-    engine = Engine(Calls(model, concurrency, 60.0, metrics), live, VirtualClock.now)
-    executor = Executor(journal, engine, metrics, name)
+    holders = Holders(broker, running, SILENCE)
+    calls = Calls(model, Fence(journal, VirtualClock.now), concurrency, 60.0, metrics)
+    executor = Executor(journal, Engine(calls, live, VirtualClock.now), holders, metrics, name)
     consumer = Worker(
-        broker, journal, (pipeline,), executor, metrics, VirtualClock.now, prefetch=prefetch, grace=70.0
+        broker,
+        journal,
+        (pipeline,),
+        executor,
+        running,
+        metrics,
+        VirtualClock.now,
+        prefetch=prefetch,
+        grace=70.0,
     )
-    return [Component("live", live.run), Component("worker", consumer.run, grace=80.0)]
+    sweep = Sweep(broker, journal, Orders(broker), holders, (pipeline,), metrics, VirtualClock.now, keep=KEEP)
+    return [
+        Component("live", live.run),
+        Component("holders", holders.run),
+        Component("worker", consumer.run, grace=80.0),
+        Component("sweep", sweep.run),
+    ]

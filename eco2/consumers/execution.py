@@ -1,7 +1,8 @@
-"""One run from its opening to its outcome: find the job, open the run, await the stages, build the result.
+"""A job in this worker's hands, from its delivery to its outcome: find it, wait until nobody else holds it,
+open a run, await the stages, build the result.
 
-What it guarantees: a stage runs only while the run is the job's current one; a completed stage is not run
-again; whatever goes wrong in a stage, the job has an outcome.
+What it guarantees: a stage runs only while the run is the job's current one; a job whose holder may be at
+work is not touched; a completed stage is not run again; whatever goes wrong, the job has an outcome.
 """
 
 import asyncio
@@ -10,11 +11,15 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel
 
+from eco2.consumers.attribution import crashed_alone, suspect
+from eco2.consumers.company import Company
 from eco2.consumers.context import Engine, StageContext
-from eco2.consumers.outcome import Dead, Ended, Outcome, Overtaken, Released
+from eco2.consumers.holders import Holders
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
 from eco2.consumers.progress import Progress, finished, late
+from eco2.consumers.retries import put_off
 from eco2.consumers.run import Run
-from eco2.errors import Gone, PermanentError, RetryableError
+from eco2.errors import DeadLetter, Gone, PermanentError, ProviderError, RetryableError
 from eco2.event import RunStarted
 from eco2.job import JSON
 from eco2.journal.journal import Journal
@@ -22,6 +27,10 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import Stage
+from eco2.ports import DELAYS
+
+MOST_RETURNS = 900
+"""Times that the broker may take an order back. Behind its own limit it would drop it without a word."""
 
 log = get_logger(__name__)
 
@@ -29,20 +38,24 @@ log = get_logger(__name__)
 class Executor:
     """`worker`: this process's name in the journal."""
 
-    def __init__(self, journal: Journal, engine: Engine, metrics: Metrics, worker: str) -> None:
+    def __init__(
+        self, journal: Journal, engine: Engine, holders: Holders, metrics: Metrics, worker: str
+    ) -> None:
         self._journal = journal
         self._engine = engine
+        self._holders = holders
         self._metrics = metrics
         self._worker = worker
+        self._company = Company()
 
     async def execute(self, run: Run) -> Outcome:
-        """Runs the job as far as it goes. Raises nothing but cancellation."""
-        outcome = await _guarded(self._begin(run))
-        return await self.stand_by(run) if isinstance(outcome, Overtaken) else outcome
+        """Runs the job as far as it goes, anew whenever another run has taken it over and left it.
 
-    async def stand_by(self, run: Run) -> Outcome:
-        """Keeps the delivery while another run holds the job, and goes on where that run leaves off."""
-        return await _guarded(self._stand_by(run))
+        Raises nothing but cancellation.
+        """
+        while isinstance(outcome := await _guarded(self._attempt(run)), Overtaken):
+            run.renew()
+        return outcome
 
     async def stands(self, run: Run) -> bool:
         """Once the end that the run wrote is confirmed: False if it was void, since the run was overtaken."""
@@ -54,42 +67,65 @@ class Executor:
             return True
         return state is None or state.ended
 
-    async def _stand_by(self, run: Run) -> Outcome:
-        run.opened = False
-        run.interrupt.reset()
-        state = await self._journal.find(run.job.id)
-        try:
-            async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
-                await run.interrupt.may_begin()
-                while state is not None and not (state.ended or state.released):
-                    state = await self._journal.view.change(run.job.id, state)
-        except TimeoutError:
-            usage = dict(state.usage) if state else {}
-            return run.interrupt.outcome or finished(run.pipeline, run.job.id, None, late(run.job), usage)
-        finally:
-            run.interrupt.close()
-        return Released("its holder gave it back") if state and not state.ended else Ended()
-
-    async def _begin(self, run: Run) -> Outcome:
+    async def _attempt(self, run: Run) -> Outcome:
         state = await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")
-        state = await self._open(run, state)
-        if state.ended:
-            return Ended()
-        if not run.opened:
-            return finished(run.pipeline, run.job.id, None, late(run.job), dict(state.usage))
-        return await self._stages(run, state)
+        try:
+            async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
+                await run.interrupt.may_begin()
+                state = await self._vacancy(run, state)
+                if state.ended:
+                    return Ended(dead=state.dead)
+                if failure := _hopeless(run, state):
+                    return self._failed(run, state, failure)
+                await self._company.turn(alone := suspect(state))
+        except TimeoutError:
+            return run.interrupt.outcome or self._failed(run, state, late(run.job))
+        finally:
+            run.interrupt.close()
+        with self._company.seat(alone):
+            state = await self._open(run, state, alone)
+            if state.ended:
+                return Ended(dead=state.dead)
+            return await self._stages(run, state) if run.opened else Overtaken()
 
-    async def _open(self, run: Run, state: JobState) -> JobState:
-        """Makes `run` the job's current run; not if the job has ended or its deadline is over."""
-        while not (run.opened or state.ended) and self._engine.clock() < run.job.deadline:
-            attempt, now = state.attempt + 1, self._engine.clock()
-            run.write(RunStarted(ts=now, job=run.job.id, run=run.id, attempt=attempt, worker=self._worker))
-            await run.confirmed()
-            while state.attempt < attempt and not state.ended:
-                state = await self._journal.view.change(run.job.id, state)
-            run.opened = state.run == run.id and not state.ended
+    async def _vacancy(self, run: Run, state: JobState) -> JobState:
+        """The job's state once no run holds it: not begun, given back, ended, or its holder is silent."""
+        if not state.held:
+            return state
+        log.info("parked: another run holds the job", holder=state.run, attempt=state.attempt)
+        with self._metrics.job_parked(run.pipeline.name):
+            while state.held:
+                newer = await self._change_or_silence(state)
+                if newer is None:
+                    log.warning("taking over: the holder is silent", holder=state.run, attempt=state.attempt)
+                    self._metrics.job_taken_over(run.pipeline.name)
+                    break
+                state = newer
+        return state
+
+    async def _change_or_silence(self, state: JobState) -> JobState | None:
+        """The job's next state, or None once its holder has been silent for too long."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(None) as patience:
+                with self._holders.watch(state.job, state.run, lambda: patience.reschedule(loop.time())):
+                    return await self._journal.view.change(state.job, state)
+        except TimeoutError:
+            return None
+
+    async def _open(self, run: Run, state: JobState, alone: bool) -> JobState:
+        """Makes `run` the job's current run, unless another is faster or the job has ended."""
+        attempt, now = state.attempt + 1, self._engine.clock()
+        run.write(
+            RunStarted(ts=now, job=run.job.id, run=run.id, attempt=attempt, worker=self._worker, alone=alone)
+        )
+        await run.confirmed()
+        while state.attempt < attempt and not state.ended:
+            state = await self._journal.view.change(run.job.id, state)
+        run.opened = state.run == run.id and not state.ended
+        run.retries = state.retries
         return state
 
     async def _stages(self, run: Run, state: JobState) -> Outcome:
@@ -97,22 +133,29 @@ class Executor:
         try:
             progress = Progress(run.id, run.job, run.pipeline, state)
         except PermanentError as error:
-            return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
+            return self._failed(run, state, error)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
                         await self._stage(run, stage, progress)
+                    elif events := progress.repeated(stage, state, self._engine.clock()):
+                        run.write(*events)
         except TimeoutError:
             failure = late(run.job)
         except PermanentError as error:
             failure = error
+        except _TryLater as later:
+            return run.interrupt.outcome or later.outcome
         finally:
             run.interrupt.close()
         return run.interrupt.outcome or progress.finished(failure)
 
+    def _failed(self, run: Run, state: JobState, error: PermanentError) -> Finished:
+        return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
+
     async def _stage(self, run: Run, stage: Stage[BaseModel], progress: Progress) -> None:
-        """Awaits one stage and writes its events. Raises `PermanentError` if it failed for good."""
+        """Awaits one stage and writes its events. Raises `_TryLater`, or `PermanentError` if that is all."""
         clock = self._engine.clock
         began, status = clock(), "interrupted"
         writer = _StageWriter(run, stage, progress)
@@ -126,17 +169,54 @@ class Executor:
             lambda: writer.started(clock()),
         )
         try:
-            with _permanent(stage.name):
+            with self._classified(run, stage.name):
                 output = await stage.run(context)
                 writer.completed(clock(), output, context.usage)
-            status = "completed"
+            status, run.retries = "completed", 0
         except PermanentError as error:
             if run.interrupt.outcome is None:  # else it is the interrupt that the stage failed of
                 status = "failed"
                 writer.failed(clock(), error, context.usage)
             raise
+        except _TryLater:
+            status = "put off"
+            raise
         finally:
             self._metrics.stage_ended(run.pipeline.name, stage.name, status, clock() - began)
+
+    @contextmanager
+    def _classified(self, run: Run, stage: str) -> Iterator[None]:
+        """Whatever goes wrong in a stage is one of two things: `_TryLater`, or a `PermanentError`.
+
+        A bug ends its job, never the worker.
+        """
+        try:
+            yield
+        except PermanentError:
+            raise
+        except RetryableError as error:
+            asked = error.retry_after if isinstance(error, ProviderError) else None
+            delay = put_off(DELAYS, run.retries, asked, self._engine.clock(), run.job.deadline)
+            if delay is None:
+                raise DeadLetter(str(error), "UNAVAILABLE") from error
+            raise _TryLater(PutOff(str(error), delay)) from error
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled the run: the stage awaited something of its own that was cancelled.
+            raise DeadLetter(f"a bug in stage {stage}: a stray cancellation", "INTERNAL") from error
+        except Exception as error:
+            log.exception("a stage failed by a bug", stage=stage)
+            raise DeadLetter(f"a bug in stage {stage}; see the worker's log", "INTERNAL") from error
+
+
+class _TryLater(Exception):
+    """A stage failed in a way that may pass, and there is time for another try."""
+
+    def __init__(self, outcome: PutOff) -> None:
+        super().__init__(outcome.reason)
+        self.outcome = outcome
 
 
 async def _guarded(work: Awaitable[Outcome]) -> Outcome:
@@ -146,7 +226,20 @@ async def _guarded(work: Awaitable[Outcome]) -> Outcome:
     except Gone as error:
         return Dead(str(error))
     except RetryableError as error:
-        return Released(str(error))
+        return PutOff(str(error), DELAYS[0])
+
+
+def _hopeless(run: Run, state: JobState) -> PermanentError | None:
+    """Why a job is not begun (again), or None."""
+    if crashed_alone(state):
+        return DeadLetter(
+            f"its worker crashed {state.crashes + 1} times, the last time with this job alone; "
+            "look for the cause in the logs of its workers",
+            "POISON",
+        )
+    if run.delivery.returned >= MOST_RETURNS:
+        return DeadLetter(f"given back {run.delivery.returned} times without an end; see the logs", "POISON")
+    return None
 
 
 class _StageWriter:
@@ -171,23 +264,3 @@ class _StageWriter:
     def failed(self, now: float, error: PermanentError, usage: JSON | None) -> None:
         self.started(now)
         self._run.write(self._progress.failed(self._stage.name, now, error, usage))
-
-
-@contextmanager
-def _permanent(stage: str) -> Iterator[None]:
-    """Whatever goes wrong in a stage for good is a `PermanentError`: a bug ends its job, never the worker."""
-    try:
-        yield
-    except PermanentError:
-        raise
-    except RetryableError as error:
-        raise PermanentError(str(error), "UNAVAILABLE") from error
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        # Nobody cancelled the run: the stage awaited something of its own that was cancelled.
-        raise PermanentError(f"a bug in stage {stage}: a stray cancellation", "INTERNAL") from error
-    except Exception as error:
-        log.exception("a stage failed by a bug", stage=stage)
-        raise PermanentError(f"a bug in stage {stage}; see the worker's log", "INTERNAL") from error

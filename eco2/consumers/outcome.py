@@ -8,10 +8,11 @@ from eco2.job import JSON
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job is at its end; `result` is what clients read."""
+    """The job is at its end; `result` is what clients read. `dead`: its order goes to the dead letters."""
 
     status: Literal["completed", "failed"]
     result: JSON
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,15 +23,24 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class PutOff:
+    """A stage failed in a way that may pass: the job is tried again after `delay` seconds."""
+
+    reason: str
+    delay: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
-    """The job has its end already: nothing is left to do for this delivery."""
+    """The job has its end already: nothing is left to do for this delivery but to keep a `dead` one."""
 
     reason: str = "the job has ended"
+    dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Overtaken:
-    """Another run holds the job. This delivery stands by: it may be the last one that is alive."""
+    """Another run holds the job. This delivery is kept: it may be the last one that is alive."""
 
     reason: str = "another run holds the job"
 
@@ -42,4 +52,4 @@ class Dead:
     reason: str
 
 
-Outcome = Finished | Released | Ended | Overtaken | Dead
+Outcome = Finished | Released | PutOff | Ended | Overtaken | Dead

@@ -6,7 +6,7 @@ import msgspec
 from pydantic import BaseModel
 
 from eco2.consumers.outcome import Finished
-from eco2.errors import PermanentError
+from eco2.errors import DeadLetter, PermanentError
 from eco2.event import Done, StageChanged, Status, sound
 from eco2.job import JSON, Job
 from eco2.journal.state import JobState
@@ -54,6 +54,15 @@ class Progress:
         self._used(stage.name, usage)
         seq = 10 * self._places[stage.name] + 1
         return self._event(stage.name, now, "completed", seq, 0, output=dumped, usage=usage)
+
+    def repeated(self, stage: Stage[BaseModel], state: JobState, now: float) -> tuple[StageChanged, ...]:
+        """The events of a stage whose output came with a job that resumes another; none if they are there."""
+        seq = 10 * self._places[stage.name]
+        if any(shown.seq > seq for shown in state.shown):
+            return ()
+        output = state.outputs[stage.name]
+        completed = self._event(stage.name, now, "completed", seq + 1, 0, output=output)
+        return (self.started(stage.name, now), completed)
 
     def failed(self, stage: str, now: float, error: PermanentError, usage: JSON | None) -> StageChanged:
         self._used(stage, usage)
@@ -107,20 +116,29 @@ def finished(
     except Exception:
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
         body = {}
-        error = error or PermanentError(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+        error = error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
     status: Literal["completed", "failed"] = "failed" if error else "completed"
     message = sound(str(error)) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
-    return Finished(status, {**head, **body, "error": _error(error) if error else None, "usage": usage})
+    result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
+    return Finished(status, result, dead=isinstance(error, DeadLetter))
 
 
 def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished, now: float) -> Done:
     """The terminal event; its `seq` lies behind those of all stages."""
     seq = 10 * (len(pipeline.stages) + 1) + 1
-    return Done(ts=now, job=job_id, run=run, status=outcome.status, seq=seq, result=outcome.result)
+    return Done(
+        ts=now,
+        job=job_id,
+        run=run,
+        status=outcome.status,
+        seq=seq,
+        result=outcome.result,
+        dead=outcome.dead,
+    )
 
 
-def late(job: Job) -> PermanentError:
+def late(job: Job | JobState) -> PermanentError:
     """Why a job ends that did not make it in time."""
     seconds = job.deadline - job.accepted
     return PermanentError(f"not done within {seconds:g} s of its acceptance; send it again", "DEADLINE")

@@ -1,4 +1,4 @@
-"""One run: a job in the hands of this worker, from its delivery to its settling."""
+"""One job in the hands of this worker, from its delivery to its settling, and its run at present."""
 
 import asyncio
 import uuid
@@ -12,7 +12,10 @@ from eco2.ports import Delivery
 
 
 class Run:
-    """`delivery` may be replaced by a redelivery; `opened`: the journal has shown that the run is current."""
+    """`delivery` may be replaced by a redelivery; `opened`: the journal has shown that the run is current.
+
+    `retries`: how often the job was put off since it last got on.
+    """
 
     def __init__(self, job: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
         self.id = uuid.uuid4().hex
@@ -20,9 +23,16 @@ class Run:
         self.pipeline = pipeline
         self.delivery = delivery
         self.opened = False
+        self.retries = 0
         self.interrupt = Interrupt()
         self._journal = journal
         self._written: asyncio.Future[None] | None = None
+
+    def renew(self) -> None:
+        """This run was overtaken and is void for good; what this worker does for the job now is another."""
+        self.id = uuid.uuid4().hex
+        self.opened = False
+        self.interrupt.reset()
 
     def adopt(self, delivery: Delivery) -> Delivery:
         """Takes over a redelivery of the job; returns the one that it replaces, dead or a double."""

@@ -1,12 +1,14 @@
 """The one place where a delivery is settled: first the journal's last word, then the broker is told."""
 
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Released
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, PutOff, Released
 from eco2.consumers.progress import done
 from eco2.consumers.run import Run
-from eco2.errors import DeliveryLost
+from eco2.errors import DeliveryLost, RetryableError
 from eco2.event import Released as ReleasedEvent
 from eco2.log import get_logger
-from eco2.ports import Clock, Delivery
+from eco2.ports import Clock, Delivery, WorkQueue, delay_queue
 
 log = get_logger(__name__)
 
@@ -17,20 +19,37 @@ async def conclude(run: Run, outcome: Outcome, clock: Clock) -> None:
     match outcome:
         case Finished():
             run.write(done(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
-        case Released(reason) if run.opened:
-            run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=reason))
+        case Released(reason) | PutOff(reason) if run.opened:
+            retry = isinstance(outcome, PutOff)
+            run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=reason, retry=retry))
     await run.confirmed()
 
 
-async def settle(delivery: Delivery, outcome: Outcome) -> None:
+async def settle(run: Run, outcome: Outcome, queue: WorkQueue) -> None:
+    """Tells the broker what becomes of the delivery. An order that waits is out before this one goes."""
+    if isinstance(outcome, PutOff):
+        await _put_off(run, outcome.delay, queue)
+    await close(run.delivery, outcome)
+
+
+async def close(delivery: Delivery, outcome: Outcome) -> None:
     """Tells the broker. A lost delivery comes again; whoever gets it finds the journal's word and acks."""
     try:
         match outcome:
-            case Finished() | Ended():
+            case Finished(dead=True) | Ended(dead=True) | Dead():
+                await delivery.reject()
+            case Finished() | Ended() | PutOff():
                 await delivery.ack()
             case Released():
                 await delivery.requeue()
-            case Dead():
-                await delivery.reject()
     except DeliveryLost as error:
         log.info("delivery lost before it was settled; it comes again", why=str(error))
+
+
+async def _put_off(run: Run, delay: int, queue: WorkQueue) -> None:
+    """The order into the queue of that delay, for as long as it takes; the delivery is held meanwhile."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(RetryableError), wait=wait_random_exponential(multiplier=0.1, max=2.0)
+    ):
+        with attempt:
+            await queue.publish(delay_queue(run.pipeline.name, delay), run.delivery.body, run.job.id)

@@ -9,16 +9,21 @@ from functools import partial
 from eco2.consumers.execution import Executor
 from eco2.consumers.interrupt import DRAINED
 from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken
+from eco2.consumers.progress import done, finished
 from eco2.consumers.run import Run
-from eco2.consumers.settle import conclude, settle
-from eco2.errors import Malformed
+from eco2.consumers.running import Running
+from eco2.consumers.settle import close, conclude, settle
+from eco2.errors import DeadLetter, Gone, Malformed, RetryableError
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import bind_job, get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Clock, Delivery, WorkQueue
+from eco2.ports import Clock, Delivery, Subscription, WorkQueue, first_queue, jobs_queue
+
+FIRST_SHARE = 4
+"""One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
 
 log = get_logger(__name__)
 
@@ -32,6 +37,7 @@ class Worker:
         journal: Journal,
         pipelines: tuple[AnyPipeline, ...],
         executor: Executor,
+        running: Running,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -42,40 +48,64 @@ class Worker:
         self._journal = journal
         self._pipelines = pipelines
         self._executor = executor
+        self._running = running
         self._metrics = metrics
         self._clock = clock
         self._prefetch = prefetch
         self._grace = grace
-        self._running: dict[str, Run] = {}
-        self._idle = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
         self._journal.view.observe(self._fence)
+        self._journal.view.observe_intake(self._changed.set)
         async with asyncio.TaskGroup() as group:
             if not await self._journal.ready(stop):
                 return
-            subscriptions = [
-                self._queue.consume(
-                    f"jobs.{pipeline.name}", self._prefetch, partial(self._deliver, group, pipeline)
-                )
-                for pipeline in self._pipelines
-            ]
-            await stop.wait()
-            for subscription in subscriptions:
-                await subscription.cancel()
+            waker = group.create_task(self._wake(stop))
+            await self._take(group, stop)
+            waker.cancel()
             await self._drain()
+
+    async def _wake(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._changed.set()
+
+    async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        """Consumes until `stop` is set, but not while an operator has paused the intake."""
+        subscriptions: list[Subscription] = []
+        while not stop.is_set():
+            self._changed.clear()
+            paused = self._journal.view.paused
+            if paused is None and not subscriptions:
+                subscriptions = self._consume(group)
+            elif paused is not None and subscriptions:
+                log.warning("paused: jobs in flight go on, no more are taken", reason=paused.reason)
+                await _cancel(subscriptions)
+                subscriptions = []
+            await self._changed.wait()
+        await _cancel(subscriptions)
+
+    def _consume(self, group: asyncio.TaskGroup) -> list[Subscription]:
+        first = -(-self._prefetch // FIRST_SHARE)
+        return [
+            self._queue.consume(name(pipeline.name), slots, partial(self._deliver, group, pipeline))
+            for pipeline in self._pipelines
+            for name, slots in ((first_queue, first), (jobs_queue, self._prefetch))
+        ]
 
     def _deliver(self, group: asyncio.TaskGroup, pipeline: AnyPipeline, delivery: Delivery) -> None:
         try:
             job = decode_order(delivery.body)
         except Malformed as error:
-            group.create_task(self._bury(delivery, str(error)))
+            group.create_task(self._bury(pipeline, delivery, error))
             return
         if run := self._running.get(job.id):
+            self._metrics.delivery_adopted(pipeline.name)
             group.create_task(_replaced(run.adopt(delivery)))
             return
-        run = self._running[job.id] = Run(job, pipeline, delivery, self._journal)
+        run = Run(job, pipeline, delivery, self._journal)
+        self._running.add(run)
         group.create_task(self._work(run), name=f"job {job.id}")
 
     async def _work(self, run: Run) -> None:
@@ -85,53 +115,64 @@ class Worker:
             log.info("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
             self._metrics.job_started(pipeline)
             try:
-                outcome = await self._executor.execute(run)
-                await conclude(run, outcome, self._clock)
-                if isinstance(outcome, Finished) and not await self._executor.stands(run):
-                    outcome = await self._executor.stand_by(run)
-                    await conclude(run, outcome, self._clock)
-                self._forget(run)  # before the broker is told: what is delivered from now on finds the end
-                await settle(run.delivery, outcome)
+                outcome = await self._outcome(run)
+                self._running.forget(run)  # before the broker is told: what is delivered next finds the end
+                await settle(run, outcome, self._queue)
                 ended, reason = _describe(outcome)
             finally:
-                self._forget(run)
+                self._running.forget(run)
                 self._metrics.job_ended(pipeline, ended, self._clock() - run.job.accepted)
                 log.info("job settled", pipeline=pipeline, outcome=ended, reason=reason)
 
-    def _forget(self, run: Run) -> None:
-        if self._running.get(run.job.id) is run:
-            del self._running[run.job.id]
-        if not self._running:
-            self._idle.set()
+    async def _outcome(self, run: Run) -> Outcome:
+        """What became of the job, written to the journal; an end counts once it is known to stand."""
+        while True:
+            outcome = await self._executor.execute(run)
+            await conclude(run, outcome, self._clock)
+            if not isinstance(outcome, Finished) or await self._executor.stands(run):
+                return outcome
+            run.renew()
 
-    async def _bury(self, delivery: Delivery, why: str) -> None:
-        log.error("order goes to the dead letters", why=why, message_id=delivery.message_id)
-        await settle(delivery, Dead(why))
+    async def _bury(self, pipeline: AnyPipeline, delivery: Delivery, why: Malformed) -> None:
+        """To the dead letters; if the message still says whose order it was, that job ends as failed."""
+        log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)
+        job_id, error = delivery.message_id, DeadLetter(str(why), "MALFORMED")
+        try:
+            state = await self._journal.find(job_id)
+            if state is not None and not state.ended:
+                end = finished(pipeline, job_id, None, error, dict(state.usage))
+                await self._journal.put(done(pipeline, job_id, None, end, self._clock()))
+        except (Gone, RetryableError) as unknown:
+            log.info("whose order it was cannot be said", why=str(unknown))
+        await close(delivery, Dead(str(why)))
 
     def _fence(self, state: JobState) -> None:
         """Stops a run as soon as the journal shows that it is not the job's current one any more."""
         run = self._running.get(state.job)
         if run is not None and run.opened and (state.ended or state.run != run.id):
-            run.interrupt.fire(Ended() if state.ended else Overtaken())
+            run.interrupt.fire(Ended(dead=state.dead) if state.ended else Overtaken())
 
     async def _drain(self) -> None:
         log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._running))
-        for run in self._running.values():
+        for run in self._running:
             run.interrupt.drain()
         try:
             async with asyncio.timeout(self._grace):
-                while self._running:
-                    self._idle.clear()
-                    await self._idle.wait()
+                await self._running.idle()
         except TimeoutError:
             log.warning("drain grace is over; giving back unfinished calls", jobs=len(self._running))
-            for run in self._running.values():
+            for run in self._running:
                 run.interrupt.fire(DRAINED)
+
+
+async def _cancel(subscriptions: list[Subscription]) -> None:
+    for subscription in subscriptions:
+        await subscription.cancel()
 
 
 async def _replaced(double: Delivery) -> None:
     log.info("a delivery of a job that runs here already took the place of the first")
-    await settle(double, Ended("another delivery of the job has taken its place"))
+    await close(double, Ended("another delivery of the job has taken its place"))
 
 
 def _describe(outcome: Outcome) -> tuple[str, str | None]:

@@ -16,8 +16,9 @@ from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError
 from eco2.event import Queued, Superseded
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
+from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
-from eco2.ports import Broker, Clock
+from eco2.ports import Broker, Clock, jobs_queue
 
 Confirmed = TypeVar("Confirmed")
 
@@ -55,6 +56,7 @@ class Acceptance:
     def __init__(self, broker: Broker, journal: Journal, clock: Clock, timeout: float, life: float) -> None:
         self._broker = broker
         self._journal = journal
+        self._orders = Orders(broker)
         self._clock = clock
         self._timeout = timeout
         self._life = life
@@ -73,11 +75,16 @@ class Acceptance:
         value = await submission.parse()
         self._check_broker()
         job, order = _ordered(lambda: self._job(submission, value))
-        winner = await self._in_time(self._publish(job, order))
+        try:
+            winner = await self._in_time(self._publish(job, order))
+        except BrokerUnavailable:
+            self._withdraw(job)
+            raise
         return Accepted(job.id, new=True) if winner is None else await self._again(winner, submission)
 
     async def _publish(self, job: Job, order: bytes) -> JobState | None:
         """None when the job is out, or the job that had its key first."""
+        await _persistently(lambda: self._orders.keep(job.id, order))
         state = await self._journal.announce(_queued(job))
         if state.by is None:
             await self._order(job, order)
@@ -116,13 +123,14 @@ class Acceptance:
                 f"no confirm from the broker within {self._timeout:g} s; send it again with the same key"
             ) from error
 
+    def _withdraw(self, job: Job) -> None:
+        """The client is told 503, so what may have got through must not run. Not with a key: then the client
+        may be back already, at another gateway, and was told this very id."""
+        if job.key is None:
+            self._journal.put(Superseded(ts=self._clock(), job=job.id, by=""))
+
     async def _order(self, job: Job, order: bytes) -> None:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RetryableError),
-            wait=wait_random_exponential(multiplier=0.02, max=0.5),
-        ):
-            with attempt:
-                await self._broker.publish(f"jobs.{job.pipeline}", order, job.id)
+        await _persistently(lambda: self._broker.publish(jobs_queue(job.pipeline), order, job.id))
         self._ordered[job.id] = None
         if len(self._ordered) > REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
@@ -140,6 +148,16 @@ class Acceptance:
             key=submission.key,
             model=submission.model,
         )
+
+
+async def _persistently(send: Callable[[], Awaitable[None]]) -> None:
+    """Sends until the broker has it; the caller bounds the time."""
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception_type(RetryableError),
+        wait=wait_random_exponential(multiplier=0.02, max=0.5),
+    ):
+        with attempt:
+            await send()
 
 
 def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:

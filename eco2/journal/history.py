@@ -3,7 +3,7 @@
 import asyncio
 
 from eco2.errors import Gone, Malformed
-from eco2.event import Marker, decode_events
+from eco2.event import JobEvent, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, remnant
 from eco2.journal.view import View
@@ -66,7 +66,7 @@ class _Search:
                 continue
             if self._oldest is None:
                 self._oldest = event.ts
-            if not isinstance(event, Marker) and event.job == self._job_id:
+            if isinstance(event, JobEvent) and event.job == self._job_id:
                 at = EventId(record.offset, index)
                 if self._state is None and self._cut:
                     self._state = remnant(self._job_id, self._born, at, event)

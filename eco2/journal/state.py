@@ -61,8 +61,11 @@ class JobState:
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `released`: it gave the job back.
+    `alone`: it ran without neighbours. `crashes`: runs before it that ended without a word, and `retries`:
+    times that a stage failed, both since the job last got on. `touched`: when its last event was written.
     `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
-    `by`: the job that won the key, where this one lost it.
+    `by`: the job that won the key, where this one lost it ("": it was withdrawn). `dead`: its order is among
+    the dead letters. `resumes`: the job that this one replays.
     """
 
     job: str
@@ -71,6 +74,7 @@ class JobState:
     deadline: float
     digest: str
     queued_at: int
+    touched: float
     owner: str = ""
     key: str | None = None
     model: str | None = None
@@ -78,6 +82,9 @@ class JobState:
     run: str | None = None
     attempt: int = 0
     released: bool = False
+    alone: bool = False
+    crashes: int = 0
+    retries: int = 0
     outputs: Mapping[str, JSON] = field(default_factory=dict)
     usage: Mapping[str, JSON] = field(default_factory=dict)
     saved: Mapping[str, JSON] = field(default_factory=dict)
@@ -85,6 +92,13 @@ class JobState:
     result: JSON | None = None
     ended_at: int | None = None
     by: str | None = None
+    dead: bool = False
+    resumes: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """True while a run has the job and has neither ended it nor given it back: it may be at work."""
+        return self.run is not None and not (self.released or self.ended)
 
     @property
     def ended(self) -> bool:
@@ -142,6 +156,7 @@ def remnant(job: str, accepted: float, at: EventId, event: JobEvent) -> JobState
         deadline=accepted,
         digest="",
         queued_at=at.offset,
+        touched=event.ts,
         status="running",
         run=event.run,
         shown=(Shown(EventId(at.offset, -1), TRUNCATED, "started", 0, accepted, 0),),
@@ -161,9 +176,12 @@ def _queued(at: EventId, event: Queued) -> JobState:
         deadline=event.deadline,
         digest=event.digest,
         queued_at=at.offset,
+        touched=event.ts,
         owner=event.owner,
         key=event.key,
         model=event.model,
+        outputs=event.outputs,
+        resumes=event.resumes,
         shown=(Shown(at, "queued", "started", 0, event.ts, 0),),
     )
 
@@ -171,7 +189,16 @@ def _queued(at: EventId, event: Queued) -> JobState:
 def _run(state: JobState, event: RunStarted) -> JobState:
     if event.attempt <= state.attempt:
         return state
-    return replace(state, status="running", run=event.run, attempt=event.attempt, released=False)
+    return replace(
+        state,
+        status="running",
+        run=event.run,
+        attempt=event.attempt,
+        released=False,
+        alone=event.alone,
+        crashes=state.crashes + state.held,
+        touched=event.ts,
+    )
 
 
 def _done(state: JobState, at: EventId, event: Done) -> JobState:
@@ -179,16 +206,24 @@ def _done(state: JobState, at: EventId, event: Done) -> JobState:
         return state
     shown = Shown(at, "done", event.status, event.seq, event.ts, 100, event.result)
     return replace(
-        state, status=event.status, result=event.result, ended_at=at.offset, shown=(*state.shown, shown)
+        state,
+        status=event.status,
+        result=event.result,
+        ended_at=at.offset,
+        dead=event.dead,
+        shown=(*state.shown, shown),
+        touched=event.ts,
     )
 
 
 def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Released) -> JobState:
     match event:
         case Released():
-            return replace(state, released=True)
+            retries = state.retries + event.retry
+            return replace(state, released=True, retries=retries, touched=event.ts)
         case Checkpoint():
-            return replace(state, saved={**state.saved, f"{event.stage}/{event.name}": event.value})
+            saved = {**state.saved, f"{event.stage}/{event.name}": event.value}
+            return replace(state, saved=saved, crashes=0, retries=0, touched=event.ts)
         case StageChanged():
             return _stage(state, at, event)
 
@@ -199,9 +234,11 @@ def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
             state,
             outputs={**state.outputs, event.stage: event.output},
             usage={**state.usage, event.stage: event.usage} if event.usage else state.usage,
+            crashes=0,
+            retries=0,
         )
     if event.seq <= state.shown[-1].seq:
         return state
     result = event.output if event.status == "completed" else event.error
     shown = Shown(at, event.stage, event.status, event.seq, event.ts, event.progress, result)
-    return replace(state, shown=(*state.shown, shown))
+    return replace(state, shown=(*state.shown, shown), touched=event.ts)

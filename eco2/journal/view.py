@@ -6,10 +6,10 @@ older jobs it keeps one offset, so that a look-up reads on from there instead of
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from eco2.errors import Gone, Malformed
-from eco2.event import Event, Marker, Queued, decode_events
+from eco2.event import Event, Marker, Paused, Queued, Resumed, decode_events
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
@@ -36,9 +36,12 @@ class View:
         self._changes: dict[str, asyncio.Event] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
+        self._intake_observers: list[Callable[[], None]] = []
         self._unknown_logged = False
         self.offset = -1
         self.skipped = 0
+        self.paused: Paused | None = None
+        """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -46,6 +49,10 @@ class View:
     def get(self, job_id: str) -> JobState | None:
         """The job's state, or None if it is unknown or older than the view."""
         return self._jobs.get(job_id)
+
+    def __iter__(self) -> Iterator[JobState]:
+        """The jobs, oldest first. The view must not change meanwhile: no await between two of them."""
+        return iter(self._jobs.values())
 
     def left(self, job_id: str) -> int | None:
         """The offset of the `queued` of a job that has left the view, if it is still remembered."""
@@ -60,6 +67,10 @@ class View:
     def observe(self, observer: Callable[[JobState], None]) -> None:
         """Calls `observer(state)` after every change of any job. It must neither block nor raise."""
         self._observers.append(observer)
+
+    def observe_intake(self, observer: Callable[[], None]) -> None:
+        """Calls `observer()` after every change of `paused`. It must neither block nor raise."""
+        self._intake_observers.append(observer)
 
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is another than `seen` (the object itself) and returns it.
@@ -96,6 +107,11 @@ class View:
         if isinstance(event, Marker):
             if marker := self._markers.pop(event.id, None):
                 marker.set()
+            return
+        if isinstance(event, Paused | Resumed):
+            self.paused = event if isinstance(event, Paused) else None
+            for notify in self._intake_observers:
+                notify()
             return
         if isinstance(event, Queued):
             self._evict(min(event.ts, self._clock()) - self._keep)  # a clock ahead must not empty the view

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import ProviderError, ProviderRefused
+from eco2.errors import ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
 from eco2.llm.prices import price
 
 CONNECT_TIMEOUT = 5.0
@@ -161,7 +161,8 @@ class OpenAIModel:
             if _out_of_quota(error):
                 raise _no_quota() from error
             reason = self._without_key(f"{type(error).__name__}: {error}")
-            raise ProviderError(f"the connection to the provider failed ({reason}): try again") from error
+            kind = ProviderDown if isinstance(error, openai.APIConnectionError) else ProviderError
+            raise kind(f"the connection to the provider failed ({reason}): try again") from error
 
     def _without_key(self, text: str) -> str:
         """`text` without what clients must not read: our key, and names of accounts that providers quote."""
@@ -287,10 +288,11 @@ def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | 
     if _out_of_quota(error):
         return _no_quota()
     if status in (401, 403):
-        return ProviderRefused(f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY")
+        return ProviderClosed(f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY")
     if status in _MAY_PASS or status >= 500:
         wait = retry_after(error.response.headers, time.time())
-        return ProviderError(f"the provider cannot answer now (HTTP {status}: {reason}): try again", wait)
+        kind = RateLimited if status == 429 else ProviderDown if status >= 500 else ProviderError
+        return kind(f"the provider cannot answer now (HTTP {status}: {reason}): try again", wait)
     return ProviderRefused(f"the provider does not take the request (HTTP {status}: {reason}): correct it")
 
 
@@ -298,8 +300,8 @@ def _out_of_quota(error: Exception) -> bool:
     return isinstance(error, openai.APIError) and "insufficient_quota" in (error.code, error.type)
 
 
-def _no_quota() -> ProviderRefused:
-    return ProviderRefused("the account at the provider has no quota left: check its plan and billing")
+def _no_quota() -> ProviderClosed:
+    return ProviderClosed("the account at the provider has no quota left: check its plan and billing")
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:

@@ -7,7 +7,7 @@ import pytest
 from eco2.event import Done, Released, StageChanged, Status
 from eco2.pipeline import JSON, Context
 from tests.clock import VirtualClock, virtual
-from tests.scenes import Held, overtaking, queue_is_empty, single
+from tests.scenes import Held, overtaking, queue_is_empty, rival, single
 from tests.world import (
     Draft,
     Question,
@@ -91,7 +91,7 @@ async def test_a_run_that_is_overtaken_stops_and_goes_on_where_the_other_leaves_
         await process.journal.put(_by_other(job, 10, "started"))
         await asyncio.sleep(5)
         await process.journal.put(_by_other(job, 11, "completed"))
-        await asyncio.sleep(30)
+        await asyncio.sleep(5)
         assert len(model.calls) == 1
         await process.journal.put(Released(ts=now, job=job, run="other", reason="drain"))
         state = await process.ended(job)
@@ -108,7 +108,8 @@ async def test_a_run_that_stands_by_ends_the_job_at_its_deadline() -> None:
         accepted = await process.submit()
         await until(lambda: bool(model.in_flight))
         await process.journal.put(overtaking(accepted.job))
-        state = await process.ended(accepted.job)
+        with rival(process, accepted.job):
+            state = await process.ended(accepted.job)
         assert VirtualClock.now() == pytest.approx(accepted.deadline, abs=0.5)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)

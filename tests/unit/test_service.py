@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from eco2 import assembly, cli
 from eco2.broker.topology import Topology
 from eco2.consumers.calls import Calls
+from eco2.consumers.fence import Fence
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
 from eco2.journal.journal import Journal
@@ -103,6 +104,39 @@ async def test_signals_set_the_stop_event() -> None:
         asyncio.get_running_loop().remove_signal_handler(number)
 
 
+async def test_only_a_second_signal_forces() -> None:
+    stop, force = asyncio.Event(), asyncio.Event()
+    stop_on_signals(stop, force)
+    signal.raise_signal(signal.SIGTERM)
+    async with asyncio.timeout(5):
+        await stop.wait()
+        assert not force.is_set()
+        signal.raise_signal(signal.SIGTERM)
+        await force.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+@virtual
+async def test_force_ends_every_grace_at_once() -> None:
+    recorder, stop, force = Recorder(), asyncio.Event(), asyncio.Event()
+
+    async def work(stop: asyncio.Event) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    async def later() -> None:
+        stop.set()
+        await asyncio.sleep(3)
+        force.set()
+
+    began = asyncio.get_running_loop().time()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(later())
+        await run([recorder.component("a"), Component("slow", work, grace=500)], stop, force)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(3)
+    assert recorder.lines[0] == "a starts"
+
+
 @virtual
 async def test_whoever_is_cancelled_may_tidy_up_before_the_next_stops() -> None:
     recorder, stop = Recorder(), asyncio.Event()
@@ -139,8 +173,8 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
     worker = await components_of(Settings(amqp_url=url), "worker")
     both = await components_of(Settings(), "serve")
     assert list(gateway) == ["broker", "journal", "gateway"]
-    assert list(worker) == ["broker", "journal", "probes", "live text", "worker"]
-    assert list(both) == ["broker", "journal", "live text", "worker", "gateway"]
+    assert list(worker) == ["broker", "journal", "probes", "live text", "holders", "worker", "sweep"]
+    assert list(both) == ["broker", "journal", "live text", "holders", "worker", "sweep", "gateway"]
 
 
 @pytest.mark.usefixtures("_no_settings_around")
@@ -159,9 +193,11 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(*parts, prefetch=prefetch, grace=grace)
 
     class SpiedCalls(Calls):
-        def __init__(self, models: Models, concurrency: int, timeout: float, metrics: Metrics) -> None:
+        def __init__(
+            self, models: Models, fence: Fence, concurrency: int, timeout: float, metrics: Metrics
+        ) -> None:
             given["calls"] = (concurrency, timeout)
-            super().__init__(models, concurrency, timeout, metrics)
+            super().__init__(models, fence, concurrency, timeout, metrics)
 
     class SpiedJournal(Journal):
         def __init__(self, stream: Stream, keep: float, clock: Clock) -> None:
@@ -248,12 +284,12 @@ def test_a_broker_that_differs_exits_with_2_and_says_how(
 
 @pytest.mark.usefixtures("_no_settings_around")
 def test_a_process_obeys_signals(monkeypatch: pytest.MonkeyPatch) -> None:
-    obeying, ran = list[asyncio.Event](), list[asyncio.Event]()
+    obeying, ran = list[tuple[asyncio.Event, ...]](), list[tuple[asyncio.Event, ...]]()
 
-    async def run_none(components: Sequence[Component], stop: asyncio.Event) -> None:
-        ran.append(stop)
+    async def run_none(components: Sequence[Component], *events: asyncio.Event) -> None:
+        ran.append(events)
 
-    monkeypatch.setattr("eco2.service.stop_on_signals", obeying.append)
+    monkeypatch.setattr("eco2.service.stop_on_signals", lambda *events: obeying.append(events))
     monkeypatch.setattr("eco2.service.run", run_none)
     assert CliRunner().invoke(cli.app, ["serve"]).exit_code == 0
     assert len(ran) == 1

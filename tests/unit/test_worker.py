@@ -79,7 +79,7 @@ async def test_prefetch_bounds_the_jobs_of_one_worker() -> None:
     ("error", "code", "calls"),
     [
         (PermanentError("no", "CONTENT_REFUSED"), "CONTENT_REFUSED", 1),
-        (ProviderError("503"), "UNAVAILABLE", 3),
+        (ProviderError("503"), "UNAVAILABLE", 3 + 3),
         (ZeroDivisionError(), "INTERNAL", 1),
     ],
 )

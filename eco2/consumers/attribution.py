@@ -1,0 +1,20 @@
+"""Who crashed the process? Pure functions of what the journal says of one job."""
+
+from eco2.journal.state import JobState
+
+SUSPECT_AFTER = 3
+"""Crashes without any progress between them after which a job runs alone. Neighbours are spread over other
+processes by each crash, so few of them are ever this unlucky."""
+
+
+def suspect(state: JobState) -> bool:
+    """True if the job shall run alone: too many of its runs ended without a word since it last got on.
+
+    `state`: as it is when the job changes hands, so a run that still holds it counts as one of them.
+    """
+    return state.crashes + state.held >= SUSPECT_AFTER
+
+
+def crashed_alone(state: JobState) -> bool:
+    """True if the job's holder, which is silent now, ran nothing else: it was this job."""
+    return state.held and state.alone

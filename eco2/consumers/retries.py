@@ -1,0 +1,24 @@
+"""When a job is tried again after a stage has failed, as a pure function.
+
+Two layers, which never multiply: the calls of a stage are sent again at once (`calls.py`); what fails all the
+same waits in a queue of the broker, in nobody's hands, and goes on behind its last completed stage.
+"""
+
+from collections.abc import Sequence
+
+LEAST_TIME = 10.0
+"""Seconds that must be left of a job's life for another try to be worth it."""
+
+
+def put_off(
+    delays: Sequence[int], retries: int, asked: float | None, now: float, deadline: float
+) -> int | None:
+    """The delay in seconds, one of `delays` (ascending), or None if the job has to end as failed.
+
+    `retries`: how often it was put off since it last got on, each time longer. `asked`: seconds that the
+    provider asked us to wait. `now`, `deadline`: Unix seconds.
+    """
+    for delay in delays[retries:]:
+        if delay >= (asked or 0.0):
+            return delay if now + delay + LEAST_TIME <= deadline else None
+    return None

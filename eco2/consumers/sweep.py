@@ -1,0 +1,166 @@
+"""The sweep: jobs that nobody will ever end by themselves are ended, or ordered again.
+
+All workers ask for it, every few seconds, and the broker gives each request to one and the same of them
+(single active consumer): so whoever sweeps is the leader, and nobody needs to know who that is. What it does
+twice, or with a view that lags, is harmless: the first end of a job stands, and an order that comes twice
+runs once.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+
+from eco2.consumers.holders import Holders
+from eco2.consumers.progress import done, finished, late
+from eco2.errors import NoReply, RetryableError
+from eco2.event import Paused
+from eco2.journal.journal import Journal
+from eco2.journal.orders import Orders
+from eco2.journal.state import JobState
+from eco2.log import get_logger
+from eco2.metrics import Metrics
+from eco2.pipeline import AnyPipeline
+from eco2.ports import DELAYS, Broker, Clock, delay_queue, first_queue, jobs_queue
+
+SERVICE = "sweep"
+INTERVAL = 5.0
+"""Seconds between two sweeps."""
+OVERDUE = 5.0
+"""Seconds behind its deadline after which a job is ended from here: its worker ends it at the deadline."""
+LOST_AFTER = 60.0
+"""Seconds in which a job and its queues must have been quiet for its order to count as lost."""
+RENEW_PAUSE = 3
+"""A pause is written again after one so-manieth of the time that views reach back."""
+
+log = get_logger(__name__)
+
+
+def overdue(jobs: Iterable[JobState], now: float) -> Iterator[JobState]:
+    """Those that should have ended by themselves. `now`: Unix seconds."""
+    return (job for job in jobs if not job.ended and now > job.deadline + OVERDUE)
+
+
+def quiet(jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]) -> Iterator[JobState]:
+    """Those that may have lost their order: nothing happened for long, and nothing waits in their queues.
+
+    `empty_since`: by pipeline, since when (Unix seconds) its queues have been empty.
+    """
+    for job in jobs:
+        since = max(job.touched, empty_since.get(job.pipeline, now))
+        if not job.ended and now - since >= LOST_AFTER:
+            yield job
+
+
+class Sweep:
+    """`keep`: seconds that views reach back."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        orders: Orders,
+        holders: Holders,
+        pipelines: tuple[AnyPipeline, ...],
+        metrics: Metrics,
+        clock: Clock,
+        keep: float,
+    ) -> None:
+        self._broker = broker
+        self._journal = journal
+        self._orders = orders
+        self._holders = holders
+        self._pipelines = {pipeline.name: pipeline for pipeline in pipelines}
+        self._metrics = metrics
+        self._clock = clock
+        self._keep = keep
+        self._last = -INTERVAL
+        self._sweeping = asyncio.Lock()
+        self._empty_since: dict[str, float] = {}
+        self._watched: dict[str, ExitStack] = {}
+        self._silent: set[str] = set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Asks for sweeps, and sweeps where it is the leader, until `stop` is set."""
+        if not await self._journal.ready(stop):
+            return
+        serving = self._broker.serve(SERVICE, self._answer)
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(self._ask())
+            await stop.wait()
+            asking.cancel()
+        await serving.cancel()
+        self._watch(())
+
+    async def _ask(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL * (0.5 + random.random()))
+            try:
+                await self._broker.ask(SERVICE, b"", 2 * INTERVAL)
+            except (NoReply, RetryableError) as error:
+                log.info("no sweep this time", why=str(error))
+
+    async def _answer(self, _: bytes) -> bytes:
+        """One sweep, unless there was one just now; all workers ask."""
+        async with self._sweeping:
+            now = asyncio.get_running_loop().time()
+            if now - self._last >= INTERVAL / 2:
+                self._last = now
+                await self._sweep()
+        return b""
+
+    async def _sweep(self) -> None:
+        now = self._clock()
+        self._renew_pause(now)
+        for job in overdue(tuple(self._journal.view), now):
+            self._end(job, now)
+        await self._look_into_queues(now)
+        candidates = {job.job: job for job in quiet(self._journal.view, now, self._empty_since)}
+        self._watch(candidates)
+        for job_id in self._silent & candidates.keys():
+            await self._order_again(candidates[job_id])
+
+    def _renew_pause(self, now: float) -> None:
+        paused = self._journal.view.paused
+        if paused is not None and now - paused.ts > self._keep / RENEW_PAUSE:
+            self._journal.put(Paused(ts=now, reason=paused.reason))
+
+    def _end(self, job: JobState, now: float) -> None:
+        pipeline = self._pipelines.get(job.pipeline)
+        if pipeline is None:
+            return  # only who knows the pipeline can say what its results look like
+        log.warning("ended by the sweep: past its deadline", job=job.job, status=job.status)
+        self._metrics.job_swept(job.pipeline, "ended")
+        end = finished(pipeline, job.job, None, late(job), dict(job.usage))
+        self._journal.put(done(pipeline, job.job, None, end, now))
+
+    async def _look_into_queues(self, now: float) -> None:
+        """Notes since when each pipeline has had no order in any of its queues."""
+        for name in self._pipelines:
+            queues = (jobs_queue(name), first_queue(name), *(delay_queue(name, delay) for delay in DELAYS))
+            if any([await self._broker.depth(queue) for queue in queues]):
+                self._empty_since.pop(name, None)
+            else:
+                self._empty_since.setdefault(name, now)
+
+    def _watch(self, jobs: Iterable[str]) -> None:
+        """Asks from now on who has an order of these jobs, and of no others."""
+        wanted = set(jobs)
+        for gone in self._watched.keys() - wanted:
+            self._watched.pop(gone).close()
+        self._silent &= wanted
+        for job in wanted - self._watched.keys():
+            stack = self._watched[job] = ExitStack()
+            stack.enter_context(self._holders.watch(job, None, partial(self._silent.add, job)))
+
+    async def _order_again(self, job: JobState) -> None:
+        order = await self._orders.find(job.job)
+        self._silent.discard(job.job)
+        self._watched.pop(job.job).close()
+        if order is None:
+            log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
+            return
+        await self._broker.publish(first_queue(job.pipeline), order, job.job)
+        log.warning("ordered again: its order was lost", job=job.job)
+        self._metrics.job_swept(job.pipeline, "ordered again")

@@ -1,0 +1,59 @@
+"""The orders of accepted jobs, kept beside their queue for an hour: whatever becomes of the queue, a job
+whose order was lost can be ordered again, with the very same bytes.
+"""
+
+import asyncio
+
+import msgspec
+
+from eco2.job import id_time
+from eco2.ports import Inputs, Since
+
+SEEK_BEFORE = 5.0
+"""Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
+GIVE_UP_AFTER = 10.0
+"""Seconds of the orders' own time after the id's by which the order must have come."""
+PATIENCE = 5.0
+"""Seconds for one search; the store does not say where it ends."""
+
+
+class _Head(msgspec.Struct):
+    id: str
+    accepted: float
+
+
+class _Order(msgspec.Struct):
+    job: _Head
+
+
+class Orders:
+    def __init__(self, store: Inputs) -> None:
+        self._store = store
+
+    async def keep(self, job_id: str, order: bytes) -> None:
+        """Returns once the order is stored. Raises like `WorkQueue.publish`."""
+        await self._store.keep(order, job_id)
+
+    async def find(self, job_id: str) -> bytes | None:
+        """The order of the job; None if the store does not have it (any more). Raises `BrokerUnavailable`."""
+        born = id_time(job_id)
+        if born is None:
+            return None
+        try:
+            async with asyncio.timeout(PATIENCE), self._store.kept(Since(born - SEEK_BEFORE)) as records:
+                async for record in records:
+                    head = _head(record.body)
+                    if head is not None and head.id == job_id:
+                        return record.body
+                    if head is not None and head.accepted > born + GIVE_UP_AFTER:
+                        return None
+        except TimeoutError:
+            return None
+        return None
+
+
+def _head(body: bytes) -> _Head | None:
+    try:
+        return msgspec.json.decode(body, type=_Order).job
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
