@@ -25,11 +25,13 @@ ASKS = 8
 """Times that a holder is asked before its silence counts."""
 
 
-class _Ask(msgspec.Struct, frozen=True):
+class Ask(msgspec.Struct, frozen=True):
+    """Jobs that somebody waits for."""
+
     jobs: list[str]
 
 
-class _Say(msgspec.Struct, frozen=True):
+class Say(msgspec.Struct, frozen=True):
     """Jobs that a process has in hand, each with its run; an empty one where it only keeps a delivery."""
 
     jobs: dict[str, str]
@@ -111,10 +113,10 @@ class Holders:
                 watch.on_silence()
         if self._watches:
             jobs = sorted({watch.job for watch in self._watches})
-            self._broker.cast(ASK_TOPIC, msgspec.json.encode(_Ask(jobs)))
+            self._broker.cast(ASK_TOPIC, msgspec.json.encode(Ask(jobs)))
 
     def _answer(self, _: str, body: bytes) -> None:
-        asked = _decode(body, _Ask)
+        asked = _decode(body, Ask)
         if asked is None:
             return
         ours = {
@@ -123,10 +125,10 @@ class Holders:
             if (run := self._running.get(job)) is not None
         }
         if ours:
-            self._broker.cast(SAY_TOPIC, msgspec.json.encode(_Say(ours)))
+            self._broker.cast(SAY_TOPIC, msgspec.json.encode(Say(ours)))
 
     def _heard(self, _: str, body: bytes) -> None:
-        said = _decode(body, _Say)
+        said = _decode(body, Say)
         if said is None:
             return
         now = asyncio.get_running_loop().time()
