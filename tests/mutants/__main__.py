@@ -61,7 +61,7 @@ def judge(mutant: Mutant, tree: Path) -> str | None:
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
-    """pytest's exit code (1: a test failed; a mutant that hangs is noticed, too) and the end of its output."""
+    """pytest's exit code (1: a test failed, or hung) and the end of its output."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=TIMEOUT, check=False)
