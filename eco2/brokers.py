@@ -1,13 +1,18 @@
 """The broker that an installation runs on: RabbitMQ where the settings have its URL, else one in memory."""
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from math import ceil
+from typing import TYPE_CHECKING
 
 from eco2.broker.topology import Topology
 from eco2.errors import StartError
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
 from eco2.settings import Settings
+
+if TYPE_CHECKING:
+    from eco2.broker.rabbitmq import Letter
 
 SERVICES = ("sweep",)
 """Request/reply services of the topology: `sweep` elects who looks after jobs that nobody holds."""
@@ -56,7 +61,17 @@ async def apply(settings: Settings, needed: Topology) -> None:
     await rabbitmq.apply(_url(settings), needed)
 
 
-def _url(settings: Settings) -> str:
+def letters(
+    settings: Settings, needed: Topology, limit: int = 1000
+) -> AbstractAsyncContextManager[list["Letter"]]:
+    """The oldest dead letters, held while the block lasts. Raises `StartError`, `BrokerUnavailable`."""
+    from eco2.broker import rabbitmq
+
+    url = _url(settings, "the dead letters of the broker in memory end with its process")
+    return rabbitmq.letters(url, needed, limit)
+
+
+def _url(settings: Settings, otherwise: str = "the broker in memory makes what it needs by itself") -> str:
     if settings.amqp_url is None:
-        raise StartError("set ECO2_AMQP_URL: the broker in memory makes what it needs by itself")
+        raise StartError(f"set ECO2_AMQP_URL: {otherwise}")
     return settings.amqp_url

@@ -16,6 +16,10 @@ DELIVERY_LIMIT = 1000
 """Deliveries after which the broker itself gives a message up. Attempts are counted by the engine; lost
 connections count here too, and RabbitMQ 4 would stop after 20."""
 
+UNLIMITED = 2**31 - 1
+"""Deliveries that nobody reaches, for letters that are looked at as often as anybody likes. Neither none nor
+-1 says so on all versions: RabbitMQ 4 takes none as 20, and 3.10 drops at -1 what comes back once."""
+
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
 
@@ -106,7 +110,7 @@ class Topology:
 
     def _describe(self) -> tuple[Entity, ...]:
         return (
-            Queue(self.queue(DEAD), _frozen(_quorum())),
+            Queue(self.queue(DEAD), _frozen(_quorum() | {"x-delivery-limit": UNLIMITED})),
             *(queue for name in self.pipelines for queue in self._work(name)),
             Queue(self.stream, _frozen(_stream(self.retention_hours))),
             Queue(self.inputs, _frozen(_stream(INPUTS_HOURS))),

@@ -50,6 +50,11 @@ def test_a_work_queue_keeps_what_it_gives_up(name: str) -> None:
     assert int(arguments["x-delivery-limit"]) > 100  # far above the engine's own attempts
 
 
+def test_dead_letters_may_be_looked_at_as_often_as_anybody_likes() -> None:
+    limit = int(queue("eco2.dead").arguments["x-delivery-limit"])
+    assert limit > 1_000_000_000  # each look counts; neither none nor -1 is without a limit on all versions
+
+
 @pytest.mark.parametrize("delay", DELAYS)
 def test_what_waits_goes_first_when_its_time_has_come_and_cannot_get_lost(delay: int) -> None:
     arguments = queue(TOPOLOGY.queue(delay_queue("scan", delay))).arguments

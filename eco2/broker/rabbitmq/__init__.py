@@ -6,5 +6,6 @@ channel while the broker is down. Instead each of at most four connections has a
 
 from eco2.broker.rabbitmq.adapter import RabbitMQ
 from eco2.broker.rabbitmq.declare import apply, check
+from eco2.broker.rabbitmq.letters import Letter, letters
 
-__all__ = ["RabbitMQ", "apply", "check"]
+__all__ = ["Letter", "RabbitMQ", "apply", "check", "letters"]

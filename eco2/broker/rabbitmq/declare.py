@@ -13,6 +13,9 @@ from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
 from eco2.errors import BrokerUnavailable, StartError
 
 CONNECT_TIMEOUT = 10.0
+HEARTBEAT = "10"
+"""Seconds; the library's own would notice a dead broker after three minutes."""
+UNREACHABLE = "the broker cannot be reached; look at ECO2_AMQP_URL"
 
 
 async def apply(url: str, topology: Topology) -> None:
@@ -64,12 +67,17 @@ async def _declare(connection: AbstractConnection, entity: Entity) -> str | None
 
 @asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[AbstractConnection]:
+    async with await connect(url, "eco2 topology") as connection:
+        with lost_as(BrokerUnavailable, UNREACHABLE):
+            yield connection
+
+
+async def connect(url: str, name: str) -> AbstractConnection:
+    """A connection for an operator's errand, called `name`. Raises `StartError` for a refused login,
+    `BrokerUnavailable`."""
     try:
-        with lost_as(BrokerUnavailable, "the broker cannot be reached; look at ECO2_AMQP_URL"):
-            async with await aio_pika.connect(
-                url, name="eco2 topology", timeout=CONNECT_TIMEOUT
-            ) as connection:
-                yield connection
+        with lost_as(BrokerUnavailable, UNREACHABLE):
+            return await aio_pika.connect(url, name=name, heartbeat=HEARTBEAT, timeout=CONNECT_TIMEOUT)
     except BrokerUnavailable as error:
         if isinstance(error.__cause__, AuthenticationError | ProbableAuthenticationError):
             raise StartError(f"the broker refuses the login of ECO2_AMQP_URL: {error.__cause__}") from error
