@@ -87,7 +87,7 @@ async def only(url: str, topology: Topology) -> Letter:
 
 
 async def test_thirty_looks_lose_nothing_and_keep_the_order(amqp_url: str, topology: Topology) -> None:
-    names = [f"{number}" for number in range(500)]
+    names = [f"{number}" for number in range(200)]
     await bury(amqp_url, topology, *names)
     for _ in range(30):
         assert await bodies(amqp_url, topology) == names
