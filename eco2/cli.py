@@ -13,6 +13,7 @@ import typer
 
 from eco2 import __version__
 from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
+from eco2.sizetable import show_size
 
 if TYPE_CHECKING:
     from eco2.broker.topology import Topology
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_args_is_help=True)
 app.add_typer(topology_app, name="topology")
+app.command("size")(show_size)
 
 
 def main() -> None:

@@ -6,7 +6,18 @@ from typer.testing import CliRunner
 from eco2 import __version__, cli
 from eco2.errors import StartError
 
-COMMANDS = ["demo", "serve", "gateway", "worker", "scan", "topology", "fake-openai", "settings", "version"]
+COMMANDS = [
+    "demo",
+    "serve",
+    "gateway",
+    "worker",
+    "scan",
+    "topology",
+    "fake-openai",
+    "settings",
+    "size",
+    "version",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +59,9 @@ def test_settings_shows_values_units_and_what_was_changed(monkeypatch: pytest.Mo
     monkeypatch.setenv("ECO2_PREFETCH", "7")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     text = invoke("settings")
-    assert "ECO2_PREFETCH = 7 jobs (default 110)" in text
+    assert "ECO2_PREFETCH = 7 jobs (computed: 146)" in text
+    assert "ECO2_CONCURRENCY = 140 calls (computed)" in text
+    assert "run at least 16 workers" in text
     assert "OPENAI_API_KEY = (set)" in text
     assert "sk-secret" not in text
 
