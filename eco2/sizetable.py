@@ -38,7 +38,7 @@ def rows(
     sized: Sizing, rpm: int, tpm: int, latency: float, tokens: float, calls: int
 ) -> list[tuple[str, str, str]]:
     """(name, value, why) of each figure."""
-    room = f"the greater of {sizing.SLOWER - 1:.0%} and {sizing.SIGMAS:g} √n"
+    room = f"{sizing.SIGMAS:g} √n as room"
     return [
         (
             "binding limit",
@@ -64,9 +64,9 @@ def rows(
         (
             "ECO2_CONCURRENCY",
             str(sized.concurrency),
-            f"a worker's calls (at most {sizing.WORKER_CALLS}, as measured) plus {room}",
+            f"a worker's n calls (at most {sizing.WORKER_CALLS}, as measured) and {room}",
         ),
-        ("ECO2_PREFETCH", str(sized.prefetch), "a worker's jobs plus the same"),
+        ("ECO2_PREFETCH", str(sized.prefetch), f"a worker's n jobs and {room}"),
         (
             "replicas",
             str(sized.replicas),

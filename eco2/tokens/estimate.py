@@ -2,10 +2,10 @@
 
 Pure and deterministic: equal calls in equal order give equal estimates. What is learnt, per kind of call:
 
-* the prompt: what its characters would weigh at the most, each part times a ratio (`eco2/tokens/ratios.py`),
-  and its picture by OpenAI's formula. What is the same in every job (instructions, schema, frame) has a
-  ratio of its own, and so have ASCII and all other characters: a Korean syllable weighs as much as three
-  Latin letters. So the first estimate is too high, and those that follow have a margin that fades;
+* the prompt: what its characters would weigh at the most, and its picture by OpenAI's formula, each part
+  times a ratio (`eco2/tokens/ratios.py`). The parts: what is the same in every job (instructions, schema,
+  frame), ASCII, all other characters (a Korean syllable weighs as much as three Latin letters), the picture.
+  So the first estimate is too high, and those that follow have a margin that fades;
 * the completion: the 99th percentile of the last 300.
 
 Not learnt: a usage that is missing or impossible, and one that is off by more than a factor of two, unless it
@@ -57,6 +57,10 @@ _LEAST = 20
 _LARGEST_IMAGE = 50_000
 
 
+Parts = tuple[int, int, int, int]
+"""Weights, in tokens: what is the same in every job, ASCII, other characters, the picture."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """What a call will count. All in tokens.
@@ -70,16 +74,15 @@ class Estimate:
     cost: int
     max_completion_tokens: int
     kind: str
-    parts: tuple[int, int, int]
-    image: int
+    parts: Parts
     longest: int
 
 
 @dataclass(slots=True)
 class _Kind:
-    ratios: Ratios = field(default_factory=lambda: Ratios(3, MEMORY))
+    ratios: Ratios = field(default_factory=lambda: Ratios(4, MEMORY))
     completions: Quantile = field(default_factory=lambda: Quantile(SHARE, MEMORY, ENOUGH))
-    apart: list[tuple[tuple[int, int, int], int]] = field(default_factory=list)
+    apart: list[tuple[Parts, int]] = field(default_factory=list)
     """The last calls whose estimates were all too high, or all too low, by more than `APART`."""
     above: bool = False
 
@@ -96,9 +99,9 @@ class Estimator:
         """What the call will count."""
         kind = self._kinds[call.kind]
         schema: type = call.schema
-        parts = (_stable(call.system) + _schema(schema) + _FRAME, *_weight(call.text))
         image = 0 if call.image is None else image_tokens(self._model, size_of(call.image))
-        prompt = max(1, math.ceil(image + kind.ratios.total(parts) * _margin(kind.ratios.learnt)))
+        parts = (_stable(call.system) + _schema(schema) + _FRAME, *_weight(call.text), image)
+        prompt = max(1, math.ceil(kind.ratios.total(parts) * _margin(kind.ratios.learnt)))
         learnt = kind.completions.value
         completion = call.max_tokens if learnt is None else min(learnt, call.max_tokens)
         longest = self._longest(call.max_tokens, learnt, prompt)
@@ -109,7 +112,6 @@ class Estimator:
             max_completion_tokens=longest,
             kind=call.kind,
             parts=parts,
-            image=image,
             longest=call.max_tokens,
         )
 
@@ -146,14 +148,13 @@ def _margin(learnt: int) -> float:
 
 def _possible(estimate: Estimate, counted: int) -> bool:
     """No text has more tokens than bytes, and at most three bytes stand behind each unit of weight."""
-    weight = sum(estimate.parts)
-    most = _LETTERS_PER_TOKEN * weight + (_LARGEST_IMAGE if estimate.image else 0)
-    return weight / _LEAST <= counted <= most
+    weight, image = sum(estimate.parts[:-1]), estimate.parts[-1]
+    return weight / _LEAST <= counted <= _LETTERS_PER_TOKEN * weight + (_LARGEST_IMAGE if image else 0)
 
 
 def _learn_prompt(kind: _Kind, estimate: Estimate, counted: int) -> None:
-    call = (estimate.parts, counted - estimate.image)
-    expected = max(1.0, estimate.image + kind.ratios.total(estimate.parts))
+    call = (estimate.parts, counted)
+    expected = max(1.0, kind.ratios.total(estimate.parts))
     sure, off = kind.ratios.learnt >= SURE, counted / expected
     if not sure or 1 / OUTLIER <= off <= OUTLIER:
         kind.ratios.learn(*call)

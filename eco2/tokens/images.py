@@ -50,9 +50,9 @@ class Patches:
         if count > _MOST_PATCHES:
             scale = math.sqrt(_MOST_PATCHES * _PATCH**2 / (width * height))
             across, down = width * scale / _PATCH, height * scale / _PATCH
-            scale *= min(int(across) / across, int(down) / down) if min(across, down) >= 1 else 1.0
-            shrunk = _patches(max(1, int(width * scale)), max(1, int(height * scale)))
-            count = min(_MOST_PATCHES, shrunk)
+            scale *= min(int(across) / across, int(down) / down)  # 0 for a picture thinner than a patch
+            shrunk = _patches(int(width * scale), int(height * scale))
+            count = min(_MOST_PATCHES, shrunk or _MOST_PATCHES)
         return math.ceil(count * self.factor)
 
 

@@ -267,6 +267,16 @@ def test_another_model_behind_the_name_is_learnt_within_a_few_calls(factor: floa
     assert close(errors[2 * IN_A_ROW :])
 
 
+def test_calls_that_are_off_to_both_sides_are_no_other_model() -> None:
+    sent = asked(KOREAN, "answer", 200)
+    estimator = Estimator(MODEL)
+    learning(estimator, sent[:100])
+    before = estimator.estimate(sent[0]).prompt
+    for number, call in enumerate(sent[100:]):
+        learning(estimator, [call], factor=1.3 if number % 2 else 0.7)
+        assert estimator.estimate(sent[0]).prompt == pytest.approx(before, rel=0.04)
+
+
 def test_estimators_of_two_models_know_nothing_of_each_other() -> None:
     sent = asked(KOREAN, "answer", 60)
     one, other = Estimator(MODEL), Estimator("gpt-5-mini")
@@ -299,6 +309,14 @@ def test_a_picture_counts_by_the_formula_of_the_model() -> None:
     for model, tokens in (("gpt-4o", 85), ("gpt-5.1", 70), ("gpt-4o-mini", 2833)):
         estimator = Estimator(model)
         assert estimator.estimate(call).prompt - estimator.estimate(blind).prompt == tokens
+
+
+def test_a_picture_may_weigh_far_more_than_the_text_beside_it() -> None:
+    call = Call("look", "", "What is it?", str, 10, image="https://example.org/can.jpg")
+    estimator = Estimator(MODEL)
+    for _ in range(ENOUGH):
+        estimator.learn(estimator.estimate(call), Usage(input_tokens=3000))
+    assert estimator.estimate(call).prompt == pytest.approx(3000, rel=0.05)
 
 
 def test_a_provider_that_counts_pictures_otherwise_is_learnt() -> None:

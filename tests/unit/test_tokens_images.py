@@ -39,6 +39,7 @@ MODELS = (
         ("o4-mini", (32, 33), False, 4),
         ("o3", (512, 513), False, 375),
         ("gpt-5-mini", (512, 512), True, 415),
+        ("gpt-5-mini", (1, 60_000), False, 2489),  # the most there is: 1,536 patches
     ],
 )
 def test_pictures_weigh_what_the_guide_says(
