@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 STEP = 0.1
 """Seconds between the entries of a spent window."""
+ROUNDING = 1e-9
+"""Seconds, and share of the limit: sums of floats are no finer."""
 
 
 class Ledger:
@@ -59,9 +61,11 @@ class Ledger:
         self._expire(now)
         wanted = cost + margin
         excess = self._sum[1] + wanted - max(self.limit, wanted)
-        free, steepest = self._without(excess) if excess > 0 else (now, self._steepest[1])
+        crowded = excess > self.limit * ROUNDING
+        free, steepest = self._without(excess) if crowded else (now, self._steepest[1])
         calm = (steepest + cost - max(self._rate * self._slack, cost)) / self._rate
-        return max(now, free, calm)
+        moment = max(free, calm)
+        return moment if moment > now + ROUNDING else now
 
     def add(self, now: float, cost: float) -> int:
         """Enters `cost` and returns the entry's key. Times never go back."""

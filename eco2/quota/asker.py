@@ -33,7 +33,7 @@ from eco2.quota.term import HOLD
 
 LIFE = GUARD / 2
 """Seconds from a grant to the last line before the send; the other half is for the way to the provider."""
-PATIENCE = 2 * HOLD
+PATIENCE = HOLD + 3.0
 """Seconds for a reply: a leader that is frozen is asked again, or its successor."""
 AGAIN = 0.2
 """Seconds, at the most, before asking again when nobody answered."""

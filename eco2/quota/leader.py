@@ -27,8 +27,11 @@ from eco2.quota.message import (
 from eco2.quota.office import Seat
 from eco2.quota.term import Current, Term
 
-ELECTION = 0.05
-"""Seconds after which one that asked between two terms asks again."""
+ELECTION = 0.5
+"""Seconds after which one that asked between two terms asks again; the new term grants nothing sooner."""
+
+TICK = 0.001
+"""Seconds: timers are no finer, and one that fires too early must not be set again for no time at all."""
 
 log = get_logger(__name__)
 
@@ -107,7 +110,8 @@ class Leader:
             return answer
         if (older := self._waiting.pop(ask.id, None)) is not None and not older.done():
             older.set_result(Later(seconds=0.0))  # its asker has given this reply up
-        future = self._waiting[ask.id] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[ask.id] = future
         self._turn(term)
         try:
             return await future
@@ -141,7 +145,7 @@ class Leader:
             self._timer.cancel()
         if (wake := term.wake(now)) is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(0.0, wake - now), self._turn, term)
+            self._timer = loop.call_later(max(TICK, wake - now), self._turn, term)
 
     def _warn(self, term: Term) -> None:
         if term.limits != self._told:

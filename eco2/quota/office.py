@@ -3,8 +3,8 @@
 A broker elects by handing out requests, and does not say when it elects another: a process that lost its
 connection for a moment may be handed requests again, and between them a second leader has granted. So each
 term stands on a request of the leader to itself that it leaves unanswered. As long as it is open, the broker
-has handed it to nobody else, and so nothing behind it either. It comes to an end in three ways, and each ends the
-term: the connection goes (the asking fails), a successor answers it, or it comes here a second time.
+has handed it to nobody else, and so nothing behind it either. Whatever ends it ends the term: the connection
+goes (the asking fails), a successor answers it, or it comes here a second time.
 """
 
 import asyncio

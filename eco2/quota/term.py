@@ -11,16 +11,16 @@ from itertools import takewhile
 from typing import TypeVar
 
 from eco2.errors import CallTooLarge
-from eco2.pacer import SPAN, Counting, Limits, Pacer
+from eco2.pacer import MINUTE, SPAN, Counting, Limits, Pacer
 from eco2.quota.message import RUN_VOID, WITHDRAWN, Ask, Granted, Later, Refused, Reply, Report
 from eco2.quota.throttle import Throttle
 
-HOLD = 3.0
+HOLD = 5.0
 """Seconds that an ask waits here; then its worker must ask again, and so shows that it still wants it."""
 MOST_HELD = 150
 """Asks that wait here at once: a broker hands one process 256 requests at the most, reports among them."""
-CROWDED = 1.0
-"""Seconds after which an ask asks again for which there was no place."""
+CROWDED = (1.0, 10.0)
+"""Seconds, at the least and at the most, after which an ask comes again for which there was no place."""
 
 Value = TypeVar("Value")
 
@@ -114,7 +114,7 @@ class Term:
             answers.append(self._answered(held, Later(seconds=0.0)))
         while len(self._held) > MOST_HELD:
             last = max(self._held.values(), key=lambda held: held.rank)
-            answers.append(self._answered(last, Later(seconds=CROWDED)))
+            answers.append(self._answered(last, Later(seconds=self._crowd(last.ask))))
         return answers
 
     def wake(self, now: float) -> float | None:
@@ -147,6 +147,12 @@ class Term:
         self._pacer.grant(now, ask.id, ask.tokens, ask.call)
         self._granted[ask.id] = now
         return Granted(epoch=self.epoch, held=now - self._held[ask.id].since)
+
+    def _crowd(self, ask: Ask) -> float:
+        """Half of the time in which those who wait will all be served, if they are like this one."""
+        calls = self.limits.lowest(Limits(self.limits.tokens and self.limits.tokens / max(1.0, ask.tokens)))
+        seconds = MOST_HELD / 2 * MINUTE / calls.requests if calls.requests else 0.0
+        return min(max(seconds, CROWDED[0]), CROWDED[1])
 
     def _answered(self, held: _Held, answer: Reply) -> tuple[str, Reply]:
         del self._held[held.ask.id]
