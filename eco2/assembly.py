@@ -6,23 +6,27 @@ meanwhile; the broker goes last, so that everything can still be said.
 
 import asyncio
 import os
+import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from eco2.brokers import open_broker, topology
+from eco2.brokers import open_broker, quota_service, topology
 from eco2.journal.journal import Journal
-from eco2.llm.router import Router
 from eco2.log import get_logger
 from eco2.metrics import Metrics
-from eco2.models import model_names, open_models
+from eco2.models import Offer, model_names, offers, open_models
 from eco2.pipeline import AnyPipeline, load
-from eco2.ports import Broker
+from eco2.ports import Broker, Model
 from eco2.service import Component
 from eco2.settings import Settings, doubts
+
+if TYPE_CHECKING:
+    from eco2.consumers.provider import Provider
+    from eco2.quota.asker import Asker
 
 log = get_logger(__name__)
 
@@ -63,37 +67,75 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
-    parts = _Parts(
-        settings, loaded, broker, Journal(broker, settings.view_minutes * 60, time.time), Metrics()
-    )
+    journal = Journal(broker, settings.view_minutes * 60, time.time)
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    parts = _Parts(settings, loaded, broker, journal, Metrics(), name)
     core = [Component("broker", broker.run), Component("journal", parts.journal.run)]
     if role == "gateway":
         yield [*core, parts.gateway(listening)]
         return
-    async with open_models(settings) as models:
+    budgets = parts.budgets()
+    async with open_models(settings, budgets.told) as models:
+        worker = [*budgets.components, *parts.worker(models, budgets)]
         if role == "worker":
-            yield [*core, parts.probes(stop, listening), *parts.worker(models)]
+            yield [*core, parts.probes(stop, listening), *worker]
         else:
-            yield [*core, *parts.worker(models), parts.gateway(listening)]
+            yield [*core, *worker, parts.gateway(listening)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Budgets:
+    """The shares of a worker in the budgets of all providers, by name, and what keeps them up."""
+
+    askers: "Mapping[str, Asker]"
+    components: list[Component]
+
+    def told(self, provider: str, requests: float | None, tokens: float | None) -> None:
+        """The provider has named its limits."""
+        from eco2.pacer import Limits
+
+        self.askers[provider].told(Limits(requests, tokens))
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What gateway and worker of one process share."""
+    """What gateway and worker of one process share. `name`: of the process, in the journal."""
 
     settings: Settings
     pipelines: tuple[AnyPipeline, ...]
     broker: Broker
     journal: Journal
     metrics: Metrics
+    name: str
 
-    def worker(self, models: Router) -> list[Component]:
+    def budgets(self) -> "_Budgets":
+        from eco2.pacer import Limits
+        from eco2.quota.asker import Asker
+        from eco2.quota.leader import Leader
+
+        askers, components = {}, []
+        for offer in offers(self.settings):
+            if (remote := offer.remote) is None:
+                continue
+            service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
+            asker = Asker(self.broker, service, self.name, limits)
+            leader = Leader(self.broker, service, limits, self.journal.view.may_call, remote.counting)
+            self.metrics.show_budget(offer.name, leader.status)
+            askers[offer.name] = asker
+            components += [
+                Component(f"budget of {offer.name}", leader.run),
+                Component(f"share of {offer.name}", asker.run),
+            ]
+        return _Budgets(askers, components)
+
+    def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
         from eco2.consumers.calls import Calls
         from eco2.consumers.context import Engine
         from eco2.consumers.deltas import DeltaSender
         from eco2.consumers.execution import Executor
         from eco2.consumers.fence import Fence
         from eco2.consumers.holders import Holders
+        from eco2.consumers.provider import Providers
         from eco2.consumers.running import Running
         from eco2.consumers.sweep import Sweep
         from eco2.consumers.worker import Worker
@@ -104,13 +146,15 @@ class _Parts:
             log.warning("the settings leave something unused", advice=doubt)
         live, running = DeltaSender(self.broker), Running()
         holders = Holders(self.broker, running, settings.holder_timeout)
-        calls = Calls(models, Fence(self.journal), settings.concurrency, settings.call_timeout, metrics)
-        name = f"{socket.gethostname()}-{os.getpid()}"
+        providers = Providers(
+            [self.provider(offer, model, budgets) for offer, model in models], settings.default_model
+        )
+        calls = Calls(providers, Fence(self.journal), settings.call_timeout, metrics)
         worker = Worker(
             self.broker,
             self.journal,
             self.pipelines,
-            Executor(self.journal, Engine(calls, live, time.time), holders, metrics, name),
+            Executor(self.journal, Engine(calls, live, time.time), holders, metrics, self.name),
             running,
             metrics,
             time.time,
@@ -133,6 +177,17 @@ class _Parts:
             Component("worker", worker.run, grace=settings.drain_grace + MARGIN),
             Component("sweep", sweep.run),
         ]
+
+    def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
+        from eco2.consumers.provider import Budget, Provider
+        from eco2.tokens.estimate import Estimator
+
+        remote, budget = offer.remote, None
+        if remote is not None:
+            estimator = Estimator(offer.model, remote.counting)
+            budget = Budget(budgets.askers[offer.name], estimator, remote.counting, 60 / remote.rpm)
+        concurrency = self.settings.concurrency if remote is None else remote.concurrency
+        return Provider(offer.name, offer.model, model, concurrency, self.metrics, budget)
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build

@@ -11,15 +11,25 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
 from eco2.settings import Settings
 
-SERVICES: tuple[str, ...] = ("sweep", "quota")
-"""Request/reply services of the topology."""
+if TYPE_CHECKING:
+    from eco2.broker.rabbitmq import Letter
+
+
+def services(settings: Settings) -> tuple[str, ...]:
+    """Request/reply services: `sweep` elects who looks after jobs that nobody holds, and one per provider who
+    grants its budget."""
+    return ("sweep", *(quota_service(name) for name in settings.remotes))
+
+
+def quota_service(provider: str) -> str:
+    return f"quota-{provider}"
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
     """The queues and exchanges that are needed. Raises `StartError` for a name that cannot be."""
     names = tuple(pipeline.name for pipeline in pipelines)
     try:
-        return Topology(settings.prefix, names, SERVICES, ceil(settings.retention_hours))
+        return Topology(settings.prefix, names, services(settings), ceil(settings.retention_hours))
     except ValueError as error:
         raise StartError(str(error)) from error
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from eco2 import assembly, service
 from eco2.client import Client
 from eco2.job import JSON
+from eco2.models import model_names
 from eco2.pipeline import Upload
 from eco2.settings import Settings
 from eco2.terminal import follow
@@ -69,9 +70,8 @@ async def demo(settings: Settings, photo: Photo, once: bool) -> bool:
 
 async def _first_scan(url: str, photo: Photo, settings: Settings, console: Console) -> bool:
     broker = "RabbitMQ" if settings.amqp_url else "the broker in memory"
-    console.print(
-        f"[bold]Eco²[/] serves at {url} on {broker}, with the model {settings.model}", highlight=False
-    )
+    model = settings.default_model or ", ".join(model_names(settings))
+    console.print(f"[bold]Eco²[/] serves at {url} on {broker}, with the model {model}", highlight=False)
     async with Client(url, patience=PATIENCE) as client:
         result = await _scan(client, photo, console, None, None)
     return result.get("status") == "completed"

@@ -6,16 +6,33 @@ only (pipelines, stages, statuses, models), never ids, so the number of series d
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from eco2.call import Usage
+from eco2.pacer import Limits
 
+WAITS = (0.002, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
+"""Bounds of waits: from a budget with room to one that binds."""
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180)
 """Bounds of the histograms: from a table look-up to the longest life of a job."""
+
+
+class Budget(Protocol):
+    """What a leader knows (`eco2.quota.term.Status`)."""
+
+    @property
+    def limits(self) -> Limits: ...
+    @property
+    def used(self) -> Limits: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def factor(self) -> float: ...
 
 
 class Metrics:
@@ -89,8 +106,17 @@ class Metrics:
             registry=registry,
         )
         self._breakers = Gauge(
-            "eco2_breaker_open", "1 while the model's provider counts as down.", ["model"], registry=registry
+            "eco2_breaker_open", "1 while the provider counts as down.", ["provider"], registry=registry
         )
+        self._call_waits = Histogram(
+            "eco2_call_wait_seconds",
+            "From a call that could be sent to its turn: a slot, a grant of the budget, the fence.",
+            ["provider"],
+            buckets=WAITS,
+            registry=registry,
+        )
+        self._budgets = _Budgets()
+        registry.register(self._budgets)
         self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
 
     def job_accepted(self, pipeline: str) -> None:
@@ -124,9 +150,13 @@ class Metrics:
         """The sweep did something about a job: `what` is `ended` or `ordered again`."""
         self._swept.labels(pipeline, what).inc()
 
-    def breaker(self, model: str, *, closed: bool) -> None:
-        """The breaker of a model's provider is closed, or not."""
-        self._breakers.labels(model).set(not closed)
+    def breaker(self, provider: str, *, closed: bool) -> None:
+        """The breaker of a provider is closed, or not."""
+        self._breakers.labels(provider).set(not closed)
+
+    def call_waited(self, provider: str, seconds: float) -> None:
+        """A call had its turn after `seconds`."""
+        self._call_waits.labels(provider).observe(seconds)
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""
@@ -148,6 +178,10 @@ class Metrics:
         with self._streams.track_inprogress():
             yield
 
+    def show_budget(self, provider: str, status: Callable[[], Budget | None]) -> None:
+        """Shows at each scrape how the provider's budget stands where this process leads."""
+        self._budgets.statuses[provider] = status
+
     def count_skipped(self, skipped: Callable[[], int]) -> None:
         """Shows `skipped()`, the journal messages that this version could not read, at each scrape."""
         self._registry.register(_Skipped(skipped))
@@ -155,6 +189,37 @@ class Metrics:
     def render(self) -> bytes:
         """All series in Prometheus' text format (`content_type`)."""
         return generate_latest(self._registry)
+
+
+class _Budgets(Collector):
+    """Series of the budgets that this process leads; of all processes together there is one of each."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, Callable[[], Budget | None]] = {}
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        leader, limit, used, waiting, factor = (
+            GaugeMetricFamily(f"eco2_quota_{name}", text, labels=labels)
+            for name, text, labels in (
+                ("leader", "1 where this process grants the provider's budget.", ["provider"]),
+                ("limit", "What may be used in a minute, before the factor.", ["provider", "what"]),
+                ("used", "What was granted in the last minute.", ["provider", "what"]),
+                ("waiting", "Calls that wait for a grant.", ["provider"]),
+                ("factor", "Share of the limit that is used, after 429 answers.", ["provider"]),
+            )
+        )
+        for provider, ask in self.statuses.items():
+            status = ask()
+            leader.add_metric([provider], float(status is not None))
+            if status is None:
+                continue
+            waiting.add_metric([provider], status.waiting)
+            factor.add_metric([provider], status.factor)
+            for family, amounts in ((limit, status.limits), (used, status.used)):
+                for what, amount in (("requests", amounts.requests), ("tokens", amounts.tokens)):
+                    if amount is not None:
+                        family.add_metric([provider, what], amount)
+        yield from (leader, limit, used, waiting, factor)
 
 
 class _Skipped(Collector):

@@ -1,48 +1,70 @@
 """The models that an installation offers, by its settings: which there are, and how a worker opens them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 from eco2.errors import StartError
-from eco2.llm.router import Router
 from eco2.ports import Model
-from eco2.settings import Settings
+from eco2.settings import ProviderSettings, Settings
 
 LOCAL = "local"
-"""The name of the model that needs no key."""
+"""The name of the model that needs no key, and of its provider."""
+
+OnLimits = Callable[[str, float | None, float | None], None]
+"""Gets a provider's name, and the requests and tokens per minute that its answers name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A provider. `model`: as clients pin it. `remote`: how to reach it; None for the local one."""
+
+    name: str
+    model: str
+    remote: ProviderSettings | None
+
+
+def offers(settings: Settings) -> tuple[Offer, ...]:
+    """Every provider of this installation, in order of preference. Raises `StartError`."""
+    found = [Offer(name, remote.model, remote) for name, remote in settings.remotes.items()]
+    if not found or settings.default_model == LOCAL:
+        found.append(Offer(LOCAL, LOCAL, None))
+    names = tuple(dict.fromkeys(offer.model for offer in found))
+    if settings.default_model is not None and settings.default_model not in names:
+        raise StartError(
+            f"ECO2_DEFAULT_MODEL={settings.default_model} is not among {', '.join(names)}: set "
+            "OPENAI_API_KEY and ECO2_OPENAI_MODEL (or ECO2_PROVIDERS__…) for a provider's, or unset it"
+        )
+    return tuple(found)
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
-    """The models that clients may pin. Raises `StartError` if the default is none of them."""
-    remote = (settings.openai_model,) if settings.openai_api_key is not None else ()
-    local = (LOCAL,) if not remote or settings.model == LOCAL else ()
-    names = remote + local
-    if settings.model not in names:
-        raise StartError(
-            f"ECO2_DEFAULT_MODEL={settings.model} is not among {', '.join(names)}: set OPENAI_API_KEY and "
-            "ECO2_OPENAI_MODEL for a provider's model, or unset it"
-        )
-    return names
+    """The models that clients may pin, in order of preference. Raises `StartError`."""
+    return tuple(dict.fromkeys(offer.model for offer in offers(settings)))
 
 
 @asynccontextmanager
-async def open_models(settings: Settings) -> AsyncIterator[Router]:
-    """Every model of `model_names`, ready to be called. Raises `StartError`."""
-    models: dict[str, Model] = {}
+async def open_models(
+    settings: Settings, on_limits: OnLimits
+) -> AsyncIterator[Sequence[tuple[Offer, Model]]]:
+    """Every offer with its model, ready to be called. Raises `StartError`."""
     async with AsyncExitStack() as stack:
-        for name in model_names(settings):
-            models[name] = await _open(settings, name, stack)
-        yield Router(models, settings.model)
+        yield [(offer, await _open(settings, offer, on_limits, stack)) for offer in offers(settings)]
 
 
-async def _open(settings: Settings, name: str, stack: AsyncExitStack) -> Model:
-    if name == LOCAL or settings.openai_api_key is None:
+async def _open(settings: Settings, offer: Offer, on_limits: OnLimits, stack: AsyncExitStack) -> Model:
+    if offer.remote is None:
         from eco2.llm.local import open_local
 
         return await open_local()
     from eco2.llm.openai import OpenAIModel
 
-    key = settings.openai_api_key.get_secret_value()
-    provider = OpenAIModel(key, settings.openai_base_url, name, settings.call_timeout)
+    provider = OpenAIModel(
+        offer.remote.api_key.get_secret_value(),
+        offer.remote.base_url,
+        offer.model,
+        settings.call_timeout,
+        lambda requests, tokens: on_limits(offer.name, requests, tokens),
+    )
     stack.push_async_callback(provider.aclose)
     return provider

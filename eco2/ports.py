@@ -221,13 +221,6 @@ class Model(Protocol):
         """
 
 
-class Models(Protocol):
-    """The models that this process can call."""
-
-    def get(self, name: str | None) -> Model:
-        """The model of that name, or the default for None. Raises `PermanentError` for an unknown name."""
-
-
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A call that wants a share of the budget.

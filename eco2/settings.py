@@ -9,7 +9,17 @@ import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -20,6 +30,7 @@ FIRST = "The eight to tune first"
 RUN = "Jobs and the broker"
 HTTP = "HTTP"
 MODEL = "Models"
+MORE = "Further providers"
 LOG = "Logs"
 GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
 
@@ -74,12 +85,48 @@ def _about(group: str, unit: str = "", computed: bool = False) -> dict[str, Any]
     return {"group": group, "unit": unit, "computed": computed}
 
 
+Counting = Literal["request", "input", "usage"]
+
+
+class ProviderSettings(BaseModel):
+    """One provider more: a field `rpm` of a provider GEMINI is `ECO2_PROVIDERS__GEMINI__RPM`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    api_key: SecretStr = Field(description="Its key.", json_schema_extra=_about(MORE))
+    base_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+        None, description="Where it speaks OpenAI's protocol. Unset: OpenAI.", json_schema_extra=_about(MORE)
+    )
+    model: str = Field(min_length=1, description="Model that is asked there.", json_schema_extra=_about(MORE))
+    rpm: int = Field(
+        RPM,
+        ge=1,
+        description="Requests a minute that it allows.",
+        json_schema_extra=_about(MORE, "requests/min"),
+    )
+    tpm: int = Field(
+        TPM, ge=1, description="Tokens a minute that it allows.", json_schema_extra=_about(MORE, "tokens/min")
+    )
+    counting: Counting = Field(
+        "request",
+        description="What it counts of a call's tokens; as `ECO2_COUNTING`.",
+        json_schema_extra=_about(MORE),
+    )
+    concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
+        0,
+        ge=0,
+        description="Calls in flight at it, per worker. Unset or 0: what its limits ask for.",
+        json_schema_extra=_about(MORE, "calls", computed=True),
+    )
+
+
 class Settings(BaseSettings):
     """A field `prefetch` is the variable `ECO2_PREFETCH`; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
         env_prefix="ECO2_",
         env_ignore_empty=True,
+        env_nested_delimiter="__",
         frozen=True,
         populate_by_name=True,
         extra="forbid",
@@ -256,6 +303,18 @@ class Settings(BaseSettings):
         description="Another provider that speaks OpenAI's protocol. Unset: OpenAI.",
         json_schema_extra=_about(MODEL),
     )
+    counting: Counting = Field(
+        "request",
+        description="What the provider counts of a call's tokens: `request`, the greater of its prompt and "
+        "its `max_completion_tokens` (OpenAI); `input`, the prompt (Gemini); `usage`, prompt and answer.",
+        json_schema_extra=_about(MODEL),
+    )
+    providers: dict[str, ProviderSettings] = Field(
+        default={},
+        description="Further providers by name, each with variables of its own (below). A job that names no "
+        "model goes to the one with the shortest expected wait.",
+        json_schema_extra=_about(MODEL),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important level that is written.", json_schema_extra=_about(LOG)
     )
@@ -274,11 +333,28 @@ class Settings(BaseSettings):
         return _entries(self.cors_origins)
 
     @property
-    def model(self) -> str:
-        """The model of a job that names none."""
-        if self.default_model is not None:
-            return self.default_model
-        return self.openai_model if self.openai_api_key is not None else "local"
+    def remotes(self) -> dict[str, ProviderSettings]:
+        """The providers that are called over the network, by name, in order of preference."""
+        if self.openai_api_key is None:
+            return self.providers
+        own = ProviderSettings(
+            api_key=self.openai_api_key,
+            base_url=self.openai_base_url,
+            model=self.openai_model,
+            rpm=self.rpm,
+            tpm=self.tpm,
+            counting=self.counting,
+            concurrency=self.concurrency,
+        )
+        return {"openai": own, **self.providers}
+
+    @field_validator("providers")
+    @classmethod
+    def _named(cls, providers: dict[str, ProviderSettings]) -> dict[str, ProviderSettings]:
+        for name in providers:
+            if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in ("openai", "local"):
+                raise ValueError(f"{name!r} cannot be a provider's name: use a-z, 0-9; not openai, local")
+        return providers
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -360,7 +436,7 @@ def _explain(error: ValidationError) -> list[str]:
         if not problem["loc"]:
             lines += message.split("\n")
             continue
-        name, field = _field(str(problem["loc"][0]))
+        name, field = _field(problem["loc"])
         shown = "" if _is_secret(name, field) else f"={problem['input']}"
         lines.append(
             f"{name}{shown}: {message}. Correct it, or unset it for the default ({_default(field)})."
@@ -368,16 +444,23 @@ def _explain(error: ValidationError) -> list[str]:
     return lines
 
 
-def _field(location: str) -> tuple[str, FieldInfo]:
-    """(name in the environment, field) of an error's location, which is a field's name or its alias."""
+def _field(location: tuple[int | str, ...]) -> tuple[str, FieldInfo]:
+    """(name in the environment, field) of an error's location: a field's name or alias, or what is in it."""
+    first, *inner = map(str, location)
+    if first == "providers" and len(inner) > 1:
+        return _of_provider(inner[0], inner[1]), ProviderSettings.model_fields[inner[1]]
     for key, field in Settings.model_fields.items():
-        if location in (key, field.validation_alias):
+        if first in (key, field.validation_alias):
             return _variable(key, field), field
-    raise LookupError(location)
+    raise LookupError(first)
 
 
 def _variable(key: str, field: FieldInfo) -> str:
     return field.validation_alias if isinstance(field.validation_alias, str) else f"ECO2_{key.upper()}"
+
+
+def _of_provider(provider: str, key: str) -> str:
+    return f"ECO2_PROVIDERS__{provider.upper()}__{key.upper()}"
 
 
 def _is_secret(name: str, field: FieldInfo) -> bool:
@@ -387,7 +470,9 @@ def _is_secret(name: str, field: FieldInfo) -> bool:
 def _default(field: FieldInfo) -> str:
     if _extra(field)["computed"]:
         return "computed"
-    if field.default in (None, ""):
+    if field.is_required():
+        return "required"
+    if field.default in (None, "", {}):
         return "unset"
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
@@ -398,6 +483,7 @@ def overview(settings: Settings) -> list[str]:
     for key, field in Settings.model_fields.items():
         name, value = _variable(key, field), getattr(settings, key)
         hidden = value is not None and _is_secret(name, field)
+        value = ", ".join(value) if isinstance(value, dict) else value
         unit = _extra(field)["unit"]
         shown = "(set)" if hidden else "–" if value in (None, "") else f"{value}{' ' + unit if unit else ''}"
         lines.append(f"{name} = {shown}{_changed(settings, key, field)}\n    {field.description}")
@@ -422,18 +508,25 @@ def markdown() -> str:
     ]
     for group in GROUPS:
         parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
-        parts += [_row(key, field) for key, field in Settings.model_fields.items() if _group(field) == group]
+        parts += [
+            _row(_variable(key, field), field)
+            for key, field in Settings.model_fields.items()
+            if _group(field) == group
+        ]
+    parts += ["", f"## {MORE}", "", "Each has a name of your choice, here `NAME`: letters and digits.", ""]
+    parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
+    parts += [_row(_of_provider("name", key), field) for key, field in ProviderSettings.model_fields.items()]
     return "\n".join(parts) + "\n"
 
 
-def _row(key: str, field: FieldInfo) -> str:
+def _row(variable: str, field: FieldInfo) -> str:
     unit = _extra(field)["unit"] or "–"
-    return f"| `{_variable(key, field)}` | {_default_cell(field)} | {unit} | {field.description} |"
+    return f"| `{variable}` | {_default_cell(field)} | {unit} | {field.description} |"
 
 
 def _default_cell(field: FieldInfo) -> str:
     default = _default(field)
-    return {"unset": "–", "computed": default}.get(default, f"`{default}`")
+    return {"unset": "–", "computed": default, "required": default}.get(default, f"`{default}`")
 
 
 def _group(field: FieldInfo) -> str:

@@ -18,6 +18,7 @@ from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.execution import Executor
 from eco2.consumers.fence import Fence
 from eco2.consumers.holders import Holders
+from eco2.consumers.provider import Provider, Providers
 from eco2.consumers.running import Running
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
@@ -29,7 +30,7 @@ from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, at_once
+from eco2.ports import Broker, at_once
 from eco2.service import Component, run
 from tests.clock import VirtualClock
 
@@ -83,9 +84,6 @@ class ScriptedModel:
     calls: list[tuple[str, str]] = field(default_factory=list)
     in_flight: int = 0
     peak: int = 0
-
-    def get(self, name: str | None) -> Model:
-        return self
 
     async def complete(
         self,
@@ -215,7 +213,8 @@ def worker(
     metrics, running = Metrics(), Running()
     live = DeltaSender(broker)
     holders = Holders(broker, running, SILENCE)
-    calls = Calls(model, Fence(journal, VirtualClock.now), concurrency, 60.0, metrics)
+    providers = Providers([Provider("scripted", "scripted", model, concurrency, metrics, None)])
+    calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
     executor = Executor(journal, Engine(calls, live, VirtualClock.now), holders, metrics, name)
     consumer = Worker(
         broker,

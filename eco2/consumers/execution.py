@@ -125,7 +125,7 @@ class Executor:
         while state.attempt < attempt and not state.ended:
             state = await self._journal.view.change(run.job.id, state)
         run.opened = state.run == run.id and not state.ended
-        run.retries = state.retries
+        run.retries, run.offset, run.started = state.retries, state.queued_at, bool(state.outputs)
         return state
 
     async def _stages(self, run: Run, state: JobState) -> Outcome:
@@ -172,7 +172,7 @@ class Executor:
             with self._classified(run, stage.name):
                 output = await stage.run(context)
                 writer.completed(clock(), output, context.usage)
-            status, run.retries = "completed", 0
+            status, run.retries, run.started = "completed", 0, True
         except PermanentError as error:
             if run.interrupt.outcome is None:  # else it is the interrupt that the stage failed of
                 status = "failed"

@@ -14,7 +14,8 @@ from eco2.ports import Delivery
 class Run:
     """`delivery` may be replaced by a redelivery; `opened`: the journal has shown that the run is current.
 
-    `retries`: how often the job was put off since it last got on.
+    `retries`: how often the job was put off since it last got on. `offset`, `started`: its rank, see
+    `eco2.ports.Claim`.
     """
 
     def __init__(self, job: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
@@ -24,6 +25,8 @@ class Run:
         self.delivery = delivery
         self.opened = False
         self.retries = 0
+        self.offset = 0
+        self.started = False
         self.interrupt = Interrupt()
         self._journal = journal
         self._written: asyncio.Future[None] | None = None

@@ -60,7 +60,8 @@ class Shown:
 class JobState:
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
-    `run`: the current run, None before the first; `attempt`: its number; `released`: it gave the job back.
+    `run`: the current run, None before the first; `attempt`: its number; `past`: those before it, void now;
+    `released`: it gave the job back.
     `alone`: it ran without neighbours. `crashes`: runs before it that ended without a word, and `retries`:
     times that a stage failed, both since the job last got on. `touched`: when its last event was written.
     `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
@@ -81,6 +82,7 @@ class JobState:
     status: Literal["queued", "running", "completed", "failed", "cancelled", "superseded"] = "queued"
     run: str | None = None
     attempt: int = 0
+    past: tuple[str, ...] = ()
     released: bool = False
     alone: bool = False
     crashes: int = 0
@@ -194,6 +196,7 @@ def _run(state: JobState, event: RunStarted) -> JobState:
         status="running",
         run=event.run,
         attempt=event.attempt,
+        past=state.past if state.run is None else (*state.past, state.run),
         released=False,
         alone=event.alone,
         crashes=state.crashes + state.held,

@@ -54,6 +54,11 @@ class View:
         """The jobs, oldest first. The view must not change meanwhile: no await between two of them."""
         return iter(self._jobs.values())
 
+    def may_call(self, job_id: str, run: str) -> bool:
+        """False only if the run is known to be void: one that is not seen here yet may be the current one."""
+        state = self._jobs.get(job_id)
+        return state is None or not (state.ended or run in state.past)
+
     def left(self, job_id: str) -> int | None:
         """The offset of the `queued` of a job that has left the view, if it is still remembered."""
         return self._left.get(job_id)

@@ -17,7 +17,6 @@ from eco2.pacer import GUARD, Limits
 from eco2.ports import Claim, Clock, Rpc
 from eco2.quota.message import (
     RUN_VOID,
-    SERVICE,
     Ask,
     Granted,
     Later,
@@ -88,10 +87,13 @@ class CallGrant:
 
 
 class Asker:
-    """`worker`: this process' name. `limits`: what it was given; it tells the leader."""
+    """`service`: which budget. `worker`: this process' name. `limits`: what it was given, and tells."""
 
-    def __init__(self, rpc: Rpc, worker: str, limits: Limits, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self, rpc: Rpc, service: str, worker: str, limits: Limits, clock: Clock = time.monotonic
+    ) -> None:
         self._rpc = rpc
+        self._service = service
         self._worker = worker
         self._own = limits
         self._limits = limits
@@ -161,7 +163,7 @@ class Asker:
             tokens=claim.tokens,
         )
         try:
-            return decode_reply(await self._rpc.ask(SERVICE, encode(ask), PATIENCE))
+            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE))
         except (RetryableError, Malformed) as error:
             log.info("no word from the quota leader; asking again", why=str(error))
             return None
@@ -187,7 +189,7 @@ class Asker:
             pushed_back=tuple(word for word in words if isinstance(word, PushedBack)),
         )
         try:
-            await self._rpc.ask(SERVICE, encode(report), patience)
+            await self._rpc.ask(self._service, encode(report), patience)
         except RetryableError as error:
             log.info("quota report not read", why=str(error))
             return False

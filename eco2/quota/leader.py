@@ -13,7 +13,6 @@ from eco2.pacer import Counting, Limits
 from eco2.ports import Clock, Rpc
 from eco2.quota.message import (
     MALFORMED,
-    SERVICE,
     Ask,
     Later,
     Noted,
@@ -25,7 +24,7 @@ from eco2.quota.message import (
     encode,
 )
 from eco2.quota.office import Seat
-from eco2.quota.term import Current, Term
+from eco2.quota.term import Current, Status, Term
 
 ELECTION = 0.5
 """Seconds after which one that asked between two terms asks again; the new term grants nothing sooner."""
@@ -37,7 +36,8 @@ log = get_logger(__name__)
 
 
 class Leader:
-    """`current`: see `eco2.quota.term.Current`. `largest`: the tokens of the largest call that is made here.
+    """`service`: which budget. `current`: see `eco2.quota.term.Current`. `largest`: the tokens of the largest
+    call that is made here.
 
     `clock`: seconds of this process alone, never set back.
     """
@@ -45,6 +45,7 @@ class Leader:
     def __init__(
         self,
         rpc: Rpc,
+        service: str,
         limits: Limits,
         current: Current,
         counting: Counting = "request",
@@ -52,12 +53,13 @@ class Leader:
         clock: Clock = time.monotonic,
     ) -> None:
         self._rpc = rpc
+        self._service = service
         self._limits = limits
         self._current = current
         self._counting = counting
         self._largest = largest
         self._clock = clock
-        self._seat = Seat(rpc, self._begin, self._end)
+        self._seat = Seat(rpc, service, self._begin, self._end)
         self._term: Term | None = None
         self._told = limits
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -67,9 +69,13 @@ class Leader:
     def leading(self) -> bool:
         return self._term is not None
 
+    def status(self) -> Status | None:
+        """How the budget stands; None where another process leads."""
+        return None if self._term is None else self._term.status(self._clock())
+
     async def run(self, stop: asyncio.Event) -> None:
         """Stands for election until `stop` is set; then it leaves what waits to its successor."""
-        serving = self._rpc.serve(SERVICE, self._handle)
+        serving = self._rpc.serve(self._service, self._handle)
         async with asyncio.TaskGroup() as group:
             seat = group.create_task(self._seat.run())
             await stop.wait()

@@ -7,7 +7,6 @@ import msgspec
 from eco2.errors import Malformed
 from eco2.pacer import Limits
 
-SERVICE = "quota"
 VERSION = 1
 
 RUN_VOID = "RUN_VOID"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from eco2.errors import RetryableError
 from eco2.log import get_logger
 from eco2.ports import Rpc
-from eco2.quota.message import SERVICE, Office, encode
+from eco2.quota.message import Office, encode
 
 ARRIVAL = 1.0
 """Seconds for the request to come back to its sender, if that is the leader."""
@@ -31,8 +31,9 @@ class Seat:
     `begin(epoch)` and `end()` are called in turn, from the loop.
     """
 
-    def __init__(self, rpc: Rpc, begin: Callable[[str], None], end: Callable[[], None]) -> None:
+    def __init__(self, rpc: Rpc, service: str, begin: Callable[[str], None], end: Callable[[], None]) -> None:
         self._rpc = rpc
+        self._service = service
         self._begin = begin
         self._end = end
         self._wanted = asyncio.Event()
@@ -81,7 +82,7 @@ class Seat:
     async def _ask(self) -> None:
         body = encode(Office(token=self._token))
         try:
-            await self._rpc.ask(SERVICE, body, TENURE)
+            await self._rpc.ask(self._service, body, TENURE)
         except RetryableError as error:
             log.info("quota term over", why=str(error))
 

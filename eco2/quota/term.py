@@ -39,6 +39,18 @@ class _Held:
         return (not self.ask.started, self.ask.offset)
 
 
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A minute's budget as its leader sees it. `used`: granted in the last minute; `waiting`: asks;
+    `factor`: of the limits, after 429 answers."""
+
+    epoch: str
+    limits: Limits
+    used: Limits
+    waiting: int
+    factor: float
+
+
 class Term:
     """`own`: the limits that this process was given; workers tell theirs, and the lowest hold."""
 
@@ -65,6 +77,11 @@ class Term:
     @property
     def waiting(self) -> int:
         return len(self._held)
+
+    def status(self, now: float) -> Status:
+        """For operators."""
+        factor = self.factor(now)
+        return Status(self.epoch, self.limits, self._pacer.used(now), self.waiting, factor)
 
     def factor(self, now: float) -> float:
         """The share of the limits that may be used."""

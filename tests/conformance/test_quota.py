@@ -40,7 +40,9 @@ class Member:
 async def member(brokers: Brokers, name: str, stop: asyncio.Event) -> AsyncIterator[Member]:
     """It leaves when `stop` is set, at the latest at the end of the block."""
     broker = await brokers.start()
-    joined = Member(broker, Leader(broker, LIMITS, lambda job, run: True), Asker(broker, name, LIMITS))
+    joined = Member(
+        broker, Leader(broker, "quota", LIMITS, lambda job, run: True), Asker(broker, "quota", name, LIMITS)
+    )
     async with asyncio.TaskGroup() as group:
         group.create_task(joined.leader.run(stop))
         group.create_task(joined.asker.run(stop))

@@ -2,19 +2,15 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import ClassVar, Never
+from typing import Never
 
 import pytest
-from msgspec import structs
 
 from eco2.call import UnfitAnswer, Usage
 from eco2.consumers.deltas import DeltaSender
 from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, decode_deltas, encode_deltas
 from eco2.errors import PermanentError, ProviderError
-from eco2.event import Queued
-from eco2.job import new_id
 from eco2.pipeline import JSON, Call, Context, Pipeline, Stage
-from eco2.ports import Model
 from tests.clock import VirtualClock, virtual
 from tests.scenes import Held, single, used
 from tests.world import (
@@ -23,7 +19,6 @@ from tests.world import (
     Question,
     ScriptedModel,
     World,
-    order,
     until,
 )
 
@@ -199,27 +194,6 @@ async def test_a_job_that_waits_for_a_slot_is_not_shown_as_started() -> None:
         assert sorted(len(state.shown) for state in states if state) == [1, 2]
         for job in jobs:
             await process.ended(job)
-
-
-@virtual
-async def test_a_job_runs_on_the_model_that_its_client_pinned() -> None:
-    class Choosing(ScriptedModel):
-        asked: ClassVar[set[str | None]] = set()
-
-        def get(self, name: str | None) -> Model:
-            self.asked.add(name)
-            return super().get(name)
-
-    model = Choosing()
-    async with World().process(model) as process:
-        now = VirtualClock.now()
-        pinned = structs.replace(order(new_id(now), "q", now), model="gpt")
-        await process.journal.put(
-            Queued(ts=now, job=pinned.id, pipeline="ask", deadline=pinned.deadline, digest="q", model="gpt")
-        )
-        await process.order(pinned)
-        await process.ended(pinned.id)
-    assert model.asked == {"gpt"}
 
 
 @virtual

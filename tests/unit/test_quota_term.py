@@ -73,6 +73,7 @@ def test_what_does_not_fit_is_held_until_the_exact_moment() -> None:
     scene.busy()
     scene.ask(0.25, "a")
     wake = scene.term.wake(0.25)
+    assert wake is not None
     assert wake == pytest.approx(1.0)
     assert scene.term.due(0.99) == []
     assert scene.term.due(wake) == [("a", Granted(epoch="epoch", held=wake - 0.25))]

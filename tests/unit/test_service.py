@@ -14,12 +14,13 @@ from eco2 import assembly, cli
 from eco2.broker.topology import Topology
 from eco2.consumers.calls import Calls
 from eco2.consumers.fence import Fence
+from eco2.consumers.provider import Provider, Providers
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import Pipeline
-from eco2.ports import Clock, Models, Stream
+from eco2.ports import Clock, Model, Stream
 from eco2.service import Component, ComponentEnded, run, stop_on_signals
 from eco2.settings import Settings, doubts
 from eco2.sizing import size
@@ -195,11 +196,14 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(*parts, prefetch=prefetch, grace=grace)
 
     class SpiedCalls(Calls):
-        def __init__(
-            self, models: Models, fence: Fence, concurrency: int, timeout: float, metrics: Metrics
-        ) -> None:
-            given["calls"] = (concurrency, timeout)
-            super().__init__(models, fence, concurrency, timeout, metrics)
+        def __init__(self, providers: Providers, fence: Fence, timeout: float, metrics: Metrics) -> None:
+            given["calls"] = (timeout,)
+            super().__init__(providers, fence, timeout, metrics)
+
+    class SpiedProvider(Provider):
+        def __init__(self, name: str, model: str, adapter: Model, concurrency: int, *rest: Any) -> None:
+            given["provider"] = (name, model, concurrency)
+            super().__init__(name, model, adapter, concurrency, *rest)
 
     class SpiedJournal(Journal):
         def __init__(self, stream: Stream, keep: float, clock: Clock) -> None:
@@ -208,10 +212,16 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
     monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)
+    monkeypatch.setattr("eco2.consumers.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
     settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
     await components_of(settings, "serve")
-    assert given == {"worker": (7, 41), "calls": (5, 31), "journal": (13 * 60,)}
+    assert given == {
+        "worker": (7, 41),
+        "calls": (31,),
+        "provider": ("local", "local", 5),
+        "journal": (13 * 60,),
+    }
 
 
 @pytest.mark.usefixtures("_no_settings_around")

@@ -52,14 +52,6 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert load() == Settings()
 
 
-def test_the_model_follows_from_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load().model == "local"
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-abc")
-    assert load().model == "gpt-5.1"
-    monkeypatch.setenv("ECO2_DEFAULT_MODEL", "local")
-    assert load().model == "local"
-
-
 @pytest.mark.parametrize(
     ("variable", "value", "advice"),
     [

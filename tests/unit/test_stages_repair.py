@@ -14,7 +14,7 @@ from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError, RetryableError
 from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
-from eco2.ports import Model, at_once
+from eco2.ports import at_once
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
@@ -150,9 +150,6 @@ class Eyes(ScriptedModel):
 
     see: Callable[[int], Sight | Eco2Error] = lambda number: CARTON
     texts: list[str] = field(default_factory=list)
-
-    def get(self, name: str | None) -> Model:
-        return self
 
     async def complete(
         self,

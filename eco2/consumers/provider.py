@@ -1,0 +1,168 @@
+"""The providers that this process calls, each with all that bounds calls to it: budget, slots, breaker.
+
+What it guarantees: a job that names a model gets that one and waits for it; any other goes where it is
+expected to wait least, and never to a provider that is down while another is up.
+"""
+
+import asyncio
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from eco2.call import NoAnswer, Usage
+from eco2.consumers.breaker import Breaker
+from eco2.errors import PermanentError, ProviderClosed, ProviderDown, RateLimited
+from eco2.log import get_logger
+from eco2.metrics import Metrics
+from eco2.ports import Model, Quota
+from eco2.tokens.estimate import Counting, Estimate, Estimator
+
+HALF_LIFE = 10.0
+"""Seconds after which what a call had to wait counts half in what the next one expects."""
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """How long calls had to wait lately: `seconds` at the time `at`; it fades, so that an idle provider is
+    tried again."""
+
+    seconds: float = 0.0
+    at: float = 0.0
+
+    def expected(self, now: float) -> float:
+        """Seconds."""
+        return self.seconds * math.exp2((self.at - now) / HALF_LIFE)
+
+    def seen(self, seconds: float, now: float) -> "Wait":
+        """A call waited for `seconds`."""
+        return Wait((self.expected(now) + seconds) / 2, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a provider allows in a minute, as this process asks for it. `pace`: seconds per call."""
+
+    quota: Quota
+    estimator: Estimator
+    counting: Counting
+    pace: float
+
+    def counted(self, estimate: Estimate, usage: Usage) -> float:
+        """What the provider counted a call as that took `usage`, in tokens."""
+        match self.counting:
+            case "request":
+                return estimate.cost
+            case "input":
+                return usage.input_tokens
+            case "usage":
+                return usage.input_tokens + usage.output_tokens
+
+
+class Provider:
+    """`name`: for operators. `model`: the name that clients pin. `budget`: None where nothing is limited.
+
+    `concurrency`: calls in flight at once.
+    """
+
+    def __init__(
+        self, name: str, model: str, adapter: Model, concurrency: int, metrics: Metrics, budget: Budget | None
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.adapter = adapter
+        self.budget = budget
+        self.slots = asyncio.Semaphore(concurrency)
+        self._metrics = metrics
+        self._breaker = Breaker()
+        self._wait = Wait()
+        self._waiting: dict[object, float] = {}
+
+    @property
+    def up(self) -> bool:
+        """False while its calls wait for it to come back."""
+        return self._breaker.closed
+
+    @property
+    def down_for(self) -> float:
+        """Seconds until a call may be tried; 0.0: now."""
+        return self._breaker.wait(_now())
+
+    def expected_wait(self) -> float:
+        """Seconds that a call which asks now has to wait, as far as this process can tell."""
+        now = _now()
+        longest = now - min(self._waiting.values(), default=now)
+        pace = self.budget.pace if self.budget is not None else 0.0
+        return max(self.down_for, self._wait.expected(now), longest, pace * len(self._waiting))
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A call waits for its turn while the block runs."""
+        token, began = object(), _now()
+        self._waiting[token] = began
+        try:
+            yield
+            now = _now()
+            self._wait = self._wait.seen(now - began, now)
+            self._metrics.call_waited(self.name, now - began)
+        finally:
+            del self._waiting[token]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Tells the breaker how the call inside ended."""
+        self._breaker = self._breaker.began()
+        try:
+            yield
+        except ProviderDown:
+            self._moved(self._breaker.failed(_now()))
+            raise
+        except ProviderClosed:
+            self._moved(self._breaker.shut(_now()))
+            raise
+        except (NoAnswer, RateLimited):  # it did answer
+            self._moved(self._breaker.succeeded())
+            raise
+        except BaseException:
+            self._moved(self._breaker.abandoned())
+            raise
+        self._moved(self._breaker.succeeded())
+
+    def _moved(self, breaker: Breaker) -> None:
+        before, self._breaker = self._breaker, breaker
+        if before.closed != breaker.closed:
+            what = "the provider is back" if breaker.closed else "the provider is down: its calls wait"
+            log.warning(what, provider=self.name)
+        self._metrics.breaker(self.name, closed=breaker.closed)
+
+
+class Providers:
+    """`default`: the model of a job that names none; None: whichever provider is best at the moment."""
+
+    def __init__(self, providers: Sequence[Provider], default: str | None = None) -> None:
+        self._providers = tuple(providers)
+        self._default = default
+
+    def offers(self, model: str | None) -> tuple[Provider, ...]:
+        """Those that a job of that model may be sent to. Raises `PermanentError` for an unknown name."""
+        wanted = model or self._default
+        if wanted is None:
+            return self._providers
+        offers = tuple(provider for provider in self._providers if provider.model == wanted)
+        if not offers:
+            names = sorted({provider.model for provider in self._providers})
+            raise PermanentError(
+                f"model {wanted!r} is not supported; use one of: {', '.join(names)}", "UNSUPPORTED_MODEL"
+            )
+        return offers
+
+
+def best(offers: Sequence[Provider]) -> Provider:
+    """The one with the shortest expected wait; among equals the first."""
+    return min(offers, key=Provider.expected_wait)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
