@@ -19,6 +19,8 @@ HOLD = 5.0
 """Seconds that an ask waits here; then its worker must ask again, and so shows that it still wants it."""
 MOST_HELD = 150
 """Asks that wait here at once: a broker hands one process 256 requests at the most, reports among them."""
+BATCH = 20
+"""Grants in one turn: the first of a burst must be on their way before the last are made, for they expire."""
 CROWDED = (1.0, 10.0)
 """Seconds, at the least and at the most, after which an ask comes again for which there was no place."""
 
@@ -121,7 +123,7 @@ class Term:
         """What can be answered now, by the ids of the asks: the next in turn, and who has waited long."""
         self._tidy(now)
         answers: list[tuple[str, Reply]] = []
-        while self._held:
+        while self._held and len(answers) < BATCH:
             held = self._next()
             answer = self._decide(now, held.ask)
             if answer is None:

@@ -4,7 +4,7 @@ import pytest
 
 from eco2.pacer import SPAN, Limits
 from eco2.quota.message import Ask, Granted, Later, PushedBack, Refused, Reply, Report, Settled
-from eco2.quota.term import HOLD, MOST_HELD, Term
+from eco2.quota.term import BATCH, HOLD, MOST_HELD, Term
 from eco2.quota.throttle import Throttle
 
 LIMITS = Limits(requests=60.4, tokens=60_400.0)
@@ -92,7 +92,9 @@ def test_the_oldest_job_goes_first_and_those_that_began_before_all_others() -> N
     order: list[str] = []
     now = 0.0
     for turn in range(3):
-        now = scene.term.wake(now) or 0.0
+        wake = scene.term.wake(now)
+        assert wake is not None
+        now = wake
         order += scene.granted(now)
         if turn == 0:
             scene.ask(now, "elder", 1)
@@ -106,6 +108,15 @@ def test_nothing_small_passes_what_is_next() -> None:
     scene.ask(0.0, "large", 1, tokens=10_000.0)
     scene.ask(0.0, "small", 2, tokens=1.0)
     assert scene.granted(1.0) == []
+
+
+def test_a_burst_is_granted_in_batches() -> None:
+    scene = Scene(Limits(requests=60_400.0))
+    for number in range(2 * BATCH):
+        scene.ask(0.0, f"{number}")
+    assert len(scene.granted(0.0)) == BATCH
+    assert scene.term.wake(0.0) == 0.0
+    assert len(scene.granted(0.0)) == BATCH
 
 
 def test_asked_twice_is_granted_once_and_answered_alike() -> None:
