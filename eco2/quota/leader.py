@@ -119,12 +119,7 @@ class Leader:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[ask.id] = future
         self._turn(term)
-        try:
-            return await future
-        finally:
-            if self._waiting.get(ask.id) is future:
-                del self._waiting[ask.id]
-                term.forget(ask.id)
+        return await future
 
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)

@@ -115,10 +115,6 @@ class Term:
             if granted is not None:
                 self._throttle = self._throttle.pushed_back(now, granted, refused.retry_after)
 
-    def forget(self, name: str) -> None:
-        """Nobody waits for this ask any more."""
-        self._held.pop(name, None)
-
     def due(self, now: float) -> list[tuple[str, Reply]]:
         """What can be answered now, by the ids of the asks: the next in turn, and who has waited long."""
         self._tidy(now)

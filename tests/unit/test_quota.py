@@ -130,6 +130,12 @@ async def test_a_leader_that_returns_after_another_has_led_begins_anew() -> None
         await asyncio.gather(*calls)
         assert not second.leader.leading
         assert min(time for time, _ in world.arrived if time > again) - again > SLACK
+        assert handled_now() == 1  # the leader's own; those of the terms that are over were let go
+
+
+def handled_now() -> int:
+    """Requests that are being handled at the embedded broker."""
+    return sum(getattr(task.get_coro(), "__qualname__", "") == "_answer" for task in asyncio.all_tasks())
 
 
 @virtual
@@ -226,6 +232,21 @@ async def test_an_error_before_the_send_gives_the_grant_back_once() -> None:
             await world.call(member.asker, claim())
         assert monotonic() == began
         await world.call(member.asker, claim())
+        assert monotonic() - began > 0.9
+
+
+@virtual
+async def test_a_call_that_was_counted_is_not_given_back() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        async with member.asker.reserve(claim()) as grant:
+            grant.use()
+            grant.settle(5)
+            grant.refund()
+        began = monotonic()
+        for _ in range(2):
+            await world.call(member.asker, claim())
         assert monotonic() - began > 0.9
 
 
