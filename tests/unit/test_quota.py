@@ -9,7 +9,7 @@ from eco2.broker.embedded import CALM
 from eco2.errors import CallTooLarge, GrantExpired, RunVoid
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
 from eco2.quota.asker import LIFE
-from eco2.quota.message import SERVICE, Refused, decode_reply
+from eco2.quota.message import Refused, decode_reply
 from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.clock import virtual
@@ -208,7 +208,7 @@ async def test_a_term_ends_by_itself_and_the_next_begins() -> None:
 async def test_a_message_of_another_version_is_refused() -> None:
     async with quotas(LIMITS) as world:
         member = await world.join()
-        reply = decode_reply(await member.broker.ask(SERVICE, b'{"v":9,"body":{}}', 1.0))
+        reply = decode_reply(await member.broker.ask("quota", b'{"v":9,"body":{}}', 1.0))
         assert isinstance(reply, Refused)
         assert "give all processes one version" in reply.message
 

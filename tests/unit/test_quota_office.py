@@ -35,7 +35,7 @@ class Scene:
         self.post = Post()
         self.terms: list[str] = []
         self.ended = 0
-        self.seat = Seat(self.post, self.terms.append, self._end)
+        self.seat = Seat(self.post, "quota", self.terms.append, self._end)
 
     def _end(self) -> None:
         self.ended += 1
