@@ -61,7 +61,7 @@ def demo(
     from eco2.demo import demo as run_demo
     from eco2.stages import DEMO_PHOTO
 
-    settings = _settings(quiet=True)
+    settings = _settings("warning")
     if once:
         settings = settings.model_copy(update={"port": 0})
     if not _run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):

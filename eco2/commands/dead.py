@@ -42,7 +42,7 @@ def show_list(limit: Limit = 1000, json: Json = False) -> None:
     """
     from eco2.commands import tables
 
-    rows, there = start.run(listed(start.settings(quiet=True), limit))
+    rows, there = start.run(listed(start.settings("error"), limit))
     if json:
         tables.as_json({"letters": there, "jobs": [row.document() for row in rows]})
         return
@@ -65,7 +65,7 @@ def show(
     """Show all of one dead job: its letters, its order (pictures shortened), and what the journal says."""
     from eco2.commands import tables
 
-    row, letters, order, sheet = start.run(described(start.settings(quiet=True), job, limit))
+    row, letters, order, sheet = start.run(described(start.settings("error"), job, limit))
     if json:
         journal = sheet.document() if sheet else None
         tables.as_json({**row.document(), "letters": letters, "order": order, "journal": journal})
@@ -90,7 +90,7 @@ def drop(
     from eco2.commands import tables
 
     _named(ids, everything)
-    settings = start.settings(quiet=True)
+    settings = start.settings("error")
     rows, _ = start.run(listed(settings, limit))
     chosen = _chosen({row.job: row for row in rows}, ids)
     out = tables.console()
@@ -121,7 +121,7 @@ def replay(
     """
     _named(ids, everything)
     refused = start.run(
-        replayed(start.settings(quiet=True), ids, typer.echo, dry_run=dry_run, at_once=at_once, limit=limit)
+        replayed(start.settings("error"), ids, typer.echo, dry_run=dry_run, at_once=at_once, limit=limit)
     )
     if refused:
         raise PermanentError(f"{_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED")

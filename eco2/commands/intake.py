@@ -20,7 +20,7 @@ def pause(
     Gateways keep accepting, and new jobs wait in their queue. Deadlines go on. Works across restarts as long
     as a worker runs.
     """
-    settings = start.settings(quiet=True)
+    settings = start.settings("error")
     before, running, queued = start.run(paused(settings, reason))
     again = " (it was paused before)" if before else ""
     typer.echo(
@@ -35,7 +35,7 @@ def pause(
 
 def resume() -> None:
     """Let the workers take jobs again, after `eco2 pause`."""
-    before, _, queued = start.run(resumed(start.settings(quiet=True)))
+    before, _, queued = start.run(resumed(start.settings("error")))
     if before is None:
         typer.echo("It was not paused. Workers take jobs.")
     else:

@@ -30,7 +30,7 @@ def show_list(
     """List the jobs that were accepted in the last ECO2_VIEW_MINUTES, oldest first."""
     from eco2.commands import tables
 
-    rows, paused = start.run(listed(start.settings(quiet=True), status, pipeline))
+    rows, paused = start.run(listed(start.settings("error"), status, pipeline))
     shown = rows[-limit:]
     if json:
         halt = {"since": paused.ts, "reason": paused.reason} if paused else None
@@ -49,7 +49,7 @@ def show(job: Job, json: Json = False) -> None:
     """Show all of one job, also of an older one: its runs, stages and events, and who has it now."""
     from eco2.commands import tables
 
-    sheet = start.run(described(start.settings(quiet=True), job))
+    sheet = start.run(described(start.settings("error"), job))
     if json:
         tables.as_json(sheet.document())
     else:
@@ -63,7 +63,7 @@ def reissue(job: Job) -> None:
     Workers do the same by themselves after a minute. It is harmless when the order was not lost: the job
     still runs once. The order goes into the queue of what goes first.
     """
-    start.run(reissued(start.settings(quiet=True), job))
+    start.run(reissued(start.settings("error"), job))
     typer.echo(f"{job}  is ordered again; `eco2 jobs show {job}` tells how it goes on")
 
 

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def settings(quiet: bool = False) -> "Settings":
-    """The settings, with the log set up as they say; `quiet`: warnings only, unless they say otherwise."""
+def settings(level: str = "info") -> "Settings":
+    """The settings, with the log set up as they say; `level`: the least that is written unless they do."""
     from eco2 import log
     from eco2.settings import load
 
     loaded = load()
-    log.configure("warning" if quiet and loaded.log_level == "info" else loaded.log_level, loaded.log_format)
+    log.configure(level if loaded.log_level == "info" else loaded.log_level, loaded.log_format)
     return loaded
 
 
