@@ -102,7 +102,7 @@ def drop(
         out.print("Nothing was dropped. --yes drops without asking.")
         raise typer.Exit(130)
     letters = start.run(dropped(settings, {row.job for row in chosen}, limit))
-    out.print(f"Dropped {_jobs(len(chosen))} ({letters} letters).")
+    out.print(f"Dropped {letters} {'letter' if letters == 1 else 'letters'} of {_jobs(len(chosen))}.")
 
 
 @app.command("replay")

@@ -4,6 +4,7 @@ from eco2.commands.session import Session
 from eco2.commands.waiting import waiting
 from eco2.consumers.holders import asked
 from eco2.journal.state import JobState
+from eco2.operator.dead import successor
 from eco2.operator.jobs import Sheet
 from eco2.operator.trace import events, holder, runs, stages
 
@@ -20,4 +21,5 @@ async def sheet(here: Session, state: JobState) -> Sheet:
     if not state.ended:
         with waiting("the job's holder to answer"):
             answer = await asked(here.broker, state.job, ANSWER)
-    return Sheet(state, history, stages(state), holder(state, history, answer))
+    later = successor(state.job, here.journal.view)
+    return Sheet(state, history, stages(state), holder(state, history, answer), later.job if later else None)

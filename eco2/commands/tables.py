@@ -60,12 +60,13 @@ def sheet(sheet: Sheet, out: Console) -> None:
     facts = {
         "job": state.job,
         "pipeline": state.pipeline or "the journal no longer says",
-        "status": f"{state.status}{', its order is a dead letter' if state.dead else ''}",
+        "status": f"{state.status}{', its order went to the dead letters' if state.dead else ''}",
         "accepted": _time(state.accepted),
         "deadline": _time(state.deadline),
         "model": state.model or "the default",
         "owner": state.owner,
         "resumes": state.resumes or "",
+        "replayed as": sheet.replayed or "",
         "lost its key to": state.by or "",
         "holder": sheet.holder,
         "retries": str(state.retries or ""),
@@ -79,17 +80,20 @@ def sheet(sheet: Sheet, out: Console) -> None:
             alone = " (alone)" if run.alone else ""
             end = run.end or "at work"
             table.add_row(f"{run.number}{alone}", run.worker, _time(run.began), _time(run.ended), end)
+        out.print()
         out.print(table)
     if sheet.stages:
         table = _table("stage", "status", "began", "seconds", "paid")
         for stage in sheet.stages:
             seconds = "–" if stage.seconds is None else f"{stage.seconds:.2f}"
             table.add_row(stage.name, stage.status, _time(stage.began), seconds, str(stage.cost))
+        out.print()
         out.print(table)
     table = _table("event", "shown to clients", "seq", "at", "%")
     for shown in state.shown:
         what = f"{shown.stage} {shown.status}"
         table.add_row(str(shown.id), what, str(shown.seq), _time(shown.ts), str(shown.progress))
+    out.print()
     out.print(table)
 
 

@@ -45,12 +45,14 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """One job, all of it. `holder`: who has it now."""
+    """One job, all of it. `holder`: who has it now. `replayed`: the job that goes on with it, as far as the
+    view reaches back."""
 
     state: JobState
     runs: Sequence[Run]
     stages: Sequence[StageTime]
     holder: str
+    replayed: str | None = None
 
     def document(self) -> JSON:
         state = self.state
@@ -60,6 +62,7 @@ class Sheet:
             "owner": state.owner,
             "model": state.model,
             "resumes": state.resumes,
+            "replayed": self.replayed,
             "superseded_by": state.by,
             "dead": state.dead,
             "retries": state.retries,

@@ -95,6 +95,7 @@ async def test_a_job_that_failed_by_a_bug_goes_on_behind_what_it_completed(here:
     assert await rows(here) == []
     old = await here.client.result(job)
     assert old["status"] == "failed"
+    assert (await jobs.described(here.settings, job.id)).replayed == new
     sheet = await jobs.described(here.settings, new)
     assert sheet.state.resumes == job.id
     assert sheet.state.key is None
@@ -278,7 +279,7 @@ async def test_the_program_prints_tables_and_json_and_says_by_its_exit_code_what
     assert (await eco2(here, "dead", "replay", "nobody"))[0] == 5
     assert (await eco2(here, "dead", "replay"))[0] == 2
     code, out, _ = await eco2(here, "dead", "drop", job.id, "--yes")
-    assert (code, out.splitlines()[-1]) == (0, "Dropped 1 job (1 letters).")
+    assert (code, out.splitlines()[-1]) == (0, "Dropped 1 letter of 1 job.")
     code, out, _ = await eco2(here, "jobs", "list", "--status", "failed")
     assert code == 0
     assert job.id in out
