@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test lock
+.PHONY: help setup demo check fix test mutants lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -29,6 +29,9 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
 	@$(BIN)/python -m tests.photos
 	$(BIN)/pytest $(TEST_ARGS)
+
+mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
+	@$(BIN)/python -m tests.mutants
 
 # Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
 # package index, so that the locks work with whichever one is configured.

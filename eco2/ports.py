@@ -198,16 +198,25 @@ class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
         """
 
 
+async def at_once() -> None:
+    """For a call that waits for nothing before it is sent."""
+
+
 class Model(Protocol):
     """A language model's provider, or a local one."""
 
     async def complete(
-        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
         """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
 
-        `job_id` goes along so that the provider's log can be matched. Raises `ProviderError` (may pass),
-        `ProviderRefused` (will not) or `UnfitAnswer` (paid for, and not what the call's schema asks for).
+        `before_send` is awaited right before the first byte leaves for the provider; what it raises ends the
+        call unsent. `job_id` goes along so that the provider's log can be matched. Raises `ProviderError`
+        (may pass), `ProviderRefused` (will not) or `UnfitAnswer` (paid for, not what the schema asks for).
         """
 
 

@@ -29,7 +29,7 @@ from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model
+from eco2.ports import Broker, Model, at_once
 from eco2.service import Component, run
 from tests.clock import VirtualClock
 
@@ -88,8 +88,13 @@ class ScriptedModel:
         return self
 
     async def complete(
-        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
+        await before_send()
         self.calls.append((call.kind, job_id))
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)

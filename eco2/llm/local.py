@@ -5,12 +5,13 @@ of any pipeline. A stage says in `Call.local` what labels mean to it; a call wit
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Protocol
 
 from eco2.call import Answer, Call, Label, Reply, Usage
 from eco2.errors import ProviderRefused
+from eco2.ports import at_once
 
 NAME = "local/efficientnet-lite0"
 
@@ -34,8 +35,10 @@ class LocalModel:
         call: Call[Answer],
         job_id: str,  # noqa: ARG002 - the port's; there is no provider whose log could name it
         on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
         """Answers by `call.local`. Raises `ProviderRefused` for a call or a picture it cannot answer."""
+        await before_send()
         if call.local is None:
             raise ProviderRefused(
                 f"the call '{call.kind}' needs a language model: set OPENAI_API_KEY", code="MODEL_REQUIRED"

@@ -9,7 +9,7 @@ it cost, `UnfitAnswer` (to be mended) or `AnswerRefused`; no message holds the k
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -31,8 +31,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
+from eco2.errors import Eco2Error, ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
+from eco2.llm import hooks
 from eco2.llm.prices import price
+from eco2.ports import at_once
 
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
@@ -65,9 +67,19 @@ class _Written:
 
 
 class OpenAIModel:
-    """`model` at the provider at `base_url` (None: OpenAI). `timeout`: seconds for one whole call."""
+    """`model` at the provider at `base_url` (None: OpenAI). `timeout`: seconds for one whole call.
 
-    def __init__(self, api_key: str, base_url: str | None, model: str, timeout: float = 60.0) -> None:
+    `on_limits` gets the limits that the provider's answers name.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str | None,
+        model: str,
+        timeout: float = 60.0,
+        on_limits: hooks.OnLimits = lambda requests, tokens: None,  # noqa: ARG005
+    ) -> None:
         self._key = api_key
         self._model = model
         self._timeout = timeout
@@ -77,6 +89,7 @@ class OpenAIModel:
             base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            http_client=hooks.client(on_limits),
         )
 
     async def aclose(self) -> None:
@@ -84,16 +97,25 @@ class OpenAIModel:
         await self._client.close()
 
     async def complete(
-        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
         headers = {"x-eco2-job": _header(job_id), "x-eco2-kind": _header(call.kind)}
         async with self._border():
-            if call.stream and call.schema is str:
-                written = await self._stream(call, headers, on_text)
-            else:
-                written = await self._whole(call, headers)
+            with hooks.before_send(before_send):
+                written = await self._ask(call, headers, on_text)
         return Reply(_answer(call, written), written.model, written.usage)
+
+    async def _ask(
+        self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
+    ) -> _Written:
+        if call.stream and call.schema is str:
+            return await self._stream(call, headers, on_text)
+        return await self._whole(call, headers)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
         schema: type = call.schema
@@ -158,6 +180,8 @@ class OpenAIModel:
         except openai.APIStatusError as error:
             raise _status_error(error, self._without_key(error.message)) from error
         except (openai.OpenAIError, httpx2.HTTPError, JSONDecodeError, UnicodeDecodeError) as error:
+            if isinstance(error.__cause__, Eco2Error):  # of `before_send`: nothing was sent
+                raise error.__cause__ from None
             if _out_of_quota(error):
                 raise _no_quota() from error
             reason = self._without_key(f"{type(error).__name__}: {error}")

@@ -8,6 +8,7 @@ import pytest
 from aio_pika.abc import AbstractChannel
 
 from eco2.broker.rabbitmq import RabbitMQ, probe
+from eco2.broker.rabbitmq.adapter import JOBS_HEARTBEAT
 from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, Link
 from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
@@ -72,10 +73,11 @@ async def test_a_tail_and_a_work_queue_go_on_when_their_connections_are_half_ope
         await during.ack()
         with pytest.raises(DeliveryLost):
             await held.ack()
-        proxy.flow()  # the broker learns that the old connections have gone, and delivers what they held
-        again = await deliveries.take()
+        again = await deliveries.take()  # the broker, too, notices by itself
         assert (again.body, again.redelivered) == (b"held", True)
+        assert loop.time() - began < 3 * JOBS_HEARTBEAT + 1
         await again.ack()
+        proxy.flow()
         await append(outside, b"after")
         await publish(outside, b"after")
         assert [record.body for record in await records.count(3)] == [b"before", b"during", b"after"]

@@ -7,10 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from eco2 import brokers
 from eco2.broker.rabbitmq import Letter, apply, letters
 from eco2.broker.topology import DELIVERY_LIMIT, Topology
 from eco2.errors import BrokerUnavailable, DeliveryLost, StartError
 from eco2.ports import DEAD, Broker, Delivery
+from eco2.settings import Settings
 from tests.conformance.harness import FIRST, PATIENCE, QUEUE, Brokers, Received, publish
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
 from tests.proxy import Proxy
@@ -27,11 +29,11 @@ async def topology(amqp_url: str, prefix: str) -> AsyncIterator[Topology]:
 @asynccontextmanager
 async def process(url: str, topology: Topology) -> AsyncIterator[Broker]:
     async with Proxy.to(url) as proxy:
-        brokers = Brokers(RabbitMQNode(proxy, topology))
+        processes = Brokers(RabbitMQNode(proxy, topology))
         try:
-            yield await brokers.start()
+            yield await processes.start()
         finally:
-            await brokers.close()
+            await processes.close()
 
 
 async def bury(url: str, topology: Topology, *names: str) -> None:
@@ -85,7 +87,7 @@ async def only(url: str, topology: Topology) -> Letter:
 
 
 async def test_thirty_looks_lose_nothing_and_keep_the_order(amqp_url: str, topology: Topology) -> None:
-    names = [f"{number}" for number in range(500)]
+    names = [f"{number}" for number in range(200)]
     await bury(amqp_url, topology, *names)
     for _ in range(30):
         assert await bodies(amqp_url, topology) == names
@@ -147,6 +149,12 @@ async def test_a_limit_takes_the_oldest_and_others_may_take_the_rest(
     for limit in (0, 65_536):
         with pytest.raises(ValueError, match="limit"):
             await letters(amqp_url, topology, limit).__aenter__()
+
+
+async def test_the_settings_lead_to_the_letters(amqp_url: str, topology: Topology) -> None:
+    await bury(amqp_url, topology, *"012")
+    async with brokers.letters(Settings(amqp_url=amqp_url), topology, limit=2) as held:
+        assert [letter.message_id for letter in held] == ["0", "1"]
 
 
 async def test_a_message_that_somebody_published_there_has_no_death(

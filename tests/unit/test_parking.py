@@ -90,3 +90,17 @@ async def test_nobody_is_silent_while_we_cannot_hear() -> None:
         await until(lambda: len(model.calls) > calls)
         assert VirtualClock.now() - heard_from >= SILENCE - 2
         await process.ended(job)
+
+
+@virtual
+async def test_a_worker_that_gets_its_own_job_again_goes_on_with_it() -> None:
+    world, model = World(), ScriptedModel(seconds=3 * SILENCE)
+    async with world.process() as gateway:
+        async with world.process(model) as holder:
+            job = (await gateway.submit(life=800)).job
+            await until(lambda: bool(model.in_flight))
+            holder.broker.disrupt()  # type: ignore[attr-defined]
+            state = await gateway.ended(job)
+        assert await queue_is_empty(gateway)
+    assert (state.status, state.attempt) == ("completed", 1)
+    assert [kind for kind, _ in model.calls] == ["draft", "final"]

@@ -5,6 +5,10 @@ from datetime import UTC, datetime
 import pytest
 
 from eco2.broker.rabbitmq.letters import Death, death
+from eco2.broker.topology import Topology
+from eco2.brokers import letters
+from eco2.errors import StartError
+from eco2.settings import Settings
 
 DIED = datetime(2026, 11, 26, 7, 45, 53, tzinfo=UTC)
 WAITED = {
@@ -46,3 +50,9 @@ def test_without_a_death_nothing_is_made_up(headers: dict[str, object]) -> None:
 
 def test_what_is_missing_in_a_death_is_none() -> None:
     assert death({"x-death": [{"queue": 1, "time": "today"}]}) == Death(None, None, None, 0)
+
+
+def test_the_broker_in_memory_has_no_letters_to_show_and_says_why() -> None:
+    settings = Settings()
+    with pytest.raises(StartError, match=r"ECO2_AMQP_URL.*in memory"):
+        letters(settings, Topology())

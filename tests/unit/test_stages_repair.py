@@ -1,7 +1,7 @@
 """The repair of an answer outside the lists: once, told why, and never paid for again after a crash."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import cast
@@ -14,7 +14,7 @@ from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError, RetryableError
 from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
-from eco2.ports import Model
+from eco2.ports import Model, at_once
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
@@ -155,7 +155,11 @@ class Eyes(ScriptedModel):
         return self
 
     async def complete(
-        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
         self.texts.append(call.text)
         await asyncio.sleep(self.seconds)

@@ -28,6 +28,8 @@ from eco2.ports import Delivery, Record, Start, Subscription
 
 log = get_logger(__name__)
 
+JOBS_HEARTBEAT = 5.0
+"""Seconds; the broker hands jobs to a half-open connection until it has missed two to three of them."""
 QUOTA_HEARTBEAT = 2.0
 """Seconds; a frozen quota leader is replaced after two to three of them."""
 CAST_FLUSH = 1.0
@@ -56,7 +58,7 @@ class RabbitMQ:
         self._tasks: asyncio.TaskGroup | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._publish = Link(url, f"{process} publish", heartbeat, self._declare)
-        self._jobs = Link(url, f"{process} jobs", heartbeat, self._wait_for_topology)
+        self._jobs = Link(url, f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), self._wait_for_topology)
         self._journal = Link(url, f"{process} journal", heartbeat, self._wait_for_topology)
         self._quota = Link(url, f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), self._wait_for_topology)
         self._orders = Publisher(self._publish, publish_timeout)

@@ -1,0 +1,66 @@
+"""The way to a provider: the last moment before a request's first byte, and what its headers say of limits.
+
+A grant for a call is good for a fraction of a second, so it is looked at when the connection stands and
+nothing but the request is left to be sent. The SDK has no such hook; its HTTP client has.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import httpx2
+import openai
+
+CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=60.0)
+"""Kept open between calls: a new one costs a handshake, and grants do not wait for handshakes."""
+
+BeforeSend = Callable[[], Awaitable[None]]
+OnLimits = Callable[[float | None, float | None], None]
+"""Gets requests and tokens per minute, as far as the provider names them."""
+
+_before_send: ContextVar[BeforeSend | None] = ContextVar("before_send", default=None)
+
+
+@contextmanager
+def before_send(check: BeforeSend) -> Iterator[None]:
+    """Inside, `check()` is awaited before a request's first byte; what it raises ends the request unsent."""
+    token = _before_send.set(check)
+    try:
+        yield
+    finally:
+        _before_send.reset(token)
+
+
+def client(on_limits: OnLimits) -> httpx2.AsyncClient:
+    """The SDK's own HTTP client (proxies of the environment included) with our hooks in it."""
+
+    async def on_response(response: httpx2.Response) -> None:
+        requests, tokens = (_limit(response.headers, what) for what in ("requests", "tokens"))
+        if requests is not None or tokens is not None:
+            on_limits(requests, tokens)
+
+    return openai.DefaultAsyncHttpxClient(
+        limits=CONNECTIONS, event_hooks={"request": [_trace], "response": [on_response]}
+    )
+
+
+async def _trace(request: httpx2.Request) -> None:
+    """Lets the transport call back when the connection stands."""
+    check = _before_send.get()
+    if check is None:
+        return
+
+    async def trace(event: str, _: Mapping[str, object]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            await check()
+
+    request.extensions = {**request.extensions, "trace": trace}
+
+
+def _limit(headers: httpx2.Headers, what: str) -> float | None:
+    """The provider's limit per minute, or None where it names none that makes sense."""
+    try:
+        limit = float(headers[f"x-ratelimit-limit-{what}"])
+    except (KeyError, ValueError):
+        return None
+    return limit if limit > 0 else None
