@@ -6,7 +6,7 @@ import pytest
 
 from eco2.consumers.holders import asked
 from eco2.errors import BrokerUnavailable, PermanentError
-from eco2.event import Paused, Queued
+from eco2.event import Marker, Paused, Queued
 from eco2.job import new_id
 from eco2.journal.state import JobState
 from eco2.operator import intake
@@ -17,7 +17,7 @@ from eco2.operator.replay import PATIENCE, replay, room
 from eco2.ports import DEAD, Delivery, first_queue
 from tests.clock import VirtualClock, virtual
 from tests.operators import LIFE, FakeLetter
-from tests.scenes import Held
+from tests.scenes import Held, rival
 from tests.world import PIPELINE, Process, ScriptedModel, World, until
 
 ALL = [0, 10, 11, 20, 21, 31]
@@ -184,6 +184,16 @@ async def test_the_run_that_is_at_work_answers_and_nobody_answers_for_a_job_that
         assert VirtualClock.now() - began == pytest.approx(2.0, abs=0.1)
 
 
+@virtual
+async def test_who_only_keeps_an_order_is_not_taken_for_the_one_at_work() -> None:
+    world = World()
+    async with world.process() as operator, world.process() as parked:
+        with rival(parked, "job", run=""):
+            began = VirtualClock.now()
+            assert await asked(operator.broker, "job", 2.0) == ""
+            assert VirtualClock.now() - began == pytest.approx(2.0, abs=0.1)
+
+
 # --- orders again, and the intake
 
 
@@ -235,3 +245,18 @@ async def test_a_pause_is_in_the_journal_when_it_returns_and_tells_what_was_befo
         assert reason(await intake.resume(operator.journal, VirtualClock.now)) == "second"
         assert reason(operator.journal.view.paused) is None
         assert reason(await intake.resume(operator.journal, VirtualClock.now)) is None
+
+
+@virtual
+async def test_a_pause_returns_only_when_the_own_tail_has_shown_it() -> None:
+    world = World()
+    async with world.process() as operator:
+        log = world.server.logs[world.topology.stream]
+        watchers, log._watchers = log._watchers, {}
+        pausing = asyncio.ensure_future(intake.pause(operator.journal, "later", VirtualClock.now))
+        await asyncio.sleep(1)
+        assert not pausing.done()
+        log._watchers |= watchers
+        await operator.journal.put(Marker(ts=0.0, id="wakes the tail"))
+        await pausing
+        assert reason(operator.journal.view.paused) == "later"
