@@ -91,8 +91,7 @@ def drop(
 
     _named(ids, everything)
     settings = start.settings("error")
-    rows, _ = start.run(listed(settings, limit))
-    chosen = _chosen({row.job: row for row in rows}, ids)
+    chosen, _ = start.run(listed(settings, limit, ids))
     out = tables.console()
     if not chosen:
         out.print("No dead letters.")
@@ -127,13 +126,16 @@ def replay(
         raise PermanentError(f"{_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED")
 
 
-async def listed(settings: "Settings", limit: int) -> "tuple[list[DeadRow], int]":
-    """The dead jobs, and how many letters there are."""
+async def listed(
+    settings: "Settings", limit: int, ids: Sequence[str] | None = None
+) -> "tuple[list[DeadRow], int]":
+    """The dead jobs of these ids (None: all), and how many letters there are."""
     from eco2.commands.session import session
     from eco2.operator.dead import row
 
     async with session(settings, "dead list") as here:
-        dead, there = await _look(here, limit)
+        found, there = await _look(here, limit)
+        dead = _chosen({job.id: job for job in found}, ids)
         states = await here.find(job.id for job in dead)
         return [row(job, states[job.id], here.journal.view) for job in dead], there
 

@@ -40,16 +40,20 @@ class Session:
     async def find(self, jobs: Iterable[str]) -> dict[str, JobState | None]:
         """What the journal says of each job; None if it does not know it, or not any more."""
         wanted = list(jobs)
-        with waiting(f"the journal's word on {len(wanted)} jobs"):
-            async with asyncio.TaskGroup() as group:
-                tasks = {job: group.create_task(self._find(job)) for job in wanted}
-        return {job: task.result() for job, task in tasks.items()}
+        found: dict[str, JobState | None] = {}
+        with waiting(f"the journal's word on {len(wanted)} jobs") as tell:
 
-    async def _find(self, job: str) -> JobState | None:
-        try:
-            return await self.journal.find(job)
-        except Gone:
-            return None
+            async def find(job: str) -> None:
+                try:
+                    found[job] = await self.journal.find(job)
+                except Gone:
+                    found[job] = None
+                tell(f"{len(found)} found")
+
+            async with asyncio.TaskGroup() as group:
+                for job in wanted:
+                    group.create_task(find(job))
+        return found
 
 
 @asynccontextmanager

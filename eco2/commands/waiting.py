@@ -1,7 +1,7 @@
 """What a command waits for, said on standard error once it takes longer than a moment."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -11,8 +11,11 @@ MOMENT = 1.0
 
 
 @contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Inside, a person who waits is told what for: by a spinner on a terminal, else by one line."""
+def waiting(what: str) -> Iterator[Callable[[str], None]]:
+    """Inside, a person who waits is told what for: by a spinner on a terminal, else by one line.
+
+    What it yields takes a word on how far it is, for the spinner.
+    """
     console = Console(stderr=True)
     status = console.status(f"waiting for {what}")
 
@@ -24,7 +27,7 @@ def waiting(what: str) -> Iterator[None]:
 
     timer = asyncio.get_running_loop().call_later(MOMENT, tell)
     try:
-        yield
+        yield lambda far: status.update(f"waiting for {what}: {far}")
     finally:
         timer.cancel()
         status.stop()
