@@ -28,7 +28,7 @@ from eco2.stages import DEMO_PHOTO, vision
 from eco2.stages.answer import SYSTEM, answer_call, compose
 from eco2.stages.language import language_of
 from eco2.stages.request import DEFAULT_QUESTION, ScanInput
-from eco2.stages.rule import apply_rules
+from eco2.stages.rule import Rules, apply_rules
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import major_of, taxonomy
 from eco2.stages.vision import Seen, Sight, vision_call
@@ -74,9 +74,25 @@ def cases() -> list[Case]:
 
 
 def scan(case: Case) -> Scan:
-    """The two calls of a scan whose photo shows the item with these tags."""
+    """What a scan weighs whose photo shows the item with these tags."""
+    seen, rules, vision_asked, answer_asked = _asked(case)
+    sight = Sight(middle_category=seen.middle, minor_category=seen.minor, situation_tags=seen.tags)
+    return Scan(
+        vision=prompt(vision_asked),
+        vision_completion=count(sight.model_dump_json()),
+        answer=prompt(answer_asked),
+        answer_completion=count(compose(rules, seen)),
+        facts_text=answer_asked.text.rpartition("\n")[0],
+    )
+
+
+def calls(case: Case) -> tuple[Call[Sight], Call[str]]:
+    """The calls of that scan: `vision` and `answer`."""
+    return _asked(case)[2:]
+
+
+def _asked(case: Case) -> tuple[Seen, Rules, Call[Sight], Call[str]]:
     item, tags = taxonomy().items[case.item], [tag for tag in Tag if tag.value in case.tags]
-    sight = Sight(middle_category=item.middle, minor_category=item.name, situation_tags=tags)
     seen = Seen(
         major=major_of(item.middle),
         middle=item.middle,
@@ -87,14 +103,7 @@ def scan(case: Case) -> Scan:
     )
     rules = apply_rules(item.middle, item.name, tags, language_of(case.question))
     request = ScanInput(image_url=_photo(), user_input=case.question)
-    call = answer_call(request, seen, rules)
-    return Scan(
-        vision=prompt(vision_call(request)),
-        vision_completion=count(sight.model_dump_json()),
-        answer=prompt(call),
-        answer_completion=count(compose(rules, seen)),
-        facts_text=call.text.rpartition("\n")[0],
-    )
+    return seen, rules, vision_call(request), answer_call(request, seen, rules)
 
 
 def prompt(call: Call[str] | Call[Sight]) -> Prompt:

@@ -16,12 +16,15 @@ from typing import Literal
 from eco2.brokers import open_broker, topology
 from eco2.journal.journal import Journal
 from eco2.llm.router import Router
+from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.models import model_names, open_models
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker
 from eco2.service import Component
-from eco2.settings import Settings
+from eco2.settings import Settings, doubts
+
+log = get_logger(__name__)
 
 Role = Literal["gateway", "worker", "serve"]
 MARGIN = 10.0
@@ -97,6 +100,8 @@ class _Parts:
         from eco2.journal.orders import Orders
 
         settings, metrics = self.settings, self.metrics
+        for doubt in doubts(settings):
+            log.warning("the settings leave something unused", advice=doubt)
         live, running = DeltaSender(self.broker), Running()
         holders = Holders(self.broker, running, settings.holder_timeout)
         calls = Calls(models, Fence(self.journal), settings.concurrency, settings.call_timeout, metrics)

@@ -14,8 +14,8 @@ from eco2.settings import Settings
 if TYPE_CHECKING:
     from eco2.broker.rabbitmq import Letter
 
-SERVICES = ("sweep",)
-"""Request/reply services of the topology: `sweep` elects who looks after jobs that nobody holds."""
+SERVICES: tuple[str, ...] = ("sweep", "quota")
+"""Request/reply services of the topology."""
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:

@@ -15,6 +15,7 @@ from eco2.commands import dead, intake, jobs
 from eco2.commands.start import run as _run
 from eco2.commands.start import settings as _settings
 from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
+from eco2.sizetable import show_size
 
 if TYPE_CHECKING:
     from eco2.broker.topology import Topology
@@ -34,6 +35,7 @@ topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_ar
 app.add_typer(topology_app, name="topology")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead.app, name="dead")
+app.command("size")(show_size)
 
 
 def main() -> None:

@@ -14,6 +14,10 @@ class StartError(Eco2Error):
     """The configuration or the environment does not let the process start."""
 
 
+class RunVoid(Eco2Error):
+    """Another run has the job: this one sends nothing more and stands by. The job itself goes on."""
+
+
 class RetryableError(Eco2Error):
     """Trying the same step again later may succeed."""
 
@@ -57,6 +61,10 @@ class RateLimited(ProviderError):
     """The provider answers, but not so often (HTTP 429): nothing is wrong with the call."""
 
 
+class GrantExpired(RetryableError):
+    """A grant was not used in time: the call was not sent, and it may ask again."""
+
+
 class PermanentError(Eco2Error):
     """The job cannot succeed. `code` is what clients see in `error.code`."""
 
@@ -94,6 +102,12 @@ class ProviderRefused(PermanentError):
 
 class ProviderClosed(ProviderRefused, DeadLetter):
     """The provider serves none of our calls until an operator acts (key, permission, quota)."""
+
+
+class CallTooLarge(PermanentError):
+    """One call needs more tokens than the budget of a whole minute: no waiting helps."""
+
+    code = "CALL_TOO_LARGE"
 
 
 class Gone(PermanentError):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from eco2.call import Call, Reply
+from eco2.pacer import Limits
 
 Answer = TypeVar("Answer")
 
@@ -225,3 +226,49 @@ class Models(Protocol):
 
     def get(self, name: str | None) -> Model:
         """The model of that name, or the default for None. Raises `PermanentError` for an unknown name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A call that wants a share of the budget.
+
+    `job`, `run`: whose it is. `offset`: of the job's `queued`; the oldest job goes first, and before all jobs
+    that have not `started`, those that have. `kind`: the call's. `tokens`: the most that the provider may
+    count it as.
+    """
+
+    job: str
+    run: str
+    offset: int
+    started: bool
+    kind: str
+    tokens: float
+
+
+class Grant(Protocol):
+    """Leave to send one call now. It expires within a fraction of a second; unused, it is given back."""
+
+    def use(self) -> None:
+        """The last line before the send. Raises `GrantExpired` when it is too late: reserve again."""
+
+    def settle(self, tokens: float) -> None:
+        """The provider counted the call as `tokens`."""
+
+    def refund(self) -> None:
+        """No byte of the call left this process, though the grant was used."""
+
+    def push_back(self, retry_after: float | None) -> None:
+        """The provider refused the call as too fast (429) and asked for so many seconds, if any."""
+
+
+class Quota(Protocol):
+    """One budget for all replicas."""
+
+    def reserve(self, claim: Claim) -> AbstractAsyncContextManager[Grant]:
+        """Waits until the call may go out, however long: bound it by the job's deadline, and cancel freely.
+
+        Raises `CallTooLarge` for a call that no minute holds, `RunVoid` where another run has the job.
+        """
+
+    def told(self, limits: Limits) -> None:
+        """The provider said what its limits are; the lower of these and our own holds."""

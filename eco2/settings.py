@@ -5,14 +5,16 @@ raises one StartError that names every wrong variable and what to do about it, w
 `docs/settings.md` is `eco2.settings.markdown()`; `make check` compares them.
 """
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from eco2.errors import StartError
+from eco2.sizing import RPM, TOKENS, TPM, WORKER_CALLS, size
 
 FIRST = "The eight to tune first"
 RUN = "Jobs and the broker"
@@ -56,12 +58,20 @@ def _http_url(url: str) -> str:
     return url
 
 
+def _by_budget(value: int, info: ValidationInfo) -> int:
+    """0 becomes what the budget asks for. Where that is wrong itself, it is what the person hears of."""
+    if value or not info.data.keys() >= {"rpm", "tpm"}:
+        return value
+    sizing = size(info.data["rpm"], info.data["tpm"])
+    return sizing.prefetch if info.field_name == "prefetch" else sizing.concurrency
+
+
 def _entries(text: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
-def _about(group: str, unit: str = "") -> dict[str, Any]:
-    return {"group": group, "unit": unit}
+def _about(group: str, unit: str = "", computed: bool = False) -> dict[str, Any]:
+    return {"group": group, "unit": unit, "computed": computed}
 
 
 class Settings(BaseSettings):
@@ -94,20 +104,17 @@ class Settings(BaseSettings):
         description="Import strings of the pipelines to serve, separated by commas.",
         json_schema_extra=_about(FIRST),
     )
-    prefetch: int = Field(
-        110,
+    rpm: int = Field(
+        RPM,
         ge=1,
-        le=65_535,
-        description="Jobs of one pipeline that a worker holds at once. Default by Little's law: "
-        "4.17 scans/s (Tier 1's 500 requests/min, two calls per scan) × 26 s per scan.",
-        json_schema_extra=_about(FIRST, "jobs"),
+        description="Requests a minute that the provider allows. `eco2 size` says what that needs.",
+        json_schema_extra=_about(FIRST, "requests/min"),
     )
-    concurrency: int = Field(
-        110,
+    tpm: int = Field(
+        TPM,
         ge=1,
-        description="Model calls in flight per worker. Lower it where a worker's memory or the provider's "
-        "connections bind before its rate limit does.",
-        json_schema_extra=_about(FIRST, "calls"),
+        description="Tokens a minute that the provider allows.",
+        json_schema_extra=_about(FIRST, "tokens/min"),
     )
     job_deadline: float = Field(
         180,
@@ -127,6 +134,21 @@ class Settings(BaseSettings):
         gt=0,
         description="Age at which the journal drops events; results can be read that long.",
         json_schema_extra=_about(FIRST, "h"),
+    )
+    prefetch: Annotated[int, AfterValidator(_by_budget)] = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Jobs of one pipeline that a worker holds at once. Unset or 0: what `ECO2_RPM` and "
+        "`ECO2_TPM` ask for (`docs/sizing.md`).",
+        json_schema_extra=_about(RUN, "jobs", computed=True),
+    )
+    concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
+        0,
+        ge=0,
+        description="Model calls in flight per worker. Unset or 0: as above. Lower it where a worker's "
+        "memory or the provider's connections bind before its rate limit does.",
+        json_schema_extra=_about(RUN, "calls", computed=True),
     )
     call_timeout: float = Field(
         60, gt=0, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
@@ -298,6 +320,31 @@ def disagreements(settings: Settings) -> list[str]:
     return [problem for holds, problem in rules if not holds]
 
 
+def doubts(settings: Settings) -> list[str]:
+    """What works, and leaves some of the budget unused: each as a sentence that says what to change."""
+    sizing = size(settings.rpm, settings.tpm)
+    slots = min(settings.concurrency, settings.prefetch * len(settings.pipeline_imports))
+    rules = (
+        (
+            slots >= settings.concurrency,
+            f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than ECO2_CONCURRENCY "
+            f"({settings.concurrency} calls) has slots for: raise it, or unset both.",
+        ),
+        (
+            slots >= min(sizing.calls_in_flight, WORKER_CALLS),
+            f"One worker makes at most {slots} calls at once, and ECO2_RPM and ECO2_TPM allow "
+            f"{sizing.calls_in_flight:.0f}: run at least {math.ceil(sizing.calls_in_flight / slots)} "
+            "workers, or unset ECO2_PREFETCH and ECO2_CONCURRENCY.",
+        ),
+        (
+            settings.tpm >= TOKENS,
+            f"ECO2_TPM ({settings.tpm}) is less than the {TOKENS:g} tokens of one scan: each takes "
+            "more than a minute's budget. Raise it.",
+        ),
+    )
+    return [doubt for holds, doubt in rules if not holds]
+
+
 def load() -> Settings:
     """The settings of this process's environment. Raises StartError."""
     try:
@@ -338,22 +385,31 @@ def _is_secret(name: str, field: FieldInfo) -> bool:
 
 
 def _default(field: FieldInfo) -> str:
+    if _extra(field)["computed"]:
+        return "computed"
     if field.default in (None, ""):
         return "unset"
     return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
 
 
 def overview(settings: Settings) -> list[str]:
-    """Every setting with its value in force, unit and meaning, a line each; secrets are not shown."""
+    """Every setting with its value in force, unit and meaning, then doubts. Secrets are not shown."""
     lines = []
     for key, field in Settings.model_fields.items():
         name, value = _variable(key, field), getattr(settings, key)
         hidden = value is not None and _is_secret(name, field)
         unit = _extra(field)["unit"]
         shown = "(set)" if hidden else "–" if value in (None, "") else f"{value}{' ' + unit if unit else ''}"
-        changed = "" if value == field.default else f" (default {_default(field)})"
-        lines.append(f"{name} = {shown}{changed}\n    {field.description}")
-    return lines
+        lines.append(f"{name} = {shown}{_changed(settings, key, field)}\n    {field.description}")
+    return lines + doubts(settings)
+
+
+def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
+    value, default = getattr(settings, key), _default(field)
+    if _extra(field)["computed"]:
+        computed = getattr(size(settings.rpm, settings.tpm), key)
+        return " (computed)" if value == computed else f" (computed: {computed})"
+    return "" if value == field.default else f" (default {default})"
 
 
 def markdown() -> str:
@@ -377,7 +433,7 @@ def _row(key: str, field: FieldInfo) -> str:
 
 def _default_cell(field: FieldInfo) -> str:
     default = _default(field)
-    return "–" if default == "unset" else f"`{default}`"
+    return {"unset": "–", "computed": default}.get(default, f"`{default}`")
 
 
 def _group(field: FieldInfo) -> str:

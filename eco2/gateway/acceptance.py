@@ -5,7 +5,8 @@ whichever replicas were asked at once; nothing is published while the broker can
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +23,8 @@ from eco2.ports import Broker, Clock, jobs_queue
 
 Confirmed = TypeVar("Confirmed")
 
+LOOK = 0.1
+"""Seconds between two looks at the broker while a request waits for it."""
 REMEMBERED = 10_000
 """Ids whose order this process published. Forgetting one costs a second order, which is harmless."""
 
@@ -115,13 +118,30 @@ class Acceptance:
             raise BrokerUnavailable("this gateway is not connected to its broker yet; try again soon")
 
     async def _in_time(self, step: Awaitable[Confirmed]) -> Confirmed:
+        """Waits for `step`, but no longer once the broker is blocked: it says so to whoever publishes."""
         try:
-            async with asyncio.timeout(self._timeout):
-                return await step
+            async with asyncio.timeout(self._timeout) as patience:
+                with self._unless_blocked(patience):
+                    return await step
         except TimeoutError as error:
-            raise BrokerUnavailable(
-                f"no confirm from the broker within {self._timeout:g} s; send it again with the same key"
-            ) from error
+            why = self._broker.blocked or f"no confirm within {self._timeout:g} s"
+            raise BrokerUnavailable(f"the broker: {why}; send it again with the same key") from error
+
+    @contextmanager
+    def _unless_blocked(self, patience: asyncio.Timeout) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        looking: list[asyncio.TimerHandle] = []
+
+        def look() -> None:
+            if self._broker.blocked is not None:
+                patience.reschedule(loop.time())
+            looking[:] = [loop.call_later(LOOK, look)]
+
+        looking.append(loop.call_later(LOOK, look))
+        try:
+            yield
+        finally:
+            looking[0].cancel()
 
     def _withdraw(self, job: Job) -> None:
         """The client is told 503, so what may have got through must not run. Not with a key: then the client

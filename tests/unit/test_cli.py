@@ -19,6 +19,7 @@ COMMANDS = [
     "resume",
     "fake-openai",
     "settings",
+    "size",
     "version",
 ]
 
@@ -62,7 +63,9 @@ def test_settings_shows_values_units_and_what_was_changed(monkeypatch: pytest.Mo
     monkeypatch.setenv("ECO2_PREFETCH", "7")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     text = invoke("settings")
-    assert "ECO2_PREFETCH = 7 jobs (default 110)" in text
+    assert "ECO2_PREFETCH = 7 jobs (computed: 146)" in text
+    assert "ECO2_CONCURRENCY = 140 calls (computed)" in text
+    assert "run at least 16 workers" in text
     assert "OPENAI_API_KEY = (set)" in text
     assert "sk-secret" not in text
 

@@ -115,6 +115,25 @@ async def test_when_no_confirm_comes_the_client_is_told_in_time_and_may_ask_agai
 
 
 @virtual
+async def test_a_broker_that_blocks_while_the_request_waits_for_it_is_not_waited_for() -> None:
+    server = Server(CALM, clock=VirtualClock.now)
+    async with Gateway(server, []).running() as gateway:
+
+        async def never(queue: str, body: bytes, message_id: str) -> None:
+            server.block("low on memory")
+            await asyncio.get_running_loop().create_future()
+
+        gateway.broker.publish = never  # type: ignore[method-assign]
+        began = VirtualClock.now()
+        with pytest.raises(BrokerUnavailable, match="low on memory"):
+            await gateway.acceptance.accept(asked("a", None))
+        assert VirtualClock.now() - began < 0.5
+        server.unblock()
+        await gateway.journal.barrier()
+        assert [state.by for state in gateway.journal.view] == [""]  # withdrawn: it must not run
+
+
+@virtual
 async def test_a_broker_that_blocks_while_the_request_is_parsed_gets_nothing() -> None:
     server = Server(CALM, clock=VirtualClock.now)
     async with Gateway(server, []).running() as gateway:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from eco2.metrics import Metrics
 from eco2.pipeline import Pipeline
 from eco2.ports import Clock, Models, Stream
 from eco2.service import Component, ComponentEnded, run, stop_on_signals
-from eco2.settings import Settings
+from eco2.settings import Settings, doubts
+from eco2.sizing import size
 from tests.clock import virtual
 from tests.world import Question
 
@@ -210,6 +212,35 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
     settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
     await components_of(settings, "serve")
     assert given == {"worker": (7, 41), "calls": (5, 31), "journal": (13 * 60,)}
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_without_settings_a_worker_gets_what_the_budget_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = dict[str, int]()
+
+    class Spied(Worker):
+        def __init__(self, *parts: Any, prefetch: int, grace: float) -> None:
+            given["prefetch"] = prefetch
+            super().__init__(*parts, prefetch=prefetch, grace=grace)
+
+    monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
+    await components_of(Settings(rpm=100), "serve")
+    assert given == {"prefetch": size(100, 500_000).prefetch}
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_a_worker_that_leaves_some_of_the_budget_unused_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said = list[object]()
+    monkeypatch.setattr("eco2.assembly.log", SimpleNamespace(warning=lambda _, advice: said.append(advice)))
+    settings = Settings(concurrency=7, amqp_url="amqp://127.0.0.1:9")
+    await components_of(settings, "gateway")
+    assert said == []
+    await components_of(settings, "worker")
+    assert said == doubts(settings) != []
 
 
 @pytest.mark.usefixtures("_no_settings_around")

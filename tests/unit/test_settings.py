@@ -1,13 +1,15 @@
 """Settings: defaults that work, messages that say what to do, secrets kept, docs current."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
 from eco2.errors import StartError
-from eco2.settings import GROUPS, Settings, disagreements, load, markdown
+from eco2.settings import GROUPS, Settings, disagreements, doubts, load, markdown, overview
+from eco2.sizing import size
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,7 +67,8 @@ def test_the_model_follows_from_the_key(monkeypatch: pytest.MonkeyPatch) -> None
         ("ECO2_PREFIX", "A_b", "lower-case letters, digits"),
         ("ECO2_PIPELINES", "eco2.stages", "package.module:name"),
         ("ECO2_PIPELINES", " , ", "package.module:name"),
-        ("ECO2_PREFETCH", "0", "greater than or equal to 1"),
+        ("ECO2_PREFETCH", "-1", "greater than or equal to 0"),
+        ("ECO2_RPM", "0", "greater than or equal to 1"),
         ("ECO2_PREFETCH", "many", "integer"),
         ("ECO2_JOB_DEADLINE", "inf", "finite"),
         ("ECO2_CORS_ORIGINS", "*", "exact origin"),
@@ -126,6 +129,60 @@ def test_settings_just_inside_their_bounds_start(
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     assert disagreements(load()) == []
+
+
+def test_what_a_worker_holds_follows_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rpm in (10, 100, 500, 30_000):
+        monkeypatch.setenv("ECO2_RPM", str(rpm))
+        monkeypatch.setenv("ECO2_TPM", "400000")
+        settings, sizing = load(), size(rpm, 400_000)
+        assert (settings.prefetch, settings.concurrency) == (sizing.prefetch, sizing.concurrency)
+
+
+def test_what_is_set_stands_and_zero_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_PREFETCH", "7")
+    monkeypatch.setenv("ECO2_CONCURRENCY", "0")
+    assert (load().prefetch, load().concurrency) == (7, Settings().concurrency)
+
+
+def test_a_wrong_budget_is_all_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_TPM", "none")
+    with pytest.raises(StartError) as raised:
+        load()
+    assert str(raised.value).count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        ({"prefetch": 139}, r"ECO2_PREFETCH \(139 jobs\).*ECO2_CONCURRENCY \(140 calls\)"),
+        ({"concurrency": 108}, "at most 108 calls.*allow 108: run at least 2 workers"),
+        ({"concurrency": 40, "prefetch": 40}, "run at least 3 workers"),
+        ({"tpm": 1999}, r"ECO2_TPM \(1999\)"),
+    ],
+)
+def test_what_leaves_some_of_the_budget_unused_is_said_and_starts(
+    values: dict[str, int], advice: str
+) -> None:
+    (doubt,) = doubts(Settings.model_validate(values))
+    assert re.search(advice, doubt)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"rpm": 1},
+        {"rpm": 100_000, "tpm": 10**9},
+        {"concurrency": 109},
+        {"tpm": 2000},
+        {"prefetch": 70, "pipelines": "a:b, c:d"},
+    ],
+)
+def test_what_uses_the_whole_budget_leaves_no_doubt(values: dict[str, object]) -> None:
+    settings = Settings.model_validate(values)
+    assert doubts(settings) == []
+    assert overview(settings) == [line for line in overview(settings) if " = " in line.partition("\n")[0]]
 
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

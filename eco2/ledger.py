@@ -1,0 +1,141 @@
+"""What was spent in the last `span` seconds, exactly: the budget's one source of truth. No I/O, no clock.
+
+An entry counts until `span` seconds after it was made. It can be corrected in place, to nothing if need be,
+as though it had never cost more. Two promises, at every moment and for every entry made when `fits` said so:
+
+* the entries of any `span` seconds sum up to the limit at the most;
+* those of any shorter time `d` sum up to `rate × d + max(rate × slack, the largest of them)`, where `rate` is
+  `limit / span`. This smooths, and it is what lets a successor that knows nothing assume `spent`.
+
+The entries are the leaves of a segment tree, in the order of time. A node knows the sum of its entries and
+the steepest of its ends: the maximum over its entries of (what they and all behind them in the node cost,
+plus what the rate had allowed up to their time). So adding, correcting and asking take O(log n).
+"""
+
+import math
+from collections.abc import Sequence
+
+STEP = 0.1
+"""Seconds between the entries of a spent window."""
+ROUNDING = 1e-9
+"""Seconds, and share of the limit: sums of floats are no finer."""
+
+
+class Ledger:
+    """At most `limit` in any `span` seconds, and no more than `slack` seconds' worth ahead of the rate."""
+
+    def __init__(self, limit: float, span: float, slack: float) -> None:
+        self.limit = limit
+        self._span = span
+        self._slack = slack
+        self._first = 0  # the key of the oldest entry that is kept
+        self._gone = 0  # how many of those kept have expired
+        self._times: list[float] = []
+        self._load([])
+
+    @classmethod
+    def spent(cls, limit: float, span: float, slack: float, now: float, largest: float = 0.0) -> "Ledger":
+        """What a predecessor may have spent at the most, wherever its entries were: a full window.
+
+        `largest`: the most that one of its entries cost, where that is more than `slack` seconds' worth.
+        """
+        ledger = cls(limit, span, slack)
+        step = ledger._rate * STEP
+        lump = min(limit, max(ledger._rate * slack, largest))
+        steps = math.ceil((limit - lump) / step)
+        costs = [min(step, limit - lump - step * back) for back in range(steps)]
+        ledger._times = [now - STEP * back for back in reversed(range(steps))] + [now]
+        ledger._load([*reversed(costs), lump])
+        return ledger
+
+    def used(self, now: float) -> float:
+        """The sum of what counts at `now`."""
+        self._expire(now)
+        return self._sum[1]
+
+    def fits(self, now: float, cost: float, margin: float = 0.0) -> float:
+        """The first moment from `now` on when `cost` fits if nothing else changes.
+
+        `margin` is room that must be left beside it. What is more than the limit fits an empty window.
+        """
+        self._expire(now)
+        wanted = cost + margin
+        excess = self._sum[1] + wanted - max(self.limit, wanted)
+        crowded = excess > self.limit * ROUNDING
+        free, steepest = self._without(excess) if crowded else (now, self._steepest[1])
+        calm = (steepest + cost - max(self._rate * self._slack, cost)) / self._rate
+        moment = max(free, calm)
+        return moment if moment > now + ROUNDING else now
+
+    def add(self, now: float, cost: float) -> int:
+        """Enters `cost` and returns the entry's key. Times never go back."""
+        self._expire(now)
+        if len(self._times) == self._size:
+            self._pack()
+        self._times.append(now)
+        self._put(len(self._times) - 1, cost)
+        return self._first + len(self._times) - 1
+
+    def correct(self, key: int, cost: float) -> None:
+        """The entry costs `cost`, and always did. One that has expired stays so."""
+        place = key - self._first
+        if place >= self._gone:
+            self._put(place, cost)
+
+    def relimit(self, limit: float) -> None:
+        """From now on another limit holds; what was spent stays spent."""
+        self.limit = limit
+        self._pack()
+
+    def _expire(self, now: float) -> None:
+        while self._gone < len(self._times) and self._times[self._gone] + self._span <= now:
+            self._leaf(self._gone, 0.0, -math.inf)
+            self._gone += 1
+
+    def _without(self, excess: float) -> tuple[float, float]:
+        """When the oldest entries that cost `excess` together will have expired, and the rest's steepest."""
+        node, cost, steepest = 1, 0.0, -math.inf
+        while node < self._size:
+            node *= 2
+            if self._sum[node] < excess:
+                excess -= self._sum[node]
+                node += 1
+            else:
+                steepest = max(steepest, self._steepest[node + 1] + cost)
+                cost += self._sum[node + 1]
+        # Rounding may have led behind the last entry.
+        place = min(node - self._size, len(self._times) - 1)
+        return self._times[place] + self._span, steepest
+
+    def _put(self, place: int, cost: float) -> None:
+        self._leaf(place, cost, cost + self._rate * self._times[place])
+
+    def _leaf(self, place: int, cost: float, steepest: float) -> None:
+        node = self._size + place
+        self._sum[node], self._steepest[node] = cost, steepest
+        while node > 1:
+            node //= 2
+            self._join(node)
+
+    def _join(self, node: int) -> None:
+        left, right = 2 * node, 2 * node + 1
+        self._sum[node] = self._sum[left] + self._sum[right]
+        self._steepest[node] = max(self._steepest[left] + self._sum[right], self._steepest[right])
+
+    def _pack(self) -> None:
+        """Drops what has expired and grows the tree if little has: rare enough to cost nothing."""
+        costs = self._sum[self._size + self._gone : self._size + len(self._times)]
+        del self._times[: self._gone]
+        self._first += self._gone
+        self._gone = 0
+        self._load(costs)
+
+    def _load(self, costs: Sequence[float]) -> None:
+        self._rate = self.limit / self._span
+        self._size = size = max(64, 2 ** math.ceil(math.log2(2 * len(costs) + 1)))
+        self._sum = [0.0] * size + [*costs] + [0.0] * (size - len(costs))
+        self._steepest = [-math.inf] * (2 * size)
+        for place, cost in enumerate(costs):
+            self._steepest[size + place] = cost + self._rate * self._times[place]
+        for node in range(size - 1, 0, -1):
+            self._join(node)

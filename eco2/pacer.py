@@ -1,0 +1,212 @@
+"""Decides when a call may go out: requests and tokens a minute, both exact. Pure: `now` is an argument.
+
+A provider counts a call when it arrives, up to `GUARD` seconds after its grant. So what was granted in any
+`SPAN` = 60 s + `GUARD` is kept at the limit, and no 60 s of arrivals can exceed it, however late each is
+(derivation: docs/decisions/0012-exact-ledger.md). What a provider counts as a call's tokens differs:
+
+* `request`: what was reserved, fixed by the request; what the call really took changes nothing;
+* `input`: what it really took (its input), which is at most what was reserved; corrected once it is known;
+* `usage`: what it really took, known at its end only. Calls in flight are reserved together: the mean of
+  their kind each, and `SIGMAS` standard deviations of their sum as room for all.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Literal
+
+from eco2.errors import CallTooLarge
+from eco2.ledger import Ledger
+
+MINUTE = 60.0
+GUARD = 0.4
+"""Seconds from a grant to the call's arrival at the provider, at the most; older grants are not used."""
+SPAN = MINUTE + GUARD
+SLACK = 2.0
+"""Seconds' worth of calls that may go out at once. A new leader grants nothing for about as long."""
+SIGMAS = 3.5
+LEARNT = 30
+"""Calls of a kind after which its mean is believed; until then the reserved tokens count."""
+MEMORY = 300
+"""Calls of a kind that its mean is taken over: older ones fade."""
+
+Counting = Literal["request", "input", "usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A minute's budget; None where there is no limit."""
+
+    requests: float | None = None
+    tokens: float | None = None
+
+    def lowest(self, other: "Limits") -> "Limits":
+        """What keeps both."""
+        return Limits(_lower(self.requests, other.requests), _lower(self.tokens, other.tokens))
+
+    def scaled(self, factor: float) -> "Limits":
+        return Limits(
+            None if self.requests is None else self.requests * factor,
+            None if self.tokens is None else self.tokens * factor,
+        )
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    return other if one is None else one if other is None else min(one, other)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What calls of one kind have taken so far: a mean and a variance in which old calls fade."""
+
+    calls: int = 0
+    mean: float = 0.0
+    variance: float = 0.0
+
+    def seen(self, tokens: float) -> "Kind":
+        calls = min(self.calls + 1, MEMORY)
+        apart = tokens - self.mean
+        mean = self.mean + apart / calls
+        return Kind(calls, mean, self.variance + (apart * (tokens - mean) - self.variance) / calls)
+
+
+Charge = tuple[Ledger, int]
+"""Where a cost was entered, and its key there. A limit that comes anew gets a ledger of its own."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A grant in both ledgers. `variance`: of what it will have taken, 0 once that is known."""
+
+    time: float
+    kind: str
+    request: Charge | None
+    tokens: Charge | None
+    variance: float
+    closed: bool = False
+
+
+class Pacer:
+    """The budget of one leader. It begins as though its predecessor had just spent all of it, evenly.
+
+    `largest`: the tokens of the largest call that a predecessor may have granted.
+    """
+
+    def __init__(
+        self, limits: Limits, now: float, counting: Counting = "request", largest: float = 0.0
+    ) -> None:
+        self._counting = counting
+        self._largest = largest
+        self._full = limits
+        self._requests = self._ledger(None, limits.requests, now, 1.0)
+        self._tokens = self._ledger(None, limits.tokens, now, largest)
+        self._entries: dict[str, _Entry] = {}
+        self._order: deque[str] = deque()
+        self._kinds: dict[str, Kind] = {}
+        self._variance = 0.0
+
+    def limit(self, limits: Limits, factor: float, now: float) -> None:
+        """From now on `factor` of `limits` may be used."""
+        self._full = limits
+        scaled = limits.scaled(factor)
+        self._requests = self._ledger(self._requests, scaled.requests, now, 1.0)
+        self._tokens = self._ledger(self._tokens, scaled.tokens, now, self._largest)
+
+    def when(self, now: float, tokens: float, kind: str = "") -> float:
+        """The first moment from `now` on when a call of so many tokens may be granted, if nothing changes.
+
+        Raises `CallTooLarge` for one that never may.
+        """
+        self._expire(now)
+        cost, variance = self._estimate(tokens, kind)
+        if self._full.tokens is not None and cost > self._full.tokens:
+            raise CallTooLarge(
+                f"a call of {cost:g} tokens is more than the {self._full.tokens:g} of a whole minute: "
+                "shorten its input or its longest answer, or raise the limit"
+            )
+        moment = now
+        if self._requests is not None:
+            moment = self._requests.fits(now, 1.0)
+        if self._tokens is not None:
+            margin = SIGMAS * math.sqrt(self._variance + variance)
+            moment = max(moment, self._tokens.fits(now, cost, margin))
+        return moment
+
+    def grant(self, now: float, name: str, tokens: float, kind: str = "") -> None:
+        """Enters the call under `name`, once and for all. The caller has seen `when` say `now`."""
+        cost, variance = self._estimate(tokens, kind)
+        self._entries[name] = _Entry(
+            now,
+            kind,
+            _charge(self._requests, now, 1.0),
+            _charge(self._tokens, now, cost),
+            variance,
+        )
+        self._order.append(name)
+        self._variance += variance
+
+    def settle(self, name: str, tokens: float) -> None:
+        """The call took `tokens`. Only the first word on a call counts."""
+        entry = self._close(name)
+        if entry is None or self._counting == "request":
+            return
+        self._kinds[entry.kind] = self._kinds.get(entry.kind, Kind()).seen(tokens)
+        _correct(entry.tokens, tokens)
+
+    def refund(self, name: str) -> None:
+        """No byte of the call was sent. Only the first word on a call counts."""
+        entry = self._close(name)
+        if entry is None:
+            return
+        _correct(entry.request, 0.0)
+        _correct(entry.tokens, 0.0)
+
+    def used(self, now: float) -> Limits:
+        """What counts at `now`."""
+        return Limits(
+            None if self._requests is None else self._requests.used(now),
+            None if self._tokens is None else self._tokens.used(now),
+        )
+
+    def _estimate(self, tokens: float, kind: str) -> tuple[float, float]:
+        """What the call is entered with, and the variance of what it will have taken."""
+        known = self._kinds.get(kind)
+        if self._counting != "usage" or known is None or known.calls < LEARNT:
+            return tokens, 0.0
+        return known.mean, known.variance
+
+    def _close(self, name: str) -> _Entry | None:
+        entry = self._entries.get(name)
+        if entry is None or entry.closed:
+            return None
+        entry.closed = True
+        # Sums of floats drift; what is left of nothing must be nothing.
+        self._variance = max(0.0, self._variance - entry.variance)
+        return entry
+
+    def _expire(self, now: float) -> None:
+        while self._order and self._entries[self._order[0]].time + SPAN <= now:
+            name = self._order.popleft()
+            self._close(name)
+            del self._entries[name]
+
+    def _ledger(
+        self, ledger: Ledger | None, limit: float | None, now: float, largest: float
+    ) -> Ledger | None:
+        if limit is None:
+            return None
+        if ledger is None:
+            return Ledger.spent(limit, SPAN, SLACK, now, largest)
+        if ledger.limit != limit:
+            ledger.relimit(limit)
+        return ledger
+
+
+def _charge(ledger: Ledger | None, now: float, cost: float) -> Charge | None:
+    return None if ledger is None else (ledger, ledger.add(now, cost))
+
+
+def _correct(charge: Charge | None, cost: float) -> None:
+    if charge is not None:
+        ledger, key = charge
+        ledger.correct(key, cost)

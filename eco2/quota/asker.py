@@ -1,0 +1,208 @@
+"""The worker's side: `ports.Quota` over request and reply.
+
+Guarantees: a call is granted once however often replies are lost; a grant is used only while it is fresh, by
+this process' own clock; what is not used goes back, also when the caller is cancelled while it waits.
+"""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from eco2.errors import CallTooLarge, GrantExpired, Malformed, PermanentError, RetryableError, RunVoid
+from eco2.log import get_logger
+from eco2.pacer import GUARD, Limits
+from eco2.ports import Claim, Clock, Rpc
+from eco2.quota.message import (
+    RUN_VOID,
+    SERVICE,
+    Ask,
+    Granted,
+    Later,
+    Noted,
+    PushedBack,
+    Refused,
+    Report,
+    Settled,
+    decode_reply,
+    encode,
+)
+from eco2.quota.term import HOLD
+
+LIFE = GUARD / 2
+"""Seconds from a grant to the last line before the send; the other half is for the way to the provider."""
+PATIENCE = HOLD + 3.0
+"""Seconds for a reply: a leader that is frozen is asked again, or its successor."""
+AGAIN = 0.2
+"""Seconds, at the most, before asking again when nobody answered."""
+FAREWELL = 1.0
+"""Seconds for the last report when the process stops."""
+MOST_REPORTED = 200
+"""Calls in one report."""
+
+Word = str | Settled | PushedBack
+"""What became of a call; the bare id of one that was not sent."""
+
+log = get_logger(__name__)
+
+
+class CallGrant:
+    """`ports.Grant`. `until`: by this process' clock."""
+
+    def __init__(
+        self, name: str, epoch: str, until: float, clock: Clock, tell: Callable[[Word], None]
+    ) -> None:
+        self.epoch = epoch
+        self.until = until
+        self._name = name
+        self._clock = clock
+        self._tell = tell
+        self._used = False
+        self._closed = False
+
+    def use(self) -> None:
+        if self._clock() >= self.until:
+            raise GrantExpired("the grant is too old to be used: reserve again")
+        self._used = True
+
+    def settle(self, tokens: float) -> None:
+        self._close(Settled(self._name, tokens))
+
+    def refund(self) -> None:
+        self._close(self._name)
+
+    def push_back(self, retry_after: float | None) -> None:
+        self._close(PushedBack(self._name, retry_after))
+
+    def leave(self) -> None:
+        """The caller is through with it: what it has not used goes back."""
+        if not self._used:
+            self.refund()
+
+    def _close(self, word: Word) -> None:
+        if not self._closed:
+            self._closed = True
+            self._tell(word)
+
+
+class Asker:
+    """`worker`: this process' name. `limits`: what it was given; it tells the leader."""
+
+    def __init__(self, rpc: Rpc, worker: str, limits: Limits, clock: Clock = time.monotonic) -> None:
+        self._rpc = rpc
+        self._worker = worker
+        self._own = limits
+        self._limits = limits
+        self._clock = clock
+        self._words: list[Word] = []
+        self._spoken = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Reports what became of calls until `stop` is set, one report at a time, and once more then."""
+        async with asyncio.TaskGroup() as group:
+            reporting = group.create_task(self._report_for_ever())
+            await stop.wait()
+            reporting.cancel()
+        if self._words:
+            await self._report(FAREWELL)
+
+    def told(self, limits: Limits) -> None:
+        self._limits = self._own.lowest(limits)
+
+    @asynccontextmanager
+    async def reserve(self, claim: Claim) -> AsyncIterator[CallGrant]:
+        grant = await self._granted(claim)
+        try:
+            yield grant
+        finally:
+            grant.leave()
+
+    async def _granted(self, claim: Claim) -> CallGrant:
+        while True:
+            grant = await self._once(claim)
+            if self._clock() < grant.until:
+                return grant
+            grant.leave()  # its reply was lost or late
+
+    async def _once(self, claim: Claim) -> CallGrant:
+        """Asks until there is a grant or a refusal, under one id."""
+        name = uuid.uuid4().hex
+        try:
+            while True:
+                asked = self._clock()
+                reply = await self._ask(name, claim)
+                match reply:
+                    case Granted():
+                        until = asked + reply.held + LIFE
+                        return CallGrant(name, reply.epoch, until, self._clock, self._tell)
+                    case Refused():
+                        raise refusal(reply)
+                    case Later():
+                        await asyncio.sleep(reply.seconds)
+                    case _:
+                        await asyncio.sleep(AGAIN * random.random())
+        except asyncio.CancelledError:
+            self._tell(name)
+            raise
+
+    async def _ask(self, name: str, claim: Claim) -> Granted | Later | Refused | Noted | None:
+        """The reply, or None if there was none."""
+        ask = Ask(
+            id=name,
+            worker=self._worker,
+            limits=self._limits,
+            job=claim.job,
+            run=claim.run,
+            offset=claim.offset,
+            started=claim.started,
+            call=claim.kind,
+            tokens=claim.tokens,
+        )
+        try:
+            return decode_reply(await self._rpc.ask(SERVICE, encode(ask), PATIENCE))
+        except (RetryableError, Malformed) as error:
+            log.info("no word from the quota leader; asking again", why=str(error))
+            return None
+
+    def _tell(self, word: Word) -> None:
+        self._words.append(word)
+        self._spoken.set()
+
+    async def _report_for_ever(self) -> None:
+        while True:
+            await self._spoken.wait()
+            if not await self._report(PATIENCE):
+                await asyncio.sleep(AGAIN * random.random())
+
+    async def _report(self, patience: float) -> bool:
+        """Sends what there is to say; it stays to be said if nobody answered."""
+        words = self._words[:MOST_REPORTED]
+        report = Report(
+            worker=self._worker,
+            limits=self._limits,
+            unsent=tuple(word for word in words if isinstance(word, str)),
+            settled=tuple(word for word in words if isinstance(word, Settled)),
+            pushed_back=tuple(word for word in words if isinstance(word, PushedBack)),
+        )
+        try:
+            await self._rpc.ask(SERVICE, encode(report), patience)
+        except RetryableError as error:
+            log.info("quota report not read", why=str(error))
+            return False
+        del self._words[: len(words)]
+        if not self._words:
+            self._spoken.clear()
+        return True
+
+
+def refusal(reply: Refused) -> RunVoid | PermanentError:
+    """The error that a refusal is for the caller."""
+    match reply.code:
+        case code if code == RUN_VOID:
+            return RunVoid(reply.message)
+        case CallTooLarge.code:
+            return CallTooLarge(reply.message)
+        case code:
+            return PermanentError(f"the quota leader refused the call: {reply.message}", code)

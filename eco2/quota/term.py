@@ -1,0 +1,179 @@
+"""One leader's term: who waits, who is next, what was granted. All decisions, no I/O; `now` is an argument.
+
+Guarantees: the oldest job goes first over all replicas, and one that has begun before any that has not; what
+does not fit yet waits, and nothing smaller passes it; a call asked for twice is granted once; nothing is
+granted to a run that is known to be void, not even after it has waited.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import TypeVar
+
+from eco2.errors import CallTooLarge
+from eco2.pacer import MINUTE, SPAN, Counting, Limits, Pacer
+from eco2.quota.message import RUN_VOID, WITHDRAWN, Ask, Granted, Later, Refused, Reply, Report
+from eco2.quota.throttle import Throttle
+
+HOLD = 5.0
+"""Seconds that an ask waits here; then its worker must ask again, and so shows that it still wants it."""
+MOST_HELD = 150
+"""Asks that wait here at once: a broker hands one process 256 requests at the most, reports among them."""
+CROWDED = (1.0, 10.0)
+"""Seconds, at the least and at the most, after which an ask comes again for which there was no place."""
+
+Value = TypeVar("Value")
+
+Current = Callable[[str, str], bool]
+"""May this run of this job make calls? False only where another run is known to have the job: one that this
+process has not heard of yet may."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    ask: Ask
+    since: float
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        return (not self.ask.started, self.ask.offset)
+
+
+class Term:
+    """`own`: the limits that this process was given; workers tell theirs, and the lowest hold."""
+
+    def __init__(
+        self,
+        epoch: str,
+        own: Limits,
+        counting: Counting,
+        current: Current,
+        now: float,
+        largest: float = 0.0,
+    ) -> None:
+        self.epoch = epoch
+        self.limits = own
+        self._own = own
+        self._current = current
+        self._pacer = Pacer(own, now, counting, largest)
+        self._throttle = Throttle()
+        self._workers: dict[str, tuple[float, Limits]] = {}
+        self._held: dict[str, _Held] = {}
+        self._granted: dict[str, float] = {}
+        self._withdrawn: dict[str, float] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._held)
+
+    def factor(self, now: float) -> float:
+        """The share of the limits that may be used."""
+        return self._throttle.at(now)
+
+    def ask(self, now: float, ask: Ask) -> Reply | None:
+        """The answer where there is one at once; None where the ask waits for `due`."""
+        self._hear(now, ask.worker, ask.limits)
+        if ask.id in self._withdrawn:
+            return Refused(code=WITHDRAWN, message="its asker said that it will not be sent")
+        if ask.id in self._granted:
+            return Granted(epoch=self.epoch, held=self._granted[ask.id] - now)
+        self._tidy(now)
+        if (refusal := self._refusal(now, ask)) is None:
+            self._held[ask.id] = _Held(ask, now)
+        return refusal
+
+    def report(self, now: float, report: Report) -> None:
+        """Calls were sent, or will not be."""
+        self._hear(now, report.worker, report.limits)
+        for name in report.unsent:
+            self._withdrawn.setdefault(name, now)
+            self._held.pop(name, None)
+            self._pacer.refund(name)
+        for settled in report.settled:
+            self._pacer.settle(settled.id, settled.tokens)
+        for refused in report.pushed_back:
+            granted = self._granted.get(refused.id)
+            if granted is not None:
+                self._throttle = self._throttle.pushed_back(now, granted, refused.retry_after)
+
+    def forget(self, name: str) -> None:
+        """Nobody waits for this ask any more."""
+        self._held.pop(name, None)
+
+    def due(self, now: float) -> list[tuple[str, Reply]]:
+        """What can be answered now, by the ids of the asks: the next in turn, and who has waited long."""
+        self._tidy(now)
+        answers: list[tuple[str, Reply]] = []
+        while self._held:
+            held = self._next()
+            answer = self._decide(now, held.ask)
+            if answer is None:
+                break
+            answers.append(self._answered(held, answer))
+        for held in [held for held in self._held.values() if held.since + HOLD <= now]:
+            answers.append(self._answered(held, Later(seconds=0.0)))
+        while len(self._held) > MOST_HELD:
+            last = max(self._held.values(), key=lambda held: held.rank)
+            answers.append(self._answered(last, Later(seconds=self._crowd(last.ask))))
+        return answers
+
+    def wake(self, now: float) -> float | None:
+        """When `due` will have something to say if nothing else happens; None for never."""
+        if not self._held:
+            return None
+        ask = self._next().ask
+        turn = max(self._pacer.when(now, ask.tokens, ask.call), self._throttle.paused)
+        tired = min(held.since for held in self._held.values()) + HOLD
+        return min(turn, tired, self._throttle.changes(now))
+
+    def _next(self) -> _Held:
+        return min(self._held.values(), key=lambda held: held.rank)
+
+    def _refusal(self, now: float, ask: Ask) -> Refused | None:
+        if not self._current(ask.job, ask.run):
+            return Refused(code=RUN_VOID, message=f"another run than {ask.run} has job {ask.job}: stand by")
+        try:
+            self._pacer.when(now, ask.tokens, ask.call)
+        except CallTooLarge as error:
+            return Refused(code=error.code, message=str(error))
+        return None
+
+    def _decide(self, now: float, ask: Ask) -> Reply | None:
+        """What the first in turn is told now, if anything."""
+        if (refusal := self._refusal(now, ask)) is not None:
+            return refusal
+        if max(self._pacer.when(now, ask.tokens, ask.call), self._throttle.paused) > now:
+            return None
+        self._pacer.grant(now, ask.id, ask.tokens, ask.call)
+        self._granted[ask.id] = now
+        return Granted(epoch=self.epoch, held=now - self._held[ask.id].since)
+
+    def _crowd(self, ask: Ask) -> float:
+        """Half of the time in which those who wait will all be served, if they are like this one."""
+        calls = self.limits.lowest(Limits(self.limits.tokens and self.limits.tokens / max(1.0, ask.tokens)))
+        seconds = MOST_HELD / 2 * MINUTE / calls.requests if calls.requests else 0.0
+        return min(max(seconds, CROWDED[0]), CROWDED[1])
+
+    def _answered(self, held: _Held, answer: Reply) -> tuple[str, Reply]:
+        del self._held[held.ask.id]
+        return held.ask.id, answer
+
+    def _hear(self, now: float, worker: str, limits: Limits) -> None:
+        self._workers.pop(worker, None)
+        self._workers[worker] = (now, limits)
+
+    def _tidy(self, now: float) -> None:
+        """Forgets what is a window old, and applies the limits and the factor of this moment."""
+        for known in (self._granted, self._withdrawn):
+            _drop(known, lambda since: since + SPAN <= now)
+        _drop(self._workers, lambda heard: heard[0] + SPAN <= now)
+        self.limits = self._own
+        for _, limits in self._workers.values():
+            self.limits = self.limits.lowest(limits)
+        self._pacer.limit(self.limits, self._throttle.at(now), now)
+
+
+def _drop(known: dict[str, Value], old: Callable[[Value], bool]) -> None:
+    """Takes away the old ones; the oldest stand first."""
+    for name in list(takewhile(lambda name: old(known[name]), known)):
+        del known[name]

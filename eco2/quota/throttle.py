@@ -1,0 +1,43 @@
+"""How much of the limits may be used after the provider said "too fast" (429). Pure: `now` is an argument."""
+
+import math
+from dataclasses import dataclass, replace
+
+FLOOR = 0.1
+STEP = 0.1
+QUIET = 10.0
+"""Seconds without a 429 after which a `STEP` more is used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Throttle:
+    """`since`: the last 429, and `factor` right after it. Nothing is granted before `paused`."""
+
+    factor: float = 1.0
+    since: float = -math.inf
+    paused: float = -math.inf
+    halved: float = -math.inf
+
+    def at(self, now: float) -> float:
+        """The share of the limits that may be used."""
+        if self.factor >= 1.0:
+            return 1.0
+        return min(1.0, self.factor + STEP * math.floor((now - self.since) / QUIET))
+
+    def changes(self, now: float) -> float:
+        """When `at` will be more than it is."""
+        if self.at(now) >= 1.0:
+            return math.inf
+        return self.since + QUIET * (math.floor((now - self.since) / QUIET) + 1)
+
+    def pushed_back(self, now: float, granted: float, retry_after: float | None) -> "Throttle":
+        """A call that was granted at `granted` met a 429.
+
+        One that was granted before the last halving says nothing about the factor since: it only starts the
+        quiet time anew. Else twenty calls in flight together would halve twenty times.
+        """
+        factor, halved = self.at(now), self.halved
+        if granted > halved:
+            factor, halved = max(FLOOR, factor / 2), now
+        paused = max(self.paused, now + (retry_after or 0.0))
+        return replace(self, factor=factor, since=now, paused=paused, halved=halved)

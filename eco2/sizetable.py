@@ -1,0 +1,81 @@
+"""The command `eco2 size`: the figures of `eco2/sizing.py` as a table that says where each comes from."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from eco2 import sizing
+from eco2.sizing import Sizing, size
+
+
+def show_size(
+    rpm: Annotated[int, typer.Option(min=1, envvar="ECO2_RPM", help="Requests a minute.")] = sizing.RPM,
+    tpm: Annotated[int, typer.Option(min=1, envvar="ECO2_TPM", help="Tokens a minute.")] = sizing.TPM,
+    latency: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that the calls of a job take together.")
+    ] = sizing.LATENCY,
+    tokens: Annotated[float, typer.Option(min=1, help="Tokens of a job, all its calls.")] = sizing.TOKENS,
+    calls: Annotated[int, typer.Option(min=1, help="Calls of a job.")] = sizing.CALLS,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures only, as JSON.")] = False,
+) -> None:
+    """Say what a provider's limits allow, and the prefetch, concurrency and replicas that use all of it."""
+    sized = size(rpm, tpm, latency, tokens, calls)
+    if as_json:
+        derived = {
+            "binding": sized.binding,
+            "jobs_per_minute": sized.jobs_per_minute,
+            "jobs_per_second": sized.jobs_per_second,
+        }
+        typer.echo(json.dumps(derived | asdict(sized)))
+        return
+    for name, value, why in rows(sized, rpm, tpm, latency, tokens, calls):
+        typer.echo(f"{name:<17} {value:>12}  {why}")
+
+
+def rows(
+    sized: Sizing, rpm: int, tpm: int, latency: float, tokens: float, calls: int
+) -> list[tuple[str, str, str]]:
+    """(name, value, why) of each figure."""
+    room = f"{sizing.SIGMAS:g} √n as room"
+    return [
+        (
+            "binding limit",
+            sized.binding,
+            f"{rpm:,} requests ÷ {calls} calls = {sized.by_requests:,.1f} jobs/min, "
+            f"{tpm:,} tokens ÷ {tokens:,g} = {sized.by_tokens:,.1f}",
+        ),
+        (
+            "jobs a minute",
+            f"{sized.jobs_per_minute:,.1f}",
+            f"{sized.jobs_per_second:,.2f} jobs/s at the most",
+        ),
+        (
+            "calls in flight",
+            f"{sized.calls_in_flight:,.1f}",
+            f"Little's law: {sized.jobs_per_second:,.2f} jobs/s × {latency:g} s, one call of a job at a time",
+        ),
+        (
+            "jobs in flight",
+            f"{sized.jobs_in_flight:,.1f}",
+            f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, its fence and its turn",
+        ),
+        (
+            "ECO2_CONCURRENCY",
+            str(sized.concurrency),
+            f"a worker's n calls (at most {sizing.WORKER_CALLS}, as measured) and {room}",
+        ),
+        ("ECO2_PREFETCH", str(sized.prefetch), f"a worker's n jobs and {room}"),
+        (
+            "replicas",
+            str(sized.replicas),
+            f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
+            f"({sizing.CPU_SECONDS * 1000:g} ms a job), and one that may fail",
+        ),
+        (
+            "memory, MB",
+            str(sized.memory_mb),
+            f"a worker: {sizing.IDLE_MB:g} idle, {sizing.JOB_MB:g} for each job; a safe limit is twice that",
+        ),
+    ]

@@ -1,0 +1,87 @@
+"""How many tokens a picture takes at OpenAI, by model, size and detail.
+
+Source: OpenAI's guide "Images and vision", section on calculating costs. The large models count tiles of
+512 px and know a flat price for low detail, the small ones count patches of 32 px. Like the sizes
+(`eco2/tokens/pixels.py`) this is written apart from the fake provider's.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eco2.tokens.pixels import Size
+
+LOW = 512
+"""Side of the square that low detail is fitted into."""
+UNKNOWN: Size = (LOW, LOW)
+"""Taken for a picture whose size is not known: the largest that low detail makes of any."""
+_LONG, _SHORT, _TILE = 2048, 768, 512
+_PATCH, _MOST_PATCHES = 32, 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """`base` for low detail; else that and `tile` for every 512 px tile, once the picture has been fitted
+    into 2048 px and its short side to 768 px (never enlarged)."""
+
+    base: int
+    tile: int
+
+    def tokens(self, size: Size, low: bool) -> int:
+        if low:
+            return self.base
+        scale = min(1.0, _LONG / max(size), _SHORT / min(size))
+        across, down = (max(1, math.ceil(round(side * scale) / _TILE)) for side in size)
+        return self.base + self.tile * across * down
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """`factor` for every 32 px patch. A picture of more than 1,536 is shrunk until whole patches cover it;
+    low detail is a picture fitted into 512 px."""
+
+    factor: float
+
+    def tokens(self, size: Size, low: bool) -> int:
+        width, height = size
+        if low and max(size) > LOW:
+            width, height = (max(1, side * LOW // max(size)) for side in size)
+        count = _patches(width, height)
+        if count > _MOST_PATCHES:
+            scale = math.sqrt(_MOST_PATCHES * _PATCH**2 / (width * height))
+            across, down = width * scale / _PATCH, height * scale / _PATCH
+            scale *= min(int(across) / across, int(down) / down)  # 0 for a picture thinner than a patch
+            shrunk = _patches(int(width * scale), int(height * scale))
+            count = min(_MOST_PATCHES, shrunk or _MOST_PATCHES)
+        return math.ceil(count * self.factor)
+
+
+def _patches(width: int, height: int) -> int:
+    return math.ceil(width / _PATCH) * math.ceil(height / _PATCH)
+
+
+_MODELS: Mapping[str, Tiles | Patches] = {
+    "gpt-4o": Tiles(85, 170),
+    "gpt-4o-mini": Tiles(2833, 5667),
+    "gpt-4.1": Tiles(85, 170),
+    "gpt-4.1-mini": Patches(1.62),
+    "gpt-4.1-nano": Patches(2.46),
+    "gpt-5": Tiles(70, 140),
+    "gpt-5-mini": Patches(1.62),
+    "gpt-5-nano": Patches(2.46),
+    "o1": Tiles(75, 150),
+    "o3": Tiles(75, 150),
+    "o4-mini": Patches(1.72),
+}
+_OTHER = Tiles(85, 170)
+
+
+def image_tokens(model: str, size: Size | None, low: bool = True) -> int:
+    """Tokens of a picture of this size (None: not known) at `model`.
+
+    The longest known beginning of the model's name decides (`gpt-5.1-2025-11-13` counts like `gpt-5`); a name
+    without one counts like `gpt-4o`.
+    """
+    known = [name for name in _MODELS if model.startswith(name)]
+    price = _MODELS[max(known, key=len)] if known else _OTHER
+    return price.tokens(size or UNKNOWN, low)

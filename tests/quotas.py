@@ -1,0 +1,145 @@
+"""Processes that share a budget around one embedded broker, in virtual time, and what the provider sees."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from eco2.broker.embedded import CALM, Chaos, Embedded, Server
+from eco2.broker.topology import Topology
+from eco2.errors import GrantExpired
+from eco2.pacer import Limits
+from eco2.ports import Claim, Quota, Rpc, Subscription
+from eco2.quota.asker import Asker
+from eco2.quota.leader import Leader
+from eco2.service import Component, run
+from tests.clock import VirtualClock
+from tests.provider_windows import Arrival
+from tests.world import until
+
+TOPOLOGY = Topology("t", services=("quota",))
+
+
+def monotonic() -> float:
+    """This process' own clock."""
+    return asyncio.get_running_loop().time()
+
+
+def claim(offset: int = 1, *, started: bool = False, tokens: float = 1.0, run: str = "run") -> Claim:
+    return Claim(f"job {offset}", run, offset, started, "answer", tokens)
+
+
+class Freezer:
+    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+        self._running = asyncio.Event()
+        self._running.set()
+        self.asked = 0
+
+    def freeze(self) -> None:
+        self._running.clear()
+
+    def thaw(self) -> None:
+        self._running.set()
+
+    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+        self.asked += 1
+        reply = await self._rpc.ask(service, body, timeout)
+        await self._running.wait()
+        return reply
+
+    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+        async def handle(body: bytes) -> bytes:
+            await self._running.wait()
+            reply = await handler(body)
+            await self._running.wait()
+            return reply
+
+        return self._rpc.serve(service, handle)
+
+
+@dataclass
+class Member:
+    """A process of ours: it may lead, and it asks."""
+
+    broker: Embedded
+    rpc: Freezer
+    leader: Leader
+    asker: Asker
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    async def leave(self) -> None:
+        """It stops in order."""
+        assert self.task is not None
+        self.stop.set()
+        await self.task
+
+    async def die(self) -> None:
+        """As by kill -9: nothing is put in order."""
+        assert self.task is not None
+        self.broker.disrupt()
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+@dataclass
+class Quotas:
+    """`void`: runs that another has overtaken. `arrived`: the calls that went out, in order."""
+
+    limits: Limits
+    chaos: Chaos = CALM
+    largest: float = 0.0
+    void: set[str] = field(default_factory=set)
+    arrived: list[Arrival] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server = Server(self.chaos, clock=VirtualClock.now)
+        self.members: list[Member] = []
+
+    async def join(self, limits: Limits | None = None) -> Member:
+        """A new process; the first one leads."""
+        broker = Embedded(TOPOLOGY, self.server)
+        rpc, limits = Freezer(broker), limits or self.limits
+        leader = Leader(rpc, limits, self._current, largest=self.largest, clock=monotonic)
+        member = Member(broker, rpc, leader, Asker(rpc, f"w{len(self.members)}", limits, monotonic))
+        components = [
+            Component("broker", broker.run),
+            Component("leader", leader.run),
+            Component("asker", member.asker.run),
+        ]
+        member.task = asyncio.get_running_loop().create_task(run(components, member.stop))
+        self.members.append(member)
+        await until(lambda: broker.ready)
+        return member
+
+    async def call(self, quota: Quota, wanted: Claim) -> None:
+        """What a worker does: reserve, send in time, go on."""
+        while True:
+            try:
+                async with quota.reserve(wanted) as grant:
+                    grant.use()
+                    self.arrived.append((monotonic(), wanted.tokens))
+                    self.names.append(wanted.job)
+                    return
+            except GrantExpired:
+                continue
+
+    def _current(self, job: str, run: str) -> bool:
+        return run not in self.void
+
+
+@asynccontextmanager
+async def quotas(limits: Limits, chaos: Chaos = CALM, largest: float = 0.0) -> AsyncIterator[Quotas]:
+    """Every member that is still there stops in order at the end."""
+    world = Quotas(limits, chaos, largest)
+    try:
+        yield world
+    finally:
+        for member in world.members:
+            member.rpc.thaw()
+            if member.task is not None and not member.task.done():
+                await member.leave()

@@ -1,0 +1,294 @@
+"""A fleet that shares a budget, in virtual time: leaders that die or freeze, lost replies."""
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from eco2.broker.embedded import CALM
+from eco2.errors import CallTooLarge, GrantExpired, RunVoid
+from eco2.pacer import GUARD, SLACK, SPAN, Limits
+from eco2.quota.asker import LIFE
+from eco2.quota.term import HOLD
+from tests.clock import virtual
+from tests.provider_windows import fullest
+from tests.quotas import Quotas, claim, monotonic, quotas
+from tests.world import until
+
+LIMITS = Limits(requests=60.4)
+"""A call a second."""
+
+
+def loop() -> asyncio.AbstractEventLoop:
+    return asyncio.get_running_loop()
+
+
+async def calm(world: Quotas) -> None:
+    """The first leader's window has emptied."""
+    await world.call(world.members[0].asker, claim(0))
+    world.arrived.clear()
+    world.names.clear()
+    await asyncio.sleep(SPAN)
+
+
+@virtual
+async def test_the_first_call_waits_for_what_nobody_knows_and_the_next_for_nothing() -> None:
+    async with quotas(LIMITS) as world:
+        one, other = await world.join(), await world.join()
+        await world.call(one.asker, claim())
+        assert SLACK < monotonic() < SLACK + 2
+        await asyncio.sleep(5)
+        began = monotonic()
+        await world.call(other.asker, claim())
+        assert monotonic() == began
+        assert [member.leader.leading for member in world.members] == [True, False]
+
+
+@virtual
+async def test_all_replicas_share_one_budget_oldest_first() -> None:
+    async with quotas(LIMITS) as world:
+        members = [await world.join() for _ in range(3)]
+        await calm(world)
+        await asyncio.gather(
+            *(world.call(members[offset % 3].asker, claim(offset)) for offset in reversed(range(30)))
+        )
+        assert world.names[2:] == [f"job {n}" for n in range(30) if f"job {n}" not in world.names[:2]]
+        spent = world.arrived[-1][0] - world.arrived[0][0]
+        assert spent == pytest.approx(28, abs=0.2)
+
+
+@virtual
+async def test_a_job_that_has_begun_goes_before_older_ones_that_have_not() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        await world.call(member.asker, claim(1))
+        await world.call(member.asker, claim(1))
+        waiting = [loop().create_task(world.call(member.asker, claim(offset))) for offset in (2, 3)]
+        begun = loop().create_task(world.call(member.asker, claim(9, started=True)))
+        await asyncio.gather(begun, *waiting)
+        assert world.names == ["job 1", "job 1", "job 9", "job 2", "job 3"]
+
+
+@virtual
+async def test_a_leader_that_dies_leaves_its_asks_to_the_next_and_nobody_is_over() -> None:
+    async with quotas(LIMITS) as world:
+        first, second = await world.join(), await world.join()
+        calls = [loop().create_task(world.call(second.asker, claim(offset))) for offset in range(80)]
+        await until(lambda: len(world.arrived) == 40)
+        died = monotonic()
+        await first.die()
+        await asyncio.gather(*calls)
+        assert second.leader.leading
+        assert fullest(world.arrived) <= 60.4
+        pause = next(time for time, _ in world.arrived if time > died) - died
+        assert pause < SLACK + 2
+
+
+@virtual
+async def test_a_leader_that_leaves_in_order_hands_over_what_waits() -> None:
+    async with quotas(LIMITS) as world:
+        first, second = await world.join(), await world.join()
+        calls = [loop().create_task(world.call(second.asker, claim(offset))) for offset in range(10)]
+        await until(lambda: len(world.arrived) == 3)
+        await first.leave()
+        left = monotonic()
+        await asyncio.gather(*calls)
+        assert world.arrived[3][0] - left < SLACK + 2
+
+
+@virtual
+async def test_a_frozen_leader_is_replaced_and_grants_nothing_when_it_wakes() -> None:
+    async with quotas(LIMITS) as world:
+        first, second = await world.join(), await world.join()
+        calls = [loop().create_task(world.call(second.asker, claim(offset))) for offset in range(120)]
+        await until(lambda: len(world.arrived) == 30)
+        first.rpc.freeze()
+        await asyncio.sleep(2)
+        first.broker.disrupt()  # the heartbeat
+        await until(lambda: second.leader.leading)
+        await until(lambda: len(world.arrived) == 60)
+        first.rpc.thaw()
+        await asyncio.gather(*calls)
+        assert not first.leader.leading
+        assert fullest(world.arrived) <= 60.4
+
+
+@virtual
+async def test_a_leader_that_returns_after_another_has_led_begins_anew() -> None:
+    async with quotas(LIMITS) as world:
+        first, second = await world.join(), await world.join()
+        await calm(world)
+        calls = [loop().create_task(world.call(second.asker, claim(offset))) for offset in range(40)]
+        await until(lambda: len(world.arrived) == 3)
+        first.broker.disrupt()  # it is back at once, but last in line
+        await until(lambda: second.leader.leading and len(world.arrived) == 20)
+        assert not first.leader.leading
+        second.broker.disrupt()
+        again = monotonic()
+        await asyncio.gather(*calls)
+        assert first.leader.leading
+        assert min(time for time, _ in world.arrived if time > again) - again > SLACK
+
+
+@virtual
+async def test_a_caller_that_is_cancelled_leaves_no_trace() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        for _ in range(2):
+            await world.call(member.asker, claim())
+        gone = [loop().create_task(world.call(member.asker, claim(0))) for _ in range(20)]
+        await asyncio.sleep(0.1)
+        for task in gone:
+            task.cancel()
+        await asyncio.wait(gone)
+        began = monotonic()
+        await world.call(member.asker, claim(5))
+        assert monotonic() - began < 1.1
+        assert world.names == ["job 1", "job 1", "job 5"]
+
+
+@virtual
+async def test_a_grant_expires_and_goes_back() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        for _ in range(5):
+            async with member.asker.reserve(claim()) as grant:
+                await asyncio.sleep(LIFE)
+                with pytest.raises(GrantExpired):
+                    grant.use()
+        began = monotonic()
+        async with member.asker.reserve(claim()) as grant:
+            await asyncio.sleep(LIFE * 0.9)
+            grant.use()
+        assert monotonic() - began < 1
+        assert LIFE < GUARD
+
+
+@virtual
+async def test_an_error_before_the_send_gives_the_grant_back_once() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        async with member.asker.reserve(claim()) as grant:
+            grant.use()
+            grant.refund()
+            grant.refund()
+            grant.settle(5)
+        with pytest.raises(KeyError):
+            async with member.asker.reserve(claim()):
+                raise KeyError
+        await asyncio.sleep(0)
+        began = monotonic()
+        for _ in range(2):
+            await world.call(member.asker, claim())
+        assert monotonic() == began
+        await world.call(member.asker, claim())
+        assert monotonic() - began > 0.9
+
+
+@virtual
+async def test_a_void_run_is_refused_and_so_is_a_call_that_is_too_large() -> None:
+    async with quotas(Limits(tokens=1000.0)) as world:
+        member = await world.join()
+        world.void.add("old")
+        with pytest.raises(RunVoid, match="another run than old has job"):
+            await world.call(member.asker, claim(run="old"))
+        with pytest.raises(CallTooLarge, match="1001 tokens"):
+            await world.call(member.asker, claim(tokens=1001.0))
+        waiting = loop().create_task(world.call(member.asker, claim(tokens=999.0, run="r")))
+        await asyncio.sleep(1)
+        world.void.add("r")
+        with pytest.raises(RunVoid):
+            await waiting
+        assert world.arrived == []
+
+
+@virtual
+async def test_a_429_slows_everyone_down() -> None:
+    async with quotas(LIMITS) as world:
+        one, other = await world.join(), await world.join()
+        await calm(world)
+        async with one.asker.reserve(claim()) as grant:
+            grant.use()
+            grant.push_back(5.0)
+        await asyncio.sleep(0.01)
+        began = monotonic()
+        await world.call(other.asker, claim())
+        assert 4.9 < monotonic() - began < 5.1
+
+
+@virtual
+async def test_the_limits_of_the_provider_hold_for_all() -> None:
+    async with quotas(LIMITS) as world:
+        one, other = await world.join(), await world.join()
+        await calm(world)
+        one.asker.told(Limits(requests=30.2))
+        for _ in range(2):
+            await world.call(one.asker, claim())
+        began = monotonic()
+        for _ in range(5):
+            await world.call(other.asker, claim())
+        assert monotonic() - began == pytest.approx(10, abs=1.1)
+
+
+@virtual
+async def test_a_worker_that_died_while_it_waited_costs_little() -> None:
+    async with quotas(LIMITS) as world:
+        _, dead, alive = [await world.join() for _ in range(3)]
+        await calm(world)
+        for _ in range(2):
+            await world.call(alive.asker, claim())
+        ghosts = [loop().create_task(world.call(dead.asker, claim(0))) for _ in range(50)]
+        await asyncio.sleep(0.1)
+        await dead.die()
+        began = monotonic()
+        await world.call(alive.asker, claim(9))
+        assert monotonic() - began < HOLD + 2
+        for ghost in ghosts:
+            ghost.cancel()
+        await asyncio.wait(ghosts)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_on_an_unkind_broker_all_are_served_and_nobody_is_over(seed: int) -> None:
+    chaos = replace(CALM, seed=seed, lost_live=0.05, redeliver=0.01, cut=0.001, delay=0.1)
+
+    async def scenario() -> None:
+        async with quotas(Limits(requests=300.0), chaos) as world:
+            members = [await world.join() for _ in range(3)]
+            calls = [
+                loop().create_task(world.call(members[offset % 3].asker, claim(offset)))
+                for offset in range(120)
+            ]
+            for _ in range(4):
+                await asyncio.sleep(5)
+                leaders = [member for member in members if member.leader.leading]
+                for leader in leaders:
+                    leader.broker.disrupt()
+            await asyncio.gather(*calls)
+            assert len(set(world.names)) == 120
+            assert fullest(world.arrived) <= 300
+
+    virtual(scenario)()
+
+
+@virtual
+async def test_a_call_costs_a_handful_of_messages() -> None:
+    async with quotas(Limits(requests=500.0)) as world:
+        members = [await world.join() for _ in range(4)]
+
+        async def worker(number: int) -> None:
+            for turn in range(12):
+                async with members[number % 4].asker.reserve(claim(turn * 100 + number)) as grant:
+                    grant.use()
+                    world.arrived.append((monotonic(), 1.0))
+                    await asyncio.sleep(3)
+                    grant.settle(1.0)
+
+        await asyncio.gather(*(worker(number) for number in range(80)))
+        asked = sum(member.rpc.asked for member in members) / len(world.arrived)
+        print(f"{asked:.2f} requests a call, each with a reply")
+        assert asked < 4

@@ -1,0 +1,45 @@
+"""A 429 halves, quiet restores, Retry-After pauses."""
+
+import math
+
+from eco2.quota.throttle import FLOOR, Throttle
+
+
+def test_nothing_is_held_back_before_the_first_429() -> None:
+    assert Throttle().at(5.0) == 1.0
+    assert Throttle().changes(5.0) == math.inf
+
+
+def test_a_429_halves_and_each_quiet_ten_seconds_add_a_tenth() -> None:
+    throttle = Throttle().pushed_back(100.0, granted=99.0, retry_after=None)
+    assert [round(throttle.at(now), 3) for now in (100, 109.9, 110, 120, 149, 150, 500)] == [
+        0.5, 0.5, 0.6, 0.7, 0.9, 1.0, 1.0,
+    ]  # fmt: skip
+    assert [throttle.changes(now) for now in (100.0, 109.9, 110.0, 150.0)] == [110, 110, 120, math.inf]
+
+
+def test_calls_in_flight_together_halve_once() -> None:
+    throttle = Throttle()
+    for late in range(20):
+        throttle = throttle.pushed_back(100.0 + late / 10, granted=95.0 + late / 10, retry_after=None)
+    assert throttle.at(102.0) == 0.5
+    assert throttle.at(111.8) == 0.5  # the last one began the quiet time anew
+    assert throttle.at(111.95) == 0.6
+
+
+def test_calls_granted_since_halve_again_down_to_a_floor() -> None:
+    throttle, factors = Throttle(), []
+    for now in range(1, 7):
+        throttle = throttle.pushed_back(float(now), granted=now - 0.5, retry_after=None)
+        factors.append(throttle.at(now))
+    assert factors == [0.5, 0.25, 0.125, FLOOR, FLOOR, FLOOR]
+
+
+def test_what_was_regained_is_halved() -> None:
+    throttle = Throttle().pushed_back(0.0, -1.0, None)
+    assert throttle.pushed_back(20.0, 19.0, None).at(20.0) == 0.35
+
+
+def test_retry_after_pauses_and_a_shorter_one_does_not_end_it() -> None:
+    throttle = Throttle().pushed_back(100.0, 99.0, 30.0).pushed_back(101.0, 99.0, 1.0)
+    assert throttle.paused == 130.0
