@@ -5,13 +5,15 @@ Everything heavy is imported inside the command that needs it, so that `eco2 --h
 
 import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from eco2 import __version__
+from eco2.commands import dead, intake, jobs
+from eco2.commands.start import run as _run
+from eco2.commands.start import settings as _settings
 from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
 from eco2.sizetable import show_size
 
@@ -19,10 +21,8 @@ if TYPE_CHECKING:
     from eco2.broker.topology import Topology
     from eco2.settings import Settings
 
-Value = TypeVar("Value")
-
 EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 the job failed ·
-4 gateway or broker did not answer · 5 the gateway refused the request · 130 interrupted."""
+4 gateway or broker did not answer · 5 the request was refused · 130 interrupted."""
 
 app = typer.Typer(
     help="Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan.",
@@ -33,6 +33,8 @@ app = typer.Typer(
 )
 topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_args_is_help=True)
 app.add_typer(topology_app, name="topology")
+app.add_typer(jobs.app, name="jobs")
+app.add_typer(dead.app, name="dead")
 app.command("size")(show_size)
 
 
@@ -61,7 +63,7 @@ def demo(
     from eco2.demo import demo as run_demo
     from eco2.stages import DEMO_PHOTO
 
-    settings = _settings(quiet=True)
+    settings = _settings("warning")
     if once:
         settings = settings.model_copy(update={"port": 0})
     if not _run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
@@ -196,6 +198,10 @@ def version() -> None:
     typer.echo(__version__)
 
 
+app.command()(intake.pause)
+app.command()(intake.resume)
+
+
 def _topology(settings: "Settings") -> "Topology":
     from eco2 import assembly, brokers
 
@@ -218,24 +224,6 @@ def _process(role: Literal["gateway", "worker", "serve"]) -> None:
             await service.run(components, stop, force)
 
     _run(run())
-
-
-def _settings(quiet: bool = False) -> "Settings":
-    from eco2 import log
-    from eco2.settings import load
-
-    settings = load()
-    log.configure(
-        "warning" if quiet and settings.log_level == "info" else settings.log_level, settings.log_format
-    )
-    return settings
-
-
-def _run(main: Coroutine[object, object, Value]) -> Value:
-    import uvloop
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
 
 
 def _say_port(what: str, host: str, port: int, path: str = "") -> None:

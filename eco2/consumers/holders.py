@@ -8,14 +8,14 @@ still.
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
 from eco2.consumers.running import Running
-from eco2.ports import Broker
+from eco2.ports import Broker, Live
 
 Kind = TypeVar("Kind")
 
@@ -136,6 +136,34 @@ class Holders:
             run = said.jobs.get(watch.job)
             if run is not None and watch.run in (None, run):
                 watch.since = now
+
+
+async def asked(broker: Live, job: str, seconds: float) -> str | None:
+    """Asks as somebody who has no job: the run of the process that is at work on `job`; "" if some process
+    only keeps an order of it; None if nobody has said a word within `seconds`."""
+    heard: set[str] = set()
+    at_work = asyncio.Event()
+
+    def hear(_: str, body: bytes) -> None:
+        said = _decode(body, Say)
+        if said is not None and job in said.jobs:
+            heard.add(said.jobs[job])
+            if said.jobs[job]:
+                at_work.set()
+
+    listening = broker.listen(SAY_TOPIC, hear)
+    try:
+        async with asyncio.timeout(seconds):
+            while not at_work.is_set():
+                broker.cast(ASK_TOPIC, msgspec.json.encode(Ask([job])))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(seconds / ASKS):
+                        await at_work.wait()
+    except TimeoutError:
+        pass  # who has not answered by now is silent
+    finally:
+        await listening.cancel()
+    return max(heard, default=None)
 
 
 def _decode(body: bytes, kind: type[Kind]) -> Kind | None:

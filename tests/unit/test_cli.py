@@ -13,6 +13,10 @@ COMMANDS = [
     "worker",
     "scan",
     "topology",
+    "jobs",
+    "dead",
+    "pause",
+    "resume",
     "fake-openai",
     "settings",
     "size",
@@ -80,6 +84,11 @@ def test_topology_show_needs_no_broker() -> None:
         (["serve"], {"ECO2_PIPELINES": "eco2.job:Job"}, "not a Pipeline"),
         (["serve"], {"ECO2_DEFAULT_MODEL": "gpt-9"}, "gpt-9 is not among local"),
         (["topology", "check"], {}, "set ECO2_AMQP_URL"),
+        (["dead", "list"], {}, "set ECO2_AMQP_URL"),
+        (["jobs", "list"], {}, "set ECO2_AMQP_URL"),
+        (["pause"], {}, "set ECO2_AMQP_URL"),
+        (["dead", "drop"], {}, "--all"),
+        (["dead", "replay", "some-job", "--all"], {}, "--all"),
         (["topology", "show"], {"ECO2_PREFIX": "Eco.2"}, "Eco"),
     ],
 )
@@ -106,6 +115,15 @@ def test_a_gateway_that_does_not_answer_exits_with_4(
     monkeypatch.setattr("eco2.demo.PATIENCE", 0.0)
     assert exit_of(monkeypatch, "scan", str(photo), "--url", "http://127.0.0.1:9") == 4
     assert "127.0.0.1:9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [["jobs", "list"], ["dead", "list"], ["resume"], ["topology", "check"]])
+def test_a_broker_that_does_not_answer_exits_with_4(
+    args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECO2_AMQP_URL", "amqp://guest:guest@127.0.0.1:1/")
+    assert exit_of(monkeypatch, *args) == 4
+    assert "ECO2_AMQP_URL" in capsys.readouterr().err
 
 
 def test_wrong_usage_exits_with_2(monkeypatch: pytest.MonkeyPatch) -> None:
