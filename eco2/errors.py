@@ -5,6 +5,8 @@
 * `StartError`: the process cannot start as it is configured; the message says what to change.
 """
 
+from typing import Literal
+
 
 class Eco2Error(Exception):
     """The root. Messages say what to do next."""
@@ -57,8 +59,18 @@ class ProviderDown(ProviderError):
     """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
 
 
+LimitKind = Literal["requests", "tokens", "other"]
+
+
 class RateLimited(ProviderError):
-    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call."""
+    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call.
+
+    `kind`: which of its limits was met; `other`: none of a minute's two, or it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, kind: LimitKind = "other") -> None:
+        super().__init__(message, retry_after)
+        self.kind = kind
 
 
 class GrantExpired(RetryableError):
