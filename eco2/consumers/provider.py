@@ -21,6 +21,10 @@ from eco2.tokens.estimate import Counting, Estimate, Estimator
 
 HALF_LIFE = 10.0
 """Seconds after which what a call had to wait counts half in what the next one expects."""
+SECONDS = 5.0
+"""How long a call takes, as long as none has succeeded."""
+FEW = 10
+"""Calls that tell how long the next one will take."""
 
 log = get_logger(__name__)
 
@@ -80,6 +84,9 @@ class Provider:
         self.adapter = adapter
         self.budget = budget
         self.slots = asyncio.Semaphore(concurrency)
+        self._concurrency = concurrency
+        self._in_flight = 0
+        self._seconds = SECONDS
         self.metrics = metrics
         self._breaker = Breaker()
         self._wait = Wait()
@@ -100,8 +107,11 @@ class Provider:
         """Seconds that a call which asks now has to wait, as far as this process can tell."""
         now = _now()
         longest = now - min(self._waiting.values(), default=now)
-        pace = self.budget.pace if self.budget is not None else 0.0
-        return max(self.down_for, self._wait.expected(now), longest, pace * len(self._waiting))
+        ahead = len(self._waiting)
+        granted = ahead * (self.budget.pace if self.budget is not None else 0.0)
+        crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
+        slot = crowd * self._seconds / self._concurrency
+        return max(self.down_for, self._wait.expected(now), longest, granted, slot)
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -128,6 +138,8 @@ class Provider:
     def watched(self) -> Iterator[None]:
         """Tells the breaker how the call inside ended."""
         self._breaker = self._breaker.began()
+        began = _now()
+        self._in_flight += 1
         try:
             yield
         except ProviderDown:
@@ -142,6 +154,9 @@ class Provider:
         except BaseException:
             self._moved(self._breaker.abandoned())
             raise
+        finally:
+            self._in_flight -= 1
+        self._seconds += (_now() - began - self._seconds) / FEW
         self._moved(self._breaker.succeeded())
 
     def _moved(self, breaker: Breaker) -> None:
