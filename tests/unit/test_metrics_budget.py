@@ -6,11 +6,14 @@ from eco2.metrics import Metrics
 from eco2.pacer import Limits
 
 
+LIMITS, USED = Limits(500.0), Limits(120.0)
+
+
 @dataclass(frozen=True)
 class Status:
     epoch: str
-    limits: Limits = Limits(500.0, None)
-    used: Limits = Limits(120.0, None)
+    limits: Limits = LIMITS
+    used: Limits = USED
     waiting: int = 7
     factor: float = 0.6
 
