@@ -71,6 +71,8 @@ async def process(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     parts = _Parts(settings, loaded, broker, journal, Metrics(), name)
     core = [Component("broker", broker.run), Component("journal", parts.journal.run)]
+    if settings.daily_usd is not None:
+        core.append(Component("spending", parts.journal.recall_spending))
     if role == "gateway":
         yield [*core, parts.gateway(listening)]
         return
@@ -170,6 +172,7 @@ class _Parts:
             metrics,
             time.time,
             keep=settings.view_minutes * 60,
+            spending=settings.daily_usd is not None,
         )
         return [
             Component("live text", live.run),
@@ -204,6 +207,7 @@ class _Parts:
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
             sse_retry=settings.sse_retry,
+            daily_usd=settings.daily_usd,
         )
 
         async def run(stop: asyncio.Event) -> None:

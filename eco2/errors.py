@@ -28,6 +28,19 @@ class BrokerUnavailable(RetryableError):
     """The broker is not connected or refuses publishes (alarm); nothing was sent."""
 
 
+class SpendLimit(RetryableError):
+    """So much was paid today that no job is taken any more; jobs in flight finish.
+
+    `retry_after`: seconds until the next day.
+    """
+
+    code = "SPEND_LIMIT"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class PublishUncertain(RetryableError):
     """The publish was sent and not confirmed in time; it may or may not take effect, now or later."""
 

@@ -8,6 +8,7 @@ raises one StartError that names every wrong variable and what to do about it, w
 import difflib
 import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -315,6 +316,13 @@ class Settings(BaseSettings):
         description="Further providers by name, each with variables of its own (below). A job that names no "
         "model goes to the one with the shortest expected wait.",
         json_schema_extra=_about(MODEL),
+    )
+    daily_usd: Decimal | None = Field(
+        None,
+        gt=0,
+        description="What may be paid for models per day (UTC, by list price) before gateways refuse further "
+        "jobs with `SPEND_LIMIT` until midnight; those in flight finish. Unset: no limit.",
+        json_schema_extra=_about(MODEL, "USD"),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important level that is written.", json_schema_extra=_about(LOG)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
@@ -84,6 +85,7 @@ class ScriptedModel:
     """Answers every call after `seconds` with `<kind>(<text>)`; a script may do something else first."""
 
     seconds: float = 1.0
+    cost: Decimal | None = None
     script: Callable[[str, str], None] = lambda kind, job: None
     calls: list[tuple[str, str]] = field(default_factory=list)
     in_flight: int = 0
@@ -109,7 +111,7 @@ class ScriptedModel:
             self.in_flight -= 1
         text = f"{call.kind}({call.text})"
         value = call.schema(text)  # type: ignore[call-arg]  # `schema` is str in these tests
-        return Reply(value, "scripted", Usage(10, 0, 5))
+        return Reply(value, "scripted", Usage(10, 0, 5, self.cost))
 
 
 @dataclass(frozen=True)
@@ -217,9 +219,11 @@ def itself(rpc: Rpc) -> Rpc:
 
 
 class World:
-    """`budgets`: names of the providers whose budgets its processes share."""
+    """`budgets`: names of the providers whose budgets its processes share. `spending`: what was paid per day
+    is written down."""
 
-    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = ()) -> None:
+    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
+        self.spending = spending
         services = ("sweep", *(f"quota-{name}" for name in budgets))
         self.topology = Topology(pipelines=("ask",), services=services)
         self.server = Server(chaos, clock=VirtualClock.now)
@@ -240,11 +244,13 @@ class World:
         journal = Journal(broker, KEEP, VirtualClock.now)
         process = Process(broker, journal, asyncio.Event())
         components = [Component("broker", broker.run), Component("journal", journal.run)]
+        if self.spending:
+            components.append(Component("spending", journal.recall_spending))
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
         if remotes:
             components += shares(process, remotes, name, rpc(broker))
-            components += worker(process, pipeline, prefetch, name)
+            components += worker(process, pipeline, prefetch, name, self.spending)
         return process, components
 
     async def start(
@@ -312,7 +318,9 @@ def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> 
     return components
 
 
-def worker(process: Process, pipeline: Pipeline[Any], prefetch: int, name: str) -> Sequence[Component]:
+def worker(
+    process: Process, pipeline: Pipeline[Any], prefetch: int, name: str, spending: bool
+) -> Sequence[Component]:
     broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
     live = DeltaSender(broker)
     holders = Holders(broker, running, SILENCE)
@@ -330,7 +338,17 @@ def worker(process: Process, pipeline: Pipeline[Any], prefetch: int, name: str) 
         prefetch=prefetch,
         grace=70.0,
     )
-    sweep = Sweep(broker, journal, Orders(broker), holders, (pipeline,), metrics, VirtualClock.now, keep=KEEP)
+    sweep = Sweep(
+        broker,
+        journal,
+        Orders(broker),
+        holders,
+        (pipeline,),
+        metrics,
+        VirtualClock.now,
+        keep=KEEP,
+        spending=spending,
+    )
     return [
         Component("live", live.run),
         Component("holders", holders.run),

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 
-
 LIMITS, USED = Limits(500.0), Limits(120.0)
 
 
