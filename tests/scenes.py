@@ -79,9 +79,11 @@ class Held:
 async def at_rest(world: World) -> None:
     """Returns once no order is in any queue, and nobody holds one."""
     await until(
-        lambda: not any(
-            len(queue) or any(consumer._unsettled for consumer in queue._consumers)
-            for queue in world.server.queues.values()
-            if ".rpc." not in queue.name
+        lambda: (
+            not any(
+                len(queue) or any(consumer._unsettled for consumer in queue._consumers)
+                for queue in world.server.queues.values()
+                if ".rpc." not in queue.name
+            )
         )
     )

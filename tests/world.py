@@ -165,6 +165,10 @@ class World:
         self.topology = Topology(pipelines=("ask",), services=("sweep",))
         self.server = Server(chaos, clock=VirtualClock.now)
 
+    def connection(self) -> Embedded:
+        """A process's way to the broker."""
+        return Embedded(self.topology, self.server)
+
     def components(
         self,
         model: ScriptedModel | None = None,
@@ -174,7 +178,7 @@ class World:
         name: str = "w",
     ) -> tuple[Process, list[Component]]:
         """A process and what it runs: a worker if it has a model, else only a journal, as in a gateway."""
-        broker = Embedded(self.topology, self.server)
+        broker = self.connection()
         journal = Journal(broker, KEEP, VirtualClock.now)
         components = [Component("broker", broker.run), Component("journal", journal.run)]
         if model is not None:

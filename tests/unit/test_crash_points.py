@@ -4,8 +4,7 @@ was confirmed. The points are found by the test: it goes on until there is no fu
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from functools import partial
+from dataclasses import asdict
 from itertools import count
 
 import pytest
@@ -23,7 +22,6 @@ from tests.world import (
     LIFE,
     Draft,
     Final,
-    Process,
     Question,
     ScriptedModel,
     World,
@@ -33,8 +31,20 @@ from tests.world import (
 
 PATIENCE = 200.0
 """Seconds after which what has not happened will not happen: longer than a job's life."""
-KINDS = ("late_confirm", "lost_confirm", "ghost", "lost_publish", "block", "cut", "lost_ack", "lag", "lost_live")
-UNKIND = [replace(CALM, seed=seed, delay=0.2, **{kind: 0.3}) for seed, kind in enumerate(KINDS)]
+KINDS = (
+    "late_confirm",
+    "lost_confirm",
+    "ghost",
+    "lost_publish",
+    "block",
+    "cut",
+    "lost_ack",
+    "lag",
+    "lost_live",
+)
+UNKIND = [
+    Chaos(**(asdict(CALM) | {"seed": seed, "delay": 0.2, kind: 0.3})) for seed, kind in enumerate(KINDS)
+]
 
 
 async def draft(context: Context[Question]) -> Draft:
