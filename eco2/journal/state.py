@@ -1,7 +1,7 @@
 """The state of one job, folded from its events: a pure function of the log, the same for every reader.
 
-What it guarantees: events of a run that is not current change nothing; the first terminal event stands;
-`seq` never goes back, so an event that was written twice is shown once.
+What it guarantees: events of a run that is not current, or has given the job back, change nothing; the first
+terminal event stands; `seq` never goes back, so an event that was written twice is shown once.
 """
 
 from collections.abc import Mapping
@@ -139,7 +139,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | No
             return _run(state, event)
         case Done():
             return _done(state, at, event)
-        case StageChanged() | Checkpoint() | Released() if event.run == state.run:
+        case StageChanged() | Checkpoint() | Released() if event.run == state.run and not state.released:
             return _of_run(state, at, event)
     return state
 
