@@ -17,7 +17,7 @@ from eco2.consumers.context import Engine, StageContext
 from eco2.consumers.holders import Holders
 from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
 from eco2.consumers.progress import Progress, finished, late
-from eco2.consumers.retries import put_off
+from eco2.consumers.retries import left, put_off
 from eco2.consumers.run import Run
 from eco2.errors import DeadLetter, Gone, PermanentError, ProviderError, RetryableError
 from eco2.event import RunStarted
@@ -79,6 +79,8 @@ class Executor:
                     return Ended(dead=state.dead)
                 if failure := _hopeless(run, state):
                     return self._failed(run, state, failure)
+                if delay := _too_early(state, self._engine.clock()):
+                    return PutOff("another order of it waits until it is tried again", delay)
                 await self._company.turn(alone := suspect(state))
         except TimeoutError:
             return run.interrupt.outcome or self._failed(run, state, late(run.job))
@@ -240,6 +242,11 @@ def _hopeless(run: Run, state: JobState) -> PermanentError | None:
     if run.delivery.returned >= MOST_RETURNS:
         return DeadLetter(f"given back {run.delivery.returned} times without an end; see the logs", "POISON")
     return None
+
+
+def _too_early(state: JobState, now: float) -> int | None:
+    """The delay that is left of a job's time to be tried again; None if it may go on."""
+    return left(DELAYS, state.retries, state.touched, now) if state.put_off else None
 
 
 class _StageWriter:

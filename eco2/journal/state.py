@@ -61,7 +61,7 @@ class JobState:
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `past`: those before it, void now;
-    `released`: it gave the job back.
+    `released`: it gave the job back; `put_off`: to be tried again later.
     `alone`: it ran without neighbours. `crashes`: runs before it that ended without a word, and `retries`:
     times that a stage failed, both since the job last got on. `touched`: when its last event was written.
     `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
@@ -84,6 +84,7 @@ class JobState:
     attempt: int = 0
     past: tuple[str, ...] = ()
     released: bool = False
+    put_off: bool = False
     alone: bool = False
     crashes: int = 0
     retries: int = 0
@@ -198,6 +199,7 @@ def _run(state: JobState, event: RunStarted) -> JobState:
         attempt=event.attempt,
         past=state.past if state.run is None else (*state.past, state.run),
         released=False,
+        put_off=False,
         alone=event.alone,
         crashes=state.crashes + state.held,
         touched=event.ts,
@@ -223,7 +225,7 @@ def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Rel
     match event:
         case Released():
             retries = state.retries + event.retry
-            return replace(state, released=True, retries=retries, touched=event.ts)
+            return replace(state, released=True, put_off=event.retry, retries=retries, touched=event.ts)
         case Checkpoint():
             saved = {**state.saved, f"{event.stage}/{event.name}": event.value}
             return replace(state, saved=saved, crashes=0, retries=0, touched=event.ts)
