@@ -48,8 +48,9 @@ class Interrupt:
         self._scope = None
 
     def reset(self) -> None:
-        """The interrupt has been heeded; another may come."""
+        """The interrupt has been heeded; another may come. What the run has paid for and not saved is void."""
         self.outcome = None
+        self._unsaved = False
 
     def fire(self, outcome: Outcome) -> None:
         """Ends the scope at its next await; the first reason stands."""
