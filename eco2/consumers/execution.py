@@ -71,6 +71,8 @@ class Executor:
         state = await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")
+        if state.ended:
+            return Ended(dead=state.dead)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
                 await run.interrupt.may_begin()
@@ -138,6 +140,7 @@ class Executor:
             return self._failed(run, state, error)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
+                await run.interrupt.may_begin()
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
                         await self._stage(run, stage, progress)

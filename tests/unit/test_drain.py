@@ -237,6 +237,29 @@ async def test_what_an_overtaken_run_paid_for_is_void_and_does_not_hold_up_a_dra
 
 
 @virtual
+async def test_a_drain_while_a_run_is_opened_is_heeded_by_a_stage_that_calls_nothing() -> None:
+    began: list[str] = []
+
+    async def local(context: Context[Question]) -> Draft:
+        began.append(context.job_id)
+        await asyncio.sleep(50)
+        return Draft(text="")
+
+    world = World()
+    async with world.process() as gateway:
+        async with world.process(ScriptedModel(), single(local)) as leaving:
+            held = Held(leaving)
+            job = (await gateway.submit()).job
+            await asyncio.sleep(1)
+            leaving.stop.set()
+            await asyncio.sleep(1)
+            held.release()
+        state = gateway.journal.view.get(job)
+        assert state is not None
+        assert (state.released, began) == (True, [])
+
+
+@virtual
 async def test_a_job_that_waits_to_try_again_is_given_back_at_once_by_a_drain() -> None:
     def script(kind: str, job: str) -> None:
         raise ProviderError("429", retry_after=50.0)
