@@ -25,6 +25,10 @@ TRUNCATED = "truncated"
 """What stands for the events of a job that the journal has dropped."""
 
 
+OWN = "."
+"""Names of checkpoints that begin with it are the engine's own."""
+
+
 class EventId(NamedTuple):
     """Where an event stands in the journal: the message's offset and the place in its batch (from 0)."""
 
@@ -227,10 +231,18 @@ def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Rel
             retries = state.retries + event.retry
             return replace(state, released=True, put_off=event.retry, retries=retries, touched=event.ts)
         case Checkpoint():
-            saved = {**state.saved, f"{event.stage}/{event.name}": event.value}
-            return replace(state, saved=saved, crashes=0, retries=0, touched=event.ts)
+            return _saved(state, event)
         case StageChanged():
             return _stage(state, at, event)
+
+
+def _saved(state: JobState, event: Checkpoint) -> JobState:
+    """The same value again is no progress, and neither is what a call has cost."""
+    name = f"{event.stage}/{event.name}"
+    if state.saved.get(name) == event.value:
+        return state
+    state = replace(state, saved={**state.saved, name: event.value}, touched=event.ts)
+    return state if event.name.startswith(OWN) else replace(state, crashes=0, retries=0)
 
 
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
