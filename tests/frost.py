@@ -91,7 +91,9 @@ class _Step:
     ) -> None:
         self._callback = callback
         self._args = args
-        self._context = Context() if _of_broker(callback) else context or copy_context()
+        if _of_broker(callback):
+            context = Context()
+        self._context = copy_context() if context is None else context  # an empty one is false
 
     def begin(self) -> None:
         frost = self._context.get(_owner)
