@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from eco2.event import Done, Queued, Released, StageChanged, Status
+from eco2.event import Done, Queued, Released, StageChanged, Status, Superseded
 from eco2.job import new_id
 from eco2.pipeline import JSON, Context
 from tests.clock import VirtualClock, virtual
-from tests.scenes import Held, overtaking, queue_is_empty, rival, single, used
+from tests.scenes import Held, at_rest, overtaking, queue_is_empty, rival, single, used
 from tests.world import (
     Draft,
     Question,
@@ -211,3 +211,17 @@ async def test_a_job_that_replays_another_shows_the_stages_that_it_did_not_run()
     assert state.result is not None
     assert state.result["answer"] == "final(drafted before)"
     assert state.result["usage"] == {"final": used(calls=1)}
+
+
+@virtual
+async def test_a_job_that_its_gateway_withdraws_stops_at_once_and_is_paid_for_no_more() -> None:
+    world, model = World(), ScriptedModel(seconds=10)
+    async with world.process() as gateway, world.process(model):
+        job = (await gateway.submit()).job
+        await until(lambda: bool(model.in_flight))
+        await gateway.journal.put(Superseded(ts=VirtualClock.now(), job=job, by=""))
+        await until(lambda: not model.in_flight)
+        await at_rest(world)
+        late = (await gateway.submit()).job
+        assert (await gateway.ended(late)).status == "completed"
+    assert [kind for kind, called in model.calls if called == job] == ["draft"]
