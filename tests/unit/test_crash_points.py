@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from eco2.broker.embedded import CALM, Chaos
-from eco2.errors import BrokerUnavailable
+from eco2.errors import BrokerUnavailable, ProviderClosed, ProviderError
 from eco2.event import Done, decode_events
 from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.journal.state import JobState
@@ -27,6 +27,7 @@ from tests.world import (
     World,
     final,
     result,
+    until,
 )
 
 PATIENCE = 200.0
@@ -74,9 +75,22 @@ def unsaved(model: ScriptedModel, state: JobState | None) -> int:
     return len(model.calls) - kept
 
 
+class Provider(ScriptedModel):
+    """Fails `times` for the stage `final` with `error`, unpaid, and then answers."""
+
+    def __init__(self, error: Exception | None = None, times: int = 0) -> None:
+        super().__init__(script=self._raise)
+        self._errors = iter([error] * times)
+
+    def _raise(self, kind: str, job: str) -> None:
+        if kind == "final" and (error := next(self._errors, None)) is not None:
+            self.calls.remove((kind, job))
+            raise error
+
+
 async def worker_crashes(point: Point, chaos: Chaos) -> bool:
     """False if the worker had done all it had to do before it came to that point."""
-    world, model = World(chaos), ScriptedModel()
+    world, model = World(chaos), Provider()
     async with asyncio.timeout(PATIENCE), world.process() as gateway:
         first = Doomed(*world.components(model, PIPELINE), point)
         living = asyncio.create_task(first.live())
@@ -100,6 +114,36 @@ async def worker_crashes(point: Point, chaos: Chaos) -> bool:
     assert lost <= 1
     assert len(model.calls) <= 2 + lost
     return first.gone.is_set()
+
+
+async def failing_worker_crashes(point: Point, provider: Provider) -> tuple[bool, JobState]:
+    """The same for a job whose provider does not answer at first. Leaves its dead letters."""
+    world = World()
+    async with asyncio.timeout(5 * PATIENCE), world.process() as gateway:
+        first = Doomed(*world.components(provider, PIPELINE), point)
+        living = asyncio.create_task(first.live())
+        job = (await gateway.submit(life=800)).job
+        ending = asyncio.create_task(gateway.ended(job))
+        gone = asyncio.create_task(first.gone.wait())
+        await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not first.gone.is_set():
+            first.process.stop.set()
+        await living
+        gone.cancel()
+        async with world.process(provider, PIPELINE):
+            state = await ending
+            await until(lambda: bool(dead_letters(world)) == state.dead)
+            dead = dead_letters(world)
+            world.server.queues[world.topology.queue("dead")]._ready.clear()
+            await at_rest(world)
+    assert ends(world, job) == 1
+    assert dead == [job] * state.dead
+    assert len(provider.calls) <= 3
+    return first.gone.is_set(), state
+
+
+def dead_letters(world: World) -> list[str]:
+    return [message.id for message in world.server.queues[world.topology.queue("dead")]._ready]
 
 
 @asynccontextmanager
@@ -154,6 +198,28 @@ def test_a_worker_may_crash_between_any_two_of_its_writes(chaos: Chaos, side: Si
         if not run_virtual(worker_crashes(Point(write, side), chaos)):
             break
     assert write >= 8
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_worker_may_crash_while_it_puts_a_job_off(side: Side) -> None:
+    for write in count():
+        provider = Provider(ProviderError("cut"), 4)
+        crashed, state = run_virtual(failing_worker_crashes(Point(write, side), provider))
+        assert (state.status, state.dead) == ("completed", False)
+        if not crashed:
+            break
+    assert write >= 14
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_worker_may_crash_while_it_buries_a_job(side: Side) -> None:
+    for write in count():
+        provider = Provider(ProviderClosed("the key is not valid"), 99)
+        crashed, state = run_virtual(failing_worker_crashes(Point(write, side), provider))
+        assert (state.status, state.dead) == ("failed", True)
+        if not crashed:
+            break
+    assert write >= 6
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
