@@ -113,11 +113,12 @@ class Provider:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Tells the breaker how the call inside ended."""
+        ahead = not self._breaker.closed
         self._breaker = self._breaker.began()
         try:
             yield
         except ProviderDown:
-            self._moved(self._breaker.failed(_now()))
+            self._moved(self._breaker.failed(_now(), ahead))
             raise
         except ProviderClosed:
             self._moved(self._breaker.shut(_now()))
@@ -126,7 +127,7 @@ class Provider:
             self._moved(self._breaker.succeeded())
             raise
         except BaseException:
-            self._moved(self._breaker.abandoned())
+            self._moved(self._breaker.abandoned(ahead))
             raise
         self._moved(self._breaker.succeeded())
 

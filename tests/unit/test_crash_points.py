@@ -132,9 +132,7 @@ async def failing_worker_crashes(point: Point, provider: Provider) -> tuple[bool
         gone.cancel()
         async with world.process(provider, PIPELINE):
             state = await ending
-            assert (
-                VirtualClock.now() - state.accepted < 100
-            )  # without help of the sweep
+            assert VirtualClock.now() - state.accepted < 100  # without help of the sweep
             await until(lambda: bool(dead_letters(world)) == state.dead)
             dead = dead_letters(world)
             world.server.queues[world.topology.queue("dead")]._ready.clear()
