@@ -124,7 +124,7 @@ class Sweep:
     def _renew_pause(self, now: float) -> None:
         paused = self._journal.view.paused
         if paused is not None and now - paused.ts > self._keep / RENEW_PAUSE:
-            self._journal.put(Paused(ts=now, reason=paused.reason))
+            self._journal.put(Paused(ts=now, reason=paused.reason, renewed=True))
 
     def _end(self, job: JobState, now: float) -> None:
         pipeline = self._pipelines.get(job.pipeline)

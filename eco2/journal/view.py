@@ -6,16 +6,20 @@ older jobs it keeps one offset, so that a look-up reads on from there instead of
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from eco2.errors import Gone, Malformed
-from eco2.event import Event, Marker, Paused, Queued, Resumed, decode_events
+from eco2.event import Event, IntakeEvent, Marker, Paused, Queued, Resumed, decode_events
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
 
 INDEX_SIZE = 200_000
 """Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
+
+INTAKE_SEEN = 100
+"""Pauses and resumptions that are known again when they come twice."""
 
 log = get_logger(__name__)
 
@@ -37,6 +41,8 @@ class View:
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
         self._intake_observers: list[Callable[[], None]] = []
+        self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
+        self._resumed = False
         self._unknown_logged = False
         self.offset = -1
         self.skipped = 0
@@ -114,9 +120,7 @@ class View:
                 marker.set()
             return
         if isinstance(event, Paused | Resumed):
-            self.paused = event if isinstance(event, Paused) else None
-            for notify in self._intake_observers:
-                notify()
+            self._apply_intake(event)
             return
         if isinstance(event, Queued):
             self._evict(min(event.ts, self._clock()) - self._keep)  # a clock ahead must not empty the view
@@ -130,6 +134,17 @@ class View:
             self._release_key(after)  # it lost to a job that this view has never seen
         self._jobs[event.job] = after
         self._announce(after)
+
+    def _apply_intake(self, event: IntakeEvent) -> None:
+        if event in self._intake:
+            return  # what was sent twice may come again behind newer events: a pause that is long over
+        self._intake.append(event)
+        if isinstance(event, Paused) and event.renewed and self._resumed:
+            return  # it was resumed while the sweep, which did not know yet, wrote this
+        self._resumed = isinstance(event, Resumed)
+        self.paused = event if isinstance(event, Paused) else None
+        for notify in self._intake_observers:
+            notify()
 
     def _announce(self, state: JobState) -> None:
         self._wake(state.job)

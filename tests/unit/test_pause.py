@@ -87,3 +87,33 @@ async def test_a_paused_worker_stops_at_once() -> None:
             await asyncio.sleep(10)
             began = VirtualClock.now()
         assert VirtualClock.now() - began < 1
+
+
+@virtual
+async def test_a_pause_that_is_over_does_not_come_back_with_a_message_that_comes_late() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway, world.process(model):
+        over = Paused(ts=VirtualClock.now(), reason="the provider's bill")
+        await gateway.journal.put(over)
+        await asyncio.sleep(5)
+        await resume(gateway)
+        await gateway.journal.put(over)  # sent twice, since its confirm did not come
+        assert (await gateway.ended((await gateway.submit()).job)).status == "completed"
+
+
+@virtual
+async def test_a_pause_that_is_renewed_while_it_ends_has_ended() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway, world.process(model):
+        await pause(gateway)
+        await resume(gateway)
+        now = VirtualClock.now()
+        await gateway.journal.put(Paused(ts=now, reason="the provider's bill", renewed=True))
+        assert (await gateway.ended((await gateway.submit()).job)).status == "completed"
+        await pause(gateway)
+        job = (await gateway.submit()).job
+        await gateway.journal.put(Paused(ts=now + 1, reason="the provider's bill", renewed=True))
+        await asyncio.sleep(10)
+        assert job not in {called for _, called in model.calls}
+        await resume(gateway)
+        assert (await gateway.ended(job)).status == "completed"
