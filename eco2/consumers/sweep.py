@@ -157,7 +157,8 @@ class Sweep:
     async def _order_again(self, job: JobState) -> None:
         order = await self._orders.find(job.job)
         self._silent.discard(job.job)
-        self._watched.pop(job.job).close()
+        if watch := self._watched.pop(job.job, None):  # else the process is stopping
+            watch.close()
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return

@@ -1,6 +1,8 @@
 """The sweep: what nobody will ever end by himself is ended, and an order that was lost comes again."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, overdue, quiet
 from eco2.event import Done, Queued, decode_events
 from eco2.job import new_id
 from eco2.journal.state import JobState
+from eco2.ports import Record, Start
 from eco2.service import run
 from tests.clock import VirtualClock, virtual
 from tests.scenes import at_rest
@@ -217,3 +220,34 @@ async def test_the_sweep_goes_on_after_the_broker_was_away() -> None:
         job = await announce(gateway, life=20)
         await gateway.ended(job.job)
         assert VirtualClock.now() <= job.deadline + OVERDUE + SOON
+
+
+@virtual
+async def _stop_while_it_looks_for_orders() -> None:
+    world, model = World(), ScriptedModel(seconds=30)
+    async with world.process() as gateway:
+        async with world.process(model) as leaving:
+            for _ in range(2):
+                await announce(gateway, life=800)
+            searches: list[float] = []
+            kept = leaving.broker.kept
+
+            def counted(start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+                searches.append(VirtualClock.now())
+                return kept(start)
+
+            leaving.broker.kept = counted  # type: ignore[method-assign]
+            await asyncio.sleep(LOST_AFTER)
+            await gateway.submit()  # its call keeps the process alive while it drains
+            world.server.logs[world.topology.inputs]._records.clear()
+            world.server.logs[world.topology.inputs]._times.clear()
+            await until(lambda: bool(searches))
+            leaving.stop.set()
+        assert VirtualClock.now() - searches[0] > 6  # longer than one search
+
+
+def test_a_sweep_that_is_under_way_when_its_process_stops_does_no_harm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _stop_while_it_looks_for_orders()
+    assert "its handler failed" not in caplog.text
