@@ -36,4 +36,4 @@ def left(delays: Sequence[int], retries: int, since: float, now: float) -> int |
     seconds = since + delays[min(retries, len(delays)) - 1] - now
     if seconds <= EARLY:
         return None
-    return next((delay for delay in delays if delay >= seconds), delays[-1])
+    return max(delay for delay in delays if delay <= seconds + delays[0])

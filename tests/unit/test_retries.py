@@ -77,7 +77,9 @@ def test_each_time_it_is_put_off_for_longer_while_there_is_time(
         (2, 0.0, 30),
         (2, 26.0, 5),
         (3, 0.0, 120),
+        (3, 60.0, 30),
         (3, 91.0, 30),
+        (3, 100.0, 5),
         (7, 0.0, 120),
     ],
 )
