@@ -229,7 +229,7 @@ def weathered(chaos: Chaos, events: tuple[str, ...], seed: int) -> dict[str, Any
         return runner.run(storm(chaos, events, seed))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("events", [KIND, ROUGH], ids=["kind", "rough"])
 @pytest.mark.parametrize("chaos", [CALM, Chaos(seed=0)], ids=["calm", "unkind"])
 def test_accepted_is_kept_and_paid_once_whatever_comes(

@@ -224,7 +224,7 @@ async def test_the_sweep_goes_on_after_the_broker_was_away() -> None:
 
 @virtual
 async def _stop_while_it_looks_for_orders() -> None:
-    world, model = World(), ScriptedModel(seconds=30)
+    world, model = World(), ScriptedModel(seconds=55)
     async with world.process() as gateway:
         async with world.process(model) as leaving:
             for _ in range(2):
@@ -237,7 +237,7 @@ async def _stop_while_it_looks_for_orders() -> None:
                 return kept(start)
 
             leaving.broker.kept = counted  # type: ignore[method-assign]
-            await asyncio.sleep(LOST_AFTER)
+            await asyncio.sleep(LOST_AFTER + 10)  # they are asked for, and the search is not begun
             await gateway.submit()  # its call keeps the process alive while it drains
             world.server.logs[world.topology.inputs]._records.clear()
             world.server.logs[world.topology.inputs]._times.clear()
