@@ -127,7 +127,9 @@ class Freezable(Embedded):
             self._disconnect()
             await asyncio.sleep(seconds - HEARTBEAT)
         self.frost.thaw()
-        if self._channel is None and self._desk is not None:
+        if seconds > HEARTBEAT and self._channel is None and self._desk is not None:
+            if self._reconnect is not None:
+                self._reconnect.cancel()  # of a disruption while it stood still
             self.frost.enter(self._connect)
 
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
