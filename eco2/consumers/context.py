@@ -99,6 +99,8 @@ class StageContext(Generic[Input_co]):
         paid = [self._checkpoint(USAGE, self._usage)] if self._usage else []
         self._run.write(*paid, self._checkpoint(name, value))
         await self._run.confirmed()
+        if self.saved(name) != value:
+            self._run.retries = 0  # the job got on, as every reader of the journal sees it
         self._saved[self._key(name)] = value
 
     def saved(self, name: str) -> JSON | None:

@@ -9,10 +9,11 @@ from eco2.consumers.retries import EARLY, LEAST_TIME, left, put_off
 from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError, RateLimited
 from eco2.event import RunStarted, decode_events
 from eco2.journal.state import JobState
+from eco2.pipeline import Call, Context
 from eco2.ports import DELAYS, delay_queue
 from tests.clock import VirtualClock, virtual
-from tests.scenes import at_rest
-from tests.world import ScriptedModel, World, order, until
+from tests.scenes import at_rest, single
+from tests.world import Draft, Question, ScriptedModel, World, order, until
 
 
 class Failing(ScriptedModel):
@@ -127,6 +128,22 @@ async def test_a_job_that_got_on_has_all_its_retries_again() -> None:
         state = await process.ended((await process.submit(life=800)).job)
     assert state.status == "completed"
     assert model.paid == ["draft", "final"]
+
+
+@virtual
+async def test_a_checkpoint_gives_a_job_all_its_retries_again() -> None:
+    async def in_two_steps(context: Context[Question]) -> Draft:
+        if context.saved("half") is None:
+            await context.call(Call("first", "", "", str, 10))
+            await context.checkpoint("half", {})
+        return Draft(text=(await context.call(Call("second", "", "", str, 10))).value)
+
+    cut = ProviderError("cut")
+    model = Failing(*[cut] * 3, cut, cut, None, *[cut] * 3)
+    async with World().process(model, single(in_two_steps)) as process:
+        state = await process.ended((await process.submit(life=800)).job)
+    assert state.status == "completed"
+    assert model.paid == ["first", "second"]
 
 
 @virtual
