@@ -1,13 +1,14 @@
 """The breaker of a provider: opens by failures in a row, lets one call go ahead, closes when it succeeds."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from eco2.call import Answer, Call, Reply
 from eco2.consumers.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from eco2.errors import ProviderDown
+from eco2.ports import at_once
 from tests.clock import virtual
 from tests.world import ScriptedModel, World
 
@@ -88,8 +89,13 @@ async def test_while_a_call_goes_ahead_no_other_does_though_an_old_one_fails() -
 
     class Provider(ScriptedModel):
         async def complete(
-            self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+            self,
+            call: Call[Answer],
+            job_id: str,
+            on_text: Callable[[str], None],
+            before_send: Callable[[], Awaitable[None]] = at_once,
         ) -> Reply[Answer]:
+            await before_send()
             began.append(asyncio.get_running_loop().time())
             if len(began) <= FAILURES + 1:
                 await asyncio.sleep(4 if len(began) == FAILURES + 1 else 1)

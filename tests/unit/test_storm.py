@@ -7,7 +7,7 @@ Virtual time; every run can be repeated by its seed.
 import asyncio
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from eco2.call import Answer, Call, Reply
 from eco2.errors import ProviderDown, ProviderError, RateLimited
 from eco2.event import JobEvent, Paused, Resumed, decode_events
 from eco2.journal.state import EventId, JobState, apply
+from eco2.ports import at_once
 from eco2.service import run
 from tests.clock import VirtualClock
 from tests.frost import Freezable, FreezableLoop
@@ -42,8 +43,13 @@ class Provider(ScriptedModel):
         self._dice = dice
 
     async def complete(
-        self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
     ) -> Reply[Answer]:
+        await before_send()
         if (fault := self.fault) is not None:
             await asyncio.sleep(0.1)
             raise fault()
