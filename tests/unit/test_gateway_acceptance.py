@@ -189,7 +189,7 @@ class Refusing:
 
 
 async def refused(gateway: Gateway, key: str | None) -> None:
-    with pytest.raises(BrokerUnavailable, match="no confirm"):
+    with pytest.raises(BrokerUnavailable, match="same key"):
         await gateway.acceptance.accept(asked("a", key))
 
 
