@@ -6,7 +6,7 @@ work is not touched; a completed stage is not run again; whatever goes wrong, th
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from pydantic import BaseModel
@@ -88,11 +88,11 @@ class Executor:
             return run.interrupt.outcome or self._failed(run, state, late(run.job))
         finally:
             run.interrupt.close()
-        with self._company.seat(alone):
+        with self._company.seat(alone) as got_on:
             state = await self._open(run, state, alone)
             if state.ended:
                 return Ended(dead=state.dead)
-            return await self._stages(run, state) if run.opened else Overtaken()
+            return await self._stages(run, state, alone, got_on) if run.opened else Overtaken()
 
     async def _vacancy(self, run: Run, state: JobState) -> JobState:
         """The job's state once no run holds it: not begun, given back, ended, or its holder is silent."""
@@ -132,7 +132,7 @@ class Executor:
         run.retries, run.offset, run.started = state.retries, state.queued_at, bool(state.outputs)
         return state
 
-    async def _stages(self, run: Run, state: JobState) -> Outcome:
+    async def _stages(self, run: Run, state: JobState, alone: bool, got_on: Callable[[], None]) -> Outcome:
         failure: PermanentError | None = None
         try:
             progress = Progress(run.id, run.job, run.pipeline, state)
@@ -144,6 +144,9 @@ class Executor:
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
                         await self._stage(run, stage, progress)
+                        if alone:
+                            await run.confirmed()  # or a crash right now would still be blamed on it
+                            got_on()
                     elif events := progress.repeated(stage, state, self._engine.clock()):
                         run.write(*events)
         except TimeoutError:

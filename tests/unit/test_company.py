@@ -1,6 +1,7 @@
 """Who runs beside whom: a suspect alone, and all others together."""
 
 import asyncio
+from collections.abc import Callable
 
 from eco2.consumers.company import Company
 from tests.clock import virtual
@@ -13,6 +14,7 @@ class Guests:
         self.company = Company()
         self.inside: list[str] = []
         self.seen: dict[str, list[str]] = {}
+        self.got_on: dict[str, Callable[[], None]] = {}
         self._group = group
         self._leave: dict[str, asyncio.Event] = {}
 
@@ -26,7 +28,7 @@ class Guests:
 
     async def _stay(self, name: str, alone: bool) -> None:
         await self.company.turn(alone)
-        with self.company.seat(alone):
+        with self.company.seat(alone) as self.got_on[name]:
             self.inside.append(name)
             self.seen[name] = list(self.inside)
             await self._leave[name].wait()
@@ -136,3 +138,23 @@ async def test_a_guest_that_is_cancelled_while_it_waits_leaves_no_trace() -> Non
         await settled()
         assert guests.inside == ["s2"]
         guests.go("s2")
+
+
+@virtual
+async def test_beside_a_suspect_that_got_on_others_may_begin() -> None:
+    async with asyncio.TaskGroup() as group:
+        guests = Guests(group)
+        guests.come("suspect", alone=True)
+        await settled()
+        guests.come("a")
+        await settled()
+        assert guests.inside == ["suspect"]
+        guests.got_on["suspect"]()
+        await settled()
+        assert guests.inside == ["suspect", "a"]
+        guests.go("suspect")
+        await settled()
+        guests.come("b")
+        await settled()
+        assert guests.inside == ["a", "b"]
+        guests.go("a", "b")

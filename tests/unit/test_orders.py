@@ -140,3 +140,14 @@ async def test_an_order_that_nobody_can_read_changes_nothing_about_a_job_that_ha
         await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
         await process.journal.barrier()
         assert process.journal.view.get(state.job) == state
+
+
+@virtual
+async def test_an_unreadable_double_of_a_job_at_work_does_not_end_it() -> None:
+    model = ScriptedModel(seconds=10)
+    async with World().process(model) as process:
+        job = (await process.submit()).job
+        await until(lambda: bool(model.in_flight))
+        await process.broker.publish("jobs.ask", b"{", job)
+        state = await process.ended(job)
+    assert state.status == "completed"
