@@ -126,9 +126,14 @@ class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
 
 
 class Paused(_Event, frozen=True, kw_only=True, tag="paused"):
-    """An operator halted the intake of every worker; `reason` is for people."""
+    """An operator halted the intake of every worker; `reason` is for people.
+
+    `renewed`: written again by the sweep, so that views that reach back less far know of it. Behind a
+    `resumed` it is void.
+    """
 
     reason: str
+    renewed: bool = False
 
 
 class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):

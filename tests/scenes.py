@@ -15,6 +15,7 @@ from tests.world import (
     Draft,
     Process,
     Question,
+    World,
     until,
 )
 
@@ -73,3 +74,16 @@ class Held:
     async def _wait(self, body: bytes, message_id: str) -> None:
         await self._free.wait()
         await self._append(body, message_id)
+
+
+async def at_rest(world: World) -> None:
+    """Returns once no order is in any queue, and nobody holds one."""
+    await until(
+        lambda: (
+            not any(
+                len(queue) or any(consumer._unsettled for consumer in queue._consumers)
+                for queue in world.server.queues.values()
+                if ".rpc." not in queue.name
+            )
+        )
+    )

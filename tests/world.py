@@ -228,6 +228,10 @@ class World:
         self.topology = Topology(pipelines=("ask",), services=services)
         self.server = Server(chaos, clock=VirtualClock.now)
 
+    def connection(self) -> Embedded:
+        """A process's way to the broker."""
+        return Embedded(self.topology, self.server)
+
     def components(
         self,
         model: ScriptedModel | None = None,
@@ -240,7 +244,7 @@ class World:
     ) -> tuple[Process, list[Component]]:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
         gateway. `rpc`: what stands between its share of the budgets and the broker."""
-        broker = Embedded(self.topology, self.server)
+        broker = self.connection()
         journal = Journal(broker, KEEP, VirtualClock.now)
         process = Process(broker, journal, asyncio.Event())
         components = [Component("broker", broker.run), Component("journal", journal.run)]

@@ -16,5 +16,8 @@ def suspect(state: JobState) -> bool:
 
 
 def crashed_alone(state: JobState) -> bool:
-    """True if the job's holder, which is silent now, ran nothing else: it was this job."""
-    return state.held and state.alone
+    """True if the job's holder, which is silent now, ran nothing else: it was this job.
+
+    Not if the job got on while it was alone: then it is not the one that crashed the others.
+    """
+    return state.held and state.alone and state.crashes >= SUSPECT_AFTER

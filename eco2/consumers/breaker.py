@@ -40,22 +40,22 @@ class Breaker:
         return max(0.0, self.until - now)
 
     def began(self) -> "Breaker":
-        """A call that `wait` let through begins: behind an open breaker it is the one that goes ahead."""
+        """A call that `wait` let through begins: behind an open breaker it is the one that goes `ahead`."""
         return self if self.closed else replace(self, probing=True)
 
     def succeeded(self) -> "Breaker":
         """A call was answered."""
         return Breaker()
 
-    def abandoned(self) -> "Breaker":
+    def abandoned(self, ahead: bool) -> "Breaker":
         """A call ended without telling anything: it was interrupted, or it failed for its own reasons."""
-        return replace(self, probing=False)
+        return replace(self, probing=False) if ahead else self
 
-    def failed(self, now: float) -> "Breaker":
+    def failed(self, now: float, ahead: bool) -> "Breaker":
         """A call found the provider down. Those sent before the breaker opened change nothing any more."""
         failures = self.failures + 1
-        if not self.closed and not self.probing:
-            return replace(self, failures=failures)
+        if not self.closed and not ahead:
+            return self
         return self._opened(failures, now) if failures >= FAILURES else replace(self, failures=failures)
 
     def shut(self, now: float) -> "Breaker":

@@ -1,11 +1,12 @@
 """Which jobs run beside each other in one process: all of them, but a suspect runs alone.
 
 When a process crashes, all its jobs look alike. A job that was there too often gets the process for itself
-once: if that crashes as well, the job did it; if not, it was innocent. So no neighbour is ever blamed.
+until it has got on: if that crashes as well, the job did it; if not, it was innocent. So no neighbour is ever
+blamed.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
@@ -29,16 +30,20 @@ class Company:
             self._wake()
 
     @contextmanager
-    def seat(self, alone: bool) -> Iterator[None]:
-        """The job runs while the block does."""
+    def seat(self, alone: bool) -> Iterator[Callable[[], None]]:
+        """The job runs while the block does. It gets what to call once it has got on: then nobody blames it
+        any more, and others may begin beside it."""
         self._inside += 1
         self._alone = alone
         try:
-            yield
+            yield self._shared
         finally:
             self._inside -= 1
-            self._alone = False
-            self._wake()
+            self._shared()
+
+    def _shared(self) -> None:
+        self._alone = False
+        self._wake()
 
     def _free(self, alone: bool) -> bool:
         return self._inside == 0 if alone else not (self._alone or self._suspects)

@@ -13,10 +13,11 @@ from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.run import Run
 from eco2.event import Checkpoint, sound
 from eco2.job import JSON
+from eco2.journal.state import OWN
 from eco2.pipeline import Outputs
 from eco2.ports import Clock
 
-USAGE = ".usage"
+USAGE = f"{OWN}usage"
 """The checkpoint that keeps what a stage has paid for when a later run goes on with it."""
 
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
@@ -98,6 +99,8 @@ class StageContext(Generic[Input_co]):
         paid = [self._checkpoint(USAGE, self._usage)] if self._usage else []
         self._run.write(*paid, self._checkpoint(name, value))
         await self._run.confirmed()
+        if self.saved(name) != value:
+            self._run.retries = 0  # the job got on, as every reader of the journal sees it
         self._saved[self._key(name)] = value
 
     def saved(self, name: str) -> JSON | None:

@@ -6,7 +6,7 @@ work is not touched; a completed stage is not run again; whatever goes wrong, th
 """
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from pydantic import BaseModel
@@ -17,7 +17,7 @@ from eco2.consumers.context import Engine, StageContext
 from eco2.consumers.holders import Holders
 from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
 from eco2.consumers.progress import Progress, finished, late
-from eco2.consumers.retries import put_off
+from eco2.consumers.retries import left, put_off
 from eco2.consumers.run import Run
 from eco2.errors import DeadLetter, Gone, PermanentError, ProviderError, RetryableError
 from eco2.event import RunStarted
@@ -71,6 +71,8 @@ class Executor:
         state = await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")
+        if state.ended:
+            return Ended(dead=state.dead)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
                 await run.interrupt.may_begin()
@@ -79,16 +81,18 @@ class Executor:
                     return Ended(dead=state.dead)
                 if failure := _hopeless(run, state):
                     return self._failed(run, state, failure)
+                if delay := _too_early(state, self._engine.clock()):
+                    return PutOff("another order of it waits until it is tried again", delay)
                 await self._company.turn(alone := suspect(state))
         except TimeoutError:
             return run.interrupt.outcome or self._failed(run, state, late(run.job))
         finally:
             run.interrupt.close()
-        with self._company.seat(alone):
+        with self._company.seat(alone) as got_on:
             state = await self._open(run, state, alone)
             if state.ended:
                 return Ended(dead=state.dead)
-            return await self._stages(run, state) if run.opened else Overtaken()
+            return await self._stages(run, state, alone, got_on) if run.opened else Overtaken()
 
     async def _vacancy(self, run: Run, state: JobState) -> JobState:
         """The job's state once no run holds it: not begun, given back, ended, or its holder is silent."""
@@ -128,7 +132,7 @@ class Executor:
         run.retries, run.offset, run.started = state.retries, state.queued_at, bool(state.outputs)
         return state
 
-    async def _stages(self, run: Run, state: JobState) -> Outcome:
+    async def _stages(self, run: Run, state: JobState, alone: bool, got_on: Callable[[], None]) -> Outcome:
         failure: PermanentError | None = None
         try:
             progress = Progress(run.id, run.job, run.pipeline, state)
@@ -136,9 +140,13 @@ class Executor:
             return self._failed(run, state, error)
         try:
             async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
+                await run.interrupt.may_begin()
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
                         await self._stage(run, stage, progress)
+                        if alone:
+                            await run.confirmed()  # or a crash right now would still be blamed on it
+                            got_on()
                     elif events := progress.repeated(stage, state, self._engine.clock()):
                         run.write(*events)
         except TimeoutError:
@@ -240,6 +248,11 @@ def _hopeless(run: Run, state: JobState) -> PermanentError | None:
     if run.delivery.returned >= MOST_RETURNS:
         return DeadLetter(f"given back {run.delivery.returned} times without an end; see the logs", "POISON")
     return None
+
+
+def _too_early(state: JobState, now: float) -> int | None:
+    """The delay that is left of a job's time to be tried again; None if it may go on."""
+    return left(DELAYS, state.retries, state.touched, now) if state.put_off else None
 
 
 class _StageWriter:

@@ -7,7 +7,6 @@ outside, and what has been paid for is saved first: a drain waits for calls in f
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Never
 
 from eco2.consumers.outcome import Outcome, Released
 
@@ -48,8 +47,9 @@ class Interrupt:
         self._scope = None
 
     def reset(self) -> None:
-        """The interrupt has been heeded; another may come."""
+        """The interrupt has been heeded; another may come. What the run paid for and did not save is void."""
         self.outcome = None
+        self._unsaved = False
 
     def fire(self, outcome: Outcome) -> None:
         """Ends the scope at its next await; the first reason stands."""
@@ -66,18 +66,23 @@ class Interrupt:
     async def may_begin(self) -> None:
         """Returns if the run may go on and begin something; a run that must end, ends here.
 
-        Also for a stage that cleans up: once the scope is over, nothing is begun any more.
+        Also for a stage that cleans up: once the scope is over, nothing is begun any more. And where the time
+        was over before the scope began: what never waits would not notice.
         """
         if self._scope is not None and self._scope.expired():
             raise asyncio.CancelledError
         if self.outcome is not None or (self._draining and self._free):
-            await self._leave()
+            self.fire(DRAINED)
+        elif not self._late:
+            return
+        await asyncio.get_running_loop().create_future()  # the scope ends this wait
+        raise AssertionError("an interrupted run went on")
+
+    @property
+    def _late(self) -> bool:
+        until = None if self._scope is None else self._scope.when()
+        return until is not None and until <= asyncio.get_running_loop().time()
 
     @property
     def _free(self) -> bool:
         return not (self._calls or self._unsaved)
-
-    async def _leave(self) -> Never:
-        self.fire(DRAINED)
-        await asyncio.get_running_loop().create_future()  # the scope ends this wait
-        raise AssertionError("an interrupted run went on")

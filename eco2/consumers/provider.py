@@ -137,13 +137,14 @@ class Provider:
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Tells the breaker how the call inside ended."""
+        ahead = not self._breaker.closed
         self._breaker = self._breaker.began()
         began = _now()
         self._in_flight += 1
         try:
             yield
         except ProviderDown:
-            self._moved(self._breaker.failed(_now()))
+            self._moved(self._breaker.failed(_now(), ahead))
             raise
         except ProviderClosed:
             self._moved(self._breaker.shut(_now()))
@@ -152,7 +153,7 @@ class Provider:
             self._moved(self._breaker.succeeded())
             raise
         except BaseException:
-            self._moved(self._breaker.abandoned())
+            self._moved(self._breaker.abandoned(ahead))
             raise
         finally:
             self._in_flight -= 1

@@ -1,4 +1,4 @@
-"""When a job is tried again after a stage has failed, as a pure function.
+"""When a job is tried again after a stage has failed, as pure functions.
 
 Two layers, which never multiply: the calls of a stage are sent again at once (`calls.py`); what fails all the
 same waits in a queue of the broker, in nobody's hands, and goes on behind its last completed stage.
@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 LEAST_TIME = 10.0
 """Seconds that must be left of a job's life for another try to be worth it."""
+
+EARLY = 2.0
+"""Seconds before its time at which an order is let through: clocks of workers differ a little."""
 
 
 def put_off(
@@ -22,3 +25,15 @@ def put_off(
         if delay >= (asked or 0.0):
             return delay if now + delay + LEAST_TIME <= deadline else None
     return None
+
+
+def left(delays: Sequence[int], retries: int, since: float, now: float) -> int | None:
+    """The delay, one of `delays`, for an order that comes before its job is to be tried again, else None.
+
+    Not the one that waits at the broker: one retry must not be spent twice. `retries`: how often
+    the job was put off since it last got on; `since`: when for the last time. Unix seconds.
+    """
+    seconds = since + delays[min(retries, len(delays)) - 1] - now
+    if seconds <= EARLY:
+        return None
+    return max(delay for delay in delays if delay <= seconds + delays[0])

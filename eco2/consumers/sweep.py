@@ -133,7 +133,7 @@ class Sweep:
     def _renew_pause(self, now: float) -> None:
         paused = self._journal.view.paused
         if paused is not None and now - paused.ts > self._keep / RENEW:
-            self._journal.put(Paused(ts=now, reason=paused.reason))
+            self._journal.put(Paused(ts=now, reason=paused.reason, renewed=True))
 
     def _write_spent(self, now: float) -> None:
         """So that views know it which do not reach back to what was paid."""
@@ -177,7 +177,8 @@ class Sweep:
     async def _order_again(self, job: JobState) -> None:
         order = await self._orders.find(job.job)
         self._silent.discard(job.job)
-        self._watched.pop(job.job).close()
+        if watch := self._watched.pop(job.job, None):  # else the process is stopping
+            watch.close()
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return

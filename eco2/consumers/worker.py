@@ -134,12 +134,13 @@ class Worker:
             run.renew()
 
     async def _bury(self, pipeline: AnyPipeline, delivery: Delivery, why: Malformed) -> None:
-        """To the dead letters; if the message still says whose order it was, that job ends as failed."""
+        """To the dead letters; if the message says whose order it was, and no good one has come before, that
+        job ends as failed."""
         log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)
         job_id, error = delivery.message_id, DeadLetter(str(why), "MALFORMED")
         try:
             state = await self._journal.find(job_id)
-            if state is not None and not state.ended:
+            if state is not None and state.run is None and not state.ended:
                 end = finished(pipeline, job_id, None, error, dict(state.usage))
                 await self._journal.put(done(pipeline, job_id, None, end, self._clock()))
         except (Gone, RetryableError) as unknown:

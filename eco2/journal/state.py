@@ -1,7 +1,7 @@
 """The state of one job, folded from its events: a pure function of the log, the same for every reader.
 
-What it guarantees: events of a run that is not current change nothing; the first terminal event stands;
-`seq` never goes back, so an event that was written twice is shown once.
+What it guarantees: events of a run that is not current, or has given the job back, change nothing; the first
+terminal event stands; `seq` never goes back, so an event that was written twice is shown once.
 """
 
 from collections.abc import Mapping
@@ -23,6 +23,10 @@ from eco2.job import JSON
 
 TRUNCATED = "truncated"
 """What stands for the events of a job that the journal has dropped."""
+
+
+OWN = "."
+"""Names of checkpoints that begin with it are the engine's own."""
 
 
 class EventId(NamedTuple):
@@ -61,7 +65,7 @@ class JobState:
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `past`: those before it, void now;
-    `released`: it gave the job back.
+    `released`: it gave the job back; `put_off`: to be tried again later.
     `alone`: it ran without neighbours. `crashes`: runs before it that ended without a word, and `retries`:
     times that a stage failed, both since the job last got on. `touched`: when its last event was written.
     `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
@@ -84,6 +88,7 @@ class JobState:
     attempt: int = 0
     past: tuple[str, ...] = ()
     released: bool = False
+    put_off: bool = False
     alone: bool = False
     crashes: int = 0
     retries: int = 0
@@ -139,7 +144,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | No
             return _run(state, event)
         case Done():
             return _done(state, at, event)
-        case StageChanged() | Checkpoint() | Released() if event.run == state.run:
+        case StageChanged() | Checkpoint() | Released() if event.run == state.run and not state.released:
             return _of_run(state, at, event)
     return state
 
@@ -198,6 +203,7 @@ def _run(state: JobState, event: RunStarted) -> JobState:
         attempt=event.attempt,
         past=state.past if state.run is None else (*state.past, state.run),
         released=False,
+        put_off=False,
         alone=event.alone,
         crashes=state.crashes + state.held,
         touched=event.ts,
@@ -223,12 +229,20 @@ def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Rel
     match event:
         case Released():
             retries = state.retries + event.retry
-            return replace(state, released=True, retries=retries, touched=event.ts)
+            return replace(state, released=True, put_off=event.retry, retries=retries, touched=event.ts)
         case Checkpoint():
-            saved = {**state.saved, f"{event.stage}/{event.name}": event.value}
-            return replace(state, saved=saved, crashes=0, retries=0, touched=event.ts)
+            return _saved(state, event)
         case StageChanged():
             return _stage(state, at, event)
+
+
+def _saved(state: JobState, event: Checkpoint) -> JobState:
+    """The same value again is no progress, and neither is what a call has cost."""
+    name = f"{event.stage}/{event.name}"
+    if state.saved.get(name) == event.value:
+        return state
+    state = replace(state, saved={**state.saved, name: event.value}, touched=event.ts)
+    return state if event.name.startswith(OWN) else replace(state, crashes=0, retries=0)
 
 
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:

@@ -6,10 +6,21 @@ older jobs it keeps one offset, so that a look-up reads on from there instead of
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from eco2.errors import Gone, Malformed
-from eco2.event import Event, Marker, Paused, Queued, Resumed, Spent, StageChanged, decode_events
+from eco2.event import (
+    Event,
+    IntakeEvent,
+    Marker,
+    Paused,
+    Queued,
+    Resumed,
+    Spent,
+    StageChanged,
+    decode_events,
+)
 from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
@@ -17,6 +28,9 @@ from eco2.ports import Clock, Record
 
 INDEX_SIZE = 200_000
 """Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
+
+INTAKE_SEEN = 100
+"""Pauses and resumptions that are known again when they come twice."""
 
 log = get_logger(__name__)
 
@@ -38,6 +52,8 @@ class View:
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
         self._intake_observers: list[Callable[[], None]] = []
+        self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
+        self._resumed = False
         self._unknown_logged = False
         self.offset = -1
         self.spending = Spending()
@@ -139,9 +155,18 @@ class View:
             case Spent():
                 self.spending.spent(event, self._clock())
             case _:
-                self.paused = event if isinstance(event, Paused) else None
-                for notify in self._intake_observers:
-                    notify()
+                self._apply_intake(event)
+
+    def _apply_intake(self, event: IntakeEvent) -> None:
+        if event in self._intake:
+            return  # what was sent twice may come again behind newer events: a pause that is long over
+        self._intake.append(event)
+        if isinstance(event, Paused) and event.renewed and self._resumed:
+            return  # it was resumed while the sweep, which did not know yet, wrote this
+        self._resumed = isinstance(event, Resumed)
+        self.paused = event if isinstance(event, Paused) else None
+        for notify in self._intake_observers:
+            notify()
 
     def _announce(self, state: JobState) -> None:
         self._wake(state.job)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import httpx
 
+from tests.clients.provider import NO_LIMITS
+
 START = 30.0
 """Seconds in which a process must listen and be ready."""
 STOP = 30.0
@@ -109,4 +111,4 @@ async def provider(scale: float) -> AsyncIterator[dict[str, str]]:
     """A fake provider; yields the environment that makes a worker use it."""
     limits = ("--rpm", "0", "--tpm", "0")
     async with eco2("fake-openai", "--port", "0", "--scale", str(scale), *limits, probe=False) as fake:
-        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": fake.url}
+        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": fake.url, **NO_LIMITS}

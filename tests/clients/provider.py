@@ -12,6 +12,14 @@ from eco2.stages.taxonomy import Middle, major_of
 from eco2.stages.vision import vision_call
 from tests.fake_provider import running
 
+NO_LIMITS = {
+    "ECO2_RPM": "1000000",
+    "ECO2_TPM": "1000000000",
+    "ECO2_PREFETCH": "110",
+    "ECO2_CONCURRENCY": "110",
+}
+"""For workers whose budget is not what a test is about."""
+
 
 @dataclass(frozen=True)
 class Sighting:
@@ -47,4 +55,4 @@ class Sighting:
 async def seeing(sighting: Sighting) -> AsyncIterator[dict[str, str]]:
     """Runs the provider; yields the environment that makes a worker ask it."""
     async with running(sighting.config()) as fake:
-        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": f"{fake.url}/v1"}
+        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": f"{fake.url}/v1", **NO_LIMITS}

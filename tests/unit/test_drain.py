@@ -12,7 +12,7 @@ from eco2.pipeline import Call, Context, Pipeline, Stage
 from eco2.ports import Delivery, Subscription
 from eco2.service import run
 from tests.clock import VirtualClock, virtual
-from tests.scenes import Held, overtaking, single, used
+from tests.scenes import Held, overtaking, rival, single, used
 from tests.world import (
     Draft,
     Question,
@@ -219,6 +219,44 @@ def test_a_run_that_stands_by_gives_its_delivery_back_when_it_is_drained(overtak
                 assert (await gateway.ended(job)).status == "completed"
 
     scenario()
+
+
+@virtual
+async def test_what_an_overtaken_run_paid_for_is_void_and_does_not_hold_up_a_drain() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway:
+        async with world.process(model, single(_pause_behind_a_call)) as leaving:
+            job = (await gateway.submit()).job
+            await until(lambda: bool(model.calls) and not model.in_flight)
+            await gateway.journal.put(overtaking(job))
+            with rival(gateway, job):
+                await asyncio.sleep(1)
+                began = VirtualClock.now()
+                leaving.stop.set()
+        assert VirtualClock.now() - began < 1
+
+
+@virtual
+async def test_a_drain_while_a_run_is_opened_is_heeded_by_a_stage_that_calls_nothing() -> None:
+    began: list[str] = []
+
+    async def local(context: Context[Question]) -> Draft:
+        began.append(context.job_id)
+        await asyncio.sleep(50)
+        return Draft(text="")
+
+    world = World()
+    async with world.process() as gateway:
+        async with world.process(ScriptedModel(), single(local)) as leaving:
+            held = Held(leaving)
+            job = (await gateway.submit()).job
+            await asyncio.sleep(1)
+            leaving.stop.set()
+            await asyncio.sleep(1)
+            held.release()
+        state = gateway.journal.view.get(job)
+        assert state is not None
+        assert (state.released, began) == (True, [])
 
 
 @virtual

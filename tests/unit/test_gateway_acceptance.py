@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -162,3 +163,91 @@ async def test_an_input_that_does_not_fit_leaves_nothing() -> None:
         await gateway.journal.barrier()
         assert len(gateway.journal.view) == 0
         assert (await gateway.acceptance.accept(asked("a", "k"))).new
+
+
+class Refusing:
+    """For as long as the block lasts, a write of the gateway takes effect or not, and is never confirmed."""
+
+    def __init__(self, gateway: Gateway, write: str, takes_effect: bool) -> None:
+        self._broker: Any = gateway.broker
+        self._write = write
+        self._takes_effect = takes_effect
+
+    def __enter__(self) -> None:
+        write, takes_effect, came = getattr(self._broker, self._write), self._takes_effect, set[str]()
+
+        async def uncertain(*args: Any) -> None:
+            if takes_effect and args[-1] not in came:
+                came.add(args[-1])
+                await write(*args)
+            raise PublishUncertain("no confirm came")
+
+        setattr(self._broker, self._write, uncertain)
+
+    def __exit__(self, *_: object) -> None:
+        delattr(self._broker, self._write)
+
+
+async def refused(gateway: Gateway, key: str | None) -> None:
+    with pytest.raises(BrokerUnavailable, match="same key"):
+        await gateway.acceptance.accept(asked("a", key))
+
+
+@pytest.mark.parametrize("takes_effect", [True, False], ids=["got through", "lost"])
+@pytest.mark.parametrize("write", ["keep", "append", "publish"])
+def test_a_job_that_was_refused_without_a_key_never_runs(write: str, takes_effect: bool) -> None:
+    @virtual
+    async def run() -> None:
+        server, orders = Server(CALM, clock=VirtualClock.now), list[Job]()
+        async with Gateway(server, orders).running() as gateway:
+            with Refusing(gateway, write, takes_effect):
+                await refused(gateway, None)
+            await asyncio.sleep(10)
+            await gateway.journal.barrier()
+            states = list(gateway.journal.view)
+            assert [(state.status, state.by) for state in states] == [("superseded", "")] * (write != "keep")
+            assert {job.id for job in orders} <= {state.job for state in states}
+            assert (await gateway.acceptance.accept(asked("a"))).new
+
+    run()
+
+
+@pytest.mark.parametrize("takes_effect", [True, False], ids=["got through", "lost"])
+@pytest.mark.parametrize("write", ["append", "publish"])
+def test_a_job_that_was_refused_with_a_key_is_there_when_its_client_comes_again(
+    write: str, takes_effect: bool
+) -> None:
+    @virtual
+    async def run() -> None:
+        server, orders = Server(CALM, clock=VirtualClock.now), list[Job]()
+        one, two = Gateway(server, orders), Gateway(server, orders)
+        async with one.running() as gateway, two.running() as other:
+            with Refusing(gateway, write, takes_effect):
+                await refused(gateway, "k")
+            await asyncio.sleep(10)
+            await gateway.journal.barrier()
+            (state,) = gateway.journal.view
+            assert state.status == "queued"
+            again = await other.acceptance.accept(asked("a", "k"))
+            assert (again.job_id, again.new) == (state.job, False)
+            await eventually(lambda: state.job in {job.id for job in orders})
+
+    run()
+
+
+@virtual
+async def test_what_was_not_sent_yet_when_the_client_was_refused_is_not_sent_any_more() -> None:
+    server, orders = Server(CALM, clock=VirtualClock.now), list[Job]()
+    async with Gateway(server, orders).running() as gateway:
+        keep = gateway.broker.keep
+
+        async def last(body: bytes, message_id: str) -> None:
+            await keep(body, message_id)
+            server.block("low on memory")
+
+        gateway.broker.keep = last  # type: ignore[method-assign]
+        await refused(gateway, None)
+        server.unblock()
+        await gateway.journal.barrier()
+        assert len(gateway.journal.view) == 0
+        assert orders == []

@@ -105,3 +105,49 @@ async def test_an_order_that_is_no_utf_8_goes_to_the_dead_letters() -> None:
         await until(lambda: bool(dead))
         assert [delivery.message_id for delivery in dead] == ["m"]
         await dead[0].ack()
+
+
+@pytest.mark.parametrize("body", [b"", b'{"v":99,"job":{}}', b'{"v":1,"job":{"id":"\xff"}}'])
+def test_an_order_that_nobody_can_read_ends_its_job_if_it_says_whose_it_is(body: bytes) -> None:
+    @virtual
+    async def scenario() -> None:
+        world, model, dead = World(), ScriptedModel(), list[Delivery]()
+        async with world.process() as gateway:
+            job = (await gateway.submit()).job
+            message = world.server.queues[world.topology.queue("jobs.ask")]._ready[0]
+            message.body = body
+            gateway.broker.consume("dead", 10, dead.append)
+            async with world.process(model):
+                state = await gateway.ended(job)
+                await until(lambda: bool(dead))
+            await dead[0].ack()
+        assert (state.status, state.dead) == ("failed", True)
+        assert state.result is not None
+        assert isinstance(state.result["error"], dict)
+        assert state.result["error"]["code"] == "MALFORMED"
+        assert [(letter.message_id, letter.body) for letter in dead] == [(job, body)]
+        assert model.calls == []
+
+    scenario()
+
+
+@virtual
+async def test_an_order_that_nobody_can_read_changes_nothing_about_a_job_that_has_ended() -> None:
+    world = World()
+    async with world.process(ScriptedModel()) as process:
+        state = await process.ended((await process.submit()).job)
+        await process.broker.publish("jobs.ask", b"", state.job)
+        await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
+        await process.journal.barrier()
+        assert process.journal.view.get(state.job) == state
+
+
+@virtual
+async def test_an_unreadable_double_of_a_job_at_work_does_not_end_it() -> None:
+    model = ScriptedModel(seconds=10)
+    async with World().process(model) as process:
+        job = (await process.submit()).job
+        await until(lambda: bool(model.in_flight))
+        await process.broker.publish("jobs.ask", b"{", job)
+        state = await process.ended(job)
+    assert state.status == "completed"

@@ -4,10 +4,11 @@ import asyncio
 
 import pytest
 
-from eco2.event import Done, Released, StageChanged, Status
+from eco2.event import Done, Queued, Released, StageChanged, Status, Superseded
+from eco2.job import new_id
 from eco2.pipeline import JSON, Context
 from tests.clock import VirtualClock, virtual
-from tests.scenes import Held, overtaking, queue_is_empty, rival, single
+from tests.scenes import Held, at_rest, overtaking, queue_is_empty, rival, single, used
 from tests.world import (
     Draft,
     Question,
@@ -175,3 +176,52 @@ async def test_a_run_that_is_interrupted_twice_does_no_harm() -> None:
         assert (await process.ended(first)).result == {"by": "the other"}
         assert (await process.ended(second)).status == "completed"
     assert unseen == []
+
+
+@virtual
+async def test_a_job_that_replays_another_shows_the_stages_that_it_did_not_run() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process(model) as process:
+        now = VirtualClock.now()
+        again = order(new_id(now), "q", now)
+        await process.journal.put(
+            Queued(
+                ts=now,
+                job=again.id,
+                pipeline="ask",
+                deadline=again.deadline,
+                digest="q",
+                resumes="old",
+                outputs={"draft": {"text": "drafted before"}},
+            )
+        )
+        await process.order(again)
+        state = await process.ended(again.id)
+    assert [kind for kind, _ in model.calls] == ["final"]
+    assert (state.status, state.resumes) == ("completed", "old")
+    assert [(shown.stage, shown.status, shown.seq, shown.progress) for shown in state.shown] == [
+        ("queued", "started", 0, 0),
+        ("draft", "started", 10, 0),
+        ("draft", "completed", 11, 50),
+        ("final", "started", 20, 50),
+        ("final", "completed", 21, 100),
+        ("done", "completed", 31, 100),
+    ]
+    assert state.shown[2].result == {"text": "drafted before"}
+    assert state.result is not None
+    assert state.result["answer"] == "final(drafted before)"
+    assert state.result["usage"] == {"final": used(calls=1)}
+
+
+@virtual
+async def test_a_job_that_its_gateway_withdraws_stops_at_once_and_is_paid_for_no_more() -> None:
+    world, model = World(), ScriptedModel(seconds=10)
+    async with world.process() as gateway, world.process(model):
+        job = (await gateway.submit()).job
+        await until(lambda: bool(model.in_flight))
+        await gateway.journal.put(Superseded(ts=VirtualClock.now(), job=job, by=""))
+        await until(lambda: not model.in_flight)
+        await at_rest(world)
+        late = (await gateway.submit()).job
+        assert (await gateway.ended(late)).status == "completed"
+    assert [kind for kind, called in model.calls if called == job] == ["draft"]

@@ -67,6 +67,15 @@ def test_of_two_runs_with_one_number_the_first_in_the_log_holds() -> None:
     assert fold(QUEUED, started("first", 1), started("second", 1)).run == "first"
 
 
+def test_what_a_run_wrote_before_it_gave_the_job_back_counts_once_though_it_comes_again() -> None:
+    saved = Checkpoint(ts=2.0, job="j", run="r", stage="s1", name="half", value={})
+    put_off = Released(ts=3.0, job="j", run="r", reason="503", retry=True)
+    once = fold(QUEUED, started("r", 1), saved, put_off)
+    assert once.retries == 1
+    assert fold(QUEUED, started("r", 1), saved, put_off, put_off) == once
+    assert fold(QUEUED, started("r", 1), saved, put_off, saved) == once
+
+
 def test_a_run_that_comes_again_late_does_not_come_back() -> None:
     assert fold(QUEUED, started("a", 1), started("b", 2), started("a", 1)).run == "b"
 

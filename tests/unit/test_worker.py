@@ -7,10 +7,13 @@ import pytest
 from eco2.broker.embedded import Chaos
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import Marker, decode_events
+from eco2.pipeline import Context
 from eco2.ports import First, Record
 from tests.clock import VirtualClock, virtual
-from tests.scenes import queue_is_empty
+from tests.scenes import queue_is_empty, single
 from tests.world import (
+    Draft,
+    Question,
     ScriptedModel,
     World,
     order,
@@ -120,14 +123,23 @@ async def test_nothing_runs_past_the_deadline() -> None:
 
 @virtual
 async def test_an_order_that_comes_after_its_deadline_is_not_begun() -> None:
-    world, model = World(), ScriptedModel()
+    """Not even by stages that never wait, and so would be done before their time-out is noticed."""
+    began: list[str] = []
+
+    async def at_once(context: Context[Question]) -> Draft:
+        began.append(context.job_id)
+        return Draft(text="")
+
+    world = World()
     async with world.process() as gateway:
         late = await gateway.submit(life=30)
         await asyncio.sleep(31)
-        async with world.process(model):
+        async with world.process(ScriptedModel(), single(at_once)):
             state = await gateway.ended(late.job)
-    assert state.status == "failed"
-    assert model.calls == []
+    assert state.result is not None
+    assert isinstance(state.result["error"], dict)
+    assert state.result["error"]["code"] == "DEADLINE"
+    assert (state.attempt, began) == (0, [])
 
 
 @pytest.mark.parametrize("seed", range(40))
