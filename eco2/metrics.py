@@ -219,6 +219,10 @@ class Metrics:
         """Shows at each scrape how the provider's budget stands where this process leads."""
         self._budgets.statuses[provider] = status
 
+    def show_spending(self, limit: float, spent: Callable[[], float]) -> None:
+        """Shows at each scrape what was paid today, in USD, beside the most that may be."""
+        self._registry.register(_Spending(limit, spent))
+
     def count_skipped(self, skipped: Callable[[], int]) -> None:
         """Shows `skipped()`, the journal messages that this version could not read, at each scrape."""
         self._registry.register(_Skipped(skipped))
@@ -270,6 +274,24 @@ class _Budgets(Collector):
             self._epochs[provider] = status.epoch
             self._terms[provider] = self._terms.get(provider, 0) + 1
         return self._terms.get(provider, 0)
+
+
+class _Spending(Collector):
+    """All processes show the same: it is a view of the journal."""
+
+    def __init__(self, limit: float, spent: Callable[[], float]) -> None:
+        self._limit = limit
+        self._spent = spent
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "eco2_daily_limit_usd", "What may be paid for models in a day (UTC).", value=self._limit
+        )
+        yield GaugeMetricFamily(
+            "eco2_spent_today_usd",
+            "What was paid for models today (UTC), by list price.",
+            value=self._spent(),
+        )
 
 
 class _Skipped(Collector):

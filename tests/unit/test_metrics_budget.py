@@ -48,6 +48,14 @@ def test_terms_are_a_number_and_no_label() -> None:
     assert counted == ["1.0", "1.0", "2.0", "3.0", "3.0"]
 
 
+def test_what_was_paid_today_stands_beside_its_limit() -> None:
+    metrics, spent = Metrics(), [1.5]
+    metrics.show_spending(20.0, lambda: spent[0])
+    assert "eco2_daily_limit_usd 20.0" in metrics.render().decode()
+    spent[0] = 3.25
+    assert "eco2_spent_today_usd 3.25" in metrics.render().decode()
+
+
 def test_what_workers_count() -> None:
     metrics = Metrics()
     metrics.reserved("openai", 1, 800)
