@@ -1,6 +1,8 @@
 """The series of budgets: what a leader shows at each scrape, and what every worker counts."""
 
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
@@ -54,6 +56,17 @@ def test_what_was_paid_today_stands_beside_its_limit() -> None:
     assert "eco2_daily_limit_usd 20.0" in metrics.render().decode()
     spent[0] = 3.25
     assert "eco2_spent_today_usd 3.25" in metrics.render().decode()
+
+
+def test_every_series_of_the_text_exists_and_every_budget_series_is_in_the_text() -> None:
+    text = (Path(__file__).parents[2] / "docs/providers.md").read_text()
+    metrics = Metrics()
+    metrics.show_spending(1.0, lambda: 0.0)
+    metrics.show_budget("p", lambda: Status("a"))
+    shown = set(re.findall(r"^# TYPE (\w+) ", metrics.render().decode(), re.MULTILINE))
+    named = set(re.findall(r"`(eco2_\w+)`", text))
+    assert named <= shown
+    assert {series for series in shown if series.startswith("eco2_quota")} <= named
 
 
 def test_what_workers_count() -> None:

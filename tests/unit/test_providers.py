@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from eco2.consumers.breaker import FAILURES
-from eco2.consumers.provider import HALF_LIFE, Wait
+from eco2.consumers.provider import HALF_LIFE, Wait, WentDown, best
 from eco2.errors import ProviderClosed, ProviderDown, RateLimited
 from eco2.journal.state import JobState
 from eco2.pacer import Limits
@@ -114,6 +114,37 @@ async def test_jobs_without_a_model_are_shared_by_the_expected_wait() -> None:
             await process.ended(job)
     assert len(slow.calls) + len(quick.calls) == 60
     assert len(quick.calls) > 5 * len(slow.calls) > 0
+
+
+@virtual
+async def test_who_waits_long_or_waited_lately_is_no_place_for_the_next_call() -> None:
+    shut, one, other = RecordedQuota(), ScriptedModel(), ScriptedModel()
+    shut.open.clear()
+    remotes = [Remote("one", one, quota=shut), Remote("other", other)]
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
+        first = (await process.submit()).job
+        await asyncio.sleep(10)
+        await process.ended((await process.submit()).job)
+        assert (len(one.calls), len(other.calls)) == (0, 1)
+        shut.open.set()
+        await process.ended(first)
+        await process.ended((await process.submit()).job)
+        assert (len(one.calls), len(other.calls)) == (1, 2)
+
+
+@virtual
+async def test_a_long_wait_is_better_than_a_provider_that_is_down() -> None:
+    async with World().process(remotes=two(ScriptedModel(), ScriptedModel())) as process:
+        one, other = process.providers.values()
+        with pytest.raises(WentDown):
+            async with other.waiting():
+                await asyncio.sleep(30)
+                assert best([one, other]) is one
+                goes_down(process, "one")
+                assert 0 < one.expected_wait() < other.expected_wait()
+                assert best([one, other]) is other
+                goes_down(process, "other")
+                await asyncio.sleep(1)
 
 
 @virtual

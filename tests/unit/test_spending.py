@@ -69,6 +69,23 @@ def test_what_is_written_twice_is_counted_once_and_a_void_run_has_paid_too() -> 
     assert view(again, [again, stage("1")], again, other).total(TODAY) == Decimal("2.0")
 
 
+def test_what_comes_again_behind_a_sum_that_counted_it_changes_nothing() -> None:
+    once = stage("1")
+    assert view(once, spent("1", upto=10), once, stage("4")).total(TODAY) == 5
+
+
+def test_what_comes_again_across_the_beginning_of_a_view_is_counted_once() -> None:
+    earlier, later, once, other = Spending(), Spending(), stage("1"), stage("4")
+    earlier.begin(1)
+    earlier.paid(9, once, NOON)
+    later.begin(10)
+    later.paid(10, once, NOON)
+    later.paid(11, other, NOON)
+    later.preceded(earlier)
+    assert later.complete
+    assert later.total(TODAY) == 5
+
+
 def test_the_last_sum_counts_and_what_followed_it() -> None:
     spending = view(stage("1"), stage("2"), spent("103", upto=11), stage("4"), spent("107.5", upto=12))
     assert spending.complete

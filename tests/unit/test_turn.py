@@ -11,6 +11,7 @@ from eco2.errors import ProviderClosed, ProviderDown, ProviderError, RateLimited
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import at_once
+from eco2.quota.asker import LIFE
 from eco2.tokens.estimate import ENOUGH, Counting
 from tests.clock import VirtualClock, virtual
 from tests.recorded_quota import RecordedQuota
@@ -157,6 +158,10 @@ async def test_a_slow_connection_counts_once_in_the_budget() -> None:
         model.look = used
         await process.ended((await process.submit()).job)
         assert grants(process, "expired") >= 2
+        assert shown(process, 'eco2_quota_limit{provider="p",what="requests"}') == 600
+        assert shown(process, 'eco2_quota_used{provider="p",what="requests"}') == 1
+        assert shown(process, 'eco2_quota_terms_total{provider="p"}') == 1
+        assert shown(process, 'eco2_call_wait_seconds_count{provider="p"}') == 2
     assert model.sent == 2
     # Reports of what is given back travel for a moment; after that nothing but the call itself counts.
     assert model.most[-90:] == [1.0] * 90
@@ -226,7 +231,23 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
 
 
 @virtual
-async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug() -> None:
+async def test_a_journal_that_is_slower_than_grants_live_stops_no_call() -> None:
+    model = Windowed(PLENTY)
+    remotes = [Remote("p", model, PLENTY)]
+    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+        barrier = process.journal.barrier
+
+        async def slow() -> None:
+            await asyncio.sleep(2 * LIFE)
+            await barrier()
+
+        process.journal.barrier = slow  # type: ignore[method-assign]
+        assert (await process.ended((await process.submit(life=60)).job)).status == "completed"
+        assert grants(process, "expired") == 1
+
+
+@virtual
+async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogCaptureFixture) -> None:
     quota, model = RecordedQuota(), ScriptedModel()
     quota.shut_after = 1
     remotes = [Remote("p", model, quota=quota)]
@@ -244,6 +265,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug() -> None:
         moment = VirtualClock.now()
         state = await process.ended(job)
         assert VirtualClock.now() - moment >= SILENCE
+    assert "bug" not in caplog.text
     assert (state.status, state.attempt) == ("completed", 3)
 
 
