@@ -136,15 +136,20 @@ async def test_who_waits_long_or_waited_lately_is_no_place_for_the_next_call() -
 async def test_a_long_wait_is_better_than_a_provider_that_is_down() -> None:
     async with World().process(remotes=two(ScriptedModel(), ScriptedModel())) as process:
         one, other = process.providers.values()
-        with pytest.raises(WentDown):
+
+        async def wait() -> None:
             async with other.waiting():
-                await asyncio.sleep(30)
-                assert best([one, other]) is one
-                goes_down(process, "one")
-                assert 0 < one.expected_wait() < other.expected_wait()
-                assert best([one, other]) is other
-                goes_down(process, "other")
-                await asyncio.sleep(1)
+                await asyncio.sleep(100)
+
+        waits = asyncio.create_task(wait())
+        await asyncio.sleep(30)
+        assert best([one, other]) is one
+        goes_down(process, "one")
+        assert 0 < one.expected_wait() < other.expected_wait()
+        assert best([one, other]) is other
+        goes_down(process, "other")
+        with pytest.raises(WentDown):
+            await waits
 
 
 @virtual
