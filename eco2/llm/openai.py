@@ -52,6 +52,8 @@ _LONGEST_REASON = 300
 _STANDARD_TIERS = (None, "auto", "default")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
 _PROBLEMS = 3
+_KEY_REFUSED = "API_KEY_INVALID"
+"""How Google says it, with HTTP 400."""
 _IN_HEADERS = " !#$&'()*+,/:;=?@[]~"  # what needs no %-escape in a header's value
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -318,10 +320,15 @@ def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | 
     status = error.status_code
     if _out_of_quota(error):
         return _no_quota()
-    if status in (401, 403):
+    if status in (401, 403) or _KEY_REFUSED in error.message:
         return ProviderClosed(
             f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY, or the API_KEY "
             "among its variables ECO2_PROVIDERS__…"
+        )
+    if status == 404:
+        return ProviderClosed(
+            f"the provider knows no such model or address (HTTP 404: {reason}): check the model and the base "
+            "URL in its settings"
         )
     if status in _MAY_PASS or status >= 500:
         headers, message = error.response.headers, f"the provider cannot answer now (HTTP {status}: {reason})"

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, UnfitAnswer
-from eco2.errors import ProviderError, ProviderRefused
+from eco2.errors import ProviderClosed, ProviderError, ProviderRefused
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel, retry_after
 from tests.fake_provider import Fake, running
@@ -51,10 +51,14 @@ async def model(
         await adapter.aclose()
 
 
-async def refused(fake: Fake, call: Call[Answer], name: str = "gpt-5.1", key: str = "key") -> str:
+async def refused(
+    fake: Fake, call: Call[Answer], name: str = "gpt-5.1", key: str = "key", *, closed: bool = True
+) -> str:
+    """Why; `closed`: every other call would be refused, too."""
     async with model(fake.url, name, key) as adapter:
         with pytest.raises(ProviderRefused) as caught:
             await adapter.complete(call, "job", lambda text: None)
+    assert isinstance(caught.value, ProviderClosed) == closed
     return str(caught.value)
 
 
@@ -184,7 +188,7 @@ async def test_a_wrong_model_or_key_is_refused(name: str, key: str, reason: str)
 async def test_an_image_that_the_provider_does_not_take_is_refused() -> None:
     call = Call("vision", "", "?", Seen, 500, image="data:image/jpeg;base64,AAAA")
     async with running(QUICK) as fake:
-        assert "HTTP 400" in await refused(fake, call)
+        assert "HTTP 400" in await refused(fake, call, closed=False)
 
 
 async def useless(url: str, call: Call[Answer]) -> UnfitAnswer:

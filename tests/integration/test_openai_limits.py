@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eco2.call import Call
-from eco2.errors import LimitKind, RateLimited
+from eco2.errors import LimitKind, ProviderClosed, RateLimited
 from eco2.fake.config import FakeConfig
 from eco2.llm.openai import OpenAIModel
 from tests.fake_provider import running
@@ -55,6 +55,16 @@ async def test_gemini_names_it_in_a_list_of_one() -> None:
     async with saying(json.dumps([{"error": GEMINI}]), status=429) as url:
         error = await refused(url)
     assert (error.kind, error.retry_after) == ("tokens", 12.5)
+
+
+async def test_gemini_refuses_a_key_with_a_400() -> None:
+    details = [{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": "API_KEY_INVALID"}]
+    error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": details}
+    async with saying(json.dumps([{"error": error}]), status=400) as url:
+        adapter = OpenAIModel("key", f"{url}/v1", "gemini-2.5-flash")
+        with pytest.raises(ProviderClosed, match="does not accept our key"):
+            await adapter.complete(CALL, "job", lambda _: None)
+        await adapter.aclose()
 
 
 async def test_others_say_nothing() -> None:
