@@ -28,7 +28,8 @@ fix: setup ## Mend by machine what `make check` can find by machine
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
 	@$(BIN)/python -m tests.photos
-	$(BIN)/pytest $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not alone" $(TEST_ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m alone $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none in that part
 
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants

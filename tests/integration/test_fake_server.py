@@ -160,6 +160,7 @@ async def test_other_paths_and_methods_are_errors_in_openais_shape() -> None:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.alone
 async def test_a_pair_of_calls_costs_less_cpu_than_the_benchmark_allows() -> None:
     """100 pairs a second on 0.9 of a core are 9 ms of CPU per pair; other load does not count as CPU time."""
     result = await measure(pairs=40, seconds=2.0, loop_name="uvloop", settle=2.0)
