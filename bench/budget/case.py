@@ -28,9 +28,11 @@ MEAN_TOKENS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`rpm`, `tpm`: the provider's limits. `load`: what is offered of the one that binds. `utilisation`: the
-    share of it that must be used; None where little is offered. `calm`: jobs must not take longer than at an
-    unloaded provider (see `eco2`'s target in `verdict`). `grants`: the time that a grant takes is judged."""
+    """`rpm`, `tpm`: the provider's limits. `load`: what is offered, as a share of the one that binds.
+
+    Judged are `utilisation`, the least share of it that is used; `calm`, whether jobs take as long as at an
+    unloaded provider; `grants`, how long a grant takes. None and False: not judged.
+    """
 
     name: str
     title: str

@@ -85,7 +85,7 @@ def figures(measured: Measured, unloaded: Durations | None) -> JSON:
         "fullest": {"requests": minute.requests / case.rpm, "tokens": minute.tokens / case.tpm},
         "utilisation": use,
         "rejected": sum(call["status"] == 429 for call in calls),
-        "offered": _offered(measured, counted),
+        "offered": _offered(measured),
         "calls": len(calls),
         "repeated_calls": _repeated(calls),
         "jobs": {
@@ -159,17 +159,17 @@ def _slower(own: Durations, unloaded: Durations, paired: Sequence[str]) -> float
     return loaded / percentile([unloaded[key] for key in paired], 0.95)
 
 
-def _offered(measured: Measured, counted: Sequence[Arrival]) -> float:
-    """What the jobs that came would have taken of the binding limit, at the cost of those that ended."""
-    case = measured.case
-    began = sum(job.began is not None for job in measured.stories.values())
-    ended = sum(job.ended is not None for job in measured.stories.values())
-    # A job that is half done has had half of its calls, on average.
-    done = (began + ended) / 2
-    cost = len(counted) if case.binding == "requests" else sum(one.tokens for one in counted)
-    minutes = (measured.end - measured.first) / 60
+def _offered(measured: Measured) -> float:
+    """What the jobs that came would have taken of the binding limit, at the mean cost of those that ended."""
+    case, seconds = measured.case, measured.end - measured.first
+    done = {job.key.rpartition("-")[2] for job in measured.stories.values() if job.ended is not None}
+    cost = sum(
+        1 if case.binding == "requests" else int(str(call["charged_tokens"]))
+        for call in measured.calls
+        if call["counted"] and call["job"] in done
+    )
     offered = sum(sent <= measured.end for sent in measured.offered.sent)
-    return offered / minutes * (cost / done if done else 0.0) / case.limit
+    return offered * (cost / len(done) if done else 0.0) / (case.limit * seconds / 60)
 
 
 def _repeated(calls: Sequence[Mapping[str, object]]) -> int:
