@@ -77,7 +77,8 @@ def _numbers(case: Case, seconds: float, warm: float) -> Iterable[int]:
     if case.name != UNLOADED.name:
         return count()
     others = [case.jobs_per_second / case.load for case in CASES if case.calm and case.load > 1]
-    least, most = max(others) * warm, min(others) * max(warm + 5, seconds - TAIL)
+    tail = min(TAIL, (seconds - warm) / 2)
+    least, most = max(others) * warm, min(others) * max(warm + 5, seconds - tail)
     number = case.jobs_per_second * seconds / len(case.pipelines)
     step = max(1.0, (most - least) / number)
     return _each(least, step, len(case.pipelines))

@@ -14,7 +14,8 @@ WINDOW = 60.0
 WARM = 60.0
 """Seconds from the first call on that are not judged: a new leader takes the minute before it for full."""
 TAIL = 35.0
-"""Seconds before the end in which no job is judged that begins then: it could not have ended."""
+"""Seconds before the end in which no job is judged that begins then: it could not have ended. In a short run
+half of what is judged."""
 
 MEAN_CALLS = {"scan": 1.95, "mixed": 2.0}
 """Calls of a job. A scan whose picture shows nothing known asks no second time."""

@@ -44,12 +44,14 @@ def durations(measured: Measured) -> Durations:
     """Of the jobs that began while the case was judged, in one run. Of one that has not ended, what it took
     so far: too little, never too much."""
     start, end = _wall(measured, measured.steady), _wall(measured, measured.end)
-    late = end if measured.case.load < 1 else end - TAIL
-    start = start if measured.case.load >= 1 else 0.0
+    if measured.case.load >= 1:
+        end_of_beginning = end - min(TAIL, (end - start) / 2)
+    else:
+        start, end_of_beginning = 0.0, end  # there was time for all of them
     return {
         key: (job.ended or end) - job.began
         for key, job in measured.stories.items()
-        if job.began is not None and job.runs == 1 and start <= job.began <= late
+        if job.began is not None and job.runs == 1 and start <= job.began <= end_of_beginning
     }
 
 

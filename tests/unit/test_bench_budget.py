@@ -51,7 +51,7 @@ def done(run: str, ts: float) -> Event:
 
 
 def test_a_job_begins_with_its_first_call_and_ends_with_the_end_that_stands() -> None:
-    events = [
+    events: list[Event | None] = [
         Queued(ts=1, job="j", pipeline="scan", deadline=900, digest="", key="scan-7"),
         RunStarted(ts=2, job="j", run="a", attempt=1, worker="w1"),
         stage("a", 3.0),
@@ -68,7 +68,7 @@ def test_a_job_begins_with_its_first_call_and_ends_with_the_end_that_stands() ->
 
 
 def test_a_job_that_is_given_back_has_not_ended() -> None:
-    events = [
+    events: list[Event | None] = [
         Queued(ts=1, job="j", pipeline="scan", deadline=900, digest=""),
         RunStarted(ts=2, job="j", run="a", attempt=1, worker="w1"),
         Released(ts=3, job="j", run="a", reason="drained"),
