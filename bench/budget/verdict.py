@@ -164,14 +164,15 @@ def _slower(own: Durations, unloaded: Durations, paired: Sequence[str]) -> float
 def _offered(measured: Measured) -> float:
     """What the jobs that came would have taken of the binding limit, at the mean cost of those that ended."""
     case, seconds = measured.case, measured.end - measured.first
-    done = {job.key.rpartition("-")[2] for job in measured.stories.values() if job.ended is not None}
+    ended = [job for job in measured.stories.values() if job.ended is not None]
+    done = {job.key.rpartition("-")[2] for job in ended}  # as the provider names them
     cost = sum(
         1 if case.binding == "requests" else int(str(call["charged_tokens"]))
         for call in measured.calls
         if call["counted"] and call["job"] in done
     )
     offered = sum(sent <= measured.end for sent in measured.offered.sent)
-    return offered * (cost / len(done) if done else 0.0) / (case.limit * seconds / 60)
+    return offered * (cost / len(ended) if ended else 0.0) / (case.limit * seconds / 60)
 
 
 def _repeated(calls: Sequence[Mapping[str, object]]) -> int:
