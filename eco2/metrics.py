@@ -18,6 +18,8 @@ from eco2.pacer import Limits
 
 WAITS = (0.002, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 """Bounds of waits: from a budget with room to one that binds."""
+GRANTS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120)
+"""Bounds of what a grant takes: from a reply at once to a budget that binds."""
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180)
 """Bounds of the histograms: from a table look-up to the longest life of a job."""
 
@@ -115,6 +117,13 @@ class Metrics:
             buckets=WAITS,
             registry=registry,
         )
+        self._grants = Histogram(
+            "eco2_grant_seconds",
+            "From asking for a share of the budget to the grant.",
+            ["provider"],
+            buckets=GRANTS,
+            registry=registry,
+        )
         self._budgets = _Budgets()
         registry.register(self._budgets)
         self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
@@ -157,6 +166,10 @@ class Metrics:
     def call_waited(self, provider: str, seconds: float) -> None:
         """A call had its turn after `seconds`."""
         self._call_waits.labels(provider).observe(seconds)
+
+    def call_granted(self, provider: str, seconds: float) -> None:
+        """A call got its grant after `seconds`."""
+        self._grants.labels(provider).observe(seconds)
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""

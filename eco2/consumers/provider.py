@@ -110,6 +110,10 @@ class Provider:
         finally:
             del self._waiting[token]
 
+    def granted(self, seconds: float) -> None:
+        """The budget gave a call its share, `seconds` after it was asked."""
+        self._metrics.call_granted(self.name, seconds)
+
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Tells the breaker how the call inside ended."""

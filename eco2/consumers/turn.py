@@ -4,6 +4,7 @@ What it guarantees: no byte leaves without a grant that is fresh at that very mo
 back; what was counted replaces what was estimated.
 """
 
+import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Generic
@@ -73,8 +74,10 @@ class Turn(Generic[Answer]):
             kind=self.call.kind,
             tokens=self._estimate.cost,
         )
+        asked = time.monotonic()
         try:
             self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
+            self._provider.granted(time.monotonic() - asked)
         except RunVoid:
             # The leader has seen another run, and so will we: this one ends here.
             self._run.interrupt.fire(Overtaken())
