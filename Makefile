@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test mutants lock
+.PHONY: help setup demo check fix test mutants bench-budget lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
 
 help: ## What can be typed here
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install what is missing (once; the other targets do it by themselves)
 	@scripts/setup
@@ -28,7 +28,11 @@ fix: setup ## Mend by machine what `make check` can find by machine
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
 	@$(BIN)/python -m tests.photos
-	$(BIN)/pytest $(TEST_ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal -m "not alone" $(TEST_ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m alone $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none in that part
+
+bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (45 minutes; BENCH_ARGS)
+	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants

@@ -151,6 +151,9 @@ def fake_openai(
     scale: Annotated[float, typer.Option(help="Factor on all latencies; 0: none.")] = 1.0,
     chunks: Annotated[int, typer.Option(help="Pieces of a streamed answer.")] = 40,
     seed: Annotated[int, typer.Option(help="Same seed and job: same latency, same answer.")] = 0,
+    job_pattern: Annotated[
+        str | None, typer.Option(help="Expression whose group names the job in a request's body.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="JSON lines file for every call.")] = None,
 ) -> None:
     """A provider that imitates OpenAI's limits, latencies and faults; for tests and benchmarks only."""
@@ -165,6 +168,7 @@ def fake_openai(
         scale=scale,
         chunks=chunks,
         seed=seed,
+        job_pattern=job_pattern,
         log_path=str(log) if log else None,
     )
 

@@ -19,6 +19,8 @@ from eco2.pacer import Limits
 
 WAITS = (0.002, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 """Bounds of waits: from a budget with room to one that binds."""
+GRANTS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120)
+"""Bounds of what a grant takes: from a reply at once to a budget that binds."""
 SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180)
 """Bounds of the histograms: from a table look-up to the longest life of a job."""
 
@@ -121,7 +123,7 @@ class Metrics:
             buckets=WAITS,
             registry=registry,
         )
-        self._grants = Counter(
+        self._grant_ends = Counter(
             "eco2_quota_grants",
             "Grants that this process got, by what became of them: refunded ones were not needed any more.",
             ["provider", "outcome"],
@@ -137,6 +139,13 @@ class Metrics:
             "eco2_rate_limited",
             "429 answers, by the limit that was met.",
             ["provider", "kind"],
+            registry=registry,
+        )
+        self._grants = Histogram(
+            "eco2_grant_seconds",
+            "From asking for a share of the budget to the grant.",
+            ["provider"],
+            buckets=GRANTS,
             registry=registry,
         )
         self._budgets = _Budgets()
@@ -189,11 +198,15 @@ class Metrics:
 
     def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
         """A grant was used, or it grew too old, or it was not needed any more."""
-        self._grants.labels(provider, outcome).inc()
+        self._grant_ends.labels(provider, outcome).inc()
 
     def rate_limited(self, provider: str, kind: LimitKind) -> None:
         """The provider answered 429."""
         self._rate_limited.labels(provider, kind).inc()
+
+    def call_granted(self, provider: str, seconds: float) -> None:
+        """A call got its grant after `seconds`."""
+        self._grants.labels(provider).observe(seconds)
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""

@@ -42,8 +42,9 @@ class Installation:
             return [event async for event in stream if event.seq is not None]
 
     async def paid(self) -> Counter[str]:
-        """How often each job was answered, and so charged for."""
-        return Counter(call["job"] for call in await self.provider.calls() if call["status"] == 200)
+        """How often each job was answered, and so charged for, once no answer is under way."""
+        calls = await self.provider.until(lambda calls: all(call["ended_at"] is not None for call in calls))
+        return Counter(call["job"] for call in calls if call["status"] == 200)
 
     @asynccontextmanager
     async def worker(self) -> AsyncIterator[None]:

@@ -5,6 +5,7 @@ the fence than that; what is not used goes back, at once; what was counted repla
 """
 
 import math
+import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Generic
@@ -87,8 +88,10 @@ class Turn(Generic[Answer]):
             kind=self.call.kind,
             tokens=self._estimate.cost,
         )
+        asked = time.monotonic()
         try:
             self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
+            self._provider.granted(time.monotonic() - asked)
             self._outcome = "refunded"  # unless it is used
             self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
             await self._pass_fence()

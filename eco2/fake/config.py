@@ -1,5 +1,6 @@
 """The fake provider's settings as plain values. Units are in the comments of the fields."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -63,6 +64,7 @@ class FakeConfig:
     answers: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     # ^ fixed JSON answers by the `name` of the json_schema; one is chosen by job; else one is made up
     seed: int = 0  # same seed, job and kind: same latency and same answer
+    job_pattern: str | None = None  # expression whose group 1 names the job, where the request's body has it
     faults: tuple[Fault, ...] = ()  # in force from the start and again after a reset
     log_size: int = 200_000  # calls kept in memory; the oldest are dropped and counted
     log_path: str | None = None  # JSON lines file to which every ended call is appended
@@ -78,9 +80,18 @@ class FakeConfig:
             )
         if self.scale < 0 or self.chunks < 1 or self.window_seconds <= 0 or self.log_size < 1:
             raise StartError("scale must be ≥ 0; chunks, log_size ≥ 1; window_seconds > 0")
+        if self.job_pattern is not None and not _has_group(self.job_pattern):
+            raise StartError(f"job_pattern {self.job_pattern!r}: give a regular expression with one group")
         if any(limit is not None and limit < 1 for limit in (self.rpm, self.tpm)):
             raise StartError("rpm and tpm must be ≥ 1, or None for no limit")
 
     def kind(self, name: str) -> Kind:
         """The behaviour of calls of this kind; an unknown kind behaves like `answer`."""
         return self.kinds.get(name, self.kinds[ANSWER])
+
+
+def _has_group(pattern: str) -> bool:
+    try:
+        return re.compile(pattern.encode()).groups == 1
+    except re.error:
+        return False

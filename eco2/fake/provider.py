@@ -4,6 +4,7 @@ No I/O and no clock of its own. One decision is one call of `accept`, without an
 windows see calls in the order of their arrival times.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -49,6 +50,7 @@ class Provider:
     def __init__(self, config: FakeConfig, now: float, sink: Callable[[bytes], object] | None = None) -> None:
         self.config = config
         self._sink = sink
+        self._named = re.compile(config.job_pattern.encode()) if config.job_pattern else None
         self._latencies = {
             name: latency.from_mean_and_p99(kind.mean, kind.p99) for name, kind in config.kinds.items()
         }
@@ -71,7 +73,7 @@ class Provider:
 
     def accept(self, headers: Mapping[str, str], body: bytes, now: float, wall: float) -> tuple[Call, Plan]:
         """Decides one call. Raises a Refusal, which the log already shows."""
-        job = headers.get("x-eco2-job") or blake2b(body, digest_size=8).hexdigest()
+        job = self._job(body) or headers.get("x-eco2-job") or blake2b(body, digest_size=8).hexdigest()
         call = self.log.open(now, wall, job, headers.get("x-eco2-run"))
         try:
             return call, self._plan(call, headers, body)
@@ -80,6 +82,11 @@ class Provider:
             call.outcome = _outcome(refusal)
             self.log.close(call, now)
             raise
+
+    def _job(self, body: bytes) -> str | None:
+        """What the body itself calls the job, if that is looked for."""
+        found = self._named.search(body) if self._named is not None else None
+        return found[1].decode(errors="replace") if found else None
 
     def rate_headers(self, now: float, retry_after: float | None = None) -> dict[str, str]:
         """The headers that every answer carries."""

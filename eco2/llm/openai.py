@@ -33,8 +33,8 @@ from pydantic_core import ErrorDetails
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import Eco2Error, ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
 from eco2.llm import hooks
-from eco2.llm.limits import limit_kind, retry_delay
 from eco2.llm.prices import price
+from eco2.llm.refusals import limit_kind, retry_delay, words
 from eco2.ports import at_once
 
 CONNECT_TIMEOUT = 5.0
@@ -187,7 +187,8 @@ class OpenAIModel:
                 f"the provider did not finish within {self._timeout:g} s: try again"
             ) from error
         except openai.APIStatusError as error:
-            raise _status_error(error, self._without_key(error.message)) from error
+            reason = error.message if isinstance(error.body, dict) else words(error.body) or error.message
+            raise _status_error(error, self._without_key(reason)) from error
         except (openai.OpenAIError, httpx2.HTTPError, JSONDecodeError, UnicodeDecodeError) as error:
             if isinstance(error.__cause__, Eco2Error):  # of `before_send`: nothing was sent
                 raise error.__cause__ from None
@@ -320,7 +321,7 @@ def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | 
     status = error.status_code
     if _out_of_quota(error):
         return _no_quota()
-    if status in (401, 403) or _KEY_REFUSED in error.message:
+    if status in (401, 403) or _KEY_REFUSED in words(error.body):
         return ProviderClosed(
             f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY, or the API_KEY "
             "among its variables ECO2_PROVIDERS__…"

@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.acceptance.programs import clean_environment, eco2
 
 STAGES = ["queued", "vision", "rule", "answer", "reward", "done"]
@@ -26,6 +28,7 @@ async def demo(home: Path) -> tuple[int | None, str, float]:
     return process.returncode, output.decode(), time.monotonic() - began
 
 
+@pytest.mark.alone
 async def test_the_demo_scans_a_real_photo_and_the_second_run_is_quick(tmp_path: Path) -> None:
     first_code, first, _ = await demo(tmp_path)
     assert first_code == 0, first

@@ -101,6 +101,7 @@ async def test_every_client_sees_every_durable_event_once_on_whichever_gateway(
     assert len({event_id for _, ids in seen for event_id in ids}) == JOBS * len(ALL)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 async def test_connections_to_the_broker_do_not_grow_with_clients_or_jobs(amqp_url: str, prefix: str) -> None:
     many = 1000

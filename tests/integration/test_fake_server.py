@@ -108,6 +108,20 @@ async def test_the_kind_is_taken_from_the_header_and_the_log_can_be_asked_for_pa
         assert (await fake.http.get("/_fake/calls?after=x")).status_code == 400
 
 
+async def test_jobs_are_named_by_their_text_where_a_pattern_finds_a_name() -> None:
+    async with running(FakeConfig(scale=0, job_pattern=r"\(case (\d+)\)")) as fake:
+        for content in ("병 (case 7)", "다른 병 (case 7)", "병"):
+            body = {"model": "gpt-4o", "messages": [{"role": "user", "content": content}]}
+            await fake.http.post("/v1/chat/completions", json=body, headers=KEY | {"x-eco2-job": "an id"})
+        assert [call["job"] for call in await fake.calls()] == ["7", "7", "an id"]
+
+
+@pytest.mark.parametrize("pattern", ["case", "(a)(b)", "("])
+def test_a_pattern_without_exactly_one_group_fails_at_start(pattern: str) -> None:
+    with pytest.raises(StartError, match="one group"):
+        FakeConfig(job_pattern=pattern)
+
+
 async def test_every_ended_call_is_a_line_of_the_log_file(tmp_path: Path) -> None:
     path = tmp_path / "calls.jsonl"
     async with running(FakeConfig(scale=0, rpm=2, log_path=str(path))) as fake:
@@ -160,6 +174,7 @@ async def test_other_paths_and_methods_are_errors_in_openais_shape() -> None:
             assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.alone
 async def test_a_pair_of_calls_costs_less_cpu_than_the_benchmark_allows() -> None:
     """100 pairs a second on 0.9 of a core are 9 ms of CPU per pair; other load does not count as CPU time."""
     result = await measure(pairs=40, seconds=2.0, loop_name="uvloop", settle=2.0)

@@ -62,6 +62,7 @@ async def longest_lag(world: Cluster, file: Path) -> float:
     return max(lags)
 
 
+@pytest.mark.alone
 async def test_the_loop_is_never_late_by_50_ms_under_20_photos_a_second(photo_file: Path) -> None:
     async with cluster(pipelines=(scan,), config=GatewayConfig(models=("small",))) as world:
         world.worker.at_once = True

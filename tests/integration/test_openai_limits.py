@@ -55,6 +55,7 @@ async def test_gemini_names_it_in_a_list_of_one() -> None:
     async with saying(json.dumps([{"error": GEMINI}]), status=429) as url:
         error = await refused(url)
     assert (error.kind, error.retry_after) == ("tokens", 12.5)
+    assert "You exceeded your current quota." in str(error)
 
 
 async def test_gemini_refuses_a_key_with_a_400() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.errors import LimitKind
-from eco2.llm.limits import limit_kind, retry_delay
+from eco2.llm.refusals import limit_kind, retry_delay
 
 
 def openai(message: str, kind: str = "") -> object:

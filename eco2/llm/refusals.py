@@ -1,4 +1,4 @@
-"""Which limit a 429 is about, and for how long, read from what providers say. Pure.
+"""What a provider says when it refuses: why, which limit it is about, and for how long. Pure.
 
 OpenAI names the limit in the error's `type` and message, and what is left in `x-ratelimit-remaining-*`.
 Gemini sends a list of one error with Google's details: `QuotaFailure` with the ids of quotas, `RetryInfo`
@@ -29,6 +29,15 @@ def limit_kind(body: object, headers: Mapping[str, str]) -> LimitKind:
         if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0":
             return kind
     return "other"
+
+
+def words(body: object) -> str:
+    """The messages and Google's reasons, "" where there are none."""
+    said = []
+    for error in _errors(body):
+        reasons = [_text(detail, "reason") for detail in _details(error)]
+        said += [_text(error, "message"), *reasons]
+    return " ".join(filter(None, said))
 
 
 def retry_delay(body: object) -> float | None:

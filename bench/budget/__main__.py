@@ -1,0 +1,134 @@
+"""Runs cases and judges them: `python -m bench.budget [CASE ...] [--seconds N] [--list]`.
+
+Exit code 0 if every target of every case that was run is kept, 1 if one is not, 2 for wrong usage.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+import uvloop
+
+from bench.budget import plot, record, report, run, verdict
+from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case
+from tests.rabbitmq import Node
+
+SECONDS = 240.0
+
+
+def main() -> int:
+    options = _options()
+    if options.list:
+        for case in CASES:
+            say(f"{case.name:10}{case.title}")
+        return 0
+    if options.report:
+        return _written(record.read())
+    known = {case.name: case for case in CASES}
+    if unknown := [name for name in options.cases if name not in known]:
+        say(f"no such case: {', '.join(unknown)}; there are {', '.join(known)}")
+        return 2
+    chosen = [case for case in CASES if case.name in options.cases or not options.cases]
+    folder = Path(tempfile.mkdtemp(prefix="eco2-budget-"))
+    say(f"logs of all processes: {folder}")
+    with _broker(folder) as amqp_url:
+        kept = uvloop.run(_all(chosen, options.seconds, amqp_url, folder))
+    _written(record.read())
+    return 0 if kept else 1
+
+
+async def _all(chosen: list[Case], seconds: float, amqp_url: str, folder: Path) -> bool:
+    results, began, kept = record.read(), time.monotonic(), True
+    for number, case in enumerate(chosen, start=1):
+        say(f"\n[{number}/{len(chosen)}, {time.monotonic() - began:.0f} s] {case.name}: {case.title}")
+        kept &= await _one(case, seconds, amqp_url, folder / case.name, results)
+    return kept
+
+
+async def _one(case: Case, seconds: float, amqp_url: str, folder: Path, results: record.Results) -> bool:
+    warm = min(WARM, seconds / 2)
+    where = await record.surroundings(amqp_url)
+    measured = await run.run(case, seconds, warm, _numbers(case, seconds, warm), amqp_url, folder, say)
+    unloaded = None
+    if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:
+        unloaded = before["durations"]
+    facts = verdict.figures(measured, unloaded)
+    if case.name == UNLOADED.name:
+        facts["durations"] = verdict.durations(measured)
+    results["cases"][case.name] = {
+        "parameters": record.parameters(case, seconds, warm),
+        "surroundings": where,
+        **facts,
+    }
+    record.write(results)
+    say(report.checks(facts))
+    return report.kept(facts)
+
+
+def _numbers(case: Case, seconds: float, warm: float) -> Iterable[int]:
+    """Of the jobs: all; of the unloaded ones those that every other case has begun in its steady time, so
+    that it has the same ones. Each number serves every pipeline."""
+    if case.name != UNLOADED.name:
+        return count()
+    others = [case.jobs_per_second / case.load for case in CASES if case.calm and case.load > 1]
+    tail = min(TAIL, (seconds - warm) / 2)
+    least, most = max(others) * warm, min(others) * max(warm + 5, seconds - tail)
+    number = case.jobs_per_second * seconds / len(case.pipelines)
+    step = max(1.0, (most - least) / number)
+    return _each(least, step, len(case.pipelines))
+
+
+def _each(first: float, step: float, times: int) -> Iterator[int]:
+    for place in count():
+        yield from [round(first + step * place)] * times
+
+
+@contextmanager
+def _broker(folder: Path) -> Iterator[str]:
+    """The RabbitMQ that was given, else a node of our own."""
+    if given := os.environ.get("ECO2_TEST_AMQP_URL"):
+        yield given
+        return
+    node = Node(folder / "rabbitmq")
+    try:
+        node.start()
+        yield node.url
+    finally:
+        node.stop()
+        node.remove_data()
+
+
+def _written(results: record.Results) -> int:
+    """The plot and the page, from what stands in the JSON."""
+    plot.draw(results, record.FOLDER / "budget.png")
+    report.write(results)
+    say("\n" + report.table(results))
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.budget", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="which (default: all, in order)")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="of load per case (default: %(default)g)"
+    )
+    parser.add_argument("--list", action="store_true", help="say which cases there are")
+    parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON anew")
+    return parser.parse_args()
+
+
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

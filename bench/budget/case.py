@@ -1,0 +1,123 @@
+"""What is run: limits, the jobs that are offered, what happens meanwhile, and the targets. Values only."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from eco2.settings import Counting
+
+PipelineName = Literal["scan", "mixed"]
+Incident = Literal["none", "freeze", "kill", "exchange"]
+Rank = Literal["oldest job first", "first asked first"]
+
+WINDOW = 60.0
+"""Seconds: what the provider's limits are about."""
+WARM = 60.0
+"""Seconds from the first call on that are not judged: a new leader takes the minute before it for full."""
+TAIL = 35.0
+"""Seconds before the end in which no job is judged that begins then: it could not have ended. In a short run
+half of what is judged."""
+
+MEAN_CALLS = {"scan": 1.95, "mixed": 2.0}
+"""Calls of a job. A scan whose picture shows nothing known asks no second time."""
+MEAN_TOKENS = {
+    ("scan", "request"): 1793.0,
+    ("scan", "usage"): 2000.0,
+    ("mixed", "request"): 1170.0,
+}
+"""Tokens that the provider counts for a job, by pipeline and counting; measured, to know what 120 % are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`rpm`, `tpm`: the provider's limits. `load`: what is offered, as a share of the one that binds.
+
+    Judged are `utilisation`, the least share of it that is used; `calm`, whether jobs take as long as at an
+    unloaded provider; `grants`, how long a grant takes. None and False: not judged.
+    """
+
+    name: str
+    title: str
+    rpm: int
+    tpm: int
+    load: float = 1.2
+    pipelines: tuple[PipelineName, ...] = ("scan",)
+    counting: Counting = "request"
+    incident: Incident = "none"
+    rank: Rank = "oldest job first"
+    utilisation: float | None = 0.98
+    calm: bool = True
+    grants: bool = False
+
+    @property
+    def jobs_per_second(self) -> float:
+        """Jobs of all pipelines together that are offered."""
+        return self.load * min(self._by_requests, self._by_tokens) / 60
+
+    @property
+    def binding(self) -> Literal["requests", "tokens"]:
+        return "requests" if self._by_requests <= self._by_tokens else "tokens"
+
+    @property
+    def limit(self) -> int:
+        """Of what binds, per minute."""
+        return self.rpm if self.binding == "requests" else self.tpm
+
+    @property
+    def _by_requests(self) -> float:
+        return self.rpm / _mean([MEAN_CALLS[name] for name in self.pipelines])
+
+    @property
+    def _by_tokens(self) -> float:
+        return self.tpm / _mean([MEAN_TOKENS[name, self.counting] for name in self.pipelines])
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+UNLOADED = Case(
+    "unloaded",
+    "a tenth of the budget: how long jobs take that never wait",
+    1000,
+    2_000_000,
+    load=0.1,
+    pipelines=("scan", "mixed"),
+    utilisation=None,
+    calm=False,
+)
+
+CASES = (
+    UNLOADED,
+    Case("requests", "requests bind", 500, 1_000_000),
+    Case("tokens", "tokens bind", 1000, 300_000),
+    Case(
+        "fifo",
+        "requests bind, whoever asks first goes first",
+        500,
+        1_000_000,
+        rank="first asked first",
+        calm=False,
+    ),
+    Case("mixed", "tokens bind, calls of 60 to 4,000 tokens", 1000, 400_000, pipelines=("mixed",)),
+    Case(
+        "deaths",
+        "the leader is killed every 20 s",
+        500,
+        1_000_000,
+        incident="kill",
+        utilisation=0.97,
+    ),
+    Case("frozen", "a worker is frozen for 30 s", 500, 1_000_000, incident="freeze"),
+    Case("replicas", "replicas join and leave", 500, 1_000_000, incident="exchange"),
+    Case("usage", "what calls really take is counted", 1000, 400_000, counting="usage", utilisation=0.97),
+    Case(
+        "half",
+        "half of the budget: how long a grant takes",
+        500,
+        1_000_000,
+        load=0.5,
+        utilisation=None,
+        grants=True,
+    ),
+)
+"""In the order in which they run: what later ones are compared with comes first."""

@@ -1,0 +1,176 @@
+"""An installation for one case: the provider, a gateway, three workers that come and go."""
+
+import re
+import signal
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+import httpx
+
+from bench.budget import programs
+from bench.budget.case import Case
+from bench.budget.programs import Program
+from eco2.broker.topology import Exchange, Topology
+from eco2.brokers import quota_service
+
+WORKERS = 3
+SCALE = 0.25
+"""Of the latencies of the Celery baseline (12 and 14 s a call): all in flight then fits two cores. Limits and
+clocks are not scaled."""
+SEED = 20261126
+DEADLINE = 900
+"""Seconds: more is offered than is done, and nothing is to be refused or to be given up for that."""
+DRAIN = 80.0
+"""Seconds for a worker to leave."""
+CASE = r"\(case (\d+)\)"
+"""How a job's text names it: two runs then have the same jobs, whatever ids they got."""
+IMPORTS = {"scan": "eco2.stages:scan", "mixed": "bench.budget.pipelines:mixed"}
+_SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+
+Call = dict[str, Any]
+"""A line of the provider's log: `eco2.fake.calls.Call`."""
+
+
+@dataclass
+class Fleet:
+    """`workers`: those that run, the oldest first. `comings`: how many were started so far."""
+
+    prefix: str
+    case: Case
+    folder: Path
+    http: httpx.AsyncClient
+    provider: Program
+    gateway: Program
+    env: dict[str, str]
+    workers: list[Program] = field(default_factory=list)
+    comings: int = 0
+
+    async def join(self) -> Program:
+        """One worker more, ready."""
+        self.comings += 1
+        module = "bench.budget.fifo" if self.case.rank == "first asked first" else "eco2"
+        worker = await programs.start(f"worker-{self.comings}", [module, "worker"], self.folder, self.env)
+        self.workers.append(worker)
+        await worker.listening()
+        await worker.ready(self.http)
+        return worker
+
+    async def leave(self, worker: Program) -> None:
+        """The worker is asked to stop, as by an orchestrator, and does."""
+        self.workers.remove(worker)
+        worker.send(signal.SIGTERM)
+        await worker.ended(DRAIN)
+
+    async def kill(self, worker: Program) -> None:
+        self.workers.remove(worker)
+        await worker.kill()
+
+    async def end(self) -> None:
+        """Without a drain: what is unfinished then is of no interest."""
+        for worker in [*self.workers]:
+            await self.kill(worker)
+
+    async def leader(self) -> Program | None:
+        """Who says of itself that it leads; frozen ones are not asked for long."""
+        for worker in self.workers:
+            try:
+                if (await self.metrics(worker)).get('eco2_quota_leader{provider="openai"}') == 1.0:
+                    return worker
+            except httpx.HTTPError:
+                continue
+        return None
+
+    async def metrics(self, worker: Program) -> dict[str, float]:
+        """Its series, by name and labels as they are written."""
+        text = (await self.http.get(f"{worker.url}/metrics", timeout=2.0)).text
+        return {
+            f"{name}{{{labels}}}" if labels else name: float(value)
+            for name, labels, value in _SAMPLE.findall(text)
+        }
+
+    async def calls(self, after: int = 0) -> list[Call]:
+        """The provider's log, by arrival."""
+        reply = (await self.http.get(f"{_root(self.provider)}/_fake/calls", params={"after": after})).json()
+        if reply["dropped"]:
+            raise programs.ProgramFailed(f"the provider has dropped {reply['dropped']} calls of its log")
+        calls: list[Call] = reply["calls"]
+        return calls
+
+    async def windows(self) -> dict[str, dict[str, float]]:
+        """What the provider's windows hold now, by `requests` and `tokens`."""
+        windows: dict[str, dict[str, float]] = (
+            await self.http.get(f"{_root(self.provider)}/_fake/windows")
+        ).json()
+        return windows
+
+
+def _root(provider: Program) -> str:
+    return provider.url.removesuffix("/v1")
+
+
+@asynccontextmanager
+async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]:
+    """Everything is ready inside; afterwards all of it is gone, at the broker, too."""
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
+    prefix = f"bench-{uuid.uuid4().hex[:8]}"
+    topology = Topology(prefix, case.pipelines, ("sweep", quota_service("openai")))
+    async with AsyncExitStack() as stack:
+        http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
+        stack.push_async_callback(_forget, amqp_url, topology)
+        provider = await programs.start("provider", _provider_arguments(case), folder, {})
+        stack.push_async_callback(provider.kill)
+        await provider.listening()
+        env = _environment(case, amqp_url, prefix, provider.url)
+        gateway = await programs.start("gateway", ["eco2", "gateway"], folder, env)
+        stack.push_async_callback(gateway.kill)
+        await gateway.listening()
+        await gateway.ready(http)
+        here = Fleet(prefix, case, folder, http, provider, gateway, env)
+        stack.push_async_callback(here.end)
+        for _ in range(WORKERS):
+            await here.join()
+        yield here
+
+
+def _provider_arguments(case: Case) -> list[str]:
+    options = {
+        "--port": 0,
+        "--rpm": case.rpm,
+        "--tpm": case.tpm,
+        "--charge": case.counting,
+        "--scale": SCALE,
+        "--seed": SEED,
+        "--job-pattern": CASE,
+    }
+    return ["eco2", "fake-openai", *(str(word) for option in options.items() for word in option)]
+
+
+def _environment(case: Case, amqp_url: str, prefix: str, provider: str) -> dict[str, str]:
+    return {
+        "ECO2_AMQP_URL": amqp_url,
+        "ECO2_PREFIX": prefix,
+        "ECO2_PIPELINES": ",".join(IMPORTS[name] for name in case.pipelines),
+        "ECO2_RPM": str(case.rpm),
+        "ECO2_TPM": str(case.tpm),
+        "ECO2_COUNTING": case.counting,
+        "ECO2_JOB_DEADLINE": str(DEADLINE),
+        "ECO2_VIEW_MINUTES": str(DEADLINE / 60),
+        "ECO2_PORT": "0",
+        "ECO2_WORKER_PORT": "0",
+        "OPENAI_API_KEY": "bench",
+        "OPENAI_BASE_URL": provider,
+    }
+
+
+async def _forget(amqp_url: str, topology: Topology) -> None:
+    async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+        for entity in topology.entities:
+            if isinstance(entity, Exchange):
+                await channel.exchange_delete(entity.name)
+            else:
+                await channel.queue_delete(entity.name)

@@ -1,0 +1,70 @@
+"""What became of each job, as the journal tells it. `read` gets it there; the rest is pure."""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import aio_pika
+from aio_pika.abc import AbstractIncomingMessage
+
+from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, decode_events, encode_events
+
+PATIENCE = 30.0
+"""Seconds to read a whole journal."""
+
+
+@dataclass(slots=True)
+class JobStory:
+    """`key`: of its submission. Unix seconds: `began`: its first call had its grant; `ended`: `done`.
+
+    `runs`: more than one where its worker died, was frozen or left.
+    """
+
+    key: str
+    queued: float
+    runs: int = 0
+    run: str = ""
+    began: float | None = None
+    ended: float | None = None
+    status: str = ""
+
+
+def stories(events: Iterable[Event | None]) -> dict[str, JobStory]:
+    """By key of submission, in the order of acceptance. The current run's end counts, and the first one."""
+    known: dict[str, JobStory] = {}
+    for event in events:
+        match event:
+            case Queued():
+                known[event.job] = JobStory(event.key or event.job, event.ts)
+            case RunStarted() if event.attempt > known[event.job].runs:
+                known[event.job].runs, known[event.job].run = event.attempt, event.run
+            case StageChanged(status="started") if known[event.job].began is None:
+                known[event.job].began = event.ts
+            case Done() if known[event.job].ended is None and event.run in (None, known[event.job].run):
+                known[event.job].ended, known[event.job].status = event.ts, event.status
+    return {story.key: story for story in known.values()}
+
+
+async def read(amqp_url: str, stream: str) -> dict[str, JobStory]:
+    """The whole journal up to this moment: up to a marker that is put at its end."""
+    events: list[Event | None] = []
+    marker, seen = uuid.uuid4().hex, asyncio.Event()
+
+    async def take(message: AbstractIncomingMessage) -> None:
+        batch = decode_events(message.body)
+        events.extend(batch)
+        await message.ack()
+        if any(isinstance(event, Marker) and event.id == marker for event in batch):
+            seen.set()
+
+    async with await aio_pika.connect(amqp_url) as connection, asyncio.timeout(PATIENCE):
+        channel = await connection.channel()
+        await channel.set_qos(prefetch_count=500)
+        body = encode_events([Marker(ts=time.time(), id=marker)])
+        await channel.default_exchange.publish(aio_pika.Message(body), stream)
+        queue = await channel.get_queue(stream, ensure=False)
+        await queue.consume(take, arguments={"x-stream-offset": "first"})
+        await seen.wait()
+    return stories(events)

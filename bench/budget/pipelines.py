@@ -1,0 +1,60 @@
+"""A pipeline whose calls are of very different sizes, each of two calls. The size follows from the number."""
+
+from random import Random
+
+from pydantic import BaseModel
+
+from eco2.pipeline import JSON, Call, Context, Outputs, Pipeline, Stage
+
+LEAST, MOST = 30, 2600
+"""Words of a job's text; the most is about 3,700 tokens."""
+WORDS = (
+    "bottle", "paper", "cap", "rinse", "label", "carton", "battery", "please", "glass", "where",
+    "우유팩", "헹군", "뒤", "말려서", "분리수거함에", "넣어", "주세요", "스티로폼", "상자", "유리병",
+)  # fmt: skip
+
+
+class Letter(BaseModel):
+    """The input. `number`: of the job, as the provider's log names it."""
+
+    number: int
+
+
+class Gist(BaseModel):
+    """What the letter says."""
+
+    text: str
+
+
+class Title(BaseModel):
+    """What it is called."""
+
+    text: str
+
+
+def letter(number: int) -> str:
+    """Evenly spread over orders of magnitude: as many short ones as long ones."""
+    dice = Random(number)
+    words = round(LEAST * (MOST / LEAST) ** dice.random())
+    return f"(case {number}) " + " ".join(dice.choices(WORDS, k=words))
+
+
+async def read(context: Context[Letter]) -> Gist:
+    system = "Say in three sentences what the letter is about."
+    call = Call("read", system, letter(context.input.number), str, max_tokens=200, stream=True)
+    return Gist(text=(await context.call(call)).value)
+
+
+async def name(context: Context[Letter]) -> Title:
+    gist = context.outputs.get(Gist).text[:80]
+    text = f"(case {context.input.number}) {gist}"
+    return Title(text=(await context.call(Call("name", "Find a title.", text, str, max_tokens=60))).value)
+
+
+def result(outputs: Outputs | None) -> JSON:
+    return {"title": outputs.get(Title).text if outputs else None}
+
+
+mixed: Pipeline[Letter] = Pipeline(
+    "mixed", Letter, (Stage("read", read, Gist), Stage("name", name, Title)), result
+)

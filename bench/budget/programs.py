@@ -1,0 +1,87 @@
+"""The processes of a case: started, read, frozen, killed. None outlives the block that started it."""
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+START = 40.0
+"""Seconds in which a process must listen and be ready."""
+_ANNOUNCED = re.compile(r" on (http://\S+)")
+
+
+class ProgramFailed(Exception):
+    """A process did not start, or ended otherwise than it should; the message says where its log is."""
+
+
+class Program:
+    """`url`: what it listens on. Its log is a file of its name."""
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.name = name
+        self.url = ""
+        self._process = process
+        self._log = log
+
+    @property
+    def running(self) -> bool:
+        return self._process.returncode is None
+
+    async def listening(self) -> None:
+        """Returns once it has said where it listens."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + START
+        while not (found := _ANNOUNCED.search(self._log.read_text(errors="replace"))):
+            if not self.running or loop.time() > deadline:
+                raise ProgramFailed(f"{self.name} does not listen: see {self._log}")
+            await asyncio.sleep(0.05)
+        self.url = found[1]
+
+    async def ready(self, http: httpx.AsyncClient) -> None:
+        """Returns once /readyz says so."""
+        try:
+            async with asyncio.timeout(START):
+                while (await http.get(f"{self.url}/readyz")).status_code != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            raise ProgramFailed(f"{self.name} is not ready: see {self._log}") from error
+
+    def send(self, number: signal.Signals) -> None:
+        if self.running:
+            self._process.send_signal(number)
+
+    async def ended(self, within: float) -> None:
+        """Returns once it has ended by itself, with exit code 0."""
+        try:
+            code = await asyncio.wait_for(self._process.wait(), within)
+        except TimeoutError as error:
+            raise ProgramFailed(f"{self.name} did not end within {within:g} s: see {self._log}") from error
+        if code != 0:
+            raise ProgramFailed(f"{self.name} ended with exit code {code}: see {self._log}")
+
+    async def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        await self._process.wait()
+
+
+async def start(name: str, arguments: list[str], folder: Path, env: Mapping[str, str]) -> Program:
+    """Runs `python -m <arguments>`, without this process' own settings."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("ECO2_", "OPENAI_"))}
+    log = folder / f"{name}.log"
+    with log.open("wb") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            env={**kept, **env},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,  # Ctrl-C reaches only the bench, which then ends them
+        )
+    return Program(name, process, log)
