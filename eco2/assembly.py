@@ -12,10 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from eco2.brokers import open_broker, quota_service, topology
 from eco2.journal.journal import Journal
+from eco2.journal.spending import day_of
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.models import Offer, model_names, offers, open_models
@@ -71,6 +73,9 @@ async def process(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     parts = _Parts(settings, loaded, broker, journal, Metrics(), name)
     core = [Component("broker", broker.run), Component("journal", parts.journal.run)]
+    if settings.daily_usd is not None:
+        core.append(Component("spending", parts.journal.recall_spending))
+        parts.show_spending(settings.daily_usd)
     if role == "gateway":
         yield [*core, parts.gateway(listening)]
         return
@@ -107,6 +112,10 @@ class _Parts:
     journal: Journal
     metrics: Metrics
     name: str
+
+    def show_spending(self, limit: Decimal) -> None:
+        spending = self.journal.view.spending
+        self.metrics.show_spending(float(limit), lambda: float(spending.total(day_of(time.time()))))
 
     def budgets(self) -> "_Budgets":
         from eco2.pacer import Limits
@@ -170,6 +179,7 @@ class _Parts:
             metrics,
             time.time,
             keep=settings.view_minutes * 60,
+            spending=settings.daily_usd is not None,
         )
         return [
             Component("live text", live.run),
@@ -204,6 +214,7 @@ class _Parts:
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
             sse_retry=settings.sse_retry,
+            daily_usd=settings.daily_usd,
         )
 
         async def run(stop: asyncio.Event) -> None:

@@ -5,6 +5,8 @@
 * `StartError`: the process cannot start as it is configured; the message says what to change.
 """
 
+from typing import Literal
+
 
 class Eco2Error(Exception):
     """The root. Messages say what to do next."""
@@ -24,6 +26,19 @@ class RetryableError(Eco2Error):
 
 class BrokerUnavailable(RetryableError):
     """The broker is not connected or refuses publishes (alarm); nothing was sent."""
+
+
+class SpendLimit(RetryableError):
+    """So much was paid today that no job is taken any more; jobs in flight finish.
+
+    `retry_after`: seconds until the next day.
+    """
+
+    code = "SPEND_LIMIT"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class PublishUncertain(RetryableError):
@@ -57,8 +72,18 @@ class ProviderDown(ProviderError):
     """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
 
 
+LimitKind = Literal["requests", "tokens", "other"]
+
+
 class RateLimited(ProviderError):
-    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call."""
+    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call.
+
+    `kind`: which of its limits was met; `other`: none of a minute's two, or it does not say.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None, kind: LimitKind = "other") -> None:
+        super().__init__(message, retry_after)
+        self.kind = kind
 
 
 class GrantExpired(RetryableError):

@@ -140,9 +140,17 @@ class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
     """The intake goes on."""
 
 
+class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
+    """On the UTC day `day` calls had cost `usd` (exact, as text) up to and with the message at `upto`."""
+
+    day: str
+    usd: str
+    upto: int
+
+
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | Checkpoint | Done
 IntakeEvent = Paused | Resumed
-Event = JobEvent | IntakeEvent | Marker
+Event = JobEvent | IntakeEvent | Spent | Marker
 
 
 class _Batch(msgspec.Struct, frozen=True):

@@ -6,7 +6,7 @@ only (pipelines, stages, statuses, models), never ids, so the number of series d
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
 from eco2.call import Usage
+from eco2.errors import LimitKind
 from eco2.pacer import Limits
 
 WAITS = (0.002, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
@@ -24,9 +25,14 @@ SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 
 """Bounds of the histograms: from a table look-up to the longest life of a job."""
 
 
+GrantOutcome = Literal["used", "expired", "refunded"]
+
+
 class Budget(Protocol):
     """What a leader knows (`eco2.quota.term.Status`)."""
 
+    @property
+    def epoch(self) -> str: ...
     @property
     def limits(self) -> Limits: ...
     @property
@@ -117,11 +123,29 @@ class Metrics:
             buckets=WAITS,
             registry=registry,
         )
-        self._grants = Histogram(
+        self._grant_seconds = Histogram(
             "eco2_grant_seconds",
             "From asking for a share of the budget to the grant.",
             ["provider"],
             buckets=GRANTS,
+            registry=registry,
+        )
+        self._grants = Counter(
+            "eco2_quota_grants",
+            "Grants that this process got, by what became of them: refunded ones were not needed any more.",
+            ["provider", "outcome"],
+            registry=registry,
+        )
+        self._reserved = Gauge(
+            "eco2_quota_reserved",
+            "What calls of this process hold of the budget, from their grant to their end.",
+            ["provider", "what"],
+            registry=registry,
+        )
+        self._rate_limited = Counter(
+            "eco2_rate_limited",
+            "429 answers, by the limit that was met.",
+            ["provider", "kind"],
             registry=registry,
         )
         self._budgets = _Budgets()
@@ -169,7 +193,20 @@ class Metrics:
 
     def call_granted(self, provider: str, seconds: float) -> None:
         """A call got its grant after `seconds`."""
-        self._grants.labels(provider).observe(seconds)
+        self._grant_seconds.labels(provider).observe(seconds)
+
+    def reserved(self, provider: str, requests: float, tokens: float) -> None:
+        """Calls hold so much more of the budget; less, if negative."""
+        self._reserved.labels(provider, "requests").inc(requests)
+        self._reserved.labels(provider, "tokens").inc(tokens)
+
+    def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
+        """A grant was used, or it grew too old, or it was not needed any more."""
+        self._grants.labels(provider, outcome).inc()
+
+    def rate_limited(self, provider: str, kind: LimitKind) -> None:
+        """The provider answered 429."""
+        self._rate_limited.labels(provider, kind).inc()
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""
@@ -195,6 +232,10 @@ class Metrics:
         """Shows at each scrape how the provider's budget stands where this process leads."""
         self._budgets.statuses[provider] = status
 
+    def show_spending(self, limit: float, spent: Callable[[], float]) -> None:
+        """Shows at each scrape what was paid today, in USD, beside the most that may be."""
+        self._registry.register(_Spending(limit, spent))
+
     def count_skipped(self, skipped: Callable[[], int]) -> None:
         """Shows `skipped()`, the journal messages that this version could not read, at each scrape."""
         self._registry.register(_Skipped(skipped))
@@ -205,12 +246,17 @@ class Metrics:
 
 
 class _Budgets(Collector):
-    """Series of the budgets that this process leads; of all processes together there is one of each."""
+    """Series of the budgets that this process leads; of all processes together there is one of each.
+
+    A term is counted when it is scraped first: one that falls between two scrapes is missed.
+    """
 
     def __init__(self) -> None:
         self.statuses: dict[str, Callable[[], Budget | None]] = {}
+        self._epochs: dict[str, str] = {}
+        self._terms: dict[str, int] = {}
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         leader, limit, used, waiting, factor = (
             GaugeMetricFamily(f"eco2_quota_{name}", text, labels=labels)
             for name, text, labels in (
@@ -221,9 +267,11 @@ class _Budgets(Collector):
                 ("factor", "Share of the limit that is used, after 429 answers.", ["provider"]),
             )
         )
+        terms = CounterMetricFamily("eco2_quota_terms", "Terms that this process began.", labels=["provider"])
         for provider, ask in self.statuses.items():
             status = ask()
             leader.add_metric([provider], float(status is not None))
+            terms.add_metric([provider], self._counted(provider, status))
             if status is None:
                 continue
             waiting.add_metric([provider], status.waiting)
@@ -232,7 +280,31 @@ class _Budgets(Collector):
                 for what, amount in (("requests", amounts.requests), ("tokens", amounts.tokens)):
                     if amount is not None:
                         family.add_metric([provider, what], amount)
-        yield from (leader, limit, used, waiting, factor)
+        yield from (leader, terms, limit, used, waiting, factor)
+
+    def _counted(self, provider: str, status: Budget | None) -> int:
+        if status is not None and self._epochs.get(provider) != status.epoch:
+            self._epochs[provider] = status.epoch
+            self._terms[provider] = self._terms.get(provider, 0) + 1
+        return self._terms.get(provider, 0)
+
+
+class _Spending(Collector):
+    """All processes show the same: it is a view of the journal."""
+
+    def __init__(self, limit: float, spent: Callable[[], float]) -> None:
+        self._limit = limit
+        self._spent = spent
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "eco2_daily_limit_usd", "What may be paid for models in a day (UTC).", value=self._limit
+        )
+        yield GaugeMetricFamily(
+            "eco2_spent_today_usd",
+            "What was paid for models today (UTC), by list price.",
+            value=self._spent(),
+        )
 
 
 class _Skipped(Collector):

@@ -5,8 +5,10 @@ raises one StartError that names every wrong variable and what to do about it, w
 `docs/settings.md` is `eco2.settings.markdown()`; `make check` compares them.
 """
 
+import difflib
 import math
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,7 +23,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from eco2.errors import StartError
 from eco2.sizing import RPM, TOKENS, TPM, WORKER_CALLS, size
@@ -91,7 +93,7 @@ Counting = Literal["request", "input", "usage"]
 class ProviderSettings(BaseModel):
     """One provider more: a field `rpm` of a provider GEMINI is `ECO2_PROVIDERS__GEMINI__RPM`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     api_key: SecretStr = Field(description="Its key.", json_schema_extra=_about(MORE))
     base_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
@@ -315,6 +317,13 @@ class Settings(BaseSettings):
         "model goes to the one with the shortest expected wait.",
         json_schema_extra=_about(MODEL),
     )
+    daily_usd: Decimal | None = Field(
+        None,
+        gt=0,
+        description="What may be paid for models per day (UTC, by list price) before gateways refuse further "
+        "jobs with `SPEND_LIMIT` until midnight; those in flight finish. Unset: no limit.",
+        json_schema_extra=_about(MODEL, "USD"),
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least important level that is written.", json_schema_extra=_about(LOG)
     )
@@ -427,28 +436,64 @@ def load() -> Settings:
         return Settings()
     except ValidationError as error:
         raise StartError("\n".join(["Wrong settings:", *_explain(error)])) from None
+    except SettingsError:  # its text may quote a key
+        raise StartError(
+            f"Wrong settings:\nECO2_PROVIDERS is read as JSON and is none. {_PROVIDER_ADVICE}"
+        ) from None
 
 
 def _explain(error: ValidationError) -> list[str]:
     lines: list[str] = []
     for problem in error.errors(include_url=False, include_context=False):
         message = problem["msg"].removeprefix("Value error, ")
-        if not problem["loc"]:
+        location = tuple(map(str, problem["loc"]))
+        if not location:
             lines += message.split("\n")
-            continue
-        name, field = _field(problem["loc"])
-        shown = "" if _is_secret(name, field) else f"={problem['input']}"
-        lines.append(
-            f"{name}{shown}: {message}. Correct it, or unset it for the default ({_default(field)})."
-        )
+        elif location[0] == "providers":
+            lines.append(_explain_provider(location[1:], problem["type"], message, problem["input"]))
+        else:
+            name, field = _field(location[0])
+            shown = "" if _is_secret(name, field) else f"={problem['input']}"
+            lines.append(f"{name}{shown}: {message}. {_cure(field)}")
     return lines
 
 
-def _field(location: tuple[int | str, ...]) -> tuple[str, FieldInfo]:
-    """(name in the environment, field) of an error's location: a field's name or alias, or what is in it."""
-    first, *inner = map(str, location)
-    if first == "providers" and len(inner) > 1:
-        return _of_provider(inner[0], inner[1]), ProviderSettings.model_fields[inner[1]]
+_PROVIDER_ADVICE = (
+    "Give each provider variables of its own, ECO2_PROVIDERS__NAME__API_KEY and so on, "
+    "with two underscores on both sides of its name."
+)
+
+
+def _explain_provider(location: tuple[str, ...], kind: str, message: str, value: object) -> str:
+    """What is wrong with the variables of one provider. A value is shown only where it is no secret for
+    certain: a key may stand under any wrong name, and around every right one."""
+    match location:
+        case (provider, key, *_) if (field := ProviderSettings.model_fields.get(key)) is not None:
+            name = _of_provider(provider, key)
+            if kind == "missing":
+                return f"{name} is missing: set it, or unset all of {_of_provider(provider, '')}…"
+            shown = "" if _is_secret(name, field) else f"={value}"
+            return f"{name}{shown}: {message}. {_cure(field)}"
+        case (provider, key, *_):
+            known = list(ProviderSettings.model_fields)
+            close = difflib.get_close_matches(key, known, n=1)
+            meant = f"did you mean {_of_provider(provider, close[0])}? " if close else ""
+            names = ", ".join(name.upper() for name in known)
+            return f"{_of_provider(provider, key)} is no setting: {meant}A provider has {names}."
+        case (provider,):
+            return f"ECO2_PROVIDERS__{provider.upper()} is no setting. {_PROVIDER_ADVICE}"
+        case _:
+            return f"ECO2_PROVIDERS: {message}. {_PROVIDER_ADVICE}"
+
+
+def _cure(field: FieldInfo) -> str:
+    if field.is_required():
+        return "Correct it."
+    return f"Correct it, or unset it for the default ({_default(field)})."
+
+
+def _field(first: str) -> tuple[str, FieldInfo]:
+    """(name in the environment, field) of an error's location, which is a field's name or alias."""
     for key, field in Settings.model_fields.items():
         if first in (key, field.validation_alias):
             return _variable(key, field), field

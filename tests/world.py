@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel
@@ -18,7 +19,7 @@ from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.execution import Executor
 from eco2.consumers.fence import Fence
 from eco2.consumers.holders import Holders
-from eco2.consumers.provider import Provider, Providers
+from eco2.consumers.provider import Budget, Provider, Providers
 from eco2.consumers.running import Running
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
@@ -29,9 +30,13 @@ from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
+from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, at_once
+from eco2.ports import Broker, Model, Quota, Rpc, at_once
+from eco2.quota.asker import Asker
+from eco2.quota.leader import Leader
 from eco2.service import Component, run
+from eco2.tokens.estimate import Counting, Estimator
 from tests.clock import VirtualClock
 
 KEEP = 900.0
@@ -80,6 +85,7 @@ class ScriptedModel:
     """Answers every call after `seconds` with `<kind>(<text>)`; a script may do something else first."""
 
     seconds: float = 1.0
+    cost: Decimal | None = None
     script: Callable[[str, str], None] = lambda kind, job: None
     calls: list[tuple[str, str]] = field(default_factory=list)
     in_flight: int = 0
@@ -105,7 +111,20 @@ class ScriptedModel:
             self.in_flight -= 1
         text = f"{call.kind}({call.text})"
         value = call.schema(text)  # type: ignore[call-arg]  # `schema` is str in these tests
-        return Reply(value, "scripted", Usage(10, 0, 5))
+        return Reply(value, "scripted", Usage(10, 0, 5, self.cost))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A provider as a worker is set up for it; `model` is its name for clients, too. Without `limits` nothing
+    bounds a minute; `quota`: in the place of the budget that all processes of the world share."""
+
+    name: str
+    adapter: Model
+    limits: Limits | None = None
+    counting: Counting = "request"
+    concurrency: int = 10
+    quota: Quota | None = None
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -115,7 +134,14 @@ async def persistently(send: Callable[[], Awaitable[None]]) -> None:
             await send()
 
 
-def order(job_id: str, text: str, now: float, life: float = LIFE, key: str | None = None) -> Job:
+def order(
+    job_id: str,
+    text: str,
+    now: float,
+    life: float = LIFE,
+    key: str | None = None,
+    model: str | None = None,
+) -> Job:
     """The job that a gateway makes of a request."""
     return Job(
         id=job_id,
@@ -125,6 +151,7 @@ def order(job_id: str, text: str, now: float, life: float = LIFE, key: str | Non
         deadline=now + life,
         digest=text,
         key=key,
+        model=model,
     )
 
 
@@ -135,14 +162,41 @@ class Process:
     broker: Broker
     journal: Journal
     stop: asyncio.Event
+    metrics: Metrics = field(default_factory=Metrics)
+    providers: dict[str, Provider] = field(default_factory=dict)
+    leaders: dict[str, Leader] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
 
-    async def submit(self, text: str = "q", key: str | None = None, life: float = LIFE) -> JobState:
+    async def leave(self) -> None:
+        """Stops in order what `World.start` started."""
+        assert self.task is not None
+        self.stop.set()
+        await self.task
+
+    async def kill(self) -> None:
+        """As by kill -9, what `World.start` started: nothing is put in order."""
+        assert self.task is not None
+        self.broker.disrupt()  # type: ignore[attr-defined]
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+    async def submit(
+        self, text: str = "q", key: str | None = None, life: float = LIFE, model: str | None = None
+    ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = VirtualClock.now()
-        job = order(new_id(now), text, now, life, key)
+        job = order(new_id(now), text, now, life, key, model)
         await persistently(lambda: Orders(self.broker).keep(job.id, encode_order(job)))
         state = await self.journal.announce(
-            Queued(ts=now, job=job.id, pipeline="ask", deadline=job.deadline, digest=job.digest, key=key)
+            Queued(
+                ts=now,
+                job=job.id,
+                pipeline="ask",
+                deadline=job.deadline,
+                digest=job.digest,
+                key=key,
+                model=model,
+            )
         )
         if not state.ended:
             await self.order(job)
@@ -160,9 +214,18 @@ class Process:
         return state
 
 
+def itself(rpc: Rpc) -> Rpc:
+    return rpc
+
+
 class World:
-    def __init__(self, chaos: Chaos = CALM) -> None:
-        self.topology = Topology(pipelines=("ask",), services=("sweep",))
+    """`budgets`: names of the providers whose budgets its processes share. `spending`: what was paid per day
+    is written down."""
+
+    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
+        self.spending = spending
+        services = ("sweep", *(f"quota-{name}" for name in budgets))
+        self.topology = Topology(pipelines=("ask",), services=services)
         self.server = Server(chaos, clock=VirtualClock.now)
 
     def connection(self) -> Embedded:
@@ -176,14 +239,39 @@ class World:
         prefetch: int = 10,
         concurrency: int = 10,
         name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> tuple[Process, list[Component]]:
-        """A process and what it runs: a worker if it has a model, else only a journal, as in a gateway."""
+        """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
+        gateway. `rpc`: what stands between its share of the budgets and the broker."""
         broker = self.connection()
         journal = Journal(broker, KEEP, VirtualClock.now)
+        process = Process(broker, journal, asyncio.Event())
         components = [Component("broker", broker.run), Component("journal", journal.run)]
+        if self.spending:
+            components.append(Component("spending", journal.recall_spending))
         if model is not None:
-            components += worker(broker, journal, model, pipeline, prefetch, concurrency, name)
-        return Process(broker, journal, asyncio.Event()), components
+            remotes = [Remote("scripted", model, concurrency=concurrency)]
+        if remotes:
+            components += shares(process, remotes, name, rpc(broker))
+            components += worker(process, pipeline, prefetch, name, self.spending)
+        return process, components
+
+    async def start(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Any] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
+    ) -> Process:
+        """A running process, once its view is filled; end it by `leave` or `kill`."""
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
+        process.task = asyncio.get_running_loop().create_task(run(components, process.stop))
+        await process.journal.filled.wait()
+        return process
 
     @asynccontextmanager
     async def process(
@@ -193,9 +281,11 @@ class World:
         prefetch: int = 10,
         concurrency: int = 10,
         name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> AsyncIterator[Process]:
         """A running process, once its view is filled; on leaving it stops in order."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name)
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
         async with asyncio.TaskGroup() as group:
             group.create_task(run(components, process.stop))
             await process.journal.filled.wait()
@@ -205,19 +295,40 @@ class World:
                 process.stop.set()
 
 
+def monotonic() -> float:
+    """A process' own clock."""
+    return asyncio.get_running_loop().time()
+
+
+def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> Sequence[Component]:
+    """The providers of a process, and what keeps its shares in their budgets up."""
+    components: list[Component] = []
+    for remote in remotes:
+        quota, limits = remote.quota, remote.limits
+        if quota is None and limits is not None:
+            service, may_call = f"quota-{remote.name}", process.journal.view.may_call
+            quota = asker = Asker(rpc, service, name, limits, monotonic)
+            leader = Leader(rpc, service, limits, may_call, remote.counting, clock=monotonic)
+            process.leaders[remote.name] = leader
+            process.metrics.show_budget(remote.name, leader.status)
+            components += [Component("leader", leader.run), Component("asker", asker.run)]
+        budget = None
+        if quota is not None:
+            pace = 60.0 / limits.requests if limits is not None and limits.requests else 0.0
+            budget = Budget(quota, Estimator(remote.name, remote.counting), remote.counting, pace)
+        process.providers[remote.name] = Provider(
+            remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
+        )
+    return components
+
+
 def worker(
-    broker: Broker,
-    journal: Journal,
-    model: ScriptedModel,
-    pipeline: Pipeline[Any],
-    prefetch: int,
-    concurrency: int,
-    name: str,
+    process: Process, pipeline: Pipeline[Any], prefetch: int, name: str, spending: bool
 ) -> Sequence[Component]:
-    metrics, running = Metrics(), Running()
+    broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
     live = DeltaSender(broker)
     holders = Holders(broker, running, SILENCE)
-    providers = Providers([Provider("scripted", "scripted", model, concurrency, metrics, None)])
+    providers = Providers(list(process.providers.values()))
     calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
     executor = Executor(journal, Engine(calls, live, VirtualClock.now), holders, metrics, name)
     consumer = Worker(
@@ -231,7 +342,17 @@ def worker(
         prefetch=prefetch,
         grace=70.0,
     )
-    sweep = Sweep(broker, journal, Orders(broker), holders, (pipeline,), metrics, VirtualClock.now, keep=KEEP)
+    sweep = Sweep(
+        broker,
+        journal,
+        Orders(broker),
+        holders,
+        (pipeline,),
+        metrics,
+        VirtualClock.now,
+        keep=KEEP,
+        spending=spending,
+    )
     return [
         Component("live", live.run),
         Component("holders", holders.run),

@@ -2,7 +2,8 @@
 
 The order: a provider that is up → a slot → a grant of the minute's budget → the fence → the first byte. What
 it guarantees: a call is sent only while its run is the job's current one; while a provider is down, calls go
-elsewhere or wait instead of failing; and a limit of the provider is waited for, however often it takes.
+elsewhere or wait instead of failing; one that refuses a call for its own reasons (a key, a size) is asked no
+more while another is left; and a limit of the provider is waited for, however often it takes.
 """
 
 import asyncio
@@ -15,10 +16,18 @@ from tenacity.wait import wait_random_exponential
 
 from eco2.call import Answer, Call, NoAnswer, Reply
 from eco2.consumers.fence import Fence
-from eco2.consumers.provider import Provider, Providers, best
+from eco2.consumers.provider import Provider, Providers, WentDown, best
 from eco2.consumers.run import Run
 from eco2.consumers.turn import Turn
-from eco2.errors import Eco2Error, ProviderError, RateLimited, RetryableError
+from eco2.errors import (
+    CallTooLarge,
+    Eco2Error,
+    ProviderClosed,
+    ProviderDown,
+    ProviderError,
+    RateLimited,
+    RetryableError,
+)
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 
@@ -46,51 +55,75 @@ class Calls:
 
         Raises `RetryableError` when the last attempt failed, `PermanentError` at once.
         """
-        offers = self._providers.offers(run.job.model)
+        tries = _Tries(self._providers.offers(run.job.model), 1 if run.retries else ATTEMPTS)
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(RetryableError),
-            stop=_Spent(1 if run.retries else ATTEMPTS, lambda: any(offer.up for offer in offers)),
-            wait=_wait,
+            stop=tries.spent,
+            wait=tries.wait,
             before_sleep=_log_retry,
             reraise=True,
         ):
             with attempt:
-                return await self._attempt(offers, run, call, on_start, on_text)
+                return await self._attempt(tries, run, call, on_start, on_text)
         raise AssertionError("the last attempt raises")
 
     async def _attempt(
         self,
-        offers: Sequence[Provider],
+        tries: "_Tries",
         run: Run,
         call: Call[Answer],
         on_start: Callable[[], None],
         on_text: Callable[[str], None],
     ) -> Reply[Answer]:
         while True:
-            provider = best(offers)
+            provider = best(tries.offers, tries.failed_at)
             if pause := provider.down_for:
                 await asyncio.sleep(pause)
                 continue
-            async with AsyncExitStack() as held:
-                with provider.waiting():
-                    await held.enter_async_context(provider.slots)
-                    turn = await Turn.of(provider, run, call, held)
-                    await self._fence.passed(run)
-                if provider.down_for:
-                    continue  # it went down while we waited
-                with provider.watched(), run.interrupt.calling():
-                    on_start()
-                    return await self._send(provider, turn, run, on_text)
+            try:
+                return await self._ask(provider, run, call, on_start, on_text)
+            except WentDown:
+                continue
+            except (CallTooLarge, ProviderClosed):
+                if not tries.leave_out(provider):
+                    raise
+            except RetryableError:
+                tries.failed_at = provider
+                raise
+
+    async def _ask(
+        self,
+        provider: Provider,
+        run: Run,
+        call: Call[Answer],
+        on_start: Callable[[], None],
+        on_text: Callable[[str], None],
+    ) -> Reply[Answer]:
+        async with AsyncExitStack() as held:
+            async with provider.waiting():
+                await held.enter_async_context(provider.slots)
+                turn = await Turn.of(provider, run, call, held, self._fence)
+            with provider.watched(), run.interrupt.calling():
+                on_start()
+                return await self._send(provider, turn, run, on_text)
 
     async def _send(
         self, provider: Provider, turn: Turn[Answer], run: Run, on_text: Callable[[str], None]
     ) -> Reply[Answer]:
-        began = time.monotonic()
         outcome, call = "cancelled", turn.call
         paid: Reply[Answer] | NoAnswer | None = None
+        began = time.monotonic()
+
+        async def leave() -> None:
+            nonlocal began
+            patience.reschedule(None)  # waiting for another grant is not the provider's time
+            await turn.taken()
+            patience.reschedule(asyncio.get_running_loop().time() + self._timeout)
+            began = time.monotonic()
+
         try:
-            async with asyncio.timeout(self._timeout):
-                paid = reply = await provider.adapter.complete(call, run.job.id, on_text, turn.taken)
+            async with asyncio.timeout(self._timeout) as patience:
+                paid = reply = await provider.adapter.complete(call, run.job.id, on_text, leave)
             outcome = "ok"
             return reply
         except TimeoutError as error:
@@ -101,6 +134,7 @@ class Calls:
             paid = error if isinstance(error, NoAnswer) else None
             if isinstance(error, RateLimited):
                 turn.pushed_back(error.retry_after)
+                self._metrics.rate_limited(provider.name, error.kind)
             raise
         finally:
             seconds = time.monotonic() - began
@@ -110,29 +144,46 @@ class Calls:
             self._metrics.call_ended(call.kind, name, outcome, seconds, usage)
 
 
-class _Spent:
-    """Says when a call has failed often enough. Not the call's fault, and so not counted: a limit of the
-    provider, and providers that are all down (then their breakers are open)."""
+class _Tries:
+    """How one call fares: where it may go, where it failed last, and when it has failed often enough.
 
-    def __init__(self, attempts: int, up: Callable[[], bool]) -> None:
+    Not the call's fault, and so not counted: a limit of the provider, and one that is down while its breaker
+    says so or another provider is up.
+    """
+
+    def __init__(self, offers: Sequence[Provider], attempts: int) -> None:
+        self.offers = tuple(offers)
+        self.failed_at: Provider | None = None
         self._attempts = attempts
-        self._up = up
         self._failures = 0
 
-    def __call__(self, state: RetryCallState) -> bool:
-        counts = not isinstance(_error(state), RateLimited) and self._up()
-        self._failures += counts
+    def leave_out(self, provider: Provider) -> bool:
+        """The provider will never take the call; False if no other is left."""
+        left = tuple(offer for offer in self.offers if offer is not provider)
+        self.offers = left or self.offers
+        return bool(left)
+
+    def spent(self, state: RetryCallState) -> bool:
+        error = _error(state)
+        down = not any(offer.up for offer in self.offers) or (
+            isinstance(error, ProviderDown) and self._elsewhere
+        )
+        self._failures += not (down or isinstance(error, RateLimited))
         return self._failures >= self._attempts
+
+    def wait(self, state: RetryCallState) -> float:
+        """Seconds until the next try. What one provider asks for does not hold at another."""
+        error = _error(state)
+        asked = error.retry_after if isinstance(error, ProviderError) and not self._elsewhere else None
+        return max(asked or 0.0, _backoff(state))
+
+    @property
+    def _elsewhere(self) -> bool:
+        return any(offer.up for offer in self.offers if offer is not self.failed_at)
 
 
 def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
-
-
-def _wait(state: RetryCallState) -> float:
-    error = _error(state)
-    asked = error.retry_after if isinstance(error, ProviderError) else None
-    return max(asked or 0.0, _backoff(state))
 
 
 def _log_retry(state: RetryCallState) -> None:

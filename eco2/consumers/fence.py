@@ -21,11 +21,16 @@ class Fence:
         self._journal = journal
         self._monotonic = monotonic
 
-    async def passed(self, run: Run) -> None:
-        """Returns while a call of `run` may begin; a run that was overtaken ends here."""
+    async def passed(self, run: Run) -> float:
+        """Returns while a call of `run` may begin: when the fence was asked, for `holds`. A run that was
+        overtaken ends here."""
         while True:
             asked = self._monotonic()
             await self._journal.barrier()
             await run.interrupt.may_begin()
-            if self._monotonic() - asked <= LEASE:
-                return
+            if self.holds(asked):
+                return asked
+
+    def holds(self, asked: float) -> bool:
+        """May a call still begin that passed the fence then?"""
+        return self._monotonic() - asked <= LEASE

@@ -1,13 +1,14 @@
 """The providers that this process calls, each with all that bounds calls to it: budget, slots, breaker.
 
 What it guarantees: a job that names a model gets that one and waits for it; any other goes where it is
-expected to wait least, and never to a provider that is down while another is up.
+expected to wait least, and never to a provider that is down while another takes calls; nothing waits on for
+its turn at a provider that went down meanwhile.
 """
 
 import asyncio
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from eco2.call import NoAnswer, Usage
@@ -20,8 +21,16 @@ from eco2.tokens.estimate import Counting, Estimate, Estimator
 
 HALF_LIFE = 10.0
 """Seconds after which what a call had to wait counts half in what the next one expects."""
+SECONDS = 5.0
+"""How long a call takes, as long as none has succeeded."""
+FEW = 10
+"""Calls that tell how long the next one will take."""
 
 log = get_logger(__name__)
+
+
+class WentDown(Exception):
+    """The provider went down while a call waited for its turn: nothing was sent, and another may take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +84,14 @@ class Provider:
         self.adapter = adapter
         self.budget = budget
         self.slots = asyncio.Semaphore(concurrency)
-        self._metrics = metrics
+        self._concurrency = concurrency
+        self._in_flight = 0
+        self._seconds = SECONDS
+        self.metrics = metrics
         self._breaker = Breaker()
         self._wait = Wait()
-        self._waiting: dict[object, float] = {}
+        self._waiting: dict[asyncio.Timeout, float] = {}
+        metrics.breaker(name, closed=True)
 
     @property
     def up(self) -> bool:
@@ -94,21 +107,32 @@ class Provider:
         """Seconds that a call which asks now has to wait, as far as this process can tell."""
         now = _now()
         longest = now - min(self._waiting.values(), default=now)
-        pace = self.budget.pace if self.budget is not None else 0.0
-        return max(self.down_for, self._wait.expected(now), longest, pace * len(self._waiting))
+        ahead = len(self._waiting)
+        granted = ahead * (self.budget.pace if self.budget is not None else 0.0)
+        crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
+        slot = crowd * self._seconds / self._concurrency
+        return max(self.down_for, self._wait.expected(now), longest, granted, slot)
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """A call waits for its turn while the block runs."""
-        token, began = object(), _now()
-        self._waiting[token] = began
+    @asynccontextmanager
+    async def waiting(self) -> AsyncIterator[None]:
+        """A call waits for its turn while the block runs. Raises `WentDown` where it waits in vain."""
+        began, patience = _now(), asyncio.timeout(None)
         try:
-            yield
-            now = _now()
-            self._wait = self._wait.seen(now - began, now)
-            self._metrics.call_waited(self.name, now - began)
-        finally:
-            del self._waiting[token]
+            async with patience:
+                self._waiting[patience] = began
+                try:
+                    yield
+                finally:
+                    del self._waiting[patience]
+        except TimeoutError as error:
+            if not patience.expired():
+                raise
+            raise WentDown from error
+        if self.down_for:
+            raise WentDown
+        now = _now()
+        self._wait = self._wait.seen(now - began, now)
+        self.metrics.call_waited(self.name, now - began)
 
     def granted(self, seconds: float) -> None:
         """The budget gave a call its share, `seconds` after it was asked."""
@@ -119,6 +143,8 @@ class Provider:
         """Tells the breaker how the call inside ended."""
         ahead = not self._breaker.closed
         self._breaker = self._breaker.began()
+        began = _now()
+        self._in_flight += 1
         try:
             yield
         except ProviderDown:
@@ -133,14 +159,21 @@ class Provider:
         except BaseException:
             self._moved(self._breaker.abandoned(ahead))
             raise
+        finally:
+            self._in_flight -= 1
+        self._seconds += (_now() - began - self._seconds) / FEW
         self._moved(self._breaker.succeeded())
 
     def _moved(self, breaker: Breaker) -> None:
         before, self._breaker = self._breaker, breaker
+        if breaker.until is not None and breaker.until != before.until:
+            for patience in self._waiting:
+                if not patience.expired():
+                    patience.reschedule(_now())
         if before.closed != breaker.closed:
             what = "the provider is back" if breaker.closed else "the provider is down: its calls wait"
             log.warning(what, provider=self.name)
-        self._metrics.breaker(self.name, closed=breaker.closed)
+        self.metrics.breaker(self.name, closed=breaker.closed)
 
 
 class Providers:
@@ -164,9 +197,18 @@ class Providers:
         return offers
 
 
-def best(offers: Sequence[Provider]) -> Provider:
-    """The one with the shortest expected wait; among equals the first."""
-    return min(offers, key=Provider.expected_wait)
+def best(offers: Sequence[Provider], avoid: Provider | None = None) -> Provider:
+    """Of those that take calls at present the one with the shortest expected wait; among equals the first.
+
+    `avoid`: where the call has just failed; it goes there only if no other takes it. If all are down: the one
+    that may be tried first.
+    """
+
+    def rank(offer: Provider) -> tuple[bool, bool, float]:
+        down = offer.down_for > 0
+        return (down, not down and offer is avoid, offer.expected_wait())
+
+    return min(offers, key=rank)
 
 
 def _now() -> float:

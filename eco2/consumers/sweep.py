@@ -7,17 +7,20 @@ runs once.
 """
 
 import asyncio
+import math
 import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from decimal import Decimal
 from functools import partial
 
 from eco2.consumers.holders import Holders
 from eco2.consumers.progress import done, finished, late
 from eco2.errors import NoReply, RetryableError
-from eco2.event import Paused
+from eco2.event import Paused, Spent
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
+from eco2.journal.spending import day_of
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
@@ -31,8 +34,10 @@ OVERDUE = 5.0
 """Seconds behind its deadline after which a job is ended from here: its worker ends it at the deadline."""
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
-RENEW_PAUSE = 3
-"""A pause is written again after one so-manieth of the time that views reach back."""
+RENEW = 3
+"""A pause, and what was paid, is written again after one so-manieth of the time that views reach back."""
+SPENT_EVERY = 60.0
+"""Seconds after which a new sum of what was paid today is written."""
 
 log = get_logger(__name__)
 
@@ -54,7 +59,7 @@ def quiet(jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]
 
 
 class Sweep:
-    """`keep`: seconds that views reach back."""
+    """`keep`: seconds that views reach back. `spending`: write down what was paid today."""
 
     def __init__(
         self,
@@ -66,6 +71,7 @@ class Sweep:
         metrics: Metrics,
         clock: Clock,
         keep: float,
+        spending: bool = False,
     ) -> None:
         self._broker = broker
         self._journal = journal
@@ -75,6 +81,7 @@ class Sweep:
         self._metrics = metrics
         self._clock = clock
         self._keep = keep
+        self._spending = spending
         self._last = -INTERVAL
         self._sweeping = asyncio.Lock()
         self._empty_since: dict[str, float] = {}
@@ -113,6 +120,8 @@ class Sweep:
     async def _sweep(self) -> None:
         now = self._clock()
         self._renew_pause(now)
+        if self._spending:
+            self._write_spent(now)
         for job in overdue(tuple(self._journal.view), now):
             self._end(job, now)
         await self._look_into_queues(now)
@@ -123,8 +132,19 @@ class Sweep:
 
     def _renew_pause(self, now: float) -> None:
         paused = self._journal.view.paused
-        if paused is not None and now - paused.ts > self._keep / RENEW_PAUSE:
+        if paused is not None and now - paused.ts > self._keep / RENEW:
             self._journal.put(Paused(ts=now, reason=paused.reason, renewed=True))
+
+    def _write_spent(self, now: float) -> None:
+        """So that views know it which do not reach back to what was paid."""
+        spending, day = self._journal.view.spending, day_of(now)
+        total, last = spending.total(day), spending.written
+        if not (spending.complete and total):
+            return
+        known = last is not None and last.day == day
+        age = now - last.ts if last is not None and known else math.inf
+        if age > self._keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
+            self._journal.put(Spent(ts=now, day=day, usd=f"{total:f}", upto=self._journal.view.offset))
 
     def _end(self, job: JobState, now: float) -> None:
         pipeline = self._pipelines.get(job.pipeline)

@@ -1,41 +1,50 @@
 """One call's turn: its share of the minute's budget, from the claim to what the provider counted.
 
-What it guarantees: no byte leaves without a grant that is fresh at that very moment; what is not used goes
-back; what was counted replaces what was estimated.
+What it guarantees: no byte leaves without a grant that is fresh at that very moment, and never longer after
+the fence than that; what is not used goes back, at once; what was counted replaces what was estimated.
 """
 
+import math
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Generic
 
 from eco2.call import Answer, Call, Usage
+from eco2.consumers.fence import Fence
 from eco2.consumers.outcome import Overtaken
 from eco2.consumers.provider import Provider
 from eco2.consumers.run import Run
 from eco2.errors import GrantExpired, RunVoid
+from eco2.metrics import GrantOutcome
 from eco2.ports import Claim, Grant
 
 
 class Turn(Generic[Answer]):
     """`call`: as it is to be sent; its longest answer may be shorter than the stage asked for."""
 
-    def __init__(self, provider: Provider, run: Run, call: Call[Answer], held: AsyncExitStack) -> None:
+    def __init__(
+        self, provider: Provider, run: Run, call: Call[Answer], held: AsyncExitStack, fence: Fence
+    ) -> None:
         self.call = call
         self._provider = provider
         self._run = run
         self._held = held
+        self._fence = fence
         self._grant: Grant | None = None
+        self._outcome: GrantOutcome = "refunded"
+        self._fenced = -math.inf
         if (budget := provider.budget) is not None:
             self._estimate = budget.estimator.estimate(call)
             self.call = replace(call, max_tokens=self._estimate.max_completion_tokens)
 
     @classmethod
     async def of(
-        cls, provider: Provider, run: Run, call: Call[Answer], held: AsyncExitStack
+        cls, provider: Provider, run: Run, call: Call[Answer], held: AsyncExitStack, fence: Fence
     ) -> "Turn[Answer]":
         """Returns when it is the call's turn; what is not used goes back when `held` closes."""
-        turn = cls(provider, run, call, held)
+        turn = cls(provider, run, call, held, fence)
+        held.callback(turn._leave)
         await turn._reserve()
         return turn
 
@@ -46,8 +55,12 @@ class Turn(Generic[Answer]):
             try:
                 self._grant.use()
             except GrantExpired:
+                self._grant.refund()  # or the old one would count beside the new one until the call is over
+                self._outcome = "expired"
+                self._leave()
                 await self._reserve()
             else:
+                self._outcome = "used"
                 return
 
     def counted(self, usage: Usage) -> None:
@@ -65,6 +78,7 @@ class Turn(Generic[Answer]):
     async def _reserve(self) -> None:
         budget = self._provider.budget
         if budget is None:
+            await self._pass_fence()
             return
         claim = Claim(
             job=self._run.job.id,
@@ -78,8 +92,23 @@ class Turn(Generic[Answer]):
         try:
             self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
             self._provider.granted(time.monotonic() - asked)
+            self._outcome = "refunded"  # unless it is used
+            self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
+            await self._pass_fence()
         except RunVoid:
             # The leader has seen another run, and so will we: this one ends here.
             self._run.interrupt.fire(Overtaken())
             await self._run.interrupt.may_begin()
             raise
+
+    async def _pass_fence(self) -> None:
+        """Not again within its lease: where the journal is slower than a grant lives, no call would go."""
+        if not self._fence.holds(self._fenced):
+            self._fenced = await self._fence.passed(self._run)
+
+    def _leave(self) -> None:
+        """The grant, if there is one, counts no more among those of this process."""
+        if self._grant is not None:
+            self._grant = None
+            self._provider.metrics.reserved(self._provider.name, -1, -self._estimate.cost)
+            self._provider.metrics.grant_ended(self._provider.name, self._outcome)

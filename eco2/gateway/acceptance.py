@@ -8,17 +8,20 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TypeVar
 
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError
+from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError, SpendLimit
 from eco2.event import Queued, Superseded
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
+from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
+from eco2.log import get_logger
 from eco2.ports import Broker, Clock, jobs_queue
 
 Confirmed = TypeVar("Confirmed")
@@ -27,6 +30,8 @@ LOOK = 0.1
 """Seconds between two looks at the broker while a request waits for it."""
 REMEMBERED = 10_000
 """Ids whose order this process published. Forgetting one costs a second order, which is harmless."""
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +59,42 @@ class Accepted:
 
 
 class Acceptance:
-    """`timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline."""
+    """`timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline.
 
-    def __init__(self, broker: Broker, journal: Journal, clock: Clock, timeout: float, life: float) -> None:
+    `daily`: USD that may be paid per UTC day before no further job is taken; None: any.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        clock: Clock,
+        timeout: float,
+        life: float,
+        daily: Decimal | None = None,
+    ) -> None:
         self._broker = broker
         self._journal = journal
         self._orders = Orders(broker)
         self._clock = clock
         self._timeout = timeout
         self._life = life
+        self._daily = daily
+        self._unpriced_logged = False
         self._ordered: dict[str, None] = {}
 
     async def accept(self, submission: Submission) -> Accepted:
         """The job of the submission, once its order is out.
 
-        Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`.
+        Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`,
+        `SpendLimit` (not for a job that was accepted before).
         """
         if submission.key is not None:
             known = self._journal.view.by_key(submission.owner, submission.key, self._clock())
             if known is not None:
                 return await self._again(known, submission)
         self._check_broker()
+        self._check_spending()
         value = await submission.parse()
         self._check_broker()
         job, order = _ordered(lambda: self._job(submission, value))
@@ -116,6 +136,23 @@ class Acceptance:
             raise BrokerUnavailable(f"the broker takes nothing at present ({why}); try again soon")
         if not (self._broker.ready and self._journal.filled.is_set()):
             raise BrokerUnavailable("this gateway is not connected to its broker yet; try again soon")
+
+    def _check_spending(self) -> None:
+        if self._daily is None:
+            return
+        spending, now = self._journal.view.spending, self._clock()
+        if not spending.complete:
+            raise BrokerUnavailable("this gateway is still reading what was paid today; try again soon")
+        if spending.unpriced and not self._unpriced_logged:
+            self._unpriced_logged = True
+            log.warning("calls without a known price count as nothing against ECO2_DAILY_USD")
+        total = spending.total(day_of(now))
+        if total >= self._daily:
+            raise SpendLimit(
+                f"${total:f} were paid for models today, and no job is taken from ${self._daily:f} on "
+                "(ECO2_DAILY_USD): raise it, or send the request again after midnight UTC",
+                until_midnight(now),
+            )
 
     async def _in_time(self, step: Awaitable[Confirmed]) -> Confirmed:
         """Waits for `step`, but no longer once the broker is blocked: it says so to whoever publishes."""

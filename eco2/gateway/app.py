@@ -45,7 +45,9 @@ def build(
 ) -> ASGIApp:
     """The gateway. `broker` and `journal` are run by the caller; setting `stop` ends the event streams."""
     feeds = Feeds(journal, stop)
-    acceptance = Acceptance(broker, journal, clock, config.publish_timeout, config.job_deadline)
+    acceptance = Acceptance(
+        broker, journal, clock, config.publish_timeout, config.job_deadline, config.daily_usd
+    )
     routes: list[BaseRoute] = [*probe_routes(readiness(broker, journal, stop), metrics)]
     for pipeline in pipelines:
         lookup = Lookup(journal, pipeline.name)

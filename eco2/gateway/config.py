@@ -1,6 +1,7 @@
 """What an operator decides about the gateway, as plain values. Only the command line knows where from."""
 
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal
 
 Auth = Literal["none", "header"]
@@ -16,7 +17,7 @@ class GatewayConfig:
     long an event stream waits before it opens without knowing its job. `retry_after`: what that header says.
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
     again; `sse_stall`: a client that takes no byte for so long is cut off. `upload_stall`: so is one that
-    sends none of its body.
+    sends none of its body. `daily_usd`: what may be paid per UTC day before no further job is taken.
     """
 
     models: tuple[str, ...]
@@ -31,3 +32,4 @@ class GatewayConfig:
     sse_retry: float = 2.0
     sse_stall: float = 30.0
     upload_stall: float = 30.0
+    daily_usd: Decimal | None = None

@@ -99,6 +99,7 @@ def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
                 _problem(415, "UNSUPPORTED_IMAGE"),
                 _problem(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH"),
                 *_always(config),
+                *([_problem(503, "BROKER_UNAVAILABLE, SPEND_LIMIT", _RETRY)] if config.daily_usd else []),
             ]
         ),
         **_security(config),

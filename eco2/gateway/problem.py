@@ -3,6 +3,7 @@
 `detail` is for people and says what to do; programs look at `code`.
 """
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from eco2.errors import Gone, InvalidInput, RetryableError
+from eco2.errors import Gone, InvalidInput, RetryableError, SpendLimit
 from eco2.event import sound
 from eco2.log import get_logger
 
@@ -77,6 +78,7 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
         return _problem(503, "BROKER_UNAVAILABLE", str(error), headers={"Retry-After": str(retry_after)})
 
     return {
+        SpendLimit: _spend_limit,
         InvalidInput: _invalid,
         ValidationError: _misfit,
         Gone: _gone,
@@ -98,6 +100,12 @@ async def _invalid(_: Request, error: Exception) -> Response:
     if isinstance(error, UnsupportedModel):
         return _problem(error.status, error.code, str(error), supported_models=error.supported)
     return _problem(error.status, error.code, str(error), HEADERS.get(error.status))
+
+
+async def _spend_limit(_: Request, error: Exception) -> Response:
+    assert isinstance(error, SpendLimit)
+    headers = {"Retry-After": str(math.ceil(error.retry_after))}
+    return _problem(503, error.code, str(error), headers)
 
 
 async def _misfit(_: Request, error: Exception) -> Response:

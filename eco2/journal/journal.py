@@ -11,6 +11,7 @@ from collections.abc import Callable
 from eco2.event import Event, Marker, Queued
 from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
+from eco2.journal.spending import Recall
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.log import get_logger
@@ -26,6 +27,7 @@ class Journal:
         self.view = View(keep, clock)
         self._stream = stream
         self._clock = clock
+        self._keep = keep
         self._outbox = Outbox(stream)
         self._history = History(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
@@ -82,6 +84,18 @@ class Journal:
             await self.barrier()
             state = self.view.get(job_id) or await self._history.find(job_id)
         return state
+
+    async def recall_spending(self, stop: asyncio.Event) -> None:
+        """Once the view is filled, completes what was paid today; then it has nothing to do until `stop`."""
+        if await self.ready(stop):
+            recall = Recall(self._stream, self.view.spending, self._clock, self._keep)
+            recalling = asyncio.ensure_future(recall.complete())
+            stopping = asyncio.ensure_future(stop.wait())
+            await asyncio.wait({recalling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if recalling.done():
+                recalling.result()
+            recalling.cancel()
+            await stopping
 
     async def _fill(self) -> None:
         await self.barrier()

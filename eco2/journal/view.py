@@ -10,7 +10,18 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from eco2.errors import Gone, Malformed
-from eco2.event import Event, IntakeEvent, Marker, Paused, Queued, Resumed, decode_events
+from eco2.event import (
+    Event,
+    IntakeEvent,
+    Marker,
+    Paused,
+    Queued,
+    Resumed,
+    Spent,
+    StageChanged,
+    decode_events,
+)
+from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
@@ -45,6 +56,7 @@ class View:
         self._resumed = False
         self._unknown_logged = False
         self.offset = -1
+        self.spending = Spending()
         self.skipped = 0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
@@ -103,6 +115,7 @@ class View:
     def apply(self, record: Record) -> None:
         """Folds one journal message. What this version cannot read is skipped, counted, logged once."""
         self.offset = record.offset
+        self.spending.begin(record.offset)
         try:
             events = decode_events(record.body)
         except Malformed as error:
@@ -115,13 +128,11 @@ class View:
                 self._apply(EventId(record.offset, index), event)
 
     def _apply(self, at: EventId, event: Event) -> None:
-        if isinstance(event, Marker):
-            if marker := self._markers.pop(event.id, None):
-                marker.set()
+        if isinstance(event, Marker | Paused | Resumed | Spent):
+            self._note(event)
             return
-        if isinstance(event, Paused | Resumed):
-            self._apply_intake(event)
-            return
+        if isinstance(event, StageChanged):
+            self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
         if isinstance(event, Queued):
             self._evict(min(event.ts, self._clock()) - self._keep)  # a clock ahead must not empty the view
         before = self._jobs.get(event.job)
@@ -134,6 +145,17 @@ class View:
             self._release_key(after)  # it lost to a job that this view has never seen
         self._jobs[event.job] = after
         self._announce(after)
+
+    def _note(self, event: Marker | Paused | Resumed | Spent) -> None:
+        """What belongs to no job."""
+        match event:
+            case Marker():
+                if marker := self._markers.pop(event.id, None):
+                    marker.set()
+            case Spent():
+                self.spending.spent(event, self._clock())
+            case _:
+                self._apply_intake(event)
 
     def _apply_intake(self, event: IntakeEvent) -> None:
         if event in self._intake:

@@ -33,6 +33,7 @@ from pydantic_core import ErrorDetails
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import Eco2Error, ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
 from eco2.llm import hooks
+from eco2.llm.limits import limit_kind, retry_delay
 from eco2.llm.prices import price
 from eco2.ports import at_once
 
@@ -105,8 +106,14 @@ class OpenAIModel:
     ) -> Reply[Answer]:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
         headers = {"x-eco2-job": _header(job_id), "x-eco2-kind": _header(call.kind)}
-        async with self._border():
-            with hooks.before_send(before_send):
+        async with self._border() as patience:
+
+            async def leave() -> None:
+                patience.reschedule(None)  # for another grant it may have to wait long
+                await before_send()
+                patience.reschedule(asyncio.get_running_loop().time() + self._timeout)
+
+            with hooks.before_send(leave):
                 written = await self._ask(call, headers, on_text)
         return Reply(_answer(call, written), written.model, written.usage)
 
@@ -168,11 +175,11 @@ class OpenAIModel:
         return _Written(text, finish_reason, refusal, model, _usage(usage, model, tier))
 
     @asynccontextmanager
-    async def _border(self) -> AsyncIterator[None]:
+    async def _border(self) -> AsyncIterator[asyncio.Timeout]:
         """Lets only our own errors out, and nothing run longer than the call's timeout."""
         try:
-            async with asyncio.timeout(self._timeout):
-                yield
+            async with asyncio.timeout(self._timeout) as patience:
+                yield patience
         except TimeoutError as error:
             raise ProviderError(
                 f"the provider did not finish within {self._timeout:g} s: try again"
@@ -312,11 +319,18 @@ def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | 
     if _out_of_quota(error):
         return _no_quota()
     if status in (401, 403):
-        return ProviderClosed(f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY")
+        return ProviderClosed(
+            f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY, or the API_KEY "
+            "among its variables ECO2_PROVIDERS__…"
+        )
     if status in _MAY_PASS or status >= 500:
-        wait = retry_after(error.response.headers, time.time())
-        kind = RateLimited if status == 429 else ProviderDown if status >= 500 else ProviderError
-        return kind(f"the provider cannot answer now (HTTP {status}: {reason}): try again", wait)
+        headers, message = error.response.headers, f"the provider cannot answer now (HTTP {status}: {reason})"
+        wait = retry_after(headers, time.time())
+        if status == 429:
+            wait = retry_delay(error.body) if wait is None else wait
+            return RateLimited(f"{message}: try again", wait, limit_kind(error.body, headers))
+        kind = ProviderDown if status >= 500 else ProviderError
+        return kind(f"{message}: try again", wait)
     return ProviderRefused(f"the provider does not take the request (HTTP {status}: {reason}): correct it")
 
 

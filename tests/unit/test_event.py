@@ -12,6 +12,7 @@ from eco2.event import (
     Queued,
     Released,
     RunStarted,
+    Spent,
     StageChanged,
     Superseded,
     decode_events,
@@ -27,6 +28,7 @@ EVENTS: list[Event] = [
     Checkpoint(ts=1.0, job="a", run="r", stage="s", name="n", value={"x": [1, None]}),
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
+    Spent(ts=1.0, day="2026-11-26", usd="0.0029", upto=7),
 ]
 
 

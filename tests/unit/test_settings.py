@@ -190,6 +190,65 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert raised.value.__cause__ is None
 
 
+GEMINI = {"ECO2_PROVIDERS__GEMINI__API_KEY": "sk-secret", "ECO2_PROVIDERS__GEMINI__MODEL": "flash"}
+
+
+def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {**GEMINI, "ECO2_PROVIDERS__GEMINI__RPM": "150"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ECO2_PROVIDERS__GEMINI__TPM", "")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-own")
+    remotes = load().remotes
+    assert list(remotes) == ["openai", "gemini"]
+    gemini = remotes["gemini"]
+    assert (gemini.model, gemini.rpm, gemini.tpm) == (
+        "flash",
+        150,
+        ProviderSettings.model_fields["tpm"].default,
+    )
+    assert gemini.concurrency == size(150, gemini.tpm).concurrency
+    assert "secret" not in "\n".join(overview(load()))
+
+
+@pytest.mark.parametrize(
+    ("values", "advice"),
+    [
+        (
+            {"ECO2_PROVIDERS__GEMINI__APIKEY": "sk-secret", "ECO2_PROVIDERS__GEMINI__MODEL": "flash"},
+            "GEMINI__APIKEY is no setting: did you mean ECO2_PROVIDERS__GEMINI__API_KEY?",
+        ),
+        ({"ECO2_PROVIDERS__GEMINI__API_KEY": "sk-secret"}, "ECO2_PROVIDERS__GEMINI__MODEL is missing"),
+        (
+            {**GEMINI, "ECO2_PROVIDERS__GEMINI__PRICE": "sk-secret"},
+            "A provider has API_KEY, BASE_URL, MODEL,",
+        ),
+        ({"ECO2_PROVIDERS__GEMINI_API_KEY": "sk-secret"}, "two underscores on both sides"),
+        ({**GEMINI, "ECO2_PROVIDERS__GEMINI__RPM": "many"}, "ECO2_PROVIDERS__GEMINI__RPM=many: .*integer"),
+        ({**GEMINI, "ECO2_PROVIDERS__GEMINI__COUNTING": "all"}, "COUNTING=all: .*'request', 'input'"),
+        (
+            {**GEMINI, "ECO2_PROVIDERS__GEMINI__BASE_URL": "googleapis"},
+            "BASE_URL=googleapis: must be an http",
+        ),
+        (
+            {"ECO2_PROVIDERS__LOCAL__API_KEY": "sk-secret", "ECO2_PROVIDERS__LOCAL__MODEL": "m"},
+            "'local' cannot be a provider's name",
+        ),
+        ({"ECO2_PROVIDERS": "sk-secret"}, "ECO2_PROVIDERS is read as JSON and is none"),
+        ({"ECO2_PROVIDERS": '["sk-secret"]'}, "ECO2_PROVIDERS: .*two underscores"),
+    ],
+)
+def test_a_wrong_variable_of_a_provider_is_named_with_its_cure_and_no_key(
+    monkeypatch: pytest.MonkeyPatch, values: dict[str, str], advice: str
+) -> None:
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StartError) as raised:
+        load()
+    assert re.search(advice, str(raised.value))
+    assert "secret" not in str(raised.value)
+    assert raised.value.__cause__ is None
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1  # type: ignore[misc]

@@ -1,0 +1,38 @@
+"""POST on a day that has cost what it may, over HTTP."""
+
+import time
+from dataclasses import replace
+from decimal import Decimal
+
+import httpx
+
+from eco2.event import Spent
+from eco2.journal.spending import day_of, until_midnight
+from tests.gateways import CONFIG, Cluster, cluster, eventually
+
+LIMITED = replace(CONFIG, daily_usd=Decimal("12.50"))
+
+
+async def pay(world: Cluster, usd: str) -> None:
+    """The sweep's leader writes this sum."""
+    view = world.gateways[0].journal.view
+    now = time.time()
+    await world.worker.append(Spent(ts=now, day=day_of(now), usd=usd, upto=view.offset))
+    await eventually(lambda: view.spending.total(day_of(time.time())) == Decimal(usd))
+
+
+async def test_what_was_paid_stops_the_intake_and_says_until_when_and_what_to_do() -> None:
+    async with cluster(config=LIMITED) as world, httpx.AsyncClient(base_url=world.gateways[0].url) as http:
+        early = await http.post("/echo", json={"text": "a"})
+        assert (early.status_code, early.json()["code"]) == (503, "BROKER_UNAVAILABLE")
+        await pay(world, "12.49")
+        assert (await http.post("/echo", json={"text": "a"})).status_code == 202
+        await pay(world, "12.50")
+        refused = await http.post("/echo", json={"text": "b"})
+        assert (refused.status_code, refused.json()["code"]) == (503, "SPEND_LIMIT")
+        assert 0 <= int(refused.headers["Retry-After"]) - until_midnight(time.time()) < 2
+        assert "$12.50 were paid" in refused.json()["detail"]
+        assert "ECO2_DAILY_USD" in refused.json()["detail"]
+        await eventually(lambda: len(world.worker.orders) == 1)
+        paths = (await http.get("/openapi.json")).json()["paths"]
+        assert "SPEND_LIMIT" in paths["/echo"]["post"]["responses"]["503"]["description"]
