@@ -123,7 +123,14 @@ class Metrics:
             buckets=WAITS,
             registry=registry,
         )
-        self._grant_ends = Counter(
+        self._grant_seconds = Histogram(
+            "eco2_grant_seconds",
+            "From asking for a share of the budget to the grant.",
+            ["provider"],
+            buckets=GRANTS,
+            registry=registry,
+        )
+        self._grants = Counter(
             "eco2_quota_grants",
             "Grants that this process got, by what became of them: refunded ones were not needed any more.",
             ["provider", "outcome"],
@@ -139,13 +146,6 @@ class Metrics:
             "eco2_rate_limited",
             "429 answers, by the limit that was met.",
             ["provider", "kind"],
-            registry=registry,
-        )
-        self._grants = Histogram(
-            "eco2_grant_seconds",
-            "From asking for a share of the budget to the grant.",
-            ["provider"],
-            buckets=GRANTS,
             registry=registry,
         )
         self._budgets = _Budgets()
@@ -191,6 +191,10 @@ class Metrics:
         """A call had its turn after `seconds`."""
         self._call_waits.labels(provider).observe(seconds)
 
+    def call_granted(self, provider: str, seconds: float) -> None:
+        """A call got its grant after `seconds`."""
+        self._grant_seconds.labels(provider).observe(seconds)
+
     def reserved(self, provider: str, requests: float, tokens: float) -> None:
         """Calls hold so much more of the budget; less, if negative."""
         self._reserved.labels(provider, "requests").inc(requests)
@@ -198,15 +202,11 @@ class Metrics:
 
     def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
         """A grant was used, or it grew too old, or it was not needed any more."""
-        self._grant_ends.labels(provider, outcome).inc()
+        self._grants.labels(provider, outcome).inc()
 
     def rate_limited(self, provider: str, kind: LimitKind) -> None:
         """The provider answered 429."""
         self._rate_limited.labels(provider, kind).inc()
-
-    def call_granted(self, provider: str, seconds: float) -> None:
-        """A call got its grant after `seconds`."""
-        self._grants.labels(provider).observe(seconds)
 
     def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
         """A stage completed or failed after `seconds`."""

@@ -134,10 +134,6 @@ class Provider:
         self._wait = self._wait.seen(now - began, now)
         self.metrics.call_waited(self.name, now - began)
 
-    def granted(self, seconds: float) -> None:
-        """The budget gave a call its share, `seconds` after it was asked."""
-        self.metrics.call_granted(self.name, seconds)
-
     @contextmanager
     def watched(self) -> Iterator[None]:
         """Tells the breaker how the call inside ended."""

@@ -91,7 +91,7 @@ class Turn(Generic[Answer]):
         asked = time.monotonic()
         try:
             self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
-            self._provider.granted(time.monotonic() - asked)
+            self._provider.metrics.call_granted(self._provider.name, time.monotonic() - asked)
             self._outcome = "refunded"  # unless it is used
             self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
             await self._pass_fence()
