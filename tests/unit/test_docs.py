@@ -166,9 +166,9 @@ def test_commands_exist(path: Path) -> None:
     spans = [span for line in text.splitlines() for span in ticked(line)] + shell_lines(text)
     used = {found for span in spans for found in re.findall(r"(?:^|[ /])eco2 ([a-z][a-z-]*)", span)}
     assert used <= names
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     made = {
-        word for span in spans for found in re.findall(r"^make ([a-z ]+)", span) for word in found.split()
+        word for span in spans for found in re.findall(r"^make ([a-z -]+)", span) for word in found.split()
     }
     assert made <= targets
 
