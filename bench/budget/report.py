@@ -6,7 +6,7 @@ from bench.budget.record import FOLDER, Results
 
 PAGE = FOLDER.parent.parent / "docs" / "budget.md"
 PICTURE = "![Calls a second, and the sliding minute against the limit](../bench/results/budget.png)"
-BEGIN, END = "<!-- from bench/results/budget.json -->", "<!-- end -->"
+BEGIN, END = "<!-- figures -->", "<!-- end -->"
 
 
 def kept(facts: dict[str, Any]) -> bool:
