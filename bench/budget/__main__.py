@@ -17,6 +17,7 @@ import uvloop
 
 from bench.budget import plot, record, report, run, verdict
 from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case
+from bench.budget.programs import ProgramFailed
 from tests.rabbitmq import Node
 
 SECONDS = 240.0
@@ -47,7 +48,11 @@ async def _all(chosen: list[Case], seconds: float, amqp_url: str, folder: Path) 
     results, began, kept = record.read(), time.monotonic(), True
     for number, case in enumerate(chosen, start=1):
         say(f"\n[{number}/{len(chosen)}, {time.monotonic() - began:.0f} s] {case.name}: {case.title}")
-        kept &= await _one(case, seconds, amqp_url, folder / case.name, results)
+        try:
+            kept &= await _one(case, seconds, amqp_url, folder / case.name, results)
+        except* ProgramFailed as failed:
+            kept = False
+            say(f"  MISS {case.name} was not measured: {failed.exceptions[0]}")
     return kept
 
 
@@ -105,7 +110,10 @@ def _broker(folder: Path) -> Iterator[str]:
 
 
 def _written(results: record.Results) -> int:
-    """The plot and the page, from what stands in the JSON."""
+    """The plot and the page, from what stands in the JSON. Exit code 2 if that is nothing."""
+    if not results["cases"]:
+        say("nothing was measured yet: run a case first")
+        return 2
     plot.draw(results, record.FOLDER / "budget.png")
     report.write(results)
     say("\n" + report.table(results))

@@ -5,7 +5,8 @@ from typing import Any
 from bench.budget.record import FOLDER, Results
 
 PAGE = FOLDER.parent.parent / "docs" / "budget.md"
-BEGIN, END = "<!-- from bench/results/budget.json -->", "<!-- end -->"
+PICTURE = "![Calls a second, and the sliding minute against the limit](../bench/results/budget.png)"
+BEGIN, END = "<!-- figures -->", "<!-- end -->"
 
 
 def kept(facts: dict[str, Any]) -> bool:
@@ -25,7 +26,7 @@ def write(results: Results) -> None:
     """Replaces the figures of the page; its words stay."""
     text = PAGE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{table(results)}\n{END}{tail}", encoding="utf-8")
+    PAGE.write_text(f"{head}{BEGIN}\n{table(results)}\n\n{PICTURE}\n{END}{tail}", encoding="utf-8")
 
 
 def table(results: Results) -> str:

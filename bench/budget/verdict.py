@@ -114,6 +114,7 @@ def figures(measured: Measured, unloaded: Durations | None) -> JSON:
             "asked": measured.grants.get(math.inf, 0.0),
             "p50_up_to": _bound(measured.grants, 0.5),
             "p99_up_to": _bound(measured.grants, 0.99),
+            "up_to": {f"{bound:g}": made for bound, made in sorted(measured.grants.items())},
         }
     checks = _checks(case, facts, paired_p95=_slower(own, unloaded or {}, paired))
     facts["checks"] = [
