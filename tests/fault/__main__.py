@@ -5,6 +5,8 @@ Exit codes: 0 all promises kept · 1 a promise broken, or a run that came to not
 
 import argparse
 import asyncio
+import logging
+import os
 import platform
 import shutil
 import signal
@@ -15,6 +17,8 @@ import time
 import traceback
 from importlib.metadata import version
 from pathlib import Path
+
+import msgspec
 
 from tests.fault.fault import Fault
 from tests.fault.lab import Lab, open_lab
@@ -33,7 +37,10 @@ async def make(lab: Lab, fault: Fault) -> Result:
     verdict, problem = None, ""
     try:
         async with asyncio.timeout(LONGEST):
-            verdict = judge(await fault.run(lab, FULL))
+            evidence = await fault.run(lab, FULL)
+        verdict = judge(evidence)
+        if verdict.breaches:
+            (lab.folder / f"{fault.name}.json").write_bytes(msgspec.json.encode(evidence))
     except Exception:  # noqa: BLE001 - the others are made nevertheless
         problem = traceback.format_exc(limit=-3).strip().splitlines()[-1]
         traceback.print_exc()
@@ -81,15 +88,9 @@ def about(seconds: float) -> dict[str, str]:
         "RabbitMQ": output("dpkg-query", "-W", "-f", "${Version}", "rabbitmq-server"),
         "Python": platform.python_version(),
         "aio-pika": version("aio-pika"),
-        "Machine": f"{platform.machine()}, {len(_cpus())} cores",
+        "Machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
         "Duration": f"{seconds / 60:.0f} min",
     }
-
-
-def _cpus() -> list[int]:
-    import os
-
-    return sorted(os.sched_getaffinity(0))
 
 
 def main() -> int:
@@ -107,6 +108,7 @@ def main() -> int:
         faults = named(asked.names)
     except KeyError as unknown:
         parser.error(f"there is no fault {unknown}; --list names them")
+    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # lost connections are what this is about
     folder = Path(tempfile.mkdtemp(prefix="eco2-fault-"))
     began = time.monotonic()
     results = asyncio.run(make_all(faults, folder))
@@ -119,7 +121,7 @@ def main() -> int:
     if all(result.kept for result in results):
         shutil.rmtree(folder, ignore_errors=True)
         return 0
-    print(f"\nThe processes' logs are in {folder}")
+    print(f"\nThe processes' logs, and the evidence of what was not kept, are in {folder}")
     return 1
 
 

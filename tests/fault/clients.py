@@ -42,13 +42,14 @@ class Follower:
     pipeline: str = "scan"
     late: bool = False
     sights: list[Sight] = field(default_factory=list)
+    opened: list[float] = field(default_factory=list)
     refusals: list[int] = field(default_factory=list)
     reconnects: int = 0
     ended: bool = False
 
     @property
     def trace(self) -> Trace:
-        return Trace(self.job, tuple(self.sights), self.late, tuple(self.refusals))
+        return Trace(self.job, tuple(self.sights), self.late, tuple(self.opened), tuple(self.refusals))
 
     async def follow(self) -> None:
         """Reads until `done`, whatever becomes of the gateways."""
@@ -67,11 +68,13 @@ class Follower:
         url = f"{gateway}/{self.pipeline}/{self.job}/events"
         async with self.http.stream("GET", url, headers=headers) as response:
             if response.status_code == 204:
+                self.opened.append(time.time())
                 self.ended = True
                 return
             if response.status_code != 200:
                 self.refusals.append(response.status_code)
                 return
+            self.opened.append(time.time())
             async for chunk in response.aiter_bytes():
                 for event in lines.feed(chunk):
                     if event.seq is not None and event.id is not None:

@@ -55,6 +55,8 @@ class Trace:
     job: str
     sights: tuple[Sight, ...]
     late: bool = False
+    opened: tuple[float, ...] = ()
+    """When a gateway began to serve it, for each of its connections."""
     refusals: tuple[int, ...] = ()
     """Statuses other than 200, 204 that its requests for the stream got."""
 
@@ -83,8 +85,8 @@ class Moment:
     """From when the recovery is counted.
 
     Affected are the jobs that `worker` held then, or all that were accepted and had not ended. `by`: whether
-    their next durable event counts when it is in the journal, or when the clients have it. `limit`: seconds
-    that it may take.
+    their next durable event in the journal counts, or that their clients are served again by some gateway.
+    `limit`: seconds that it may take.
     """
 
     at: float

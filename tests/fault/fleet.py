@@ -47,6 +47,7 @@ class Slot:
         self._wanted = True
         self._absent = False
         self._stopping = False
+        self._killed_at: float | None = None
         self.deaths: list[Death] = []
         self.bad_ends: list[str] = []
         self.starts = 0
@@ -77,7 +78,7 @@ class Slot:
     async def run(self) -> None:
         """Keeps the process running until `stop`."""
         while self._wanted:
-            self._stopping = False
+            self._stopping, self._killed_at = False, None
             self.starts += 1
             program = self._program = await spawn("eco2", self.role, env=self.env, copy=self._log)
             reading = asyncio.create_task(program.read())
@@ -93,7 +94,7 @@ class Slot:
                 watching.cancel()
                 await reading
             if not self._stopping:
-                self.deaths.append(Death(self.worker, time.time()))
+                self.deaths.append(Death(self.worker, self._killed_at or time.time()))
             elif code != 0:
                 self.bad_ends.append(f"{self.name} ended {code} after SIGTERM: {list(program.lines)[-1:]}")
             while self._absent and self._wanted:  # noqa: ASYNC110 - two conditions, neither urgent
@@ -118,9 +119,10 @@ class Slot:
     def kill9(self, *, away: bool = False) -> float:
         """The process dies at once; `away`: it is not started again before `back`. Returns when."""
         self._absent = away
+        self._killed_at = at = time.time()
         self._send(signal.SIGKILL)
         self._up.clear()
-        return time.time()
+        return at
 
     def back(self) -> None:
         """It may be started again."""

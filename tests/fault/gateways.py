@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from tests.fault.evidence import Evidence, Moment
@@ -13,6 +14,8 @@ from tests.fault.wire import OrderWire
 
 STALL = 30.0
 """Seconds after which a gateway cuts off a client that takes nothing."""
+RESUMED = 10.0
+"""Seconds in which every client of a dead gateway must be served again."""
 DEAF = 20
 BETWEEN = 20
 """Requests that a gateway has in hand when it dies between its two writes."""
@@ -23,12 +26,13 @@ SWEPT = 60.0 + 45.0
 async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the gateway that all clients are connected to; they go on at the other."""
     jobs = max(1, size.clients // 5)
+    size = replace(size, call=3 * size.call)  # so long that all clients are there before the jobs end
     async with trial(lab, size, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
         run.submit(jobs, followers=size.clients // jobs, first=0)
         await run.accepted(jobs)
         await run.watched(size.clients)
         lab.say(f"kill -9 of a gateway with {size.clients} clients; {run.state()}")
-        run.moment = Moment(run.fleet.gateways[0].kill9(), by="clients", limit=size.takeover)
+        run.moment = Moment(run.fleet.gateways[0].kill9(), by="clients", limit=RESUMED)
         await run.over()
         resumed = sum(follower.reconnects > 0 for follower in run.followers)
         run.check("clients had to resume", resumed >= size.clients // 2, f"{resumed} of {size.clients}")

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from tests.fault.evidence import Fact
 
+NOTICED = 0.5
+"""Seconds after which a process that crashed by itself is seen to be gone, at the latest."""
+
 
 @dataclass(slots=True)
 class Run:
@@ -18,6 +21,12 @@ class Run:
     worker: str
     since: float
     until: float | None = None
+    overtaken: bool = False
+
+    def open_at(self, at: float) -> bool:
+        """True if it was its worker's to end at `at`, or was taken over from a dead one just before."""
+        late = NOTICED if self.overtaken else 0.0
+        return self.since <= at and (self.until is None or self.until > at - late)
 
 
 @dataclass(slots=True)
@@ -52,10 +61,7 @@ class History:
 
     def held_by(self, worker: str, at: float) -> bool:
         """True if a run of `worker` held the job at `at`."""
-        return any(
-            run.worker == worker and run.since <= at and (run.until is None or run.until > at)
-            for run in self.runs
-        )
+        return any(run.worker == worker and run.open_at(at) for run in self.runs)
 
     def open_at(self, at: float) -> bool:
         """True if it had been accepted and had not ended at `at`."""
@@ -90,7 +96,8 @@ class History:
         assert isinstance(attempt, int)
         if attempt > self.attempt:
             self.attempt = attempt
-            _close(current, fact.ts)
+            if current is not None and current.until is None:
+                current.until, current.overtaken = fact.ts, True
             self.runs.append(Run(str(fact.body["run"]), str(fact.body["worker"]), fact.ts))
 
     def _show(self, fact: Fact) -> None:

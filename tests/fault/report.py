@@ -22,17 +22,17 @@ COLUMNS = (
 
 
 _COLUMNS_SAY = (
-    "- **accepted**: jobs that a client got an id for. **done**, **failed**: how they ended, by the journal",
-    "  (read by a consumer of the suite's own). **lost**: accepted, and no end.",
+    "- **accepted**: jobs that a client got an id for. **done**, **failed**: how they ended, by the",
+    "  journal, which the suite reads by a consumer of its own. **lost**: accepted, and no end.",
     "- **events missing or doubled**: over all clients: those that stayed, those that came back to another",
     "  gateway with `Last-Event-ID`, and one that came late for each job at each gateway.",
     "- **paid**: the provider began to answer with 200. One call of each kind is the job's own. One more goes",
     "  with each answer that the provider broke, and one with each death or freeze of a worker that held the",
     "  job: those are **paid again, as promised**. The rest is **beyond the promise**.",
     "- **recovered**: seconds from the end of the fault (of `kill -9` and `SIGSTOP`: from the signal) until",
-    "  the last of the jobs that it touched had its next event in the journal (`gateway-kill9`: at all its",
-    "  clients). Touched are the jobs that the worker held, else all that had not ended; the time that a job",
-    "  waits for its model is in it.",
+    "  the last of the jobs that it touched had its next event in the journal (`gateway-kill9`: until the last",
+    "  client was served again). Touched are the jobs that the worker held, else all that had not ended. The",
+    "  time that a job waits for its model is in it.",
     "- Every run also checks that no process had more connections to the broker than 2 (gateway) or 4",
     "  (worker), that the work queues are empty at the end, that every drain ends with exit code 0, and that",
     "  each gateway has each result.",

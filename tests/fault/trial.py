@@ -177,7 +177,7 @@ class Trial:
         await self._until(lambda: len({a.job for a in self.submitter.answers if a.job}) >= count)
 
     async def holding(self, slot: Slot, count: int) -> int:
-        """Waits until the worker holds so many jobs, a tenth of them in their last call; how many it is then."""
+        """Waits until the worker holds so many jobs, a tenth of them in their last call; how many then."""
         name = slot.worker
 
         def held(since: str = "queued") -> int:

@@ -1,8 +1,8 @@
 """Whether the promises were kept, from what was seen. Pure: the same evidence, the same verdict.
 
 **Seconds to recover**: from the evidence's `Moment` (the kill, or the end of the fault where it has one)
-until the last of the jobs that it touched had its next durable event, in the journal or at its clients. Those
-jobs are: of a killed or frozen worker the ones that it held; else all that were accepted and had not ended.
+until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are
+the victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones that it held; else all that were accepted and had not ended.
 """
 
 from collections import Counter, defaultdict
@@ -132,17 +132,15 @@ def recovery(evidence: Evidence, jobs: Mapping[str, History]) -> tuple[float | N
 
 
 def _next(moment: Moment, history: History, traces: Iterable[Trace]) -> float | None:
-    """Seconds from the moment to the job's next durable event (at the last of its clients)."""
+    """Seconds from the moment until the job goes on, or until the last of its clients is served again."""
     if moment.by == "journal":
         return min((fact.at - moment.at for fact in history.facts if _after(fact, moment)), default=None)
-    waits = []
-    for trace in traces:
-        if trace.job == history.job and not trace.late:
-            later = [sight.at - moment.at for sight in trace.sights if sight.at > moment.at]
-            if not later:
-                return None
-            waits.append(min(later))
-    return max(waits, default=None)
+    served = [
+        min((at - moment.at for at in trace.opened if at > moment.at), default=None)
+        for trace in traces
+        if trace.job == history.job and not trace.late
+    ]
+    return None if None in served else max((wait for wait in served if wait is not None), default=None)
 
 
 def _after(fact: Fact, moment: Moment) -> bool:
