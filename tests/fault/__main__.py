@@ -41,10 +41,17 @@ async def make(lab: Lab, fault: Fault) -> Result:
         verdict = judge(evidence)
         if verdict.breaches:
             (lab.folder / f"{fault.name}.json").write_bytes(msgspec.json.encode(evidence))
-    except Exception:  # noqa: BLE001 - the others are made nevertheless
-        problem = traceback.format_exc(limit=-3).strip().splitlines()[-1]
+    except Exception as error:  # noqa: BLE001 - the others are made nevertheless
+        problem = "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(error))
         traceback.print_exc()
     return Result(fault, verdict, time.monotonic() - began, problem)
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What really happened, out of its groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for each in error.exceptions for leaf in _leaves(each)]
+    return [error]
 
 
 async def make_all(faults: tuple[Fault, ...], folder: Path) -> list[Result]:

@@ -81,7 +81,7 @@ async def memory_alarm(lab: Lab, size: Size) -> Evidence:
 
 async def disk_alarm(lab: Lab, size: Size) -> Evidence:
     """RabbitMQ is told to keep more of the disk free than there is."""
-    return await _alarm(lab, size, ("set_disk_free_limit", "900TB"), ("set_disk_free_limit", "50MB"))
+    return await _alarm(lab, size, ("set_disk_free_limit", "100000GB"), ("set_disk_free_limit", "50MB"))
 
 
 async def _alarm(lab: Lab, size: Size, on: tuple[str, ...], off: tuple[str, ...]) -> Evidence:

@@ -94,13 +94,17 @@ class Slot:
                 watching.cancel()
                 await reading
             if not self._stopping:
-                self.deaths.append(Death(self.worker, self._killed_at or time.time()))
+                self.deaths.append(self._death())
             elif code != 0:
                 self.bad_ends.append(f"{self.name} ended {code} after SIGTERM: {list(program.lines)[-1:]}")
             while self._absent and self._wanted:  # noqa: ASYNC110 - two conditions, neither urgent
                 await asyncio.sleep(0.1)
             if self._wanted:
                 await asyncio.sleep(RESTART)
+
+    def _death(self) -> Death:
+        """Of a process that ended just now: when the signal was sent, if we sent one."""
+        return Death(self.worker, self._killed_at or time.time())
 
     async def _ready(self, program: Program) -> None:
         await program.listening()

@@ -1,8 +1,9 @@
 """Whether the promises were kept, from what was seen. Pure: the same evidence, the same verdict.
 
 **Seconds to recover**: from the evidence's `Moment` (the kill, or the end of the fault where it has one)
-until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are
-the victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones that it held; else all that were accepted and had not ended.
+until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are the
+victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones
+that it held; else all that were accepted and had not ended.
 """
 
 from collections import Counter, defaultdict
@@ -119,7 +120,8 @@ def recovery(evidence: Evidence, jobs: Mapping[str, History]) -> tuple[float | N
     if moment.worker is not None:
         touched = [history for history in jobs.values() if history.held_by(moment.worker, moment.at)]
     else:
-        touched = [history for history in jobs.values() if history.open_at(moment.at)]
+        accepted = {answer.job for answer in evidence.answers}
+        touched = [job for job in jobs.values() if job.job in accepted and job.open_at(moment.at)]
     waits: list[float] = []
     stuck: list[str] = []
     for history in touched:
