@@ -10,7 +10,7 @@ from tests.fault.evidence import Evidence, Moment
 from tests.fault.fleet import Fleet
 from tests.fault.lab import Lab
 from tests.fault.trial import Size, Trial, trial
-from tests.fault.wire import Wire
+from tests.proxy import Proxy
 from tests.rabbitmq import Node
 
 CHECKED = 0.5
@@ -67,7 +67,7 @@ async def _balanced(lab: Lab, size: Size, cluster: Cluster) -> AsyncIterator[Tri
         return nodes[0].url
 
     async with (
-        trial(lab, size, wire=Wire, url=url, env={"ECO2_PREFETCH": str(size.jobs)}) as run,
+        trial(lab, size, wire=Proxy, url=url, env={"ECO2_PREFETCH": str(size.jobs)}) as run,
         _balancer(cluster, nodes, run.fleet),
     ):
         run.submit(size.jobs, over=size.call * 3)

@@ -106,7 +106,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """All of it. `failures`: codes with which jobs may fail here. `dead`: dead letters that must be there."""
+    """All of it. `failures`: codes with which jobs may fail here. `dead`: dead letters that are no job's."""
 
     facts: tuple[Fact, ...]
     calls: tuple[Call, ...]

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tests.acceptance.programs import STOP, Program, spawn
 from tests.fault.evidence import Check, Death
-from tests.fault.wire import Wire
+from tests.proxy import Proxy
 from tests.rabbitmq import free_ports
 
 RESTART = 1.0
@@ -30,7 +30,7 @@ class Slot:
     """The place of one process: started, kept running, replaced."""
 
     def __init__(
-        self, role: Role, number: int, env: Mapping[str, str], wire: Wire | None, log: IO[str]
+        self, role: Role, number: int, env: Mapping[str, str], wire: Proxy | None, log: IO[str]
     ) -> None:
         (port,) = free_ports(1)
         port_name = "ECO2_PORT" if role == "gateway" else "ECO2_WORKER_PORT"
@@ -215,7 +215,7 @@ async def running(
     workers: int,
     *,
     url: Callable[[], str],
-    wire: type[Wire] | None,
+    wire: type[Proxy] | None,
 ) -> AsyncIterator[Fleet]:
     """A fleet that is ready. `wire`: what each process reaches the broker over."""
     async with AsyncExitStack() as stack:
@@ -232,11 +232,10 @@ async def running(
         tasks = []
         async with asyncio.TaskGroup() as group:
             try:
-                # One after the other: the first worker is the oldest, and who is that must not be chance.
                 for each in fleet.slots:
                     tasks.append(group.create_task(each.run(), name=each.name))
-                    if each.role == "worker":
-                        await each.up()
+                    if each is fleet.workers[0]:
+                        await each.up()  # so that it is the oldest, and not by chance
                 await fleet.ready()
                 yield fleet
                 await fleet.stop()

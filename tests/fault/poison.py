@@ -36,12 +36,14 @@ async def bugs(lab: Lab, size: Size) -> Evidence:
     """A handler that raises: the client knows at once, the order is a dead letter, the worker goes on."""
     pipelines = {"scan": SCAN, "bug": "tests.fault.pipelines:bug"}
     async with trial(lab, size, pipelines=pipelines) as run:
-        run.dead, run.failures = BUGS, frozenset({"INTERNAL"})
+        run.failures = frozenset({"INTERNAL"})
         run.submit(size.jobs // 2, over=size.call * 2)
         run.submit(BUGS, pipeline="bug", body={"text": "x"})
         await run.over()
         codes = [h.code for h in run.jobs.values() if h.queued.body["pipeline"] == "bug"]
         run.check("a bug fails its job with INTERNAL", codes == ["INTERNAL"] * BUGS, f"{codes}")
+        dead = [h.job for h in run.jobs.values() if h.end is not None and h.end.body.get("dead")]
+        run.check("their orders are dead letters", len(dead) == BUGS, f"{len(dead)}")
         scans = {h.status for h in run.jobs.values() if h.queued.body["pipeline"] == "scan"}
         run.check("no scan suffers", scans == {"completed"}, f"{scans}")
         run.check("no worker died", not run.fleet.deaths, f"{len(run.fleet.deaths)}")
@@ -53,12 +55,13 @@ async def crashes(lab: Lab, size: Size) -> Evidence:
     pipelines = {"scan": SCAN, "crash": "tests.fault.pipelines:crash"}
     async with trial(lab, size, pipelines=pipelines) as run:
         run.failures = frozenset({"POISON"})
-        run.dead = 1
         run.submit(size.jobs // 2, over=size.call * 5)
         run.submit(1, pipeline="crash", body={"text": "x"})
         await run.over()
         crashed = [h for h in run.jobs.values() if h.queued.body["pipeline"] == "crash"]
         codes = [h.code for h in crashed]
+        dead = [h.job for h in crashed if h.end is not None and h.end.body.get("dead")]
+        run.check("its order is a dead letter", len(dead) == 1)
         deaths = len(run.fleet.deaths)
         lab.say(f"{deaths} crashes, then {codes}")
         run.check("it ends as POISON", codes == ["POISON"], f"{codes}")

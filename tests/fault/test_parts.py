@@ -1,6 +1,5 @@
 """The harness's own parts: the sieve of frames, the registry, the report."""
 
-import asyncio
 import json
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from tests.fault.registry import FAULTS, named
 from tests.fault.report import Result, as_json, markdown, table
 from tests.fault.verdict import Verdict
-from tests.fault.wire import OrderWire, Sieve
+from tests.fault.wire import Frames, OrderWire
 
 QUEUE = b"p.jobs.scan"
 
@@ -22,10 +21,10 @@ def publish(channel: int, queue: bytes) -> bytes:
     return frame(1, channel, method) + frame(2, channel, b"header") + frame(3, channel, b"body")
 
 
-def sieve(queue: bytes | None) -> tuple[OrderWire, Sieve]:
+def sieve(queue: bytes | None) -> tuple[OrderWire, Frames]:
     wire = OrderWire("amqp://127.0.0.1:1/")
     wire.queue = queue
-    return wire, Sieve(wire)
+    return wire, Frames(wire)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])
@@ -34,14 +33,14 @@ def test_a_channel_is_deaf_from_the_first_order_on(size: int) -> None:
     events, order = publish(1, b"p.events"), publish(2, QUEUE)
     declare = frame(1, 2, b"\x00\x32\x00\x0a\x00\x00" + bytes([len(QUEUE)]) + QUEUE)
     sent = b"AMQP\x00\x00\x09\x01" + declare + events + order + publish(2, b"p.other") + events
-    passed = b"".join(through.passed(sent[at : at + size]) for at in range(0, len(sent), size))
+    passed = b"".join(through(sent[at : at + size]) for at in range(0, len(sent), size))
     assert passed == b"AMQP\x00\x00\x09\x01" + declare + events + events
     assert wire.kept_back.is_set()
 
 
 def test_nothing_is_kept_back_before_it_is_told_to() -> None:
     wire, through = sieve(None)
-    assert through.passed(publish(2, QUEUE)) == publish(2, QUEUE)
+    assert through(publish(2, QUEUE)) == publish(2, QUEUE)
     assert not wire.kept_back.is_set()
 
 
@@ -72,20 +71,3 @@ def test_the_report_says_what_was_not_kept() -> None:
     assert FAULTS[0].how in page
     entries = json.loads(as_json(results, {"commit": "abc"}))
     assert [entry["kept"] for entry in entries["results"]] == [True, False, False]
-
-
-async def test_a_wire_forwards_both_ways_until_it_is_half_open() -> None:
-    from tests.fault.wire import Wire
-
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(100):
-            writer.write(data)
-        writer.close()
-
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with server, Wire.to(f"amqp://127.0.0.1:{port}/") as wire:
-        reader, writer = await asyncio.open_connection("127.0.0.1", int(wire.url.rsplit(":", 1)[1][:-1]))
-        writer.write(b"hear")
-        assert await reader.readexactly(4) == b"hear"
-        writer.close()

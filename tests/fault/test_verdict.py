@@ -48,7 +48,7 @@ def right() -> Journal:
 
 def trace(journal: Journal, late: bool = False) -> Trace:
     """What a client gets of it."""
-    shown = [fact for fact in journal.facts if fact.type in ("queued", "stage", "done")]
+    shown = [f for f in journal.facts if f.job == "a" and f.type in ("queued", "stage", "done")]
     sights = [Sight(int(str(fact.body.get("seq", 0))), fact.id, fact.at) for fact in shown]
     return Trace("a", tuple(sights), late)
 

@@ -22,7 +22,7 @@ from tests.fault.history import History, histories
 from tests.fault.lab import Lab
 from tests.fault.provider import Provider, providing
 from tests.fault.recorder import Recorder
-from tests.fault.wire import Wire
+from tests.proxy import Proxy
 
 SCAN = "eco2.stages:scan"
 SETTLED = 10.0
@@ -273,7 +273,10 @@ class Trial:
     async def waiting(self) -> dict[str, int]:
         """Messages in the work queues and among the dead letters, once they are as they should be."""
         names = [f"jobs.{name}{part}" for name in self.pipelines for part in ("", ".first")]
-        wanted = dict.fromkeys(names, 0) | {"dead": self.dead}
+        dead = self.dead + sum(
+            h.end is not None and h.end.body.get("dead") is True for h in self.jobs.values()
+        )
+        wanted = dict.fromkeys(names, 0) | {"dead": dead}
         found: dict[str, int] = {}
         deadline = time.monotonic() + SETTLED
         while time.monotonic() < deadline:
@@ -358,7 +361,7 @@ async def trial(
     *,
     gateways: int = 2,
     workers: int = 2,
-    wire: type[Wire] | None = None,
+    wire: type[Proxy] | None = None,
     env: Mapping[str, str] | None = None,
     pipelines: Mapping[str, str] | None = None,
     url: Callable[[], str] | None = None,

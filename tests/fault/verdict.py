@@ -1,8 +1,8 @@
 """Whether the promises were kept, from what was seen. Pure: the same evidence, the same verdict.
 
 **Seconds to recover**: from the evidence's `Moment` (the kill, or the end of the fault where it has one)
-until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are the
-victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones
+until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are
+the victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones
 that it held; else all that were accepted and had not ended.
 """
 
@@ -54,7 +54,7 @@ def judge(evidence: Evidence) -> Verdict:
         *(f"key {key!r} got {count} ids" for key, count in two_ids(evidence.answers).items()),
         *_refusals(evidence.traces),
         *_connections(evidence.connections),
-        *_left(evidence),
+        *_left(evidence, jobs),
         *_slow(evidence.moment, recovered, stuck),
         *(f"{check.what}: {check.detail or 'no'}" for check in evidence.checks if not check.held),
     ]
@@ -177,10 +177,19 @@ def _connections(most: Mapping[str, int]) -> list[str]:
     ]
 
 
-def _left(evidence: Evidence) -> list[str]:
+def dead_letters(evidence: Evidence, jobs: Mapping[str, History]) -> int:
+    """How many there must be: of jobs that say so in their end, and of orders that are nobody's."""
+    return evidence.dead + sum(history.end is not None and _is_dead(history.end) for history in jobs.values())
+
+
+def _is_dead(end: Fact) -> bool:
+    return end.body.get("dead") is True
+
+
+def _left(evidence: Evidence, jobs: Mapping[str, History]) -> list[str]:
     found = []
     for queue, count in evidence.waiting.items():
-        wanted = evidence.dead if queue == "dead" else 0
+        wanted = dead_letters(evidence, jobs) if queue == "dead" else 0
         if count != wanted:
             found.append(f"{count} messages in queue {queue}, not {wanted}")
     return found

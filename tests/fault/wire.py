@@ -1,9 +1,6 @@
-"""A proxy between one process and its broker that can lose a connection in the ways that networks do."""
+"""A proxy that keeps a process's work orders from the broker, frame by frame, and lets all else pass."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Self
 
 from tests.proxy import Proxy
 
@@ -14,74 +11,30 @@ _PUBLISH = b"\x00\x3c\x00\x28"
 """Class and method of basic.publish."""
 
 
-class Wire(Proxy):
-    """Forwards everything, until told otherwise."""
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._lost = 0
-
-    @classmethod
-    @asynccontextmanager
-    async def to(cls, url: str) -> AsyncIterator[Self]:
-        """Runs a wire to the server of `url` on a free loopback port."""
-        wire = cls(url)
-        server = await asyncio.start_server(wire._serve, "127.0.0.1", 0)
-        wire._port = server.sockets[0].getsockname()[1]
-        try:
-            yield wire
-        finally:
-            server.close()
-            wire.cut()
-
-    def half_open(self) -> None:
-        """All connections stay open at both ends, and nothing passes any more; new ones are not concerned.
-
-        So does a firewall that forgot them.
-        """
-        self._lost += 1
-
-    def _sieve(self) -> "Sieve | None":
-        """What one direction of a new connection goes through."""
-        return None
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        born, sieve = self._lost, self._sieve()
-        try:
-            while data := await reader.read(65536):
-                if born == self._lost:
-                    writer.write(data if sieve is None else sieve.passed(data))
-                    await writer.drain()
-            if born == self._lost:
-                writer.write_eof()
-        except (ConnectionError, RuntimeError, OSError):
-            if born == self._lost:
-                writer.transport.abort()
-
-
-class OrderWire(Wire):
-    """Can keep back what is published to one queue, so that the broker never hears of it."""
+class OrderWire(Proxy):
+    """Passes everything until it is told what to keep back."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
         self.kept_back = asyncio.Event()
         """Set once something was."""
         self.queue: bytes | None = None
-        """What is published to it is kept back from now on, and all that its channel sends behind it."""
+        """What is published to it is kept back from now on, and all that its channel sends behind it: else
+        the confirms of later messages would count for it."""
 
-    def _sieve(self) -> "Sieve | None":
-        return Sieve(self)
+    def sieve(self) -> "Frames":
+        return Frames(self)
 
 
-class Sieve:
-    """Takes the frames of a connection apart and drops channels from a publish to the wire's queue on."""
+class Frames:
+    """One direction of a connection, taken apart: a channel ends where it publishes to the wire's queue."""
 
     def __init__(self, wire: OrderWire) -> None:
         self._wire = wire
         self._rest = b""
         self._deaf: set[bytes] = set()
 
-    def passed(self, data: bytes) -> bytes:
+    def __call__(self, data: bytes) -> bytes:
         """What goes on of `data`; the beginning of a frame is kept until its rest has come."""
         self._rest += data
         passed = []
