@@ -1,8 +1,8 @@
 """Whether the promises were kept, from what was seen. Pure: the same evidence, the same verdict.
 
 **Seconds to recover**: from the evidence's `Moment` (the kill, or the end of the fault where it has one)
-until the last of the jobs that it touched had its next durable event in the journal, or, where gateways are
-the victims, until the last of its clients was served again. Those jobs are: of a killed or frozen worker the ones
+until the last of the jobs that it touched had its next durable event in the journal; where gateways are the
+victims, until the last of its clients was served again. Touched are, of a killed or frozen worker, the jobs
 that it held; else all that were accepted and had not ended.
 """
 
