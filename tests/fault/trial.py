@@ -28,6 +28,8 @@ SCAN = "eco2.stages:scan"
 SETTLED = 10.0
 """Seconds in which the queues must be empty after all have stopped."""
 LATE_AT_ONCE = 20
+REACHED = 60.0
+"""Seconds in which the situation must have come about in which a fault is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,10 +189,6 @@ class Trial:
         await self._until(lambda: held() >= count and held("answer") >= count // 10)
         return held()
 
-    async def ended(self, count: int) -> None:
-        """Waits until so many jobs have ended."""
-        await self._until(lambda: sum(h.end is not None for h in self.jobs.values()) >= count)
-
     async def watched(self, count: int) -> None:
         """Waits until so many clients have their first event."""
         await self._until(lambda: sum(bool(follower.sights) for follower in self.followers) >= count)
@@ -209,9 +207,9 @@ class Trial:
             return False
         return True
 
-    async def _until(self, wanted: Callable[[], bool], seconds: float | None = None) -> None:
+    async def _until(self, wanted: Callable[[], bool], seconds: float = REACHED) -> None:
         try:
-            async with asyncio.timeout(seconds or self.size.patience):
+            async with asyncio.timeout(seconds):
                 while not wanted():  # noqa: ASYNC110 - what is wanted is in many places
                     await asyncio.sleep(0.05)
         except TimeoutError:

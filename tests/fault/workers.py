@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 from eco2.job import new_id
 from tests.fault.evidence import Evidence, Moment
@@ -16,8 +17,9 @@ SWEPT = 30.0
 
 async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 with half of the jobs in flight at the victim."""
+    size = lasting(size)
     async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
-        run.submit(size.jobs * 3 // 2, over=size.call * 1.5)
+        run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
         held = await run.holding(victim, size.jobs // 2)
         lab.say(f"kill -9 of a worker with {held} jobs")
@@ -29,8 +31,9 @@ async def killed(lab: Lab, size: Size) -> Evidence:
 
 async def frozen(lab: Lab, size: Size) -> Evidence:
     """SIGSTOP for a while, then SIGCONT: its connections stay open, and it wakes up believing in its runs."""
+    size = lasting(size)
     async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
-        run.submit(size.jobs * 3 // 2, over=size.call * 1.5)
+        run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
         held = await run.holding(victim, size.jobs // 2)
         lab.say(f"SIGSTOP of a worker with {held} jobs for {size.long:g} s")
@@ -62,8 +65,9 @@ async def rolling(lab: Lab, size: Size) -> Evidence:
 
 async def leader_killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the oldest worker; what nobody runs must still be ended, by its successor."""
+    size = lasting(size)
     async with trial(lab, size, workers=3, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
-        run.submit(size.jobs, over=size.call)
+        run.submit(size.jobs, over=size.call / 2)
         oldest = run.fleet.workers[0]
         held = await run.holding(oldest, size.jobs // 4)
         lab.say(f"kill -9 of the oldest worker with {held} jobs")
@@ -74,6 +78,11 @@ async def leader_killed(lab: Lab, size: Size) -> Evidence:
         oldest.back()
         await run.over()
     return run.seen()
+
+
+def lasting(size: Size) -> Size:
+    """With calls so long that all jobs are in flight at once, however slow the machine is."""
+    return replace(size, call=3 * size.call)
 
 
 async def abandon(run: Trial, count: int, life: float) -> list[str]:
