@@ -1,7 +1,7 @@
 """A RabbitMQ cluster of three nodes for tests, on this machine: each with its own ports and data, one epmd.
 
 A node that is cut off keeps running and keeps its clients; only the other nodes are out of its reach, as by a
-broken switch. For that both sides get a wrong cookie for each other: no network, and no root, is needed.
+broken switch. For that it gets a wrong cookie for the others: no network, and no root, is needed.
 Methods block.
 """
 
@@ -42,6 +42,7 @@ class Cluster:
             for started in [threads.submit(node.start) for node in others]:
                 started.result()
         for node in self.nodes:
+            node.ctl("await_startup")  # it serves AMQP a moment before it is up
             node.ctl("await_online_nodes", str(len(self.nodes)))
 
     def stop(self) -> None:
@@ -56,16 +57,14 @@ class Cluster:
 
     def cut_off(self, node: Node) -> None:
         """From now on `node` and the others cannot reach each other."""
-        self._cookies(node, "'cut'")
+        self._cookie(node, "'cut'")
 
     def join(self, node: Node) -> None:
         """They can again. A node that paused itself comes back by itself."""
-        self._cookies(node, "erlang:get_cookie()")
+        self._cookie(node, "erlang:get_cookie()")
 
-    def _cookies(self, node: Node, cookie: str) -> None:
-        others = [other for other in self.nodes if other is not node and other.running]
-        for here, there in [*((other, [node]) for other in others), (node, others)]:
-            each = (
-                f"erlang:set_cookie('{n.name}', {cookie}), erlang:disconnect_node('{n.name}')" for n in there
-            )
-            here.ctl("eval", ", ".join(each) + ", ok.")
+    def _cookie(self, node: Node, cookie: str) -> None:
+        """All links at once: nodes that lose each other in turn see a partial partition, and pause, too."""
+        names = ", ".join(f"'{other.name}'" for other in self.nodes if other is not node)
+        each = f"erlang:set_cookie(N, {cookie}), erlang:disconnect_node(N)"
+        node.ctl("eval", f"[begin {each} end || N <- [{names}]].")

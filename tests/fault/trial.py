@@ -179,14 +179,14 @@ class Trial:
         await self._until(lambda: len({a.job for a in self.submitter.answers if a.job}) >= count)
 
     async def holding(self, slot: Slot, count: int) -> int:
-        """Waits until the worker holds so many jobs, a tenth of them in their last call; how many then."""
+        """Waits until the worker holds so many jobs, half of them in their last call; how many then."""
         name = slot.worker
 
         def held(since: str = "queued") -> int:
             jobs = (history for history in self.jobs.values() if since in history.stages)
             return sum(history.held_by(name, time.time()) for history in jobs)
 
-        await self._until(lambda: held() >= count and held("answer") >= count // 10)
+        await self._until(lambda: held() >= count and held("answer") >= count // 2)
         return held()
 
     async def watched(self, count: int) -> None:
