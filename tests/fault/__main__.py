@@ -24,7 +24,7 @@ from tests.fault.fault import Fault
 from tests.fault.lab import Lab, open_lab
 from tests.fault.registry import FAULTS, named
 from tests.fault.report import Result, as_json, markdown, row, table
-from tests.fault.trial import FULL
+from tests.fault.size import FULL
 from tests.fault.verdict import judge
 
 LONGEST = 360.0

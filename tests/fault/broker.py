@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
-from tests.fault.trial import Size, Trial, trial
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
 from tests.proxy import Proxy
 from tests.rabbitmq import Node
 
@@ -85,9 +86,9 @@ async def disk_alarm(lab: Lab, size: Size) -> Evidence:
 
 
 async def _alarm(lab: Lab, size: Size, on: tuple[str, ...], off: tuple[str, ...]) -> Evidence:
-    node = await lab.own_node()
+    node, size = await lab.own_node(), size.lasting
     async with _loaded(lab, size) as run:
-        lab.say(" ".join(on))
+        lab.say(f"{' '.join(on)}; {run.state()}")
         try:
             await asyncio.to_thread(node.ctl, *on)
             refused = await _refusals(run, size.jobs // 5)
@@ -147,6 +148,6 @@ def _unstarted(run: Trial) -> list[str]:
 async def _loaded(lab: Lab, size: Size, wire: type[Proxy] | None = None) -> AsyncIterator[Trial]:
     """A fleet in the middle of its work: half of the jobs run, others come in."""
     async with trial(lab, size, wire=wire, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
-        run.submit(size.jobs, over=size.call * 3)
+        run.submit(size.jobs, over=size.call)
         await run.accepted(size.jobs // 2)
         yield run

@@ -9,7 +9,8 @@ from tests.cluster import Cluster
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.fleet import Fleet
 from tests.fault.lab import Lab
-from tests.fault.trial import Size, Trial, trial
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
 from tests.proxy import Proxy
 from tests.rabbitmq import Node
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from tests.fault.evidence import Evidence
 from tests.fault.lab import Lab
-from tests.fault.trial import Size
+from tests.fault.size import Size
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,13 @@
 import asyncio
 import socket
 import time
-from dataclasses import replace
 from urllib.parse import urlsplit
 
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
 from tests.fault.pipelines import FLOOD
-from tests.fault.trial import Size, Trial, trial
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
 from tests.fault.wire import OrderWire
 
 STALL = 30.0
@@ -26,7 +26,7 @@ SWEPT = 60.0 + 45.0
 async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the gateway that all clients are connected to; they go on at the other."""
     jobs = max(1, size.clients // 5)
-    size = replace(size, call=3 * size.call)  # so long that all clients are there before the jobs end
+    size = size.lasting  # so that all clients are there before the jobs end
     async with trial(lab, size, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
         run.submit(jobs, followers=size.clients // jobs, first=0)
         await run.accepted(jobs)

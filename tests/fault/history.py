@@ -51,6 +51,11 @@ class History:
         return str(error.get("code")) if isinstance(error, dict) else None
 
     @property
+    def dead(self) -> bool:
+        """True if its end says that its order is a dead letter."""
+        return self.end is not None and self.end.body.get("dead") is True
+
+    @property
     def status(self) -> str | None:
         return str(self.end.body["status"]) if self.end else None
 

@@ -1,11 +1,13 @@
 """The model's provider fails: errors, limits, answers that stall or break off, an empty account."""
 
+import asyncio
 import time
 from collections.abc import Mapping
 
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
-from tests.fault.trial import Size, pause, trial
+from tests.fault.size import Size
+from tests.fault.trial import trial
 
 CALL_TIMEOUT = "6"
 """Seconds after which a worker gives a stalled call up; short, so that the run is."""
@@ -28,7 +30,7 @@ async def _spell(lab: Lab, size: Size, fault: Mapping[str, object]) -> Evidence:
         await run.accepted(size.jobs // 4)
         lab.say(f"{fault} for {size.long:g} s")
         await run.provider.faults(fault)
-        await pause(size.long)
+        await asyncio.sleep(size.long)
         await run.provider.faults()
         run.moment = Moment(time.time(), limit=120.0)
         lab.say(f"the provider works again; {run.state()}")
@@ -62,7 +64,7 @@ async def no_quota(lab: Lab, size: Size) -> Evidence:
         await run.accepted(size.jobs // 4)
         lab.say(f"insufficient_quota for {size.long:g} s")
         await run.provider.faults({"action": "quota"})
-        await pause(size.long)
+        await asyncio.sleep(size.long)
         before = await run.provider.calls()
         await run.provider.faults()
         lab.say(f"the account is filled; {run.state()}")

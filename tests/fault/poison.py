@@ -4,8 +4,10 @@ import json
 
 from tests.fault.evidence import Evidence
 from tests.fault.lab import Lab
+from tests.fault.queues import bodies
 from tests.fault.recorder import publish
-from tests.fault.trial import SCAN, Size, trial
+from tests.fault.size import Size
+from tests.fault.trial import SCAN, trial
 
 UNDECODABLE = (
     b"\xff\xfe not text",
@@ -27,7 +29,7 @@ async def orders(lab: Lab, size: Size) -> Evidence:
         lab.say(f"{len(UNDECODABLE)} undecodable orders")
         await publish(run.url(), run.queue(), *UNDECODABLE)
         await run.over()
-        dead = await run.dead_letters()
+        dead = await bodies(run.url, run.dead_queue, len(UNDECODABLE))
         run.check("each is a dead letter", dead == sorted(UNDECODABLE), f"{len(dead)}")
     return run.seen()
 
@@ -42,7 +44,7 @@ async def bugs(lab: Lab, size: Size) -> Evidence:
         await run.over()
         codes = [h.code for h in run.jobs.values() if h.queued.body["pipeline"] == "bug"]
         run.check("a bug fails its job with INTERNAL", codes == ["INTERNAL"] * BUGS, f"{codes}")
-        dead = [h.job for h in run.jobs.values() if h.end is not None and h.end.body.get("dead")]
+        dead = [h.job for h in run.jobs.values() if h.dead]
         run.check("their orders are dead letters", len(dead) == BUGS, f"{len(dead)}")
         scans = {h.status for h in run.jobs.values() if h.queued.body["pipeline"] == "scan"}
         run.check("no scan suffers", scans == {"completed"}, f"{scans}")
@@ -60,7 +62,7 @@ async def crashes(lab: Lab, size: Size) -> Evidence:
         await run.over()
         crashed = [h for h in run.jobs.values() if h.queued.body["pipeline"] == "crash"]
         codes = [h.code for h in crashed]
-        dead = [h.job for h in crashed if h.end is not None and h.end.body.get("dead")]
+        dead = [h.job for h in crashed if h.dead]
         run.check("its order is a dead letter", len(dead) == 1)
         deaths = len(run.fleet.deaths)
         lab.say(f"{deaths} crashes, then {codes}")

@@ -10,7 +10,7 @@ import pytest
 from tests.fault.fault import Fault
 from tests.fault.lab import Lab
 from tests.fault.registry import named
-from tests.fault.trial import FAST
+from tests.fault.size import FAST
 from tests.fault.verdict import judge
 
 FAULTS = named(

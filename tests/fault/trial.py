@@ -7,81 +7,27 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-import aio_pika
 import httpx
-from aio_pika.exceptions import ChannelNotFoundEntity
 
 from tests.fault import fleet as fleets
-from tests.fault.clients import Follower, Submitter, open_http, result
+from tests.fault import late
+from tests.fault.clients import Follower, Submitter, open_http
 from tests.fault.evidence import Check, Evidence, Moment
 from tests.fault.fleet import Fleet, Slot
 from tests.fault.history import History, histories
 from tests.fault.lab import Lab
 from tests.fault.provider import Provider, providing
+from tests.fault.queues import settled
 from tests.fault.recorder import Recorder
+from tests.fault.size import Size
 from tests.proxy import Proxy
 
 SCAN = "eco2.stages:scan"
-SETTLED = 10.0
-"""Seconds in which the queues must be empty after all have stopped."""
-LATE_AT_ONCE = 20
 REACHED = 60.0
 """Seconds in which the situation must have come about in which a fault is made."""
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """How large a run is. Times in seconds: `call` is the mean of one model call, `long` how long a fault
-    lasts that must outlast time-outs, `patience` the longest wait of a client."""
-
-    jobs: int
-    clients: int
-    call: float
-    holder_timeout: float
-    heartbeat: int
-    long: float
-    patience: float
-    races: int
-    publish_timeout: float = 5.0
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "ECO2_HOLDER_TIMEOUT": f"{self.holder_timeout:g}",
-            "ECO2_HEARTBEAT": str(self.heartbeat),
-            "ECO2_PUBLISH_TIMEOUT": f"{self.publish_timeout:g}",
-        }
-
-    @property
-    def takeover(self) -> float:
-        """Seconds in which the jobs of a killed worker must go on."""
-        return self.holder_timeout + 5.0
-
-
-FULL = Size(
-    jobs=100,
-    clients=500,
-    call=2.0,
-    holder_timeout=15.0,
-    heartbeat=10,
-    long=30.0,
-    patience=170.0,
-    races=200,
-)
-FAST = Size(
-    jobs=12,
-    clients=24,
-    call=0.4,
-    holder_timeout=4.0,
-    heartbeat=1,
-    long=6.0,
-    patience=40.0,
-    races=20,
-    publish_timeout=2.0,
-)
 
 
 @dataclass
@@ -124,6 +70,10 @@ class Trial:
 
     def queue(self, pipeline: str = "scan") -> str:
         return f"{self.prefix}.jobs.{pipeline}"
+
+    @property
+    def dead_queue(self) -> str:
+        return f"{self.prefix}.dead"
 
     def check(self, what: str, held: bool, detail: str = "") -> None:
         self.checks.append(Check(what, held, detail))
@@ -222,15 +172,15 @@ class Trial:
         accepted = len({answer.job for answer in self.submitter.answers if answer.job})
         return f"accepted {accepted} · in the journal {len(jobs)} · ended {ended}"
 
-    async def over(self, patience: float | None = None) -> None:
+    async def over(self) -> None:
         """Waits until every client has seen its job end, or has lost its patience."""
         if self.clients:
-            _, late = await asyncio.wait(self.clients, timeout=patience or self.size.patience)
-            for client in late:
+            _, waiting = await asyncio.wait(self.clients, timeout=self.size.patience)
+            for client in waiting:
                 client.cancel()
-            if late:
-                await asyncio.wait(late)
-                self.say(f"{len(late)} clients gave up; {self.state()}")
+            if waiting:
+                await asyncio.wait(waiting)
+                self.say(f"{len(waiting)} clients gave up; {self.state()}")
         self.clients.clear()
 
     async def again(self, why: str, count: int) -> None:
@@ -241,61 +191,18 @@ class Trial:
 
     async def look_late(self) -> None:
         """A client that comes when all is over, at each gateway and for each job, and its result."""
-        limit = asyncio.Semaphore(LATE_AT_ONCE)
-        wrong: list[str] = []
-        found = {job: h for job, h in self.jobs.items() if h.end is not None and not h.superseded}
         mine = {answer.job for answer in self.submitter.answers if answer.job}
-
-        async def look(history: History, number: int) -> None:
-            pipeline = str(history.queued.body["pipeline"])
-            follower = Follower(self.http, self.gateways[number:], history.job, 0, pipeline, late=True)
-            async with limit:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(20):
-                        await follower.follow()
-                self.followers.append(follower)
-                try:
-                    answer = await result(self.http, self.gateways[number], history.job, pipeline)
-                except httpx.HTTPError as error:
-                    wrong.append(f"{history.job}: {error!r}")
-                    return
-            if history.end is None or answer != (200, history.end.body["result"]):
-                wrong.append(f"{history.job}: {answer[0]}")
-
-        async with asyncio.TaskGroup() as group:
-            for job in sorted(mine & found.keys()):
-                for number in range(len(self.gateways)):
-                    group.create_task(look(found[job], number))
+        ended = [history for job, history in self.jobs.items() if job in mine and history.end is not None]
+        followers, wrong = await late.look(self.http, self.gateways, ended)
+        self.followers += followers
         self.check("every gateway has every result", not wrong, "; ".join(wrong[:3]))
 
     async def waiting(self) -> dict[str, int]:
         """Messages in the work queues and among the dead letters, once they are as they should be."""
-        names = [f"jobs.{name}{part}" for name in self.pipelines for part in ("", ".first")]
-        dead = self.dead + sum(
-            h.end is not None and h.end.body.get("dead") is True for h in self.jobs.values()
-        )
-        wanted = dict.fromkeys(names, 0) | {"dead": dead}
-        found: dict[str, int] = {}
-        deadline = time.monotonic() + SETTLED
-        while time.monotonic() < deadline:
-            found = await depths(self.url(), self.prefix, [*names, "dead"])
-            if all(wanted[name] == count for name, count in found.items()):
-                break
-            await asyncio.sleep(0.2)
-        return found
-
-    async def dead_letters(self) -> list[bytes]:
-        """The bodies of as many dead letters as there must be, sorted; they stay where they are."""
-        deadline = time.monotonic() + SETTLED
-        while time.monotonic() < deadline:
-            if (await depths(self.url(), self.prefix, ["dead"])).get("dead", 0) >= self.dead:
-                break
-            await asyncio.sleep(0.2)
-        async with await aio_pika.connect(self.url()) as connection:
-            channel = await connection.channel()
-            queue = await channel.declare_queue(f"{self.prefix}.dead", passive=True)
-            messages = [await queue.get(fail=False, no_ack=False) for _ in range(self.dead)]
-            return sorted(message.body for message in messages if message is not None)
+        dead = self.dead + sum(history.dead for history in self.jobs.values())
+        work = [f"{self.queue(name)}{part}" for name in self.pipelines for part in ("", ".first")]
+        found = await settled(self.url, dict.fromkeys(work, 0) | {self.dead_queue: dead})
+        return {name.removeprefix(f"{self.prefix}."): count for name, count in found.items()}
 
     async def watch_connections(self) -> None:
         """Notes the most that one process has, until it is cancelled."""
@@ -335,21 +242,6 @@ class Trial:
 
 class NotReached(Exception):
     """The situation in which the fault is made did not come about: the run says nothing."""
-
-
-async def depths(url: str, prefix: str, names: list[str]) -> dict[str, int]:
-    """Messages that nobody holds, by queue; a queue that does not exist is left out."""
-    found = {}
-    async with await aio_pika.connect(url) as connection:
-        for name in names:
-            channel = await connection.channel()
-            try:
-                queue = await channel.declare_queue(f"{prefix}.{name}", passive=True)
-            except ChannelNotFoundEntity:
-                continue
-            found[name] = queue.declaration_result.message_count or 0
-            await channel.close()
-    return found
 
 
 @asynccontextmanager
@@ -414,8 +306,3 @@ async def trial(
             finally:
                 for task in [*background, *each.clients]:
                     task.cancel()
-
-
-async def pause(seconds: float) -> None:
-    """Lets time pass where the fault is a span of time; nothing is expected to have happened at its end."""
-    await asyncio.sleep(seconds)

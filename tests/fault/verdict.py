@@ -179,11 +179,7 @@ def _connections(most: Mapping[str, int]) -> list[str]:
 
 def dead_letters(evidence: Evidence, jobs: Mapping[str, History]) -> int:
     """How many there must be: of jobs that say so in their end, and of orders that are nobody's."""
-    return evidence.dead + sum(history.end is not None and _is_dead(history.end) for history in jobs.values())
-
-
-def _is_dead(end: Fact) -> bool:
-    return end.body.get("dead") is True
+    return evidence.dead + sum(history.dead for history in jobs.values())
 
 
 def _left(evidence: Evidence, jobs: Mapping[str, History]) -> list[str]:

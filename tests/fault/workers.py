@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from dataclasses import replace
 
 from eco2.job import new_id
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
 from tests.fault.recorder import append
-from tests.fault.trial import Size, Trial, trial
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
 
 ORPHANS = 5
 SWEPT = 30.0
@@ -17,7 +17,7 @@ SWEPT = 30.0
 
 async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 with half of the jobs in flight at the victim."""
-    size = lasting(size)
+    size = size.lasting
     async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
         run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
@@ -31,7 +31,7 @@ async def killed(lab: Lab, size: Size) -> Evidence:
 
 async def frozen(lab: Lab, size: Size) -> Evidence:
     """SIGSTOP for a while, then SIGCONT: its connections stay open, and it wakes up believing in its runs."""
-    size = lasting(size)
+    size = size.lasting
     async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
         run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
@@ -65,7 +65,7 @@ async def rolling(lab: Lab, size: Size) -> Evidence:
 
 async def leader_killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the oldest worker; what nobody runs must still be ended, by its successor."""
-    size = lasting(size)
+    size = size.lasting
     async with trial(lab, size, workers=3, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
         run.submit(size.jobs, over=size.call / 2)
         oldest = run.fleet.workers[0]
@@ -78,11 +78,6 @@ async def leader_killed(lab: Lab, size: Size) -> Evidence:
         oldest.back()
         await run.over()
     return run.seen()
-
-
-def lasting(size: Size) -> Size:
-    """With calls so long that all jobs are in flight at once, however slow the machine is."""
-    return replace(size, call=3 * size.call)
 
 
 async def abandon(run: Trial, count: int, life: float) -> list[str]:
