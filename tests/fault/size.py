@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True, slots=True)
 class Size:
     """How large a run is. Times in seconds: `call` is the mean of one model call, `long` how long a fault
-    lasts that must outlast time-outs, `patience` the longest wait of a client."""
+    lasts that must outlast time-outs, `patience` the longest wait of a client. `workers`: where they are replaced in turn.
+    """
 
     jobs: int
     clients: int
@@ -16,6 +17,7 @@ class Size:
     long: float
     patience: float
     races: int
+    workers: int
     publish_timeout: float = 5.0
 
     @property
@@ -46,6 +48,7 @@ FULL = Size(
     long=30.0,
     patience=170.0,
     races=200,
+    workers=3,
 )
 FAST = Size(
     jobs=12,
@@ -56,5 +59,6 @@ FAST = Size(
     long=6.0,
     patience=40.0,
     races=20,
+    workers=2,
     publish_timeout=2.0,
 )

@@ -50,9 +50,9 @@ async def frozen(lab: Lab, size: Size) -> Evidence:
 
 
 async def rolling(lab: Lab, size: Size) -> Evidence:
-    """Three workers are replaced one after the other, as by a deploy, while jobs come in."""
-    async with trial(lab, size, workers=3, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
-        run.submit(size.jobs, over=size.call * 15)
+    """Workers are replaced one after the other, as by a deploy, while jobs come in."""
+    async with trial(lab, size, workers=size.workers, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
+        run.submit(size.jobs, over=size.call * 5 * size.workers)
         await run.holding(run.fleet.workers[0], 2)
         began = time.time()
         for worker in run.fleet.workers:
