@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 @dataclass(frozen=True, slots=True)
 class Size:
     """How large a run is. Times in seconds: `call` is the mean of one model call, `long` how long a fault
-    lasts that must outlast time-outs, `patience` the longest wait of a client. `workers`: where they are replaced in turn.
+    lasts that must outlast time-outs, `patience` the longest wait of a client.
+
+    `races`: how often one key is raced for. `workers`: how many are replaced in turn.
     """
 
     jobs: int
