@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
@@ -16,6 +17,8 @@ REFUSAL = 1.0
 """Seconds in which a gateway must refuse while the broker takes nothing."""
 QUIET = 60.0
 """Seconds of empty queues after which an order counts as lost and is issued again."""
+SWEPT = 45.0
+"""Seconds that the sweep takes besides, and the jobs that it orders again: they run a few at a time."""
 CUTS = 3
 
 Act = Callable[[Node], None]
@@ -125,8 +128,8 @@ async def _refusals(run: Trial, count: int) -> list[str]:
 
 async def purged(lab: Lab, size: Size) -> Evidence:
     """`rabbitmqctl purge_queue` while most jobs wait in the queue."""
-    node = await lab.own_node()
-    async with trial(lab, size, env={"ECO2_PREFETCH": "5"}) as run:
+    node, size = await lab.own_node(), replace(size, call=size.call / 2)
+    async with trial(lab, size, env={"ECO2_PREFETCH": "12"}) as run:
         run.submit(size.jobs)
         await run.accepted(size.jobs)
         lab.say(f"purge_queue; {run.state()}")
@@ -135,7 +138,7 @@ async def purged(lab: Lab, size: Size) -> Evidence:
         run.check(
             "jobs were waiting in the queue", len(_unstarted(run)) > size.jobs // 4, f"{len(_unstarted(run))}"
         )
-        run.moment = Moment(time.time(), limit=QUIET + size.holder_timeout + 30)
+        run.moment = Moment(time.time(), limit=QUIET + size.holder_timeout + SWEPT)
         await run.over()
     return run.seen()
 
@@ -147,7 +150,7 @@ def _unstarted(run: Trial) -> list[str]:
 @asynccontextmanager
 async def _loaded(lab: Lab, size: Size, wire: type[Proxy] | None = None) -> AsyncIterator[Trial]:
     """A fleet in the middle of its work: half of the jobs run, others come in."""
-    async with trial(lab, size, wire=wire, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
+    async with trial(lab, size, wire=wire) as run:
         run.submit(size.jobs, over=size.call)
         await run.accepted(size.jobs // 2)
         yield run

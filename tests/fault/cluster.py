@@ -68,7 +68,7 @@ async def _balanced(lab: Lab, size: Size, cluster: Cluster) -> AsyncIterator[Tri
         return nodes[0].url
 
     async with (
-        trial(lab, size, wire=Proxy, url=url, env={"ECO2_PREFETCH": str(size.jobs)}) as run,
+        trial(lab, size, wire=Proxy, url=url) as run,
         _balancer(cluster, nodes, run.fleet),
     ):
         run.submit(size.jobs, over=size.call * 3)

@@ -27,7 +27,7 @@ async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the gateway that all clients are connected to; they go on at the other."""
     jobs = max(1, size.clients // 5)
     size = size.lasting  # so that all clients are there before the jobs end
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
+    async with trial(lab, size) as run:
         run.submit(jobs, followers=size.clients // jobs, first=0)
         await run.accepted(jobs)
         await run.watched(size.clients)
@@ -72,7 +72,7 @@ async def between_writes(lab: Lab, size: Size) -> Evidence:
 
 async def raced(lab: Lab, size: Size) -> Evidence:
     """Two gateways get the same key at the same time, again and again."""
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(size.races)}) as run:
+    async with trial(lab, size) as run:
         limit = asyncio.Semaphore(10)
 
         async def race(number: int) -> None:

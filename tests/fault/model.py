@@ -25,7 +25,7 @@ async def storm(lab: Lab, size: Size) -> Evidence:
 
 async def _spell(lab: Lab, size: Size, fault: Mapping[str, object]) -> Evidence:
     """The fault from a moment with calls in flight on, for `size.long` seconds, while jobs come in."""
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
+    async with trial(lab, size) as run:
         run.submit(size.jobs, over=size.long / 2)
         await run.accepted(size.jobs // 4)
         lab.say(f"{fault} for {size.long:g} s")
@@ -40,7 +40,7 @@ async def _spell(lab: Lab, size: Size, fault: Mapping[str, object]) -> Evidence:
 
 async def broken_answers(lab: Lab, size: Size) -> Evidence:
     """Some answers stall in the middle, break off, or end in a reset: paid, and of no use."""
-    env = {"ECO2_PREFETCH": str(size.jobs), "ECO2_CALL_TIMEOUT": CALL_TIMEOUT}
+    env = {"ECO2_CALL_TIMEOUT": CALL_TIMEOUT}
     async with trial(lab, size, env=env) as run:
         await run.provider.faults(
             {"action": "stall", "kind": "answer", "after_chunks": 3, "every": 10},
@@ -58,7 +58,7 @@ async def broken_answers(lab: Lab, size: Size) -> Evidence:
 
 async def no_quota(lab: Lab, size: Size) -> Evidence:
     """The account is empty for a while: jobs fail or wait, and when it is filled the work goes on."""
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(size.jobs)}) as run:
+    async with trial(lab, size) as run:
         run.failures = frozenset({"PROVIDER_REFUSED", "DEADLINE", "UNAVAILABLE", "INSUFFICIENT_QUOTA"})
         run.submit(size.jobs, over=size.long / 2)
         await run.accepted(size.jobs // 4)

@@ -26,6 +26,13 @@ from tests.fault.size import Size
 from tests.proxy import Proxy
 
 SCAN = "eco2.stages:scan"
+NO_LIMITS = {
+    "ECO2_RPM": "100000",
+    "ECO2_TPM": "1000000000",
+    "ECO2_PREFETCH": "200",
+    "ECO2_CONCURRENCY": "400",
+}
+"""The provider has no limits here either: what waits, waits for the fault and not for a budget."""
 REACHED = 60.0
 """Seconds in which the situation must have come about in which a fault is made."""
 
@@ -271,6 +278,7 @@ async def trial(
         settings = {
             **size.env,
             **provider.env,
+            **NO_LIMITS,
             "ECO2_PREFIX": prefix,
             "ECO2_PIPELINES": ",".join(served.values()),
             "ECO2_LOG_FORMAT": "json",

@@ -18,7 +18,7 @@ SWEPT = 30.0
 async def killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 with half of the jobs in flight at the victim."""
     size = size.lasting
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
+    async with trial(lab, size) as run:
         run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
         held = await run.holding(victim, size.jobs // 2)
@@ -32,7 +32,7 @@ async def killed(lab: Lab, size: Size) -> Evidence:
 async def frozen(lab: Lab, size: Size) -> Evidence:
     """SIGSTOP for a while, then SIGCONT: its connections stay open, and it wakes up believing in its runs."""
     size = size.lasting
-    async with trial(lab, size, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
+    async with trial(lab, size) as run:
         run.submit(size.jobs * 3 // 2, over=size.call / 2)
         victim = run.fleet.workers[0]
         held = await run.holding(victim, size.jobs // 2)
@@ -51,7 +51,7 @@ async def frozen(lab: Lab, size: Size) -> Evidence:
 
 async def rolling(lab: Lab, size: Size) -> Evidence:
     """Workers are replaced one after the other, as by a deploy, while jobs come in."""
-    async with trial(lab, size, workers=size.workers, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
+    async with trial(lab, size, workers=size.workers) as run:
         run.submit(size.jobs, over=size.call * 5 * size.workers)
         await run.holding(run.fleet.workers[0], 2)
         began = time.time()
@@ -66,7 +66,7 @@ async def rolling(lab: Lab, size: Size) -> Evidence:
 async def leader_killed(lab: Lab, size: Size) -> Evidence:
     """kill -9 of the oldest worker; what nobody runs must still be ended, by its successor."""
     size = size.lasting
-    async with trial(lab, size, workers=3, env={"ECO2_PREFETCH": str(2 * size.jobs)}) as run:
+    async with trial(lab, size, workers=3) as run:
         run.submit(size.jobs, over=size.call / 2)
         oldest = run.fleet.workers[0]
         held = await run.holding(oldest, size.jobs // 4)
