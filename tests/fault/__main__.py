@@ -43,7 +43,7 @@ async def make(lab: Lab, fault: Fault) -> Result:
             (lab.folder / f"{fault.name}.json").write_bytes(msgspec.json.encode(evidence))
     except Exception as error:  # noqa: BLE001 - the others are made nevertheless
         problem = "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(error))
-        traceback.print_exc()
+        (lab.folder / f"{fault.name}.txt").write_text(traceback.format_exc())
     return Result(fault, verdict, time.monotonic() - began, problem)
 
 

@@ -59,7 +59,7 @@ class Slot:
 
     @property
     def worker(self) -> str:
-        """The process's name in the journal."""
+        """How the process's name in the journal begins."""
         return f"{os.uname().nodename}-{self.pid}"
 
     @property

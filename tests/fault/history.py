@@ -23,6 +23,10 @@ class Run:
     until: float | None = None
     overtaken: bool = False
 
+    def by(self, worker: str) -> bool:
+        """True if it is a run of that process; its name in the journal may go on behind the process id."""
+        return self.worker == worker or self.worker.startswith(f"{worker}-")
+
     def open_at(self, at: float) -> bool:
         """True if it was its worker's to end at `at`, or was taken over from a dead one just before."""
         late = NOTICED if self.overtaken else 0.0
@@ -65,8 +69,8 @@ class History:
         return {"queued", *(fact.body.get("stage") for fact in self.facts)}
 
     def held_by(self, worker: str, at: float) -> bool:
-        """True if a run of `worker` held the job at `at`."""
-        return any(run.worker == worker and run.open_at(at) for run in self.runs)
+        """True if a run of `worker` (host name and process id) held the job at `at`."""
+        return any(run.by(worker) and run.open_at(at) for run in self.runs)
 
     def open_at(self, at: float) -> bool:
         """True if it had been accepted and had not ended at `at`."""

@@ -7,7 +7,7 @@ import pytest
 from tests.fault.evidence import Answer, Call, Check, Death, Evidence, Fact, Moment, Sight, Trace
 from tests.fault.verdict import judge
 
-VICTIM, OTHER = "host-1", "host-2"
+VICTIM, OTHER = "host-1", "host-12"
 SEQS = (10, 11, 20, 21, 30, 31, 40, 41)
 
 
@@ -24,7 +24,7 @@ class Journal:
         return fact
 
     def run(self, attempt: int = 1, worker: str = VICTIM) -> Fact:
-        return self.add("run", run=f"run-{attempt}", attempt=attempt, worker=worker)
+        return self.add("run", run=f"run-{attempt}", attempt=attempt, worker=f"{worker}-c0ffee")
 
     def stages(self, *seqs: int, attempt: int = 1) -> None:
         for seq in seqs:

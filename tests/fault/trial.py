@@ -30,7 +30,7 @@ NO_LIMITS = {
     "ECO2_RPM": "100000",
     "ECO2_TPM": "1000000000",
     "ECO2_PREFETCH": "200",
-    "ECO2_CONCURRENCY": "400",
+    "ECO2_CONCURRENCY": "200",
 }
 """The provider has no limits here either: what waits, waits for the fault and not for a budget."""
 REACHED = 60.0
