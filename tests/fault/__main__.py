@@ -27,7 +27,7 @@ from tests.fault.report import Result, as_json, markdown, row, table
 from tests.fault.size import FULL
 from tests.fault.verdict import judge
 
-LONGEST = 360.0
+LONGEST = 480.0
 """Seconds after which a fault is given up."""
 
 

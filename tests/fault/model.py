@@ -43,11 +43,11 @@ async def broken_answers(lab: Lab, size: Size) -> Evidence:
     env = {"ECO2_CALL_TIMEOUT": CALL_TIMEOUT}
     async with trial(lab, size, env=env) as run:
         await run.provider.faults(
-            {"action": "stall", "kind": "answer", "after_chunks": 3, "every": 10},
-            {"action": "cut", "kind": "answer", "every": 7},
-            {"action": "disconnect", "kind": "answer", "every": 9},
-            {"action": "stall", "kind": "vision", "every": 11},
-            {"action": "cut", "kind": "vision", "every": 8},
+            {"action": "stall", "kind": "answer", "after_chunks": 3, "every": 20},
+            {"action": "cut", "kind": "answer", "every": 13},
+            {"action": "disconnect", "kind": "answer", "every": 17},
+            {"action": "stall", "kind": "vision", "every": 23},
+            {"action": "cut", "kind": "vision", "every": 19},
         )
         run.submit(size.jobs, over=size.call * 5)
         await run.over()

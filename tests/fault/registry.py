@@ -60,7 +60,7 @@ FAULTS = (
     Fault("provider-429", "The provider refuses half of all calls with 429 for 30 s.", model.storm),
     Fault(
         "broken-answers",
-        "Every seventh to eleventh answer stalls, breaks off or ends in a reset.",
+        "One call in seven stalls, breaks off or ends in a reset, most of them in the middle.",
         model.broken_answers,
     ),
     Fault("no-quota", "The provider answers `insufficient_quota` to everything for 30 s.", model.no_quota),

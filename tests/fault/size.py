@@ -48,7 +48,7 @@ FULL = Size(
     holder_timeout=15.0,
     heartbeat=10,
     long=30.0,
-    patience=170.0,
+    patience=210.0,
     races=200,
     workers=3,
 )
