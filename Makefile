@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test mutants bench-budget lock
+.PHONY: help setup demo check fix test fault mutants bench-budget lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -33,6 +33,9 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 
 bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (45 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
+
+fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
+	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
 
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants

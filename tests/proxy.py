@@ -6,8 +6,9 @@ way.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Self
 from urllib.parse import urlsplit
 
 
@@ -25,7 +26,7 @@ class Proxy:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, url: str) -> AsyncIterator["Proxy"]:
+    async def to(cls, url: str) -> AsyncIterator[Self]:
         """Runs a proxy to the server of `url` on a free loopback port."""
         proxy = cls(url)
         server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
@@ -65,6 +66,10 @@ class Proxy:
         for connection in self._connections:
             connection.flowing.set()
 
+    def sieve(self) -> "Sieve":
+        """What one direction of a new connection goes through."""
+        return bytes
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.refusing:
             writer.transport.abort()
@@ -85,6 +90,10 @@ class Proxy:
         finally:
             self._connections.discard(connection)
             connection.cut()
+
+
+Sieve = Callable[[bytes], bytes]
+"""What comes in, to what goes on."""
 
 
 class Connection:
@@ -112,12 +121,15 @@ class Connection:
             writer.transport.abort()
 
     async def _fill(self, way: "Way", reader: asyncio.StreamReader) -> None:
+        sieve = self._proxy.sieve()
         data: bytes | None = b""
         while data is not None:
             try:
                 data = await reader.read(65536) or None
             except OSError:
                 data = None
+            if data is not None:
+                data = sieve(data)
             await way.put(data, asyncio.get_running_loop().time() + self._proxy.delay)
 
     async def _empty(self, way: "Way", writer: asyncio.StreamWriter) -> None:

@@ -22,23 +22,42 @@ class NodeFailed(Exception):
 
 
 class Node:
-    """One node in `folder` (made when missing: data, logs). `config`: more lines of rabbitmq.conf."""
+    """One node in `folder` (made when missing: data, logs). `config`: more lines of rabbitmq.conf.
 
-    def __init__(self, folder: Path, config: str = "") -> None:
+    Of a cluster each node has a `name`, and all one `home` (with the cookie) and one `epmd`: its port, and
+    whether this node runs it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: str = "",
+        name: str = "eco2@localhost",
+        home: Path | None = None,
+        epmd: tuple[int, bool] | None = None,
+    ) -> None:
         self.folder = folder
+        self.name = name
+        self._home = home or folder / "home"
         self._config = config
-        self._port, self._dist_port, self._epmd_port = _free_ports(3)
+        self.port, self._dist_port, own_epmd = free_ports(3)
+        self._epmd_port, self._runs_epmd = epmd or (own_epmd, True)
         self._epmd: subprocess.Popen[bytes] | None = None
         self._server: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
-        return f"amqp://guest:guest@127.0.0.1:{self._port}/"
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     @property
     def pid(self) -> int:
         assert self._server is not None, "start() the node first"
         return self._server.pid
+
+    @property
+    def running(self) -> bool:
+        """True between `start` and `stop` or `kill9`."""
+        return self._server is not None
 
     def start(self) -> None:
         """Returns when the node answers AMQP (5 to 12 s). Raises NodeFailed."""
@@ -48,13 +67,13 @@ class Node:
             )
         self._write_files()
         with (self.folder / "console.log").open("ab") as console:
-            if self._epmd is None:
+            if self._runs_epmd and self._epmd is None:
                 epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
                 self._epmd = self._spawn(epmd, console.fileno())
             server = self._spawn([str(SCRIPTS / "rabbitmq-server")], console.fileno())
         self._server = server
         deadline = time.monotonic() + BOOT_SECONDS
-        while not _answers_amqp(self._port):
+        while not answers_amqp(self.port):
             if _ended(server, within=0.1) or time.monotonic() > deadline:
                 reason = f"RabbitMQ ended or did not answer within {BOOT_SECONDS:g} s"
                 tail = self.log_tail()
@@ -120,8 +139,8 @@ class Node:
         )
 
     def _write_files(self) -> None:
-        for name in ("home", "data", "log"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        for folder in (self._home, self.folder / "data", self.folder / "log"):
+            folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "rabbitmq.conf").write_text(f"log.file.level = info\n{self._config}\n")
         (self.folder / "enabled_plugins").write_text("[].\n")
         (self.folder / "rabbitmq-env.conf").write_text("")
@@ -130,12 +149,12 @@ class Node:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RABBITMQ_", "ERL_"))}
         loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
         return kept | {
-            "HOME": str(self.folder / "home"),
+            "HOME": str(self._home),
             "ERL_EPMD_PORT": str(self._epmd_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODENAME": "eco2@localhost",
+            "RABBITMQ_NODENAME": self.name,
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self._port),
+            "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
@@ -157,7 +176,7 @@ def _ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
     return True
 
 
-def _answers_amqp(port: int) -> bool:
+def answers_amqp(port: int) -> bool:
     """A listening socket is not enough: the broker accepts connections before it serves them."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=2) as probe:
@@ -167,7 +186,8 @@ def _answers_amqp(port: int) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback that nobody listens on."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -24,8 +25,9 @@ _ANNOUNCED = re.compile(r" on (http://\S+)")
 class Program:
     """A running `eco2 …`. `url`: what it listens on."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, copy: IO[str] | None = None) -> None:
         self.process = process
+        self._copy = copy
         self.url = ""
         self.lines: deque[str] = deque(maxlen=200)
         self._announced = asyncio.Event()
@@ -35,6 +37,8 @@ class Program:
         async for raw in self.process.stderr:
             line = raw.decode(errors="replace").rstrip()
             self.lines.append(line)
+            if self._copy is not None:
+                print(line, file=self._copy, flush=True)
             if not self.url and (found := _ANNOUNCED.search(line)):
                 self.url = found[1]
                 self._announced.set()
@@ -74,16 +78,8 @@ async def eco2(
     *args: str, env: Mapping[str, str] | None = None, probe: bool = True
 ) -> AsyncIterator[Program]:
     """Runs `eco2 args…`; on leaving it must end by itself, with exit code 0, after a SIGTERM."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "eco2",
-        *args,
-        env={**clean_environment(), **(env or {})},
-        stdin=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    program = Program(process)
+    program = await spawn("eco2", *args, env=env)
+    process = program.process
     async with asyncio.TaskGroup() as group:
         group.create_task(program.read())
         try:
@@ -99,6 +95,22 @@ async def eco2(
                 process.send_signal(signal.SIGTERM)
                 await asyncio.wait_for(process.wait(), STOP)
     assert process.returncode == 0, program.log()
+
+
+async def spawn(
+    module: str, *args: str, env: Mapping[str, str] | None = None, copy: IO[str] | None = None
+) -> Program:
+    """Starts `python -m module args…`; whoever calls reads its lines (also into `copy`) and ends it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *args,
+        env={**clean_environment(), **(env or {})},
+        stdin=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    return Program(process, copy)
 
 
 def clean_environment() -> dict[str, str]:

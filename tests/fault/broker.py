@@ -1,0 +1,156 @@
+"""The broker goes away, comes back, hears nothing, takes nothing, loses what it had."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from tests.fault.evidence import Evidence, Moment
+from tests.fault.lab import Lab
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
+from tests.proxy import Proxy
+from tests.rabbitmq import Node
+
+REFUSAL = 1.0
+"""Seconds in which a gateway must refuse while the broker takes nothing."""
+QUIET = 60.0
+"""Seconds of empty queues after which an order counts as lost and is issued again."""
+SWEPT = 45.0
+"""Seconds that the sweep takes besides, and the jobs that it orders again: they run a few at a time."""
+CUTS = 3
+
+Act = Callable[[Node], None]
+
+
+async def restarted(lab: Lab, size: Size) -> Evidence:
+    """An orderly restart of the broker under load."""
+    return await _gone(lab, size, Node.restart)
+
+
+async def killed(lab: Lab, size: Size) -> Evidence:
+    """The broker dies at once and is started again with its data."""
+    return await _gone(lab, size, _kill_and_start)
+
+
+def _kill_and_start(node: Node) -> None:
+    node.kill9()
+    node.start()
+
+
+async def _gone(lab: Lab, size: Size, act: Act) -> Evidence:
+    node = await lab.own_node()
+    async with _loaded(lab, size) as run:
+        lab.say("the broker goes")
+        await asyncio.to_thread(act, node)
+        run.moment = Moment(time.time(), limit=size.takeover)
+        lab.say(f"the broker is back; {run.state()}")
+        await run.over()
+    return run.seen()
+
+
+async def cut(lab: Lab, size: Size) -> Evidence:
+    """Every connection of every process is reset, several times."""
+    async with _loaded(lab, size, Proxy) as run:
+        for _ in range(CUTS):
+            lab.say(f"all connections to the broker are cut; {run.state()}")
+            run.moment = Moment(time.time(), limit=size.takeover)
+            for slot in run.fleet.slots:
+                if slot.wire is not None:
+                    slot.wire.cut()
+            await asyncio.sleep(size.call)
+        await run.over()
+    return run.seen()
+
+
+async def half_open(lab: Lab, size: Size) -> Evidence:
+    """Every connection stays open and carries nothing any more, until its heartbeats are missed."""
+    async with _loaded(lab, size, Proxy) as run:
+        lab.say(f"all connections to the broker are half-open; {run.state()}")
+        run.moment = Moment(time.time(), limit=3.0 * size.heartbeat + size.takeover)
+        for slot in run.fleet.slots:
+            if slot.wire is not None:
+                slot.wire.stall()
+        await run.over()
+    return run.seen()
+
+
+async def memory_alarm(lab: Lab, size: Size) -> Evidence:
+    """RabbitMQ is told that it may use no memory."""
+    return await _alarm(
+        lab, size, ("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "0.4")
+    )
+
+
+async def disk_alarm(lab: Lab, size: Size) -> Evidence:
+    """RabbitMQ is told to keep more of the disk free than there is."""
+    return await _alarm(lab, size, ("set_disk_free_limit", "100000GB"), ("set_disk_free_limit", "50MB"))
+
+
+async def _alarm(lab: Lab, size: Size, on: tuple[str, ...], off: tuple[str, ...]) -> Evidence:
+    node, size = await lab.own_node(), size.lasting
+    async with _loaded(lab, size) as run:
+        lab.say(f"{' '.join(on)}; {run.state()}")
+        try:
+            await asyncio.to_thread(node.ctl, *on)
+            refused = await _refusals(run, size.jobs // 5)
+            await asyncio.sleep(size.long / 2)
+            refused += await _refusals(run, size.jobs // 5)
+            lab.say(f"the alarm ends; {run.state()}")
+        finally:
+            await asyncio.to_thread(node.ctl, *off)
+        run.moment = Moment(time.time(), limit=size.takeover)
+        await run.over()
+        await run.again("after the alarm", 4)
+        await run.recorder.complete()
+        kept = {h.queued.body.get("key") for h in run.jobs.values() if not h.superseded}
+        ghosts = kept & set(refused)
+        run.check("no ghost of a refused request", not ghosts, f"{len(ghosts)} keys are in the journal")
+    return run.seen()
+
+
+async def _refusals(run: Trial, count: int) -> list[str]:
+    """Sends requests that must be refused, fast; their keys. They are not sent again."""
+    keys = [f"refused-{number}-{time.time()}" for number in range(count)]
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(run.submitter.once(key, run.gateways[number % len(run.gateways)]))
+            for number, key in enumerate(keys)
+        ]
+    answers = [task.result() for task in tasks]
+    statuses = sorted({answer.status for answer in answers})
+    slowest = max(answer.seconds for answer in answers)
+    run.check("POST answers 503 under an alarm", statuses == [503], f"{statuses}")
+    run.check(f"… within {REFUSAL:g} s", slowest <= REFUSAL, f"{slowest:.1f} s")
+    return [answer.key for answer in answers if answer.job is None]
+
+
+async def purged(lab: Lab, size: Size) -> Evidence:
+    """`rabbitmqctl purge_queue` while most jobs wait in the queue."""
+    node, size = await lab.own_node(), replace(size, call=size.call / 2)
+    async with trial(lab, size, env={"ECO2_PREFETCH": "12"}) as run:
+        run.submit(size.jobs)
+        await run.accepted(size.jobs)
+        lab.say(f"purge_queue; {run.state()}")
+        purge = ("purge_queue", run.queue())
+        await asyncio.to_thread(node.ctl, *purge)
+        run.check(
+            "jobs were waiting in the queue", len(_unstarted(run)) > size.jobs // 4, f"{len(_unstarted(run))}"
+        )
+        run.moment = Moment(time.time(), limit=QUIET + size.holder_timeout + SWEPT)
+        await run.over()
+    return run.seen()
+
+
+def _unstarted(run: Trial) -> list[str]:
+    return [job for job, history in run.jobs.items() if not history.runs]
+
+
+@asynccontextmanager
+async def _loaded(lab: Lab, size: Size, wire: type[Proxy] | None = None) -> AsyncIterator[Trial]:
+    """A fleet in the middle of its work: half of the jobs run, others come in."""
+    async with trial(lab, size, wire=wire) as run:
+        run.submit(size.jobs, over=size.call)
+        await run.accepted(size.jobs // 2)
+        yield run

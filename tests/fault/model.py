@@ -1,0 +1,77 @@
+"""The model's provider fails: errors, limits, answers that stall or break off, an empty account."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from tests.fault.evidence import Evidence, Moment
+from tests.fault.lab import Lab
+from tests.fault.size import Size
+from tests.fault.trial import trial
+
+CALL_TIMEOUT = "6"
+"""Seconds after which a worker gives a stalled call up; short, so that the run is."""
+
+
+async def down(lab: Lab, size: Size) -> Evidence:
+    """503 to everything for a while: nobody fails, the work goes on when it is over."""
+    return await _spell(lab, size, {"action": "status", "status": 503})
+
+
+async def storm(lab: Lab, size: Size) -> Evidence:
+    """Half of all calls are refused with 429 and a second to wait."""
+    return await _spell(lab, size, {"action": "rate_limit", "retry_after": 1.0, "probability": 0.5})
+
+
+async def _spell(lab: Lab, size: Size, fault: Mapping[str, object]) -> Evidence:
+    """The fault from a moment with calls in flight on, for `size.long` seconds, while jobs come in."""
+    async with trial(lab, size) as run:
+        run.submit(size.jobs, over=size.long / 2)
+        await run.accepted(size.jobs // 4)
+        lab.say(f"{fault} for {size.long:g} s")
+        await run.provider.faults(fault)
+        await asyncio.sleep(size.long)
+        await run.provider.faults()
+        run.moment = Moment(time.time(), limit=120.0)
+        lab.say(f"the provider works again; {run.state()}")
+        await run.over()
+    return run.seen()
+
+
+async def broken_answers(lab: Lab, size: Size) -> Evidence:
+    """Some answers stall in the middle, break off, or end in a reset: paid, and of no use."""
+    env = {"ECO2_CALL_TIMEOUT": CALL_TIMEOUT}
+    async with trial(lab, size, env=env) as run:
+        await run.provider.faults(
+            {"action": "stall", "kind": "answer", "after_chunks": 3, "every": 20},
+            {"action": "cut", "kind": "answer", "every": 13},
+            {"action": "disconnect", "kind": "answer", "every": 17},
+            {"action": "stall", "kind": "vision", "every": 23},
+            {"action": "cut", "kind": "vision", "every": 19},
+        )
+        run.submit(size.jobs, over=size.call * 5)
+        await run.over()
+        struck = sum(call.fault is not None for call in await run.provider.calls())
+        run.check("answers were broken", struck >= size.jobs // 10, f"{struck}")
+    return run.seen()
+
+
+async def no_quota(lab: Lab, size: Size) -> Evidence:
+    """The account is empty for a while: jobs fail or wait, and when it is filled the work goes on."""
+    async with trial(lab, size) as run:
+        run.failures = frozenset({"PROVIDER_REFUSED", "DEADLINE", "UNAVAILABLE", "INSUFFICIENT_QUOTA"})
+        run.submit(size.jobs, over=size.long / 2)
+        await run.accepted(size.jobs // 4)
+        lab.say(f"insufficient_quota for {size.long:g} s")
+        await run.provider.faults({"action": "quota"})
+        await asyncio.sleep(size.long)
+        before = await run.provider.calls()
+        await run.provider.faults()
+        lab.say(f"the account is filled; {run.state()}")
+        tried = sum(not call.paid for call in before)
+        run.check("an empty account is not asked again and again", tried <= 2 * size.jobs, f"{tried} calls")
+        await run.over()
+        await run.again("after that", 4)
+        late = [h.status for h in sorted(run.jobs.values(), key=lambda h: h.queued.offset)[-4:]]
+        run.check("jobs that come afterwards complete", late == ["completed"] * 4, f"{late}")
+    return run.seen()

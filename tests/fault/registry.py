@@ -1,0 +1,88 @@
+"""All faults, in the order in which they are made; the cluster's last, since it takes the node's place."""
+
+from tests.fault import broker, cluster, gateways, model, poison, workers
+from tests.fault.fault import Fault
+
+FAULTS = (
+    Fault(
+        "worker-kill9",
+        "`kill -9` of a worker that holds half of the jobs; it is started again after 1 s.",
+        workers.killed,
+    ),
+    Fault(
+        "worker-frozen",
+        "`SIGSTOP` of a worker that holds half of the jobs, `SIGCONT` 30 s later.",
+        workers.frozen,
+    ),
+    Fault(
+        "workers-rolling",
+        "`SIGTERM` to three workers in turn under load, each replaced when it has drained.",
+        workers.rolling,
+    ),
+    Fault(
+        "leader-kill9",
+        "`kill -9` of the oldest of three workers; then jobs without an order run out of time.",
+        workers.leader_killed,
+    ),
+    Fault("broker-restart", "An orderly stop and start of RabbitMQ under load.", broker.restarted),
+    Fault("broker-kill9", "`kill -9` of RabbitMQ under load, started again with its data.", broker.killed),
+    Fault("connection-cut", "A proxy resets every connection of every process, three times.", broker.cut),
+    Fault(
+        "half-open",
+        "A proxy keeps every connection open and lets nothing pass; new connections work.",
+        broker.half_open,
+    ),
+    Fault(
+        "memory-alarm",
+        "`rabbitmqctl set_vm_memory_high_watermark` near 0 for about 15 s.",
+        broker.memory_alarm,
+    ),
+    Fault(
+        "disk-alarm",
+        "`rabbitmqctl set_disk_free_limit` above the disk's size for about 15 s.",
+        broker.disk_alarm,
+    ),
+    Fault(
+        "gateway-kill9",
+        "`kill -9` of the gateway with all 500 clients, who go on at the other one.",
+        gateways.killed,
+    ),
+    Fault(
+        "gateway-between-writes",
+        "A proxy drops a gateway's work orders, so that it dies between `queued` and the order.",
+        gateways.between_writes,
+    ),
+    Fault("key-race", "The same key to two gateways at the same time, 200 times.", gateways.raced),
+    Fault(
+        "deaf-clients", "20 clients open streams of 8 MB of live text and never read.", gateways.deaf_clients
+    ),
+    Fault("provider-503", "The provider answers 503 to everything for 30 s.", model.down),
+    Fault("provider-429", "The provider refuses half of all calls with 429 for 30 s.", model.storm),
+    Fault(
+        "broken-answers",
+        "One call in seven stalls, breaks off or ends in a reset, most of them in the middle.",
+        model.broken_answers,
+    ),
+    Fault("no-quota", "The provider answers `insufficient_quota` to everything for 30 s.", model.no_quota),
+    Fault("poison-order", "Undecodable messages are put into the work queue.", poison.orders),
+    Fault("poison-bug", "A pipeline whose handler raises ZeroDivisionError.", poison.bugs),
+    Fault("poison-crash", "A pipeline whose handler kills its process with SIGKILL.", poison.crashes),
+    Fault("queue-purged", "`rabbitmqctl purge_queue` while most jobs wait in the queue.", broker.purged),
+    Fault(
+        "cluster-node-kill9",
+        "`kill -9` of the node of three that everybody is connected to; it comes back later.",
+        cluster.node_killed,
+    ),
+    Fault(
+        "cluster-node-cut-off",
+        "One node of three gets wrong cookies, so that it and the others lose each other.",
+        cluster.node_cut_off,
+    ),
+)
+
+
+def named(names: list[str]) -> tuple[Fault, ...]:
+    """Those faults, in the registry's order; all if none is named. Raises KeyError for an unknown name."""
+    known = {fault.name: fault for fault in FAULTS}
+    wanted = {known[name].name for name in names}
+    return tuple(fault for fault in FAULTS if not names or fault.name in wanted)

@@ -1,0 +1,110 @@
+"""Workers that die, stand still, are replaced; and the oldest of them, who sweeps for all."""
+
+import asyncio
+import time
+
+from eco2.job import new_id
+from tests.fault.evidence import Evidence, Moment
+from tests.fault.lab import Lab
+from tests.fault.recorder import append
+from tests.fault.size import Size
+from tests.fault.trial import Trial, trial
+
+ORPHANS = 5
+SWEPT = 30.0
+"""Seconds behind its deadline in which a job that nobody runs must have its end."""
+
+
+async def killed(lab: Lab, size: Size) -> Evidence:
+    """kill -9 with half of the jobs in flight at the victim."""
+    size = size.lasting
+    async with trial(lab, size) as run:
+        run.submit(size.jobs * 3 // 2, over=size.call / 2)
+        victim = run.fleet.workers[0]
+        held = await run.holding(victim, size.jobs // 2)
+        lab.say(f"kill -9 of a worker with {held} jobs")
+        name = victim.worker
+        run.moment = Moment(victim.kill9(), worker=name, limit=size.takeover)
+        await run.over()
+    return run.seen()
+
+
+async def frozen(lab: Lab, size: Size) -> Evidence:
+    """SIGSTOP for a while, then SIGCONT: its connections stay open, and it wakes up believing in its runs."""
+    size = size.lasting
+    async with trial(lab, size) as run:
+        run.submit(size.jobs * 3 // 2, over=size.call / 2)
+        victim = run.fleet.workers[0]
+        held = await run.holding(victim, size.jobs // 2)
+        lab.say(f"SIGSTOP of a worker with {held} jobs for {size.long:g} s")
+        death = victim.freeze()
+        # The broker hands its orders on when it has missed the frozen one's heartbeats.
+        heard = max(size.long, 3.0 * size.heartbeat)
+        run.moment = Moment(death.at, worker=death.worker, limit=heard + size.takeover)
+        await asyncio.sleep(size.long)
+        lab.say("SIGCONT")
+        victim.thaw()
+        await run.over()
+        await run.again("after SIGCONT", 4)
+    return run.seen()
+
+
+async def rolling(lab: Lab, size: Size) -> Evidence:
+    """Workers are replaced one after the other, as by a deploy, while jobs come in."""
+    async with trial(lab, size, workers=size.workers) as run:
+        run.submit(size.jobs, over=size.call * 5 * size.workers)
+        await run.holding(run.fleet.workers[0], 2)
+        began = time.time()
+        for worker in run.fleet.workers:
+            lab.say(f"SIGTERM {worker.name}; {run.state()}")
+            await worker.replace()
+        run.moment = Moment(began)
+        await run.over()
+    return run.seen()
+
+
+async def leader_killed(lab: Lab, size: Size) -> Evidence:
+    """kill -9 of the oldest worker; what nobody runs must still be ended, by its successor."""
+    size = size.lasting
+    async with trial(lab, size, workers=3) as run:
+        run.submit(size.jobs, over=size.call / 2)
+        oldest = run.fleet.workers[0]
+        held = await run.holding(oldest, size.jobs // 4)
+        lab.say(f"kill -9 of the oldest worker with {held} jobs")
+        name = oldest.worker
+        run.moment = Moment(oldest.kill9(away=True), worker=name, limit=size.takeover)
+        orphans = await abandon(run, ORPHANS, life=5.0)
+        await swept(run, orphans, within=5.0 + SWEPT)
+        oldest.back()
+        await run.over()
+    return run.seen()
+
+
+async def abandon(run: Trial, count: int, life: float) -> list[str]:
+    """Jobs that have a `queued` and no order, as a gateway leaves them that dies between the two writes."""
+    now = time.time()
+    events: list[dict[str, object]] = [
+        {
+            "type": "queued",
+            "ts": now,
+            "job": new_id(now),
+            "pipeline": "scan",
+            "deadline": now + life,
+            "digest": "0" * 64,
+        }
+        for _ in range(count)
+    ]
+    await append(run.url(), run.journal, *events)
+    return [str(event["job"]) for event in events]
+
+
+async def swept(run: Trial, orphans: list[str], within: float) -> None:
+    """Each of them must end as failed, with DEADLINE."""
+    await run.ends(orphans, within)
+    jobs = run.jobs
+    codes = [jobs[job].code if job in jobs else None for job in orphans]
+    run.check(
+        f"jobs that nobody runs end as failed within {within:g} s",
+        codes == ["DEADLINE"] * len(orphans),
+        f"codes {codes}",
+    )
