@@ -1,4 +1,4 @@
-"""The RabbitMQ adapter: `ports.Broker` on quorum queues, a stream, a topic exchange and direct reply-to.
+"""The RabbitMQ adapter: `ports.Broker` on quorum queues, a stream, a topic exchange and reply queues.
 
 aio-pika's robust connection is not used: it re-attaches streams at their original offset and may forget a
 channel while the broker is down. Instead each of at most four connections has a loop of its own (`link.py`).

@@ -1,7 +1,9 @@
-"""Request and reply: direct reply-to for who asks, a queue with a single active consumer for who serves.
+"""Request and reply: a queue of its own for who asks, one with a single active consumer for who serves.
 
-A request expires with its asker's patience, so that a new server is not busy with questions that nobody
-waits for. It is acked after its reply, so that a server that goes leaves it to its successor.
+Not direct reply-to: a reply to an address on a node that is down ends the connection of whoever replies,
+again and again (RabbitMQ 3.10). To a queue that is gone it goes nowhere. A request expires with its asker's
+patience, so that a new server is not busy with questions that nobody waits for. It is acked after its reply,
+so that a server that goes leaves it to its successor.
 """
 
 import asyncio
@@ -20,7 +22,6 @@ from eco2.log import get_logger
 
 log = get_logger(__name__)
 
-REPLY_TO = "amq.rabbitmq.reply-to"
 SERVE_PREFETCH = 256
 """Requests that one server handles at once."""
 
@@ -34,6 +35,7 @@ class Asker:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._feed: Feed | None = None
+        self._queue = ""
         self._attached = asyncio.Event()
         self._waiting: dict[str, asyncio.Future[bytes]] = {}
         self._wanted = False
@@ -47,16 +49,16 @@ class Asker:
 
     async def attach(self, connection: AbstractConnection) -> None:
         feed = await Feed.open(connection, self._on_loss)
-        await feed.consume(REPLY_TO, self._on_reply, prefetch=None)
-        self._feed = feed
+        queue = await feed.channel.declare_queue(exclusive=True, auto_delete=True)
+        await feed.consume(queue.name, self._on_reply, prefetch=None)
+        self._feed, self._queue = feed, queue.name
         self._attached.set()
 
     def detach(self) -> None:
         self._feed = None
         self._attached.clear()
         for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(NoReply("the connection went before the reply came; ask again"))
+            future.cancel()
 
     async def ask(self, queue: str, body: bytes, timeout: float) -> bytes:
         """The reply to `body` from whoever serves `queue`, in at most `timeout` seconds."""
@@ -70,13 +72,21 @@ class Asker:
         try:
             async with asyncio.timeout_at(deadline):
                 with lost_as(NoReply, "the connection went with the request; ask again"):
-                    await _send(feed, queue, body, name, timeout)
-                answer: bytes = await reply
-                return answer
+                    await self._send(feed, queue, body, name, timeout)
+                await asyncio.wait((reply,))
         except TimeoutError:
             raise NoReply(f"nobody answered on {queue} within {timeout:g} s; ask again") from None
         finally:
             del self._waiting[name]
+        if reply.cancelled():
+            raise NoReply("the connection went before the reply came; ask again")
+        answer: bytes = reply.result()
+        return answer
+
+    async def _send(self, feed: Feed, queue: str, body: bytes, name: str, timeout: float) -> None:
+        patience = str(max(1, round(timeout * 1000)))
+        properties = spec.Basic.Properties(correlation_id=name, reply_to=self._queue, expiration=patience)
+        await feed.amqp.basic_publish(body, routing_key=queue, properties=properties)
 
     async def _address(self, deadline: float) -> Feed:
         try:
@@ -96,12 +106,6 @@ class Asker:
         future = self._waiting.get(message.header.properties.correlation_id or "")
         if future is not None and not future.done():
             future.set_result(message.body)
-
-
-async def _send(feed: Feed, queue: str, body: bytes, name: str, timeout: float) -> None:
-    patience = str(max(1, round(timeout * 1000)))
-    properties = spec.Basic.Properties(correlation_id=name, reply_to=REPLY_TO, expiration=patience)
-    await feed.amqp.basic_publish(body, routing_key=queue, properties=properties)
 
 
 def serve(link: Link, queue: str, handler: Handler, spawn: Spawn) -> Consumer:
@@ -137,6 +141,6 @@ async def _answer(feed: Feed, message: DeliveredMessage, handler: Handler) -> No
 async def _reply(feed: Feed, message: DeliveredMessage, reply: bytes) -> None:
     asked = message.header.properties
     if asked.reply_to:
-        # Not mandatory: the broker would return every reply to a direct reply-to address.
+        # Not mandatory: whoever has gone needs no reply.
         properties = spec.Basic.Properties(correlation_id=asked.correlation_id)
         await feed.amqp.basic_publish(reply, routing_key=asked.reply_to, properties=properties)
