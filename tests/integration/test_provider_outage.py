@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from eco2.assembly import Listening, process
 from eco2.client import Client
+from eco2.consumers.breaker import FAILURES
 from eco2.fake.config import FakeConfig
 from eco2.service import run
 from eco2.settings import ProviderSettings, Settings
@@ -15,17 +16,18 @@ RPM = 3000
 """So much that the first minute of a leader, whose window is full, has room for the jobs of this test."""
 
 
-def remote(fake: Fake, model: str) -> ProviderSettings:
+def remote(fake: Fake, model: str, slots: int) -> ProviderSettings:
+    limits = {"rpm": RPM, "tpm": 6_000_000, "concurrency": slots}
     return ProviderSettings.model_validate(
-        {"api_key": "key", "base_url": f"{fake.url}/v1", "model": model, "rpm": RPM, "tpm": 6_000_000}
+        {"api_key": "key", "base_url": f"{fake.url}/v1", "model": model, **limits}
     )
 
 
 @asynccontextmanager
 async def installation(one: Fake, other: Fake) -> AsyncIterator[str]:
-    """`eco2 serve` with both providers: its URL."""
+    """`eco2 serve` with both providers: its URL. The first has so many slots that it gets calls for sure."""
     settings = Settings(
-        providers={"one": remote(one, "gpt-5.1"), "other": remote(other, "gpt-5-mini")},
+        providers={"one": remote(one, "gpt-5.1", 40), "other": remote(other, "gpt-5-mini", 4)},
         pipelines="tests.examples.helpdesk:helpdesk",
         port=0,
     )
@@ -41,12 +43,12 @@ async def installation(one: Fake, other: Fake) -> AsyncIterator[str]:
             stop.set()
 
 
-async def answered(fake: Fake) -> int:
-    return sum(call["status"] == 200 for call in await fake.calls())
+async def answers(fake: Fake, status: int) -> int:
+    return sum(call["status"] == status for call in await fake.calls())
 
 
 async def test_an_outage_of_one_provider_fails_no_job_and_ends_by_itself() -> None:
-    quick = FakeConfig(scale=0.02, rpm=RPM, tpm=6_000_000)
+    quick = FakeConfig(scale=0.005, rpm=RPM, tpm=6_000_000)
     async with AsyncExitStack() as stack:
         one, other = [await stack.enter_async_context(running(quick)) for _ in range(2)]
         client = await stack.enter_async_context(
@@ -62,13 +64,16 @@ async def test_an_outage_of_one_provider_fails_no_job_and_ends_by_itself() -> No
 
         assert await load(10) == {"completed"}
         await one.faults({"action": "status", "status": 503})
-        assert await load(40) == {"completed"}
-        during = [call for call in await one.calls() if call["status"] == 503]
-        assert 5 <= len(during) <= 12  # as many as open the breaker, and those that go ahead
-        await one.faults()
-        before = await answered(one)
         async with asyncio.timeout(30):
-            while await answered(one) <= before:
+            while await answers(one, 503) < FAILURES:
+                assert await load(20) == {"completed"}
+        opened = await answers(one, 503)
+        assert await load(25) == {"completed"}
+        assert await answers(one, 503) - opened <= 5  # those that go ahead
+        await one.faults()
+        before = await answers(one, 200)
+        async with asyncio.timeout(60):
+            while await answers(one, 200) <= before:
                 assert await load(10) == {"completed"}
         for fake in (one, other):
             windows = await fake.windows()
