@@ -9,10 +9,8 @@ from typing import cast
 import pytest
 from pydantic import BaseModel
 
-import tests.world
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError, RetryableError
-from eco2.metrics import Metrics
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.ports import at_once
 from eco2.stages import vision
@@ -206,13 +204,11 @@ async def test_a_scan_whose_every_answer_is_unfit_pays_for_two_and_completes() -
 
 
 @virtual
-async def test_an_unfit_answer_is_counted_with_what_it_cost(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics = Metrics()
-    monkeypatch.setattr(tests.world, "Metrics", lambda: metrics)
+async def test_an_unfit_answer_is_counted_with_what_it_cost() -> None:
     model = Eyes(see=lambda number: unfit() if number == 1 else CARTON)
     async with World().process(model, _pipeline()) as process:
         await process.ended((await process.submit()).job)
-    shown = metrics.render().decode()
+    shown = process.metrics.render().decode()
     assert 'eco2_call_seconds_count{kind="vision",model="gpt-5.1",outcome="UnfitAnswer"} 1.0' in shown
     assert 'eco2_tokens_total{direction="input",kind="vision",model="gpt-5.1"} 1800.0' in shown
     assert 'eco2_cost_usd_total{kind="vision",model="gpt-5.1"} 0.00325' in shown
