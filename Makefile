@@ -50,4 +50,4 @@ lock: ## Write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
 
-SETTINGS_TABLE = $(BIN)/python -c 'from eco2.settings import markdown; print(markdown(), end="")'
+SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'

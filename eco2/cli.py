@@ -187,12 +187,12 @@ def show_settings(
     markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/settings.md.")] = False,
 ) -> None:
     """Show every setting: its value here, its default, its unit and what it does."""
-    from eco2 import settings
+    from eco2 import environment
 
     if markdown:
-        typer.echo(settings.markdown(), nl=False)
+        typer.echo(environment.markdown(), nl=False)
         return
-    for line in settings.overview(_settings()):
+    for line in environment.overview(_settings()):
         typer.echo(line)
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from eco2.errors import Malformed
-from eco2.job import JSON
+from eco2.job import JSON, Job
 
 EVENTS_VERSION = 1
 
@@ -37,6 +37,22 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     model: str | None = None
     resumes: str | None = None
     outputs: dict[str, JSON] = {}
+
+
+def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None = None) -> Queued:
+    """The event that makes `job` known."""
+    return Queued(
+        ts=job.accepted,
+        job=job.id,
+        pipeline=job.pipeline,
+        deadline=job.deadline,
+        digest=job.digest,
+        owner=job.owner,
+        key=job.key,
+        model=job.model,
+        resumes=resumes,
+        outputs=outputs or {},
+    )
 
 
 class Superseded(_Event, frozen=True, kw_only=True, tag="superseded"):

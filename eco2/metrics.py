@@ -6,6 +6,7 @@ only (pipelines, stages, statuses, models), never ids, so the number of series d
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -50,107 +51,76 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self._accepted = Counter(
-            "eco2_jobs_accepted", "Jobs answered with 202.", ["pipeline"], registry=registry
-        )
-        self._running = Gauge(
-            "eco2_jobs_running", "Jobs that this worker holds.", ["pipeline"], registry=registry
-        )
-        self._ended = Histogram(
+        counter, gauge = partial(Counter, registry=registry), partial(Gauge, registry=registry)
+        seconds = partial(Histogram, registry=registry, buckets=SECONDS)
+        self._accepted = counter("eco2_jobs_accepted", "Jobs answered with 202.", ["pipeline"])
+        self._running = gauge("eco2_jobs_running", "Jobs that this worker holds.", ["pipeline"])
+        self._ended = seconds(
             "eco2_job_seconds",
             "From acceptance to the end of a worker's run, by outcome of the run.",
             ["pipeline", "status"],
-            buckets=SECONDS,
-            registry=registry,
         )
-        self._stages = Histogram(
-            "eco2_stage_seconds",
-            "Duration of a stage in one run.",
-            ["pipeline", "stage", "status"],
-            buckets=SECONDS,
-            registry=registry,
+        self._stages = seconds(
+            "eco2_stage_seconds", "Duration of a stage in one run.", ["pipeline", "stage", "status"]
         )
-        self._calls = Histogram(
+        self._calls = seconds(
             "eco2_call_seconds",
             "Duration of one model call, from its sending to its last byte.",
             ["kind", "model", "outcome"],
-            buckets=SECONDS,
-            registry=registry,
         )
-        self._tokens = Counter(
+        self._tokens = counter(
             "eco2_tokens",
             "Tokens that model calls were charged for. Cached ones are part of the input.",
             ["kind", "model", "direction"],
-            registry=registry,
         )
-        self._cost = Counter(
+        self._cost = counter(
             "eco2_cost_usd",
             "USD that model calls cost by list price; calls of models without a known price are not in it.",
             ["kind", "model"],
-            registry=registry,
         )
-        self._parked = Gauge(
-            "eco2_jobs_parked",
-            "Jobs that wait here for the worker that holds them.",
-            ["pipeline"],
-            registry=registry,
+        self._parked = gauge(
+            "eco2_jobs_parked", "Jobs that wait here for the worker that holds them.", ["pipeline"]
         )
-        self._taken_over = Counter(
-            "eco2_jobs_taken_over",
-            "Jobs whose holder was silent for too long.",
-            ["pipeline"],
-            registry=registry,
+        self._taken_over = counter(
+            "eco2_jobs_taken_over", "Jobs whose holder was silent for too long.", ["pipeline"]
         )
-        self._adopted = Counter(
-            "eco2_deliveries_adopted",
-            "Deliveries of a job that was at work here already.",
-            ["pipeline"],
-            registry=registry,
+        self._adopted = counter(
+            "eco2_deliveries_adopted", "Deliveries of a job that was at work here already.", ["pipeline"]
         )
-        self._swept = Counter(
+        self._swept = counter(
             "eco2_jobs_swept",
             "Jobs that the sweep ended past their deadline, or ordered again.",
             ["pipeline", "what"],
-            registry=registry,
         )
-        self._breakers = Gauge(
-            "eco2_breaker_open", "1 while the provider counts as down.", ["provider"], registry=registry
-        )
-        self._call_waits = Histogram(
+        self._breakers = gauge("eco2_breaker_open", "1 while the provider counts as down.", ["provider"])
+        self._call_waits = seconds(
             "eco2_call_wait_seconds",
             "From a call that could be sent to its turn: a slot, a grant of the budget, the fence.",
             ["provider"],
             buckets=WAITS,
-            registry=registry,
         )
-        self._grant_seconds = Histogram(
+        self._grant_seconds = seconds(
             "eco2_grant_seconds",
             "From asking for a share of the budget to the grant.",
             ["provider"],
             buckets=GRANTS,
-            registry=registry,
         )
-        self._grants = Counter(
+        self._grants = counter(
             "eco2_quota_grants",
             "Grants that this process got, by what became of them: refunded ones were not needed any more.",
             ["provider", "outcome"],
-            registry=registry,
         )
-        self._reserved = Gauge(
+        self._reserved = gauge(
             "eco2_quota_reserved",
             "What calls of this process hold of the budget, from their grant to their end.",
             ["provider", "what"],
-            registry=registry,
         )
-        self._rate_limited = Counter(
-            "eco2_rate_limited",
-            "429 answers, by the limit that was met.",
-            ["provider", "kind"],
-            registry=registry,
+        self._rate_limited = counter(
+            "eco2_rate_limited", "429 answers, by the limit that was met.", ["provider", "kind"]
         )
         self._budgets = _Budgets()
         registry.register(self._budgets)
-        self._streams = Gauge("eco2_sse_connections", "Open event streams.", registry=registry)
+        self._streams = gauge("eco2_sse_connections", "Open event streams.")
 
     def job_accepted(self, pipeline: str) -> None:
         """The gateway answered 202."""

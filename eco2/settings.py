@@ -1,11 +1,8 @@
-"""Every setting of Eco² in one frozen class, read from the environment by the command line only.
+"""Every setting of Eco² in one frozen class: what there is, what it means, and what contradicts what.
 
-Guarantees: each default works as it stands; `load` either returns settings that agree with each other or
-raises one StartError that names every wrong variable and what to do about it, without showing secrets.
-`docs/settings.md` is `eco2.settings.markdown()`; `make check` compares them.
+Each default works as it stands. `eco2/environment.py` reads them, for the command line only.
 """
 
-import difflib
 import math
 import re
 from decimal import Decimal
@@ -17,15 +14,12 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eco2.errors import StartError
 from eco2.sizing import RPM, TOKENS, TPM, WORKER_CALLS, size
 
 FIRST = "The eight to tune first"
@@ -428,155 +422,3 @@ def doubts(settings: Settings) -> list[str]:
         ),
     )
     return [doubt for holds, doubt in rules if not holds]
-
-
-def load() -> Settings:
-    """The settings of this process's environment. Raises StartError."""
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise StartError("\n".join(["Wrong settings:", *_explain(error)])) from None
-    except SettingsError:  # its text may quote a key
-        raise StartError(
-            f"Wrong settings:\nECO2_PROVIDERS is read as JSON and is none. {_PROVIDER_ADVICE}"
-        ) from None
-
-
-def _explain(error: ValidationError) -> list[str]:
-    lines: list[str] = []
-    for problem in error.errors(include_url=False, include_context=False):
-        message = problem["msg"].removeprefix("Value error, ")
-        location = tuple(map(str, problem["loc"]))
-        if not location:
-            lines += message.split("\n")
-        elif location[0] == "providers":
-            lines.append(_explain_provider(location[1:], problem["type"], message, problem["input"]))
-        else:
-            name, field = _field(location[0])
-            shown = "" if _is_secret(name, field) else f"={problem['input']}"
-            lines.append(f"{name}{shown}: {message}. {_cure(field)}")
-    return lines
-
-
-_PROVIDER_ADVICE = (
-    "Give each provider variables of its own, ECO2_PROVIDERS__NAME__API_KEY and so on, "
-    "with two underscores on both sides of its name."
-)
-
-
-def _explain_provider(location: tuple[str, ...], kind: str, message: str, value: object) -> str:
-    """What is wrong with the variables of one provider. A value is shown only where it is no secret for
-    certain: a key may stand under any wrong name, and around every right one."""
-    match location:
-        case (provider, key, *_) if (field := ProviderSettings.model_fields.get(key)) is not None:
-            name = _of_provider(provider, key)
-            if kind == "missing":
-                return f"{name} is missing: set it, or unset all of {_of_provider(provider, '')}…"
-            shown = "" if _is_secret(name, field) else f"={value}"
-            return f"{name}{shown}: {message}. {_cure(field)}"
-        case (provider, key, *_):
-            known = list(ProviderSettings.model_fields)
-            close = difflib.get_close_matches(key, known, n=1)
-            meant = f"did you mean {_of_provider(provider, close[0])}? " if close else ""
-            names = ", ".join(name.upper() for name in known)
-            return f"{_of_provider(provider, key)} is no setting: {meant}A provider has {names}."
-        case (provider,):
-            return f"ECO2_PROVIDERS__{provider.upper()} is no setting. {_PROVIDER_ADVICE}"
-        case _:
-            return f"ECO2_PROVIDERS: {message}. {_PROVIDER_ADVICE}"
-
-
-def _cure(field: FieldInfo) -> str:
-    if field.is_required():
-        return "Correct it."
-    return f"Correct it, or unset it for the default ({_default(field)})."
-
-
-def _field(first: str) -> tuple[str, FieldInfo]:
-    """(name in the environment, field) of an error's location, which is a field's name or alias."""
-    for key, field in Settings.model_fields.items():
-        if first in (key, field.validation_alias):
-            return _variable(key, field), field
-    raise LookupError(first)
-
-
-def _variable(key: str, field: FieldInfo) -> str:
-    return field.validation_alias if isinstance(field.validation_alias, str) else f"ECO2_{key.upper()}"
-
-
-def _of_provider(provider: str, key: str) -> str:
-    return f"ECO2_PROVIDERS__{provider.upper()}__{key.upper()}"
-
-
-def _is_secret(name: str, field: FieldInfo) -> bool:
-    return not field.repr or name.endswith("_KEY")
-
-
-def _default(field: FieldInfo) -> str:
-    if _extra(field)["computed"]:
-        return "computed"
-    if field.is_required():
-        return "required"
-    if field.default in (None, "", {}):
-        return "unset"
-    return f"{field.default:g}" if isinstance(field.default, float) else str(field.default)
-
-
-def overview(settings: Settings) -> list[str]:
-    """Every setting with its value in force, unit and meaning, then doubts. Secrets are not shown."""
-    lines = []
-    for key, field in Settings.model_fields.items():
-        name, value = _variable(key, field), getattr(settings, key)
-        hidden = value is not None and _is_secret(name, field)
-        value = ", ".join(value) if isinstance(value, dict) else value
-        unit = _extra(field)["unit"]
-        shown = "(set)" if hidden else "–" if value in (None, "") else f"{value}{' ' + unit if unit else ''}"
-        lines.append(f"{name} = {shown}{_changed(settings, key, field)}\n    {field.description}")
-    return lines + doubts(settings)
-
-
-def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
-    value, default = getattr(settings, key), _default(field)
-    if _extra(field)["computed"]:
-        computed = getattr(size(settings.rpm, settings.tpm), key)
-        return " (computed)" if value == computed else f" (computed: {computed})"
-    return "" if value == field.default else f" (default {default})"
-
-
-def markdown() -> str:
-    """The table of every setting, grouped, in the fields' order: the text of docs/settings.md."""
-    parts = [
-        "# Settings",
-        "",
-        "Written by `make fix` from `eco2/settings.py`, not by hand. Each one is an environment variable.",
-        "Settings that contradict each other stop the process at its start and say what to change.",
-    ]
-    for group in GROUPS:
-        parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
-        parts += [
-            _row(_variable(key, field), field)
-            for key, field in Settings.model_fields.items()
-            if _group(field) == group
-        ]
-    parts += ["", f"## {MORE}", "", "Each has a name of your choice, here `NAME`: letters and digits.", ""]
-    parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
-    parts += [_row(_of_provider("name", key), field) for key, field in ProviderSettings.model_fields.items()]
-    return "\n".join(parts) + "\n"
-
-
-def _row(variable: str, field: FieldInfo) -> str:
-    unit = _extra(field)["unit"] or "–"
-    return f"| `{variable}` | {_default_cell(field)} | {unit} | {field.description} |"
-
-
-def _default_cell(field: FieldInfo) -> str:
-    default = _default(field)
-    return {"unset": "–", "computed": default, "required": default}.get(default, f"`{default}`")
-
-
-def _group(field: FieldInfo) -> str:
-    return str(_extra(field)["group"])
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else _about("")

@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 def settings(level: str = "info") -> "Settings":
     """The settings, with the log set up as they say; `level`: the least that is written unless they do."""
     from eco2 import log
-    from eco2.settings import load
+    from eco2.environment import load
 
     loaded = load()
     log.configure(level if loaded.log_level == "info" else loaded.log_level, loaded.log_format)

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError, SpendLimit
-from eco2.event import Queued, Superseded
+from eco2.event import Superseded, queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
@@ -108,7 +108,7 @@ class Acceptance:
     async def _publish(self, job: Job, order: bytes) -> JobState | None:
         """None when the job is out, or the job that had its key first."""
         await _persistently(lambda: self._orders.keep(job.id, order))
-        state = await self._journal.announce(_queued(job))
+        state = await self._journal.announce(queued(job))
         if state.by is None:
             await self._order(job, order)
             return None
@@ -224,19 +224,6 @@ def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:
         return job, encode_order(job)
     except (ValueError, OverflowError, RecursionError) as error:  # say, lists in lists without end
         raise InvalidInput(f"the request has a value that cannot be passed on ({error})") from error
-
-
-def _queued(job: Job) -> Queued:
-    return Queued(
-        ts=job.accepted,
-        job=job.id,
-        pipeline=job.pipeline,
-        deadline=job.deadline,
-        digest=job.digest,
-        owner=job.owner,
-        key=job.key,
-        model=job.model,
-    )
 
 
 def _same_job(state: JobState, value: BaseModel) -> Job:

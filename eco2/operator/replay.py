@@ -20,7 +20,7 @@ from typing import Protocol
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from eco2.errors import BrokerUnavailable, Gone, RetryableError
-from eco2.event import Queued
+from eco2.event import queued
 from eco2.job import encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
@@ -50,7 +50,7 @@ async def replay(plan: Plan, broker: Broker, journal: Journal) -> str:
     if not plan.announced:
         await persistently(lambda: Orders(broker).keep(job.id, order))
         async with in_time("the journal confirmed nothing"):
-            await journal.announce(_queued(plan))
+            await journal.announce(queued(plan.job, plan.dead.id, dict(plan.outputs)))
     if not plan.over:
         await persistently(lambda: broker.publish(first_queue(job.pipeline), order, job.id))
     for letter in plan.dead.letters:
@@ -91,18 +91,3 @@ async def in_time(what: str) -> AsyncIterator[None]:
         raise BrokerUnavailable(
             f"{what} within {PATIENCE:g} s; do it again: it goes on from there"
         ) from error
-
-
-def _queued(plan: Plan) -> Queued:
-    job = plan.job
-    return Queued(
-        ts=job.accepted,
-        job=job.id,
-        pipeline=job.pipeline,
-        deadline=job.deadline,
-        digest=job.digest,
-        owner=job.owner,
-        model=job.model,
-        resumes=plan.dead.id,
-        outputs=dict(plan.outputs),
-    )

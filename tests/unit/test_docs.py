@@ -17,11 +17,11 @@ from eco2.broker.topology import Topology
 from eco2.cli import app
 from eco2.consumers.holders import Ask, Say
 from eco2.delta import decode_deltas, encode_deltas
+from eco2.environment import markdown
 from eco2.event import Event, StageChanged, decode_events, encode_events
 from eco2.eventstream import EventLines
 from eco2.job import Job, decode_order, encode_order
 from eco2.pipeline import Pipeline
-from eco2.settings import markdown
 from eco2.stages import scan
 
 ROOT = Path(__file__).parents[2]

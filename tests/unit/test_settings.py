@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from eco2.environment import load, markdown, overview
 from eco2.errors import StartError
-from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts, load, markdown, overview
+from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts
 from eco2.sizing import size
 
 ROOT = Path(__file__).parents[2]
