@@ -128,7 +128,9 @@ class _Parts:
                 continue
             service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
             asker = Asker(self.broker, service, self.name, limits)
-            leader = Leader(self.broker, service, limits, self.journal.view.may_call, remote.counting)
+            leader = Leader(
+                self.broker, self.broker, service, limits, self.journal.view.may_call, remote.counting
+            )
             self.metrics.show_budget(offer.name, leader.status)
             askers[offer.name] = asker
             components += [

@@ -24,6 +24,8 @@ GUARD = 0.4
 SPAN = MINUTE + GUARD
 SLACK = 2.0
 """Seconds' worth of calls that may go out at once. A new leader grants nothing for about as long."""
+COARSE = 0.1
+"""Seconds within which grants are told to another pacer as one."""
 SIGMAS = 3.5
 LEARNT = 30
 """Calls of a kind after which its mean is believed; until then the reserved tokens count."""
@@ -70,6 +72,18 @@ class Kind:
         return Kind(calls, mean, self.variance + (apart * (tokens - mean) - self.variance) / calls)
 
 
+Spent = tuple[tuple[float, float], ...]
+"""(age in seconds, cost), oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What was spent in the last `SPAN` seconds."""
+
+    requests: Spent = ()
+    tokens: Spent = ()
+
+
 Charge = tuple[Ledger, int]
 """Where a cost was entered, and its key there. A limit that comes anew gets a ledger of its own."""
 
@@ -78,6 +92,7 @@ Charge = tuple[Ledger, int]
 class _Entry:
     """A grant in both ledgers. `variance`: of what it will have taken, 0 once that is known."""
 
+    name: str
     time: float
     kind: str
     request: Charge | None
@@ -101,9 +116,18 @@ class Pacer:
         self._requests = self._ledger(None, limits.requests, now, 1.0)
         self._tokens = self._ledger(None, limits.tokens, now, largest)
         self._entries: dict[str, _Entry] = {}
-        self._order: deque[str] = deque()
+        self._order: deque[_Entry] = deque()
         self._kinds: dict[str, Kind] = {}
         self._variance = 0.0
+
+    def past(self, now: float) -> Past:
+        """What counts at `now`, for another pacer to begin with."""
+        return Past(_past(self._requests, now), _past(self._tokens, now))
+
+    def remember(self, past: Past, now: float) -> None:
+        """This is what was spent, and nothing else. Only for a pacer that has granted nothing itself."""
+        self._requests = _remembered(self._requests, past.requests, now)
+        self._tokens = _remembered(self._tokens, past.tokens, now)
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
         """From now on `factor` of `limits` may be used."""
@@ -133,16 +157,21 @@ class Pacer:
         return moment
 
     def grant(self, now: float, name: str, tokens: float, kind: str = "") -> None:
-        """Enters the call under `name`, once and for all. The caller has seen `when` say `now`."""
+        """Enters the call under `name`. The caller has seen `when` say `now`, or heard that it was granted.
+
+        One that is granted once more, since its asker has not heard of it, counts from now on.
+        """
+        self.refund(name)
         cost, variance = self._estimate(tokens, kind)
-        self._entries[name] = _Entry(
+        entry = self._entries[name] = _Entry(
+            name,
             now,
             kind,
             _charge(self._requests, now, 1.0),
             _charge(self._tokens, now, cost),
             variance,
         )
-        self._order.append(name)
+        self._order.append(entry)
         self._variance += variance
 
     def settle(self, name: str, tokens: float) -> None:
@@ -185,10 +214,11 @@ class Pacer:
         return entry
 
     def _expire(self, now: float) -> None:
-        while self._order and self._entries[self._order[0]].time + SPAN <= now:
-            name = self._order.popleft()
-            self._close(name)
-            del self._entries[name]
+        while self._order and self._order[0].time + SPAN <= now:
+            entry = self._order.popleft()
+            if self._entries.get(entry.name) is entry:
+                self._close(entry.name)
+                del self._entries[entry.name]
 
     def _ledger(
         self, ledger: Ledger | None, limit: float | None, now: float, largest: float
@@ -200,6 +230,28 @@ class Pacer:
         if ledger.limit != limit:
             ledger.relimit(limit)
         return ledger
+
+
+def _past(ledger: Ledger | None, now: float) -> Spent:
+    """In steps of `COARSE` seconds, each as late as its last entry, so that the sum is never too early."""
+    spent: list[tuple[float, float]] = []
+    began = -math.inf
+    for time, cost in ledger.entries(now) if ledger is not None else ():
+        if time - began < COARSE:
+            spent[-1] = (now - time, spent[-1][1] + cost)
+        else:
+            began = time
+            spent.append((now - time, cost))
+    return tuple(spent)
+
+
+def _remembered(ledger: Ledger | None, spent: Spent, now: float) -> Ledger | None:
+    if ledger is None:
+        return None
+    known = Ledger(ledger.limit, SPAN, SLACK)
+    for age, cost in spent:
+        known.add(now - age, cost)
+    return known
 
 
 def _charge(ledger: Ledger | None, now: float, cost: float) -> Charge | None:

@@ -104,7 +104,7 @@ class Quotas:
         """A new process; the first one leads."""
         broker = Embedded(TOPOLOGY, self.server)
         rpc, limits = Freezer(broker), limits or self.limits
-        leader = Leader(rpc, "quota", limits, self._current, largest=self.largest, clock=monotonic)
+        leader = Leader(rpc, broker, "quota", limits, self._current, largest=self.largest, clock=monotonic)
         member = Member(broker, rpc, leader, Asker(rpc, "quota", f"w{len(self.members)}", limits, monotonic))
         components = [
             Component("broker", broker.run),

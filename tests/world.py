@@ -308,7 +308,7 @@ def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> 
         if quota is None and limits is not None:
             service, may_call = f"quota-{remote.name}", process.journal.view.may_call
             quota = asker = Asker(rpc, service, name, limits, monotonic)
-            leader = Leader(rpc, service, limits, may_call, remote.counting, clock=monotonic)
+            leader = Leader(rpc, process.broker, service, limits, may_call, remote.counting, clock=monotonic)
             process.leaders[remote.name] = leader
             process.metrics.show_budget(remote.name, leader.status)
             components += [Component("leader", leader.run), Component("asker", asker.run)]

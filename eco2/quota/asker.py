@@ -20,9 +20,9 @@ from eco2.quota.message import (
     Ask,
     Granted,
     Later,
-    Noted,
     PushedBack,
     Refused,
+    Reply,
     Report,
     Settled,
     decode_reply,
@@ -149,7 +149,7 @@ class Asker:
             self._tell(name)
             raise
 
-    async def _ask(self, name: str, claim: Claim) -> Granted | Later | Refused | Noted | None:
+    async def _ask(self, name: str, claim: Claim) -> Reply | None:
         """The reply, or None if there was none."""
         ask = Ask(
             id=name,

@@ -1,34 +1,49 @@
 """The process that grants: of all that run a `Leader` the broker elects one. Only I/O; `Term` decides.
 
-A leader that begins knows nothing and needs nothing: its window is full and empties evenly. Until it is in
-office it tells everyone to ask again at once.
+A leader that begins knows what its predecessors have granted, since they say so to all candidates before a
+grant goes out (`Shadow`); of what it has not heard it assumes the most. Until it is in office it tells
+everyone to ask again at once.
 """
 
 import asyncio
 import time
 
-from eco2.errors import Malformed
+from eco2.errors import Malformed, RetryableError
 from eco2.log import get_logger
-from eco2.pacer import Counting, Limits
-from eco2.ports import Clock, Rpc
+from eco2.pacer import Counting, Limits, Pacer
+from eco2.ports import Clock, Live, Rpc
 from eco2.quota.message import (
     MALFORMED,
     Ask,
+    Entry,
     Later,
     Noted,
     Office,
     Refused,
     Reply,
     Report,
+    Settled,
+    Tell,
+    Told,
+    decode_note,
+    decode_reply,
     decode_request,
     encode,
+    encode_note,
 )
 from eco2.quota.office import Seat
+from eco2.quota.shadow import Shadow
 from eco2.quota.term import Current, Status, Term
 
-ELECTION = 0.5
-"""Seconds after which one that asked between two terms asks again; the new term grants nothing sooner."""
+ELECTION = 0.1
+"""Seconds after which one that asked between two terms asks again."""
+QUIET = 0.2
+"""Seconds in which a new leader grants nothing: what the last one has said of its grants may still come."""
 
+FOLLOW = 1.0
+"""Seconds between two looks whether something was missed."""
+PATIENCE = 2.0
+"""Seconds for the leader to tell what was spent."""
 TICK = 0.001
 """Seconds: timers are no finer, and one that fires too early must not be set again for no time at all."""
 
@@ -45,6 +60,7 @@ class Leader:
     def __init__(
         self,
         rpc: Rpc,
+        live: Live,
         service: str,
         limits: Limits,
         current: Current,
@@ -53,12 +69,14 @@ class Leader:
         clock: Clock = time.monotonic,
     ) -> None:
         self._rpc = rpc
+        self._live = live
+        self._topic = f"{service}.granted"
         self._service = service
         self._limits = limits
         self._current = current
-        self._counting = counting
-        self._largest = largest
         self._clock = clock
+        self._shadow = Shadow(lambda now: Pacer(limits, now, counting, largest), clock())
+        self._corrections: tuple[tuple[Settled, ...], tuple[str, ...]] = ((), ())
         self._seat = Seat(rpc, service, self._begin, self._end)
         self._term: Term | None = None
         self._told = limits
@@ -75,13 +93,35 @@ class Leader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stands for election until `stop` is set; then it leaves what waits to its successor."""
+        hearing = self._live.listen(self._topic, self._hear)
         serving = self._rpc.serve(self._service, self._handle)
         async with asyncio.TaskGroup() as group:
             seat = group.create_task(self._seat.run())
+            following = group.create_task(self._follow())
             await stop.wait()
+            following.cancel()
             seat.cancel()
             await asyncio.wait((seat,))
             await serving.cancel()
+        await hearing.cancel()
+
+    def _hear(self, _: str, body: bytes) -> None:
+        note = decode_note(body)
+        if note is not None and (self._term is None or note.epoch != self._term.epoch):
+            self._shadow.hear(self._clock(), note)
+
+    async def _follow(self) -> None:
+        """Asks the leader what was spent whenever this process does not know it."""
+        while True:
+            if not self._shadow.complete:
+                try:
+                    reply = decode_reply(await self._rpc.ask(self._service, encode(Tell()), PATIENCE))
+                except (RetryableError, Malformed) as error:
+                    log.info("the quota leader did not tell what was spent; asking again", why=str(error))
+                else:
+                    if isinstance(reply, Told):
+                        self._shadow.told(self._clock(), reply)
+            await asyncio.sleep(FOLLOW)
 
     async def _handle(self, body: bytes) -> bytes:
         try:
@@ -94,15 +134,18 @@ class Leader:
                 return encode(Noted())
             case Report():
                 return encode(self._report(request))
+            case Tell():
+                return encode(Noted() if self._term is None else self._shadow.tell(self._clock()))
             case Ask():
                 return encode(await self._ask(request))
 
     def _report(self, report: Report) -> Reply:
         if self._term is None:
-            # It is about grants of an earlier term, and the next begins with a full window anyway.
             self._seat.want()
         else:
             self._term.report(self._clock(), report)
+            settled, unsent = self._corrections
+            self._corrections = ((*settled, *report.settled), (*unsent, *report.unsent))
             self._turn(self._term)
         return Noted()
 
@@ -123,7 +166,9 @@ class Leader:
 
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)
-        self._term = Term(epoch, self._limits, self._counting, self._current, self._clock(), self._largest)
+        now = self._clock()
+        pacer = self._shadow.lead(now, epoch)
+        self._term = Term(epoch, self._limits, self._current, pacer, quiet=now + QUIET)
 
     def _end(self) -> None:
         self._term = None
@@ -137,7 +182,9 @@ class Leader:
     def _turn(self, term: Term) -> None:
         """Answers whoever can be answered, and comes back when the next one can."""
         now = self._clock()
-        for name, answer in term.due(now):
+        answers = term.due(now)
+        self._say(term.news())
+        for name, answer in answers:
             future = self._waiting.pop(name, None)
             if future is not None and not future.done():
                 future.set_result(answer)
@@ -147,6 +194,13 @@ class Leader:
         if (wake := term.wake(now)) is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(TICK, wake - now), self._turn, term)
+
+    def _say(self, granted: tuple[Entry, ...]) -> None:
+        """Before any of these grants goes out; what became of others can wait for the next of them."""
+        if granted:
+            note = self._shadow.note(granted, *self._corrections)
+            self._corrections = ((), ())
+            self._live.cast(self._topic, encode_note(note))
 
     def _warn(self, term: Term) -> None:
         if term.limits != self._told:

@@ -5,7 +5,7 @@ from typing import TypeVar
 import msgspec
 
 from eco2.errors import Malformed
-from eco2.pacer import Limits
+from eco2.pacer import Limits, Past
 
 VERSION = 1
 
@@ -67,7 +67,33 @@ class Office(_Tagged, frozen=True, kw_only=True, tag="office"):
     token: str
 
 
-Request = Ask | Report | Office
+class Tell(_Tagged, frozen=True, kw_only=True, tag="tell"):
+    """A candidate that missed something asks what was spent."""
+
+
+Request = Ask | Report | Office | Tell
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """Call `id`, of kind `call`, was granted for `tokens`."""
+
+    id: str
+    tokens: float
+    call: str
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The leader to all candidates, by live messages: what it grants, said before the grants go out.
+
+    `seq` counts the notes of all leaders, one after the other.
+    """
+
+    epoch: str
+    seq: int
+    granted: tuple[Entry, ...] = ()
+    settled: tuple[Settled, ...] = ()
+    unsent: tuple[str, ...] = ()
+    v: int = VERSION
 
 
 class Granted(_Tagged, frozen=True, kw_only=True, tag="granted"):
@@ -98,7 +124,15 @@ class Noted(_Tagged, frozen=True, kw_only=True, tag="noted"):
     """Read; nothing else to say."""
 
 
-Reply = Granted | Later | Refused | Noted
+class Told(_Tagged, frozen=True, kw_only=True, tag="told"):
+    """What was spent, up to note `seq` of this epoch; ages are those at the reply."""
+
+    epoch: str
+    seq: int
+    past: Past
+
+
+Reply = Granted | Later | Refused | Noted | Told
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -109,6 +143,19 @@ class _Envelope(msgspec.Struct, frozen=True):
 _envelope = msgspec.json.Decoder(_Envelope)
 _request: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 _reply: msgspec.json.Decoder[Reply] = msgspec.json.Decoder(Reply)
+
+
+def encode_note(note: Note) -> bytes:
+    return msgspec.json.encode(note)
+
+
+def decode_note(body: bytes) -> Note | None:
+    """None for what this version cannot read: whoever misses a note begins anew."""
+    try:
+        note = msgspec.json.decode(body, type=Note)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return note if note.v == VERSION else None
 
 
 def encode(message: Request | Reply) -> bytes:

@@ -11,8 +11,8 @@ from itertools import takewhile
 from typing import TypeVar
 
 from eco2.errors import CallTooLarge
-from eco2.pacer import MINUTE, SPAN, Counting, Limits, Pacer
-from eco2.quota.message import RUN_VOID, WITHDRAWN, Ask, Granted, Later, Refused, Reply, Report
+from eco2.pacer import MINUTE, SPAN, Limits, Pacer
+from eco2.quota.message import RUN_VOID, WITHDRAWN, Ask, Entry, Granted, Later, Refused, Reply, Report
 from eco2.quota.throttle import Throttle
 
 HOLD = 5.0
@@ -54,23 +54,26 @@ class Status:
 
 
 class Term:
-    """`own`: the limits that this process was given; workers tell theirs, and the lowest hold."""
+    """`own`: the limits that this process was given; workers tell theirs, and the lowest hold.
+
+    `pacer`: with what is known of the terms before. Nothing is granted before `quiet`.
+    """
 
     def __init__(
         self,
         epoch: str,
         own: Limits,
-        counting: Counting,
         current: Current,
-        now: float,
-        largest: float = 0.0,
+        pacer: Pacer,
+        quiet: float = 0.0,
     ) -> None:
         self.epoch = epoch
         self.limits = own
         self._own = own
         self._current = current
-        self._pacer = Pacer(own, now, counting, largest)
-        self._throttle = Throttle()
+        self._pacer = pacer
+        self._throttle = Throttle(paused=quiet)
+        self._news: list[Entry] = []
         self._workers: dict[str, tuple[float, Limits]] = {}
         self._held: dict[str, _Held] = {}
         self._granted: dict[str, float] = {}
@@ -132,6 +135,11 @@ class Term:
             answers.append(self._answered(last, Later(seconds=self._crowd(last.ask))))
         return answers
 
+    def news(self) -> tuple[Entry, ...]:
+        """What was granted since this was asked last."""
+        news, self._news = tuple(self._news), []
+        return news
+
     def wake(self, now: float) -> float | None:
         """When `due` will have something to say if nothing else happens; None for never."""
         if not self._held:
@@ -160,6 +168,7 @@ class Term:
         if max(self._pacer.when(now, ask.tokens, ask.call), self._throttle.paused) > now:
             return None
         self._pacer.grant(now, ask.id, ask.tokens, ask.call)
+        self._news.append(Entry(ask.id, ask.tokens, ask.call))
         self._granted[ask.id] = now
         return Granted(epoch=self.epoch, held=now - self._held[ask.id].since)
 

@@ -41,7 +41,9 @@ async def member(brokers: Brokers, name: str, stop: asyncio.Event) -> AsyncItera
     """It leaves when `stop` is set, at the latest at the end of the block."""
     broker = await brokers.start()
     joined = Member(
-        broker, Leader(broker, "quota", LIMITS, lambda job, run: True), Asker(broker, "quota", name, LIMITS)
+        broker,
+        Leader(broker, broker, "quota", LIMITS, lambda job, run: True),
+        Asker(broker, "quota", name, LIMITS),
     )
     async with asyncio.TaskGroup() as group:
         group.create_task(joined.leader.run(stop))

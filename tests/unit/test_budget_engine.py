@@ -131,7 +131,7 @@ CASES: dict[str, Case] = {
     "mixed sizes": (lambda: Windowed(BY_INPUT, "input"), 222, (SMALL, LARGE), undisturbed, 0.98),
     "usage": (lambda: Windowed(BY_USAGE, "usage"), 300, (SMALL,), undisturbed, 0.97),
     "a frozen worker": (lambda: Windowed(REQUESTS), 300, (SMALL,), frozen, 0.98),
-    "leaders that die": (lambda: Windowed(REQUESTS), 300, (SMALL,), killed, 0.87),
+    "leaders that die": (lambda: Windowed(REQUESTS), 300, (SMALL,), killed, 0.97),
     "replicas come and go": (lambda: Windowed(REQUESTS), 300, (SMALL,), rolling, 0.98),
 }
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco2.pacer import SPAN, Limits
+from eco2.pacer import SPAN, Limits, Pacer
 from eco2.quota.message import Ask, Granted, Later, PushedBack, Refused, Reply, Report, Settled
 from eco2.quota.term import BATCH, HOLD, MOST_HELD, Term
 from eco2.quota.throttle import Throttle
@@ -17,7 +17,9 @@ class Scene:
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.limits = limits
         self.void: set[str] = set()
-        self.term = Term("epoch", limits, "input", lambda job, run: run not in self.void, -SPAN)
+        self.term = Term(
+            "epoch", limits, lambda job, run: run not in self.void, Pacer(limits, -SPAN, "input")
+        )
 
     def ask(
         self,
@@ -246,7 +248,7 @@ def test_the_lowest_limits_hold_as_long_as_their_worker_is_heard() -> None:
 
 def test_a_term_begins_with_a_full_window() -> None:
     scene = Scene()
-    scene.term = Term("epoch", LIMITS, "request", lambda job, run: True, 0.0)
+    scene.term = Term("epoch", LIMITS, lambda job, run: True, Pacer(LIMITS, 0.0))
     scene.ask(0.0, "a")
     assert scene.term.due(0.0) == []
     wake = scene.term.wake(0.0)
