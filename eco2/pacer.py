@@ -23,7 +23,7 @@ GUARD = 0.4
 """Seconds from a grant to the call's arrival at the provider, at the most; older grants are not used."""
 SPAN = MINUTE + GUARD
 SLACK = 2.0
-"""Seconds' worth of calls that may go out at once. A new leader grants nothing for about as long."""
+"""Seconds' worth of calls that may go out at once. A leader that knows nothing pauses for about as long."""
 COARSE = 0.1
 """Seconds within which grants are told to another pacer as one."""
 SIGMAS = 3.5
@@ -120,6 +120,10 @@ class Pacer:
         self._kinds: dict[str, Kind] = {}
         self._variance = 0.0
 
+    def __len__(self) -> int:
+        """Grants that are remembered one by one."""
+        return len(self._entries)
+
     def past(self, now: float) -> Past:
         """What counts at `now`, for another pacer to begin with."""
         return Past(_past(self._requests, now), _past(self._tokens, now))
@@ -161,6 +165,7 @@ class Pacer:
 
         One that is granted once more, since its asker has not heard of it, counts from now on.
         """
+        self._expire(now)
         self.refund(name)
         cost, variance = self._estimate(tokens, kind)
         entry = self._entries[name] = _Entry(

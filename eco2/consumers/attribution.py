@@ -7,6 +7,10 @@ SUSPECT_AFTER = 3
 processes by each crash, so few of them are ever this unlucky."""
 
 
+ALONE = 2
+"""Crashes alone after which it was the job: a single one may be somebody's `kill -9`."""
+
+
 def suspect(state: JobState) -> bool:
     """True if the job shall run alone: too many of its runs ended without a word since it last got on.
 
@@ -20,4 +24,4 @@ def crashed_alone(state: JobState) -> bool:
 
     Not if the job got on while it was alone: then it is not the one that crashed the others.
     """
-    return state.held and state.alone and state.crashes >= SUSPECT_AFTER
+    return state.held and state.alone and state.crashes >= SUSPECT_AFTER + ALONE - 1

@@ -241,7 +241,7 @@ def _hopeless(run: Run, state: JobState) -> PermanentError | None:
     """Why a job is not begun (again), or None."""
     if crashed_alone(state):
         return DeadLetter(
-            f"its worker crashed {state.crashes + 1} times, the last time with this job alone; "
+            f"its worker crashed {state.crashes + 1} times, at last with this job alone; "
             "look for the cause in the logs of its workers",
             "POISON",
         )

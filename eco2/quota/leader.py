@@ -7,11 +7,12 @@ everyone to ask again at once.
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from eco2.errors import Malformed, RetryableError
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits, Pacer
-from eco2.ports import Clock, Live, Rpc
+from eco2.ports import Clock, Live, Rpc, Subscription
 from eco2.quota.message import (
     MALFORMED,
     Ask,
@@ -40,8 +41,8 @@ ELECTION = 0.1
 QUIET = 0.2
 """Seconds in which a new leader grants nothing: what the last one has said of its grants may still come."""
 
-FOLLOW = 1.0
-"""Seconds between two looks whether something was missed."""
+FOLLOW = 0.25
+"""Seconds between two looks whether something was, or may have been, missed."""
 PATIENCE = 2.0
 """Seconds for the leader to tell what was spent."""
 TICK = 0.001
@@ -75,6 +76,7 @@ class Leader:
         self._limits = limits
         self._current = current
         self._clock = clock
+        self._hearing: Callable[[], bool] = lambda: False
         self._shadow = Shadow(lambda now: Pacer(limits, now, counting, largest), clock())
         self._corrections: tuple[tuple[Settled, ...], tuple[str, ...]] = ((), ())
         self._seat = Seat(rpc, service, self._begin, self._end)
@@ -94,10 +96,11 @@ class Leader:
     async def run(self, stop: asyncio.Event) -> None:
         """Stands for election until `stop` is set; then it leaves what waits to its successor."""
         hearing = self._live.listen(self._topic, self._hear)
+        self._hearing = lambda: hearing.attached
         serving = self._rpc.serve(self._service, self._handle)
         async with asyncio.TaskGroup() as group:
             seat = group.create_task(self._seat.run())
-            following = group.create_task(self._follow())
+            following = group.create_task(self._follow(hearing))
             await stop.wait()
             following.cancel()
             seat.cancel()
@@ -107,13 +110,15 @@ class Leader:
 
     def _hear(self, _: str, body: bytes) -> None:
         note = decode_note(body)
-        if note is not None and (self._term is None or note.epoch != self._term.epoch):
+        if note is not None:
             self._shadow.hear(self._clock(), note)
 
-    async def _follow(self) -> None:
+    async def _follow(self, hearing: Subscription) -> None:
         """Asks the leader what was spent whenever this process does not know it."""
         while True:
-            if not self._shadow.complete:
+            if self._term is None and not hearing.attached and self._shadow.complete:
+                self._shadow.lost(self._clock())
+            if hearing.attached and not self._shadow.complete:
                 try:
                     reply = decode_reply(await self._rpc.ask(self._service, encode(Tell()), PATIENCE))
                 except (RetryableError, Malformed) as error:
@@ -167,6 +172,8 @@ class Leader:
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)
         now = self._clock()
+        if not self._hearing():
+            self._shadow.lost(now)
         pacer = self._shadow.lead(now, epoch)
         self._term = Term(epoch, self._limits, self._current, pacer, quiet=now + QUIET)
 

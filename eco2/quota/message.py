@@ -85,10 +85,11 @@ class Entry(msgspec.Struct, frozen=True):
 class Note(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The leader to all candidates, by live messages: what it grants, said before the grants go out.
 
-    `seq` counts the notes of all leaders, one after the other.
+    `seq` counts the notes of all leaders, one after the other; `first` is that of this epoch's first note.
     """
 
     epoch: str
+    first: int
     seq: int
     granted: tuple[Entry, ...] = ()
     settled: tuple[Settled, ...] = ()

@@ -5,10 +5,14 @@ spent, and asks the leader what it really was; from then on it enters what the l
 are numbered, on from one leader to the next, so that nobody misses one without noticing.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 from eco2.pacer import Pacer
 from eco2.quota.message import Entry, Note, Settled, Told
+
+MOST_MISSED = 10_000
+"""Notes that are kept until the leader tells; it answers within a second or two."""
 
 
 class Shadow:
@@ -16,10 +20,12 @@ class Shadow:
 
     def __init__(self, fresh: Callable[[float], Pacer], now: float) -> None:
         self._fresh = fresh
-        self._pacer = fresh(now)
+        self.pacer = fresh(now)
         self._epoch = ""
         self._seq = -1
-        self._missed: list[Note] | None = []
+        self._mine: dict[str, int] = {}
+        """Epochs in which this process led, and their first notes."""
+        self._missed: deque[Note] | None = deque(maxlen=MOST_MISSED)
         """Notes that came since something was missed; None while nothing is."""
 
     @property
@@ -28,23 +34,34 @@ class Shadow:
         return self._missed is None
 
     def hear(self, now: float, note: Note) -> None:
-        """Another process leads, and says what it has granted; later than it did so, which is safe."""
-        succeeds = note.epoch != self._epoch and note.seq <= self._seq + 1
-        if self._missed is None and not (succeeds or note.seq == self._seq + 1):
-            self._missed = []
-            self._pacer = self._fresh(now)
-        self._epoch, self._seq = note.epoch, note.seq
+        """Another process leads, and says what it has granted; later than it did so, which is safe.
+
+        It may be the last leader, while this one leads already.
+        """
+        if note.epoch in self._mine:
+            return  # our own words
+        leads = self._epoch in self._mine
+        goes_on = note.seq == (self._seq + 1 if note.epoch == self._epoch else note.first)
+        if not leads and self._missed is None and not (goes_on and note.first <= self._seq + 1):
+            self.lost(now)
+        if not leads:
+            self._epoch, self._seq = note.epoch, note.seq
         if self._missed is not None:
             self._missed.append(note)
         self._enter(now, note)
+
+    def lost(self, now: float) -> None:
+        """Something was missed, or may have been: the worst is assumed until the leader tells."""
+        self._missed = deque(maxlen=MOST_MISSED)
+        self.pacer = self._fresh(now)
 
     def told(self, now: float, told: Told) -> None:
         """The leader's answer to who missed something: from now on nothing is missing."""
         if self._missed is None:
             return
         missed, self._missed = self._missed, None
-        self._pacer = self._fresh(now)
-        self._pacer.remember(told.past, now)
+        self.pacer = self._fresh(now)
+        self.pacer.remember(told.past, now)
         self._epoch, self._seq = told.epoch, told.seq
         for note in missed:
             if note.epoch == told.epoch and note.seq > told.seq:
@@ -52,24 +69,28 @@ class Shadow:
 
     def lead(self, now: float, epoch: str) -> Pacer:
         """The pacer for a term that begins here; what it grants from now on is told by `note`."""
-        if self._missed == []:
-            self._pacer = self._fresh(now)  # nothing was heard: who knows what was said before we listened
+        if self._missed is not None and not self._missed:
+            self.pacer = self._fresh(now)  # nothing was heard: who knows what was said before we listened
         self._missed, self._epoch = None, epoch
-        return self._pacer
+        self._mine[epoch] = self._seq + 1
+        return self.pacer
 
     def note(self, granted: tuple[Entry, ...], settled: tuple[Settled, ...], unsent: tuple[str, ...]) -> Note:
         """The next thing that the leader has to say."""
         self._seq += 1
-        return Note(epoch=self._epoch, seq=self._seq, granted=granted, settled=settled, unsent=unsent)
+        first = self._mine[self._epoch]
+        return Note(
+            epoch=self._epoch, first=first, seq=self._seq, granted=granted, settled=settled, unsent=unsent
+        )
 
     def tell(self, now: float) -> Told:
         """The leader's answer to who missed something."""
-        return Told(epoch=self._epoch, seq=self._seq, past=self._pacer.past(now))
+        return Told(epoch=self._epoch, seq=self._seq, past=self.pacer.past(now))
 
     def _enter(self, now: float, note: Note) -> None:
         for entry in note.granted:
-            self._pacer.grant(now, entry.id, entry.tokens, entry.call)
+            self.pacer.grant(now, entry.id, entry.tokens, entry.call)
         for settled in note.settled:
-            self._pacer.settle(settled.id, settled.tokens)
+            self.pacer.settle(settled.id, settled.tokens)
         for name in note.unsent:
-            self._pacer.refund(name)
+            self.pacer.refund(name)

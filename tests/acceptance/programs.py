@@ -60,10 +60,12 @@ class Program:
         root = Path(f"/proc/{self.process.pid}")
         inodes = {os.readlink(fd) for fd in (root / "fd").iterdir() if fd.exists()}
         rows = [line.split() for name in ("tcp", "tcp6") for line in _lines(root / "net" / name)]
-        return sum(
-            int(row[2].rsplit(":", 1)[1], 16) == port and row[3] == "01" and f"socket:[{row[9]}]" in inodes
+        ours = {
+            row[9]
             for row in rows
-        )
+            if int(row[2].rsplit(":", 1)[1], 16) == port and row[3] == "01" and f"socket:[{row[9]}]" in inodes
+        }
+        return len(ours)  # the kernel may list one twice while the table changes
 
     def log(self) -> str:
         return "\n".join(self.lines)

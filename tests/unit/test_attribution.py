@@ -84,7 +84,10 @@ def test_a_stage_that_began_is_no_progress() -> None:
 
 
 def test_of_a_job_that_was_alone_when_its_process_fell_silent_it_is_known_that_it_did_it() -> None:
-    state = fold(opened(1), opened(2), opened(3), opened(4, alone=True))
+    once = [opened(1), opened(2), opened(3), opened(4, alone=True)]
+    assert not crashed_alone(fold(*once))  # which may have been chance
+    assert suspect(fold(*once))
+    state = fold(*once, opened(5, alone=True))
     assert crashed_alone(state)
     assert suspect(state)
 

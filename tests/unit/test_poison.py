@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from eco2.consumers.attribution import SUSPECT_AFTER
+from eco2.consumers.attribution import ALONE, SUSPECT_AFTER
 from eco2.consumers.execution import MOST_RETURNS
 from eco2.journal.state import JobState
 from eco2.service import run
@@ -88,7 +88,7 @@ def test_a_job_that_crashes_its_process_every_time_is_ended_and_its_neighbours_c
             await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
         poison = ends.pop(fleet.poison)
         assert (poison.status, poison.dead, code(poison)) == ("failed", True, "POISON")
-        assert fleet.crashes == SUSPECT_AFTER + 1
+        assert fleet.crashes == SUSPECT_AFTER + ALONE
         assert {state.status for state in ends.values()} == {"completed"}
         paid = Counter(fleet.model.calls)
         for job in ends:
