@@ -151,6 +151,8 @@ class Leader:
             self._term.report(self._clock(), report)
             settled, unsent = self._corrections
             self._corrections = ((*settled, *report.settled), (*unsent, *report.unsent))
+            for name in report.unsent:
+                self._answer(name, Noted())  # nobody waits for it, but the broker holds the request
             self._turn(self._term)
         return Noted()
 
@@ -192,15 +194,18 @@ class Leader:
         answers = term.due(now)
         self._say(term.news())
         for name, answer in answers:
-            future = self._waiting.pop(name, None)
-            if future is not None and not future.done():
-                future.set_result(answer)
+            self._answer(name, answer)
         self._warn(term)
         if self._timer is not None:
             self._timer.cancel()
         if (wake := term.wake(now)) is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(TICK, wake - now), self._turn, term)
+
+    def _answer(self, name: str, answer: Reply) -> None:
+        future = self._waiting.pop(name, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
 
     def _say(self, granted: tuple[Entry, ...]) -> None:
         """Before any of these grants goes out; what became of others can wait for the next of them."""

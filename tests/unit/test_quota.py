@@ -378,3 +378,17 @@ async def test_a_call_costs_a_handful_of_messages() -> None:
         asked = sum(member.rpc.asked for member in members) / len(world.arrived)
         print(f"{asked:.2f} requests a call, each with a reply")
         assert asked < 4
+
+
+@virtual
+async def test_of_asks_that_were_taken_back_the_leader_holds_no_request_either() -> None:
+    async with quotas(LIMITS) as world:  # a broker hands one process so many requests at once, and no more
+        member = await world.join()
+        await calm(world)
+        calls = [loop().create_task(world.call(member.asker, claim(offset))) for offset in range(100)]
+        await until(lambda: len(member.leader._waiting) > 90)
+        for call in calls:
+            call.cancel()
+        await asyncio.wait(calls)
+        await until(lambda: not member.leader._waiting)
+        assert member.leader.leading
