@@ -22,6 +22,8 @@ from tests.fake_provider import Fake, running
 
 ALL = [0, 10, 11, 20, 21, 30, 31, 40, 41, 51]
 """What a client sees of a scan that completes, by `seq`."""
+CARTON = {"middle_category": "종이팩", "minor_category": "우유팩", "situation_tags": []}
+"""What the model sees in every photo. What the fake makes up may be nothing known, which ends the scan."""
 
 
 @dataclass
@@ -94,7 +96,8 @@ class Installation:
 @asynccontextmanager
 async def installation(amqp_url: str, prefix: str) -> AsyncIterator[Installation]:
     """A running gateway and no worker yet. What it made at the broker is deleted at the end."""
-    async with running(FakeConfig(rpm=None, tpm=None, scale=0.0)) as provider:
+    config = FakeConfig(rpm=None, tpm=None, scale=0.0, answers={"Sight": (CARTON,)})
+    async with running(config) as provider:
         settings = Settings(
             amqp_url=amqp_url,
             prefix=prefix,

@@ -6,9 +6,9 @@ SUSPECT_AFTER = 3
 """Crashes without any progress between them after which a job runs alone. Neighbours are spread over other
 processes by each crash, so few of them are ever this unlucky."""
 
-
-ALONE = 2
-"""Crashes alone after which it was the job: a single one may be somebody's `kill -9`."""
+ALONE = 4
+"""Crashes alone after which it was the job. Fewer may be somebody's `kill -9`: where the leader is killed
+every 20 s, a job taken over 15 s after a kill has 5 s to get on, and some that run alone do not."""
 
 
 def suspect(state: JobState) -> bool:

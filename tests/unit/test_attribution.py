@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from eco2.consumers.attribution import SUSPECT_AFTER, crashed_alone, suspect
+from eco2.consumers.attribution import ALONE, SUSPECT_AFTER, crashed_alone, suspect
 from eco2.consumers.context import USAGE
 from eco2.event import Checkpoint, Done, JobEvent, Queued, Released, RunStarted, StageChanged
 from eco2.job import JSON
@@ -84,12 +84,11 @@ def test_a_stage_that_began_is_no_progress() -> None:
 
 
 def test_of_a_job_that_was_alone_when_its_process_fell_silent_it_is_known_that_it_did_it() -> None:
-    once = [opened(1), opened(2), opened(3), opened(4, alone=True)]
-    assert not crashed_alone(fold(*once))  # which may have been chance
-    assert suspect(fold(*once))
-    state = fold(*once, opened(5, alone=True))
-    assert crashed_alone(state)
-    assert suspect(state)
+    runs = [opened(number, alone=number > SUSPECT_AFTER) for number in range(1, SUSPECT_AFTER + ALONE + 1)]
+    assert not crashed_alone(fold(*runs[:-1]))  # which may have been chance
+    assert suspect(fold(*runs[:-1]))
+    assert crashed_alone(fold(*runs))
+    assert suspect(fold(*runs))
 
 
 def test_a_job_that_was_alone_and_was_given_back_did_nothing() -> None:
