@@ -31,7 +31,7 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone" $(TEST_ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m alone $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none in that part
 
-bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (45 minutes; BENCH_ARGS)
+bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (22 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)

@@ -4,6 +4,7 @@ Exit code 0 if every target of every case that was run is kept, 1 if one is not,
 """
 
 import argparse
+import asyncio
 import os
 import sys
 import tempfile
@@ -16,8 +17,9 @@ from pathlib import Path
 import uvloop
 
 from bench.budget import plot, record, report, run, verdict
-from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case
+from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case, batches
 from bench.budget.programs import ProgramFailed
+from bench.budget.run import Measured
 from tests.rabbitmq import Node
 
 SECONDS = 240.0
@@ -39,41 +41,65 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="eco2-budget-"))
     say(f"logs of all processes: {folder}")
     with _broker(folder) as amqp_url:
-        kept = uvloop.run(_all(chosen, options.seconds, amqp_url, folder))
+        results = record.read() if options.cases else {"cases": {}}
+        kept = uvloop.run(_all(batches(chosen, options.at_once), options.seconds, amqp_url, folder, results))
     _written(record.read())
     return 0 if kept else 1
 
 
-async def _all(chosen: list[Case], seconds: float, amqp_url: str, folder: Path) -> bool:
-    results, began, kept = record.read(), time.monotonic(), True
-    for number, case in enumerate(chosen, start=1):
-        say(f"\n[{number}/{len(chosen)}, {time.monotonic() - began:.0f} s] {case.name}: {case.title}")
-        try:
-            kept &= await _one(case, seconds, amqp_url, folder / case.name, results)
-        except* ProgramFailed as failed:
-            kept = False
-            say(f"  MISS {case.name} was not measured: {failed.exceptions[0]}")
+async def _all(
+    planned: list[list[Case]], seconds: float, amqp_url: str, folder: Path, results: record.Results
+) -> bool:
+    began, kept = time.monotonic(), True
+    for number, batch in enumerate(planned, start=1):
+        say(f"\n[{number}/{len(planned)}, {time.monotonic() - began:.0f} s]")
+        for case in batch:
+            say(f"{case.name}: {case.title}")
+        where = await record.surroundings(amqp_url)
+        done = await asyncio.gather(*(_measured(case, seconds, amqp_url, folder) for case in batch))
+        for measured in done:
+            kept &= measured is not None and _judged(measured, seconds, batch, where, results)
     return kept
 
 
-async def _one(case: Case, seconds: float, amqp_url: str, folder: Path, results: record.Results) -> bool:
-    warm = min(WARM, seconds / 2)
-    where = await record.surroundings(amqp_url)
-    measured = await run.run(case, seconds, warm, _numbers(case, seconds, warm), amqp_url, folder, say)
-    unloaded = None
+async def _measured(case: Case, seconds: float, amqp_url: str, folder: Path) -> Measured | None:
+    """None if it could not be: it is said why."""
+
+    def told(line: str) -> None:
+        say(f"{case.name:9}{line}")
+
+    warm = _warm(seconds)
+    numbers = _numbers(case, seconds, warm)
+    try:
+        return await run.run(case, seconds, warm, numbers, amqp_url, folder / case.name, told)
+    except* ProgramFailed as failed:
+        told(f"MISS: it was not measured: {failed.exceptions[0]}")
+    return None
+
+
+def _judged(
+    measured: Measured, seconds: float, batch: list[Case], where: record.Results, results: record.Results
+) -> bool:
+    """Writes what the case shows into the results. True if it kept all of its targets."""
+    case, unloaded = measured.case, None
     if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:
         unloaded = before["durations"]
     facts = verdict.figures(measured, unloaded)
     if case.name == UNLOADED.name:
         facts["durations"] = verdict.durations(measured)
     results["cases"][case.name] = {
-        "parameters": record.parameters(case, seconds, warm),
+        "parameters": record.parameters(case, seconds, _warm(seconds)),
+        "beside": [other.name for other in batch if other is not case],
         "surroundings": where,
         **facts,
     }
     record.write(results)
-    say(report.checks(facts))
+    say(f"\n{case.name}\n{report.checks(facts)}")
     return report.kept(facts)
+
+
+def _warm(seconds: float) -> float:
+    return min(WARM, seconds / 2)
 
 
 def _numbers(case: Case, seconds: float, warm: float) -> Iterable[int]:
@@ -127,6 +153,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("cases", nargs="*", metavar="CASE", help="which (default: all, in order)")
     parser.add_argument(
         "--seconds", type=float, default=SECONDS, help="of load per case (default: %(default)g)"
+    )
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        default=3,
+        help="cases side by side where seconds are judged (default: %(default)d)",
     )
     parser.add_argument("--list", action="store_true", help="say which cases there are")
     parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON anew")

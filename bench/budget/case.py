@@ -1,5 +1,6 @@
 """What is run: limits, the jobs that are offered, what happens meanwhile, and the targets. Values only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -88,6 +89,15 @@ UNLOADED = Case(
 
 CASES = (
     UNLOADED,
+    Case(
+        "half",
+        "half of the budget: how long a grant takes",
+        500,
+        1_000_000,
+        load=0.5,
+        utilisation=None,
+        grants=True,
+    ),
     Case("requests", "requests bind", 500, 1_000_000),
     Case("tokens", "tokens bind", 1000, 300_000),
     Case(
@@ -110,14 +120,14 @@ CASES = (
     Case("frozen", "a worker is frozen for 30 s", 500, 1_000_000, incident="freeze"),
     Case("replicas", "replicas join and leave", 500, 1_000_000, incident="exchange"),
     Case("usage", "what calls really take is counted", 1000, 400_000, counting="usage", utilisation=0.97),
-    Case(
-        "half",
-        "half of the budget: how long a grant takes",
-        500,
-        1_000_000,
-        load=0.5,
-        utilisation=None,
-        grants=True,
-    ),
 )
 """In the order in which they run: what later ones are compared with comes first."""
+
+
+def batches(cases: Sequence[Case], at_once: int) -> list[list[Case]]:
+    """Which cases run side by side, each with processes of its own: the light ones by themselves, since one
+    of them measures milliseconds; `at_once` of the others, which measure seconds."""
+    light = [case for case in cases if case.load < 1]
+    loaded = [case for case in cases if case.load >= 1]
+    rest = [loaded[start : start + at_once] for start in range(0, len(loaded), at_once)]
+    return [light, *rest] if light else rest
