@@ -118,6 +118,7 @@ class _Parts:
         self.metrics.show_spending(float(limit), lambda: float(spending.total(day_of(time.time()))))
 
     def budgets(self) -> "_Budgets":
+        from eco2.journal.sizes import Sizes
         from eco2.pacer import Limits
         from eco2.quota.asker import Asker
         from eco2.quota.leader import Leader
@@ -128,8 +129,9 @@ class _Parts:
                 continue
             service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
             asker = Asker(self.broker, service, self.name, limits)
+            sizes = Sizes(self.journal, offer.name, time.time)
             leader = Leader(
-                self.broker, self.broker, service, limits, self.journal.view.may_call, remote.counting
+                self.broker, self.broker, service, limits, self.journal.view.may_call, sizes, remote.counting
             )
             self.metrics.show_budget(offer.name, leader.status)
             askers[offer.name] = asker

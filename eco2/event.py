@@ -164,9 +164,19 @@ class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
     upto: int
 
 
+class Large(_Event, frozen=True, kw_only=True, tag="large"):
+    """From `budget` one call may be granted as much as `tokens` in the next minute.
+
+    Written before that is done, and again while it is; only for what a new leader would not expect by itself.
+    """
+
+    budget: str
+    tokens: float
+
+
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | Checkpoint | Done
 IntakeEvent = Paused | Resumed
-Event = JobEvent | IntakeEvent | Spent | Marker
+Event = JobEvent | IntakeEvent | Spent | Large | Marker
 
 
 class _Batch(msgspec.Struct, frozen=True):

@@ -42,6 +42,11 @@ class Limits:
     requests: float | None = None
     tokens: float | None = None
 
+    @property
+    def at_once(self) -> float:
+        """Tokens that a new leader which knows nothing expects to have been granted just before."""
+        return math.inf if self.tokens is None else self.tokens * SLACK / SPAN
+
     def lowest(self, other: "Limits") -> "Limits":
         """What keeps both."""
         return Limits(_lower(self.requests, other.requests), _lower(self.tokens, other.tokens))

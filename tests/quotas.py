@@ -29,6 +29,26 @@ def claim(offset: int = 1, *, started: bool = False, tokens: float = 1.0, run: s
     return Claim(f"job {offset}", run, offset, started, "answer", tokens)
 
 
+@dataclass
+class Said:
+    """`Sizes` that outlive all members. `forgets`: as though nobody had said anything."""
+
+    forgets: bool = False
+    times: int = 0
+    most: float = 0.0
+
+    async def catch_up(self) -> None:
+        await asyncio.sleep(0)
+
+    def largest(self) -> float:
+        return 0.0 if self.forgets else self.most
+
+    async def say(self, tokens: float) -> None:
+        await asyncio.sleep(0.002)
+        self.times += 1
+        self.most = max(self.most, tokens)
+
+
 class Freezer:
     """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know."""
 
@@ -91,7 +111,7 @@ class Quotas:
 
     limits: Limits
     chaos: Chaos = CALM
-    largest: float = 0.0
+    sizes: Said = field(default_factory=Said)
     void: set[str] = field(default_factory=set)
     arrived: list[Arrival] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -104,7 +124,7 @@ class Quotas:
         """A new process; the first one leads."""
         broker = Embedded(TOPOLOGY, self.server)
         rpc, limits = Freezer(broker), limits or self.limits
-        leader = Leader(rpc, broker, "quota", limits, self._current, largest=self.largest, clock=monotonic)
+        leader = Leader(rpc, broker, "quota", limits, self._current, self.sizes, clock=monotonic)
         member = Member(broker, rpc, leader, Asker(rpc, "quota", f"w{len(self.members)}", limits, monotonic))
         components = [
             Component("broker", broker.run),
@@ -133,9 +153,9 @@ class Quotas:
 
 
 @asynccontextmanager
-async def quotas(limits: Limits, chaos: Chaos = CALM, largest: float = 0.0) -> AsyncIterator[Quotas]:
+async def quotas(limits: Limits, chaos: Chaos = CALM, sizes: Said | None = None) -> AsyncIterator[Quotas]:
     """Every member that is still there stops in order at the end."""
-    world = Quotas(limits, chaos, largest)
+    world = Quotas(limits, chaos, sizes or Said())
     try:
         yield world
     finally:

@@ -28,6 +28,7 @@ from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
+from eco2.journal.sizes import Sizes
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
@@ -308,7 +309,9 @@ def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> 
         if quota is None and limits is not None:
             service, may_call = f"quota-{remote.name}", process.journal.view.may_call
             quota = asker = Asker(rpc, service, name, limits, monotonic)
-            leader = Leader(rpc, process.broker, service, limits, may_call, remote.counting, clock=monotonic)
+            sizes = Sizes(process.journal, remote.name, VirtualClock.now)
+            counting = remote.counting
+            leader = Leader(rpc, process.broker, service, limits, may_call, sizes, counting, clock=monotonic)
             process.leaders[remote.name] = leader
             process.metrics.show_budget(remote.name, leader.status)
             components += [Component("leader", leader.run), Component("asker", asker.run)]

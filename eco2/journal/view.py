@@ -13,6 +13,7 @@ from eco2.errors import Gone, Malformed
 from eco2.event import (
     Event,
     IntakeEvent,
+    Large,
     Marker,
     Paused,
     Queued,
@@ -21,6 +22,7 @@ from eco2.event import (
     StageChanged,
     decode_events,
 )
+from eco2.journal.large import LargeCalls
 from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded
 from eco2.log import get_logger
@@ -57,6 +59,7 @@ class View:
         self._unknown_logged = False
         self.offset = -1
         self.spending = Spending()
+        self.large = LargeCalls()
         self.skipped = 0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
@@ -128,7 +131,7 @@ class View:
                 self._apply(EventId(record.offset, index), event)
 
     def _apply(self, at: EventId, event: Event) -> None:
-        if isinstance(event, Marker | Paused | Resumed | Spent):
+        if isinstance(event, Marker | Paused | Resumed | Spent | Large):
             self._note(event)
             return
         if isinstance(event, StageChanged):
@@ -146,7 +149,7 @@ class View:
         self._jobs[event.job] = after
         self._announce(after)
 
-    def _note(self, event: Marker | Paused | Resumed | Spent) -> None:
+    def _note(self, event: Marker | Paused | Resumed | Spent | Large) -> None:
         """What belongs to no job."""
         match event:
             case Marker():
@@ -154,6 +157,8 @@ class View:
                     marker.set()
             case Spent():
                 self.spending.spent(event, self._clock())
+            case Large():
+                self.large.said(event, self._clock())
             case _:
                 self._apply_intake(event)
 

@@ -34,6 +34,7 @@ from eco2.quota.message import (
 )
 from eco2.quota.office import Seat
 from eco2.quota.shadow import Shadow
+from eco2.quota.sizes import Sizes
 from eco2.quota.term import Current, Status, Term
 
 ELECTION = 0.1
@@ -44,7 +45,7 @@ QUIET = 0.2
 FOLLOW = 0.25
 """Seconds between two looks whether something was, or may have been, missed."""
 PATIENCE = 2.0
-"""Seconds for the leader to tell what was spent."""
+"""Seconds for the leader to tell what was spent, and for the journal to confirm."""
 TICK = 0.001
 """Seconds: timers are no finer, and one that fires too early must not be set again for no time at all."""
 
@@ -52,8 +53,7 @@ log = get_logger(__name__)
 
 
 class Leader:
-    """`service`: which budget. `current`: see `eco2.quota.term.Current`. `largest`: the tokens of the largest
-    call that is made here.
+    """`service`: which budget. `current`: see `eco2.quota.term.Current`. `sizes`: of its large calls.
 
     `clock`: seconds of this process alone, never set back.
     """
@@ -65,8 +65,8 @@ class Leader:
         service: str,
         limits: Limits,
         current: Current,
+        sizes: Sizes,
         counting: Counting = "request",
-        largest: float = 0.0,
         clock: Clock = time.monotonic,
     ) -> None:
         self._rpc = rpc
@@ -75,11 +75,12 @@ class Leader:
         self._service = service
         self._limits = limits
         self._current = current
+        self._sizes = sizes
         self._clock = clock
         self._hearing: Callable[[], bool] = lambda: False
-        self._shadow = Shadow(lambda now: Pacer(limits, now, counting, largest), clock())
+        self._shadow = Shadow(lambda now: Pacer(limits, now, counting, sizes.largest()), clock())
         self._corrections: tuple[tuple[Settled, ...], tuple[str, ...]] = ((), ())
-        self._seat = Seat(rpc, service, self._begin, self._end)
+        self._seat = Seat(rpc, service, sizes.catch_up, self._begin, self._end)
         self._term: Term | None = None
         self._told = limits
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
@@ -157,6 +158,8 @@ class Leader:
         return Noted()
 
     async def _ask(self, ask: Ask) -> Reply:
+        if self._term is not None and not await self._said(ask.tokens):
+            return Later(seconds=ELECTION)
         if self._term is None:
             self._seat.want()
             return Later(seconds=ELECTION)
@@ -170,6 +173,19 @@ class Leader:
         self._waiting[ask.id] = future
         self._turn(term)
         return await future
+
+    async def _said(self, tokens: float) -> bool:
+        """True once every later leader will know of so large a call: one that knew nothing would not expect
+        it, and a minute could be overrun."""
+        if self._limits.tokens is None or not self._limits.at_once < tokens <= self._limits.tokens:
+            return True
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await self._sizes.say(tokens)
+        except TimeoutError:
+            log.info("the journal does not confirm; a large call waits", tokens=tokens)
+            return False
+        return True
 
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)

@@ -9,7 +9,7 @@ goes (the asking fails), a successor answers it, or it comes here a second time.
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from eco2.errors import RetryableError
 from eco2.log import get_logger
@@ -28,12 +28,20 @@ log = get_logger(__name__)
 class Seat:
     """Stands for office for ever, each time `want` says that there is something to lead.
 
-    `begin(epoch)` and `end()` are called in turn, from the loop.
+    `prepare()` precedes each candidacy; `begin(epoch)` and `end()` are called in turn, from the loop.
     """
 
-    def __init__(self, rpc: Rpc, service: str, begin: Callable[[str], None], end: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        service: str,
+        prepare: Callable[[], Awaitable[None]],
+        begin: Callable[[str], None],
+        end: Callable[[], None],
+    ) -> None:
         self._rpc = rpc
         self._service = service
+        self._prepare = prepare
         self._begin = begin
         self._end = end
         self._wanted = asyncio.Event()
@@ -62,6 +70,7 @@ class Seat:
             while True:
                 await self._wanted.wait()
                 self._wanted.clear()
+                await self._prepare()
                 await self._stand()
         finally:
             self._leave()

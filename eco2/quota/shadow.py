@@ -69,8 +69,8 @@ class Shadow:
 
     def lead(self, now: float, epoch: str) -> Pacer:
         """The pacer for a term that begins here; what it grants from now on is told by `note`."""
-        if self._missed is not None and not self._missed:
-            self.pacer = self._fresh(now)  # nothing was heard: who knows what was said before we listened
+        if self._missed is not None:
+            self.pacer = self._fresh(now)  # who knows what was said that we have not heard
         self._missed, self._epoch = None, epoch
         self._mine[epoch] = self._seq + 1
         return self.pacer

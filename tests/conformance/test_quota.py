@@ -12,6 +12,7 @@ from eco2.ports import Broker, Claim
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from tests.conformance.harness import PATIENCE, Brokers, eventually
+from tests.quotas import Said
 
 LIMITS = Limits(requests=6000.0)
 
@@ -42,7 +43,7 @@ async def member(brokers: Brokers, name: str, stop: asyncio.Event) -> AsyncItera
     broker = await brokers.start()
     joined = Member(
         broker,
-        Leader(broker, broker, "quota", LIMITS, lambda job, run: True),
+        Leader(broker, broker, "quota", LIMITS, lambda job, run: True, Said()),
         Asker(broker, "quota", name, LIMITS),
     )
     async with asyncio.TaskGroup() as group:

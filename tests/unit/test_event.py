@@ -8,6 +8,7 @@ from eco2.event import (
     Checkpoint,
     Done,
     Event,
+    Large,
     Marker,
     Queued,
     Released,
@@ -29,6 +30,7 @@ EVENTS: list[Event] = [
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
     Spent(ts=1.0, day="2026-11-26", usd="0.0029", upto=7),
+    Large(ts=1.0, budget="openai", tokens=40_000.0),
 ]
 
 

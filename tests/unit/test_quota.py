@@ -1,6 +1,8 @@
 """A fleet that shares a budget, in virtual time: leaders that die or freeze, lost replies."""
 
 import asyncio
+import itertools
+import random
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.clock import virtual
 from tests.provider_windows import fullest
-from tests.quotas import Quotas, claim, monotonic, quotas
+from tests.quotas import Quotas, Said, claim, monotonic, quotas
 from tests.world import until
 
 LIMITS = Limits(requests=60.4)
@@ -392,3 +394,86 @@ async def test_of_asks_that_were_taken_back_the_leader_holds_no_request_either()
         await asyncio.wait(calls)
         await until(lambda: not member.leader._waiting)
         assert member.leader.leading
+
+
+MIXED = Limits(tokens=6040.0)
+"""A hundred tokens a second: two hundred go out at once, and a new leader expects no more by itself."""
+
+
+@virtual
+async def restarted(forgets: bool, seed: int) -> tuple[float, int]:
+    """The fullest minute while all workers crash and come again, and how often a size was said."""
+    dice, sizes = random.Random(seed), Said(forgets)
+
+    async def offer(world: Quotas) -> None:
+        for offset in itertools.count():
+            size = 1800.0 if dice.random() < 0.04 else dice.uniform(5, 190)
+            await world.call(world.members[-1].asker, claim(offset, tokens=size))
+
+    async with quotas(MIXED, sizes=sizes) as world:
+        for _ in range(2):
+            await world.join()
+        for _ in range(5):
+            offering = [loop().create_task(offer(world)) for _ in range(6)]
+            large = len([call for call in world.arrived if call[1] > 1000])
+            await until(lambda: len([call for call in world.arrived if call[1] > 1000]) > large)  # noqa: B023
+            for task in offering:
+                task.cancel()
+            await asyncio.wait(offering)
+            for member in world.members[-2:]:
+                await member.die()
+            for _ in range(2):
+                await world.join()
+    return fullest(world.arrived), sizes.times
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_all_workers_restart_right_after_a_large_call_and_no_minute_is_overrun(seed: int) -> None:
+    most, said = restarted(False, seed)
+    assert most <= 6040.0
+    assert said >= 5  # as often as it may have been forgotten
+    assert restarted(True, seed)[0] > 6040.0  # it is the saying that helps
+
+
+@virtual
+async def test_only_what_a_new_leader_would_not_expect_is_said() -> None:
+    async with quotas(MIXED) as world:
+        member = await world.join()
+        await world.call(member.asker, claim(1, tokens=200.0))
+        assert world.sizes.times == 0
+        with pytest.raises(CallTooLarge):
+            await world.call(member.asker, claim(1, tokens=6041.0))
+        assert world.sizes.times == 0
+        await world.call(member.asker, claim(1, tokens=201.0))
+        assert world.sizes.most == 201.0
+
+
+@virtual
+async def test_who_has_heard_of_all_grants_loses_nothing_to_what_was_said() -> None:
+    async with quotas(MIXED) as world:
+        first, second = await world.join(), await world.join()
+        await world.call(first.asker, claim(1, tokens=1800.0))
+        await asyncio.sleep(SPAN)
+        await first.die()
+        died = monotonic()
+        await world.call(second.asker, claim(2, tokens=1800.0))
+        assert monotonic() - died < 1.0
+
+
+@virtual
+async def test_a_large_call_waits_while_the_journal_does_not_confirm_and_others_do_not() -> None:
+    class Blocked(Said):
+        async def say(self, tokens: float) -> None:
+            await asyncio.sleep(30.0)
+
+    async with quotas(MIXED, sizes=Blocked()) as world:
+        member = await world.join()
+        await calm(world)
+        large = loop().create_task(world.call(member.asker, claim(1, tokens=1800.0)))
+        await asyncio.sleep(1.0)
+        began = monotonic()
+        await world.call(member.asker, claim(2))
+        assert monotonic() == began
+        assert not large.done()
+        large.cancel()
+        await asyncio.wait({large})

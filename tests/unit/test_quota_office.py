@@ -35,7 +35,10 @@ class Scene:
         self.post = Post()
         self.terms: list[str] = []
         self.ended = 0
-        self.seat = Seat(self.post, "quota", self.terms.append, self._end)
+        self.seat = Seat(self.post, "quota", self._prepare, self.terms.append, self._end)
+
+    async def _prepare(self) -> None:
+        """Nothing is missing."""
 
     def _end(self) -> None:
         self.ended += 1

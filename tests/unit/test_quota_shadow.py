@@ -22,7 +22,7 @@ def listening(now: float) -> Shadow:
     """A shadow that has been told by a leader that has spent nothing."""
     leader, follower = Shadow(fresh, now - 2 * SPAN), Shadow(fresh, now)
     leader.hear(now - 2 * SPAN, note(0))
-    leader.lead(now, "a")
+    leader.lead(now - 2 * SPAN, "a")
     follower.told(now, leader.tell(now))
     return follower
 
