@@ -194,12 +194,14 @@ class _Parts:
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.consumers.provider import Budget, Provider
+        from eco2.pacer import Limits
         from eco2.tokens.estimate import Estimator
 
         remote, budget = offer.remote, None
         if remote is not None:
             estimator = Estimator(offer.model, remote.counting)
-            budget = Budget(budgets.askers[offer.name], estimator, remote.counting, 60 / remote.rpm)
+            limits = Limits(remote.rpm, remote.tpm)
+            budget = Budget(budgets.askers[offer.name], estimator, remote.counting, limits)
         concurrency = self.settings.concurrency if remote is None else remote.concurrency
         return Provider(offer.name, offer.model, model, concurrency, self.metrics, budget)
 

@@ -72,6 +72,11 @@ class ProviderDown(ProviderError):
     """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
 
 
+class ProviderSilent(ProviderError):
+    """The provider took the call and did not finish it in time. It may have been paid for, so it counts as a
+    try; and it may be down without saying so, so the breaker counts it, too."""
+
+
 LimitKind = Literal["requests", "tokens", "other"]
 
 
@@ -127,6 +132,12 @@ class ProviderRefused(PermanentError):
 
 class ProviderClosed(ProviderRefused, DeadLetter):
     """The provider serves none of our calls until an operator acts (key, permission, quota)."""
+
+
+class TooLarge(PermanentError):
+    """What a job would write is more than one message of the journal can be."""
+
+    code = "OUTPUT_TOO_LARGE"
 
 
 class CallTooLarge(PermanentError):

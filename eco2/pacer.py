@@ -10,8 +10,10 @@ A provider counts a call when it arrives, up to `GUARD` seconds after its grant.
   their kind each, and `SIGMAS` standard deviations of their sum as room for all.
 """
 
+import heapq
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -46,6 +48,11 @@ class Limits:
     def at_once(self) -> float:
         """Tokens that a new leader which knows nothing expects to have been granted just before."""
         return math.inf if self.tokens is None else self.tokens * SLACK / SPAN
+
+    def pace(self, tokens: float) -> float:
+        """Seconds from one call of so many tokens to the next, by the limit that binds; 0.0 without any."""
+        shares = (self.requests and 1 / self.requests, self.tokens and tokens / self.tokens)
+        return MINUTE * max(share or 0.0 for share in shares)
 
     def lowest(self, other: "Limits") -> "Limits":
         """What keeps both."""
@@ -83,10 +90,11 @@ Spent = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What was spent in the last `SPAN` seconds."""
+    """What was spent in the last `SPAN` seconds. `variances`: of what calls in flight will take."""
 
     requests: Spent = ()
     tokens: Spent = ()
+    variances: Spent = ()
 
 
 Charge = tuple[Ledger, int]
@@ -124,6 +132,8 @@ class Pacer:
         self._order: deque[_Entry] = deque()
         self._kinds: dict[str, Kind] = {}
         self._variance = 0.0
+        self._told: deque[tuple[float, float]] = deque()
+        """(time, variance) of what was in flight when this pacer was told the past."""
 
     def __len__(self) -> int:
         """Grants that are remembered one by one."""
@@ -131,12 +141,23 @@ class Pacer:
 
     def past(self, now: float) -> Past:
         """What counts at `now`, for another pacer to begin with."""
-        return Past(_past(self._requests, now), _past(self._tokens, now))
+        self._expire(now)
+        flying = [(entry.time, entry.variance) for entry in self._order if self._flies(entry)]
+        return Past(
+            _past(_entries(self._requests, now), now),
+            _past(_entries(self._tokens, now), now),
+            _past(heapq.merge(self._told, flying), now),
+        )
 
     def remember(self, past: Past, now: float) -> None:
-        """This is what was spent, and nothing else. Only for a pacer that has granted nothing itself."""
+        """This is what was spent, and nothing else. Only for a pacer that has granted nothing itself.
+
+        What was in flight is known as a sum only: its room is kept until it leaves the window.
+        """
         self._requests = _remembered(self._requests, past.requests, now)
         self._tokens = _remembered(self._tokens, past.tokens, now)
+        self._told = deque((now - age, variance) for age, variance in past.variances)
+        self._variance = sum(variance for _, variance in self._told)
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
         """From now on `factor` of `limits` may be used."""
@@ -219,9 +240,15 @@ class Pacer:
         if entry is None or entry.closed:
             return None
         entry.closed = True
-        # Sums of floats drift; what is left of nothing must be nothing.
-        self._variance = max(0.0, self._variance - entry.variance)
+        self._landed(entry.variance)
         return entry
+
+    def _flies(self, entry: _Entry) -> bool:
+        return entry.variance > 0 and not entry.closed and self._entries.get(entry.name) is entry
+
+    def _landed(self, variance: float) -> None:
+        # Sums of floats drift; what is left of nothing must be nothing.
+        self._variance = max(0.0, self._variance - variance)
 
     def _expire(self, now: float) -> None:
         while self._order and self._order[0].time + SPAN <= now:
@@ -229,6 +256,8 @@ class Pacer:
             if self._entries.get(entry.name) is entry:
                 self._close(entry.name)
                 del self._entries[entry.name]
+        while self._told and self._told[0][0] + SPAN <= now:
+            self._landed(self._told.popleft()[1])
 
     def _ledger(
         self, ledger: Ledger | None, limit: float | None, now: float, largest: float
@@ -242,11 +271,15 @@ class Pacer:
         return ledger
 
 
-def _past(ledger: Ledger | None, now: float) -> Spent:
+def _entries(ledger: Ledger | None, now: float) -> list[tuple[float, float]]:
+    return [] if ledger is None else ledger.entries(now)
+
+
+def _past(entries: Iterable[tuple[float, float]], now: float) -> Spent:
     """In steps of `COARSE` seconds, each as late as its last entry, so that the sum is never too early."""
     spent: list[tuple[float, float]] = []
     began = -math.inf
-    for time, cost in ledger.entries(now) if ledger is not None else ():
+    for time, cost in entries:
         if time - began < COARSE:
             spent[-1] = (now - time, spent[-1][1] + cost)
         else:

@@ -317,8 +317,8 @@ def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> 
             components += [Component("leader", leader.run), Component("asker", asker.run)]
         budget = None
         if quota is not None:
-            pace = 60.0 / limits.requests if limits is not None and limits.requests else 0.0
-            budget = Budget(quota, Estimator(remote.name, remote.counting), remote.counting, pace)
+            estimator = Estimator(remote.name, remote.counting)
+            budget = Budget(quota, estimator, remote.counting, limits or Limits())
         process.providers[remote.name] = Provider(
             remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
         )

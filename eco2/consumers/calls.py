@@ -25,6 +25,7 @@ from eco2.errors import (
     ProviderClosed,
     ProviderDown,
     ProviderError,
+    ProviderSilent,
     RateLimited,
     RetryableError,
 )
@@ -128,7 +129,7 @@ class Calls:
             return reply
         except TimeoutError as error:
             outcome = "timeout"
-            raise ProviderError(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
+            raise ProviderSilent(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
         except Eco2Error as error:
             outcome = type(error).__name__
             paid = error if isinstance(error, NoAnswer) else None

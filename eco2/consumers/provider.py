@@ -13,9 +13,10 @@ from dataclasses import dataclass
 
 from eco2.call import NoAnswer, Usage
 from eco2.consumers.breaker import Breaker
-from eco2.errors import PermanentError, ProviderClosed, ProviderDown, RateLimited
+from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderSilent, RateLimited
 from eco2.log import get_logger
 from eco2.metrics import Metrics
+from eco2.pacer import Limits
 from eco2.ports import Model, Quota
 from eco2.tokens.estimate import Counting, Estimate, Estimator
 
@@ -24,7 +25,7 @@ HALF_LIFE = 10.0
 SECONDS = 5.0
 """How long a call takes, as long as none has succeeded."""
 FEW = 10
-"""Calls that tell how long the next one will take."""
+"""Calls that tell how long the next one will take, and how many tokens."""
 
 log = get_logger(__name__)
 
@@ -52,12 +53,12 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a provider allows in a minute, as this process asks for it. `pace`: seconds per call."""
+    """What a provider allows in a minute, as this process asks for it. `limits`: as they were set."""
 
     quota: Quota
     estimator: Estimator
     counting: Counting
-    pace: float
+    limits: Limits
 
     def counted(self, estimate: Estimate, usage: Usage) -> float:
         """What the provider counted a call as that took `usage`, in tokens."""
@@ -87,6 +88,7 @@ class Provider:
         self._concurrency = concurrency
         self._in_flight = 0
         self._seconds = SECONDS
+        self._tokens = 0.0
         self.metrics = metrics
         self._breaker = Breaker()
         self._wait = Wait()
@@ -108,10 +110,14 @@ class Provider:
         now = _now()
         longest = now - min(self._waiting.values(), default=now)
         ahead = len(self._waiting)
-        granted = ahead * (self.budget.pace if self.budget is not None else 0.0)
+        granted = ahead * (self.budget.limits.pace(self._tokens) if self.budget is not None else 0.0)
         crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
         slot = crowd * self._seconds / self._concurrency
         return max(self.down_for, self._wait.expected(now), longest, granted, slot)
+
+    def estimated(self, tokens: float) -> None:
+        """A call wants so many tokens of the minute's budget; those before and behind it are much like it."""
+        self._tokens += (tokens - self._tokens) / FEW if self._tokens else tokens
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -143,7 +149,7 @@ class Provider:
         self._in_flight += 1
         try:
             yield
-        except ProviderDown:
+        except (ProviderDown, ProviderSilent):
             self._moved(self._breaker.failed(_now(), ahead))
             raise
         except ProviderClosed:

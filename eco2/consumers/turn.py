@@ -36,6 +36,7 @@ class Turn(Generic[Answer]):
         self._fenced = -math.inf
         if (budget := provider.budget) is not None:
             self._estimate = budget.estimator.estimate(call)
+            provider.estimated(self._estimate.cost)
             self.call = replace(call, max_tokens=self._estimate.max_completion_tokens)
 
     @classmethod

@@ -31,7 +31,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import Eco2Error, ProviderClosed, ProviderDown, ProviderError, ProviderRefused, RateLimited
+from eco2.errors import (
+    Eco2Error,
+    ProviderClosed,
+    ProviderDown,
+    ProviderError,
+    ProviderRefused,
+    ProviderSilent,
+    RateLimited,
+)
 from eco2.llm import hooks
 from eco2.llm.prices import price
 from eco2.llm.refusals import limit_kind, retry_delay, words
@@ -183,7 +191,7 @@ class OpenAIModel:
             async with asyncio.timeout(self._timeout) as patience:
                 yield patience
         except TimeoutError as error:
-            raise ProviderError(
+            raise ProviderSilent(
                 f"the provider did not finish within {self._timeout:g} s: try again"
             ) from error
         except openai.APIStatusError as error:

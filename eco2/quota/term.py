@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import TypeVar
 
 from eco2.errors import CallTooLarge
-from eco2.pacer import MINUTE, SPAN, Limits, Pacer
+from eco2.pacer import SPAN, Limits, Pacer
 from eco2.quota.message import RUN_VOID, WITHDRAWN, Ask, Entry, Granted, Later, Refused, Reply, Report
 from eco2.quota.throttle import Throttle
 
@@ -174,8 +174,7 @@ class Term:
 
     def _crowd(self, ask: Ask) -> float:
         """Half of the time in which those who wait will all be served, if they are like this one."""
-        calls = self.limits.lowest(Limits(self.limits.tokens and self.limits.tokens / max(1.0, ask.tokens)))
-        seconds = MOST_HELD / 2 * MINUTE / calls.requests if calls.requests else 0.0
+        seconds = MOST_HELD / 2 * self.limits.pace(ask.tokens)
         return min(max(seconds, CROWDED[0]), CROWDED[1])
 
     def _answered(self, held: _Held, answer: Reply) -> tuple[str, Reply]:

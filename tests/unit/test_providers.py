@@ -185,6 +185,45 @@ async def test_a_call_that_failed_is_tried_elsewhere_even_while_no_breaker_is_op
 
 
 @virtual
+async def test_a_provider_that_never_answers_is_left_and_comes_back() -> None:
+    hanging, other = ScriptedModel(seconds=1000), ScriptedModel()
+    async with World().process(remotes=two(hanging, other), pipeline=ONE_CALL) as process:
+        states = [await process.ended(job) for job in [(await process.submit()).job for _ in range(10)]]
+        assert FAILURES <= len(hanging.calls) <= 10
+        assert not process.providers["one"].up
+        began = VirtualClock.now()
+        for job in [(await process.submit()).job for _ in range(10)]:
+            states.append(await process.ended(job))
+        assert VirtualClock.now() - began < 5
+        pinned = (await process.submit(model="one", life=800)).job
+        hanging.seconds = 1.0
+        states.append(await process.ended(pinned))
+        await until(lambda: process.providers["one"].up)
+    assert {state.status for state in states} == {"completed"}
+    assert all(state.retries == 0 for state in states)
+
+
+@virtual
+async def test_tokens_bind_where_they_are_scarcer_than_requests() -> None:
+    """Both allow a call a second by requests; of the first, tokens last for one in twenty seconds."""
+    shut = RecordedQuota()
+    shut.open.clear()
+    limits = (Limits(60.0, 300.0), Limits(60.0, 60_000.0))
+    remotes = [
+        Remote(name, ScriptedModel(), limit, quota=shut)
+        for name, limit in zip(("one", "other"), limits, strict=True)
+    ]
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
+        one, other = process.providers.values()
+        for name in ("one", "other"):
+            await process.submit(model=name)
+        await until(lambda: shut.asked == 2)
+        assert other.expected_wait() < 1.1
+        assert 19 < one.expected_wait() < 21
+        assert best([one, other]) is other
+
+
+@virtual
 async def test_what_one_provider_asks_to_wait_does_not_hold_at_another() -> None:
     limited, other = failing(RateLimited("429", retry_after=50.0)), ScriptedModel()
     async with World().process(remotes=two(limited, other), pipeline=ONE_CALL) as process:
