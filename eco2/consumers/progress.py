@@ -6,12 +6,18 @@ import msgspec
 from pydantic import BaseModel
 
 from eco2.consumers.outcome import Finished
-from eco2.errors import DeadLetter, PermanentError
+from eco2.errors import DeadLetter, PermanentError, TooLarge
 from eco2.event import Done, StageChanged, Status, sound
 from eco2.job import JSON, Job
+from eco2.journal.outbox import MOST_BYTES
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline, Outputs, Stage
+
+MOST_RESULT = MOST_BYTES - 1_000_000
+"""Bytes; the rest of the last event has room beside it."""
+LONGEST_MESSAGE = 10_000
+"""Characters of an error that are kept."""
 
 log = get_logger(__name__)
 
@@ -110,18 +116,31 @@ def finished(
     usage: dict[str, JSON],
 ) -> Finished:
     """The end of a job as clients read it; `outputs` of a job that completed, `error` of one that did not."""
-    try:
-        body = pipeline.result(outputs)
-        msgspec.json.encode(body)
-    except Exception:
-        log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
-        body = {}
-        error = error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+    body, error = _body(pipeline, outputs, error)
     status: Literal["completed", "failed"] = "failed" if error else "completed"
-    message = sound(str(error)) if error else f"{pipeline.name} completed"
+    message = _message(error) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
     return Finished(status, result, dead=isinstance(error, DeadLetter))
+
+
+def _body(
+    pipeline: AnyPipeline, outputs: Outputs | None, error: PermanentError | None
+) -> tuple[JSON, PermanentError | None]:
+    """The pipeline's part of the result, and the error if there is one at last."""
+    try:
+        body = pipeline.result(outputs)
+        size = len(msgspec.json.encode(body))
+    except Exception:
+        log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
+        return {}, error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+    if size <= MOST_RESULT:
+        return body, error
+    large = TooLarge(
+        f"the result takes {size:,} bytes, and {MOST_RESULT:,} fit into the journal: keep what is large in a "
+        "store of its own, and let the result say where it is"
+    )
+    return _body(pipeline, None, error or large) if outputs else ({}, error or large)
 
 
 def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished, now: float) -> Done:
@@ -145,4 +164,8 @@ def late(job: Job | JobState) -> PermanentError:
 
 
 def _error(error: PermanentError) -> JSON:
-    return {"code": error.code, "message": sound(str(error))}
+    return {"code": error.code, "message": _message(error)}
+
+
+def _message(error: PermanentError) -> str:
+    return sound(str(error)[:LONGEST_MESSAGE])

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from eco2.errors import PublishUncertain, RetryableError
+from eco2.errors import PublishUncertain, RetryableError, TooLarge
 from eco2.event import Event, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender
 
 BATCH_BYTES = 1_000_000
-"""Size of one message, unless a single put is larger; the broker refuses messages of some 16 MB."""
+"""Size of one message, unless a single put is larger."""
+MOST_BYTES = 8_000_000
+"""Size of a single put. RabbitMQ 4 refuses messages above 16 MiB, and one that is refused would be sent again
+for ever, with all that is put behind it waiting."""
 
 log = get_logger(__name__)
 
@@ -47,10 +50,16 @@ class Outbox:
         """Queues the events behind all that were put before; the future is done once they are confirmed.
 
         Cancelling the future withdraws events that have not been sent yet; those on their way stay.
-        Raises TypeError or ValueError at once for an event that JSON cannot hold.
+        Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._entries.append(_Entry([encode_event(event) for event in events], confirmed))
+        entry = _Entry([encode_event(event) for event in events], confirmed)
+        if entry.size > MOST_BYTES:
+            raise TooLarge(
+                f"{entry.size:,} bytes are too much for the journal, which takes {MOST_BYTES:,} at once: "
+                "keep what is large in a store of its own, and let the stage return where it is"
+            )
+        self._entries.append(entry)
         self._arrived.set()
         return confirmed
 

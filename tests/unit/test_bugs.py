@@ -6,6 +6,7 @@ from typing import Self
 from pydantic import model_validator
 
 from eco2.errors import PermanentError
+from eco2.journal.outbox import MOST_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from tests.clock import virtual
 from tests.world import (
@@ -93,3 +94,39 @@ async def test_a_result_that_json_cannot_hold_ends_the_job_and_not_the_worker() 
             assert state.result is not None
             assert isinstance(state.result["error"], dict)
             assert state.result["error"]["code"] == "INTERNAL"
+
+
+LARGE = "x" * MOST_BYTES
+
+
+async def large(context: Context[Question]) -> Draft:
+    if context.input.text == "raise":
+        raise PermanentError(LARGE)
+    return Draft(text=LARGE if context.input.text == "return" else "x" * (MOST_BYTES // 2))
+
+
+def twice(outputs: Outputs | None) -> JSON:
+    return {"answer": 2 * outputs.get(Draft).text if outputs else None}
+
+
+@virtual
+async def test_what_is_too_large_for_the_journal_ends_its_job_and_holds_up_no_other() -> None:
+    pipeline = Pipeline("ask", Question, (Stage("draft", large, Draft),), twice)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        states = {
+            text: await process.ended((await process.submit(text)).job)
+            for text in ("return", "too much in the result", "raise")
+        }
+    for text, state in states.items():
+        assert state.status == "failed"
+        assert not state.dead
+        assert state.result is not None
+        assert state.result["answer"] is None
+        error = state.result["error"]
+        assert isinstance(error, dict)
+        assert error["code"] == ("FAILED" if text == "raise" else "OUTPUT_TOO_LARGE")
+        assert text == "raise" or "in a store of its own" in str(error["message"])
+    assert [shown.status for shown in states["return"].shown if shown.stage == "draft"] == [
+        "started",
+        "failed",
+    ]

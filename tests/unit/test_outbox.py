@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import Iterable
 
-from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError
+import pytest
+
+from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
 from eco2.event import Marker, decode_events
-from eco2.journal.outbox import BATCH_BYTES, Outbox
+from eco2.journal.outbox import BATCH_BYTES, MOST_BYTES, Outbox
 from tests.clock import virtual
 
 
@@ -117,3 +119,14 @@ async def test_stop_flushes_what_is_left() -> None:
     await flush(outbox)
     assert confirmed.result() is None
     assert len(outbox) == 0
+
+
+@virtual
+async def test_what_no_broker_takes_is_refused_at_once_and_holds_up_nothing() -> None:
+    stream = ScriptedStream()
+    outbox = Outbox(stream)
+    with pytest.raises(TooLarge, match=r"8,000,0.. bytes are too much"):
+        outbox.put(marker("x" * MOST_BYTES))
+    outbox.put(marker("next"))
+    await flush(outbox)
+    assert stream.bodies == [["next"]]
