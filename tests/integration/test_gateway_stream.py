@@ -337,8 +337,8 @@ async def test_connections_are_counted_and_forgotten() -> None:
         metrics = world.gateways[0].metrics
         async with stream(url) as received:
             await received.until_name("queued")
-            assert b"eco2_sse_connections 1.0" in metrics.render()
-        await eventually(lambda: b"eco2_sse_connections 0.0" in metrics.render())
+            assert b'eco2_sse_connections{pipeline="echo"} 1.0' in metrics.render()
+        await eventually(lambda: b'eco2_sse_connections{pipeline="echo"} 0.0' in metrics.render())
 
 
 async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume() -> None:
