@@ -16,7 +16,7 @@ demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy eco2 tests $(wildcard bench)
+	$(BIN)/mypy eco2 tests observe $(wildcard bench)
 	$(BIN)/lint-imports
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
 	@$(METRICS_TABLE) | diff docs/metrics.md - || { echo 'docs/metrics.md is out of date: run `make fix`'; exit 1; }
@@ -26,6 +26,7 @@ fix: setup ## Mend by machine what `make check` can find by machine
 	$(BIN)/ruff check --fix .
 	$(SETTINGS_TABLE) > docs/settings.md
 	$(METRICS_TABLE) > docs/metrics.md
+	$(BIN)/python -m observe.dashboard
 
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
