@@ -16,14 +16,17 @@ demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy eco2 tests $(wildcard bench)
+	$(BIN)/mypy eco2 tests observe $(wildcard bench)
 	$(BIN)/lint-imports
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
+	@$(METRICS_TABLE) | diff docs/metrics.md - || { echo 'docs/metrics.md is out of date: run `make fix`'; exit 1; }
 
 fix: setup ## Mend by machine what `make check` can find by machine
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(SETTINGS_TABLE) > docs/settings.md
+	$(METRICS_TABLE) > docs/metrics.md
+	$(BIN)/python -m observe.dashboard
 
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
@@ -51,3 +54,4 @@ lock: ## Write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'
+METRICS_TABLE = $(BIN)/python -c 'from eco2.metrics.page import markdown; print(markdown(), end="")'

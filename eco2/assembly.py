@@ -20,6 +20,7 @@ from eco2.journal.journal import Journal
 from eco2.journal.spending import day_of
 from eco2.log import get_logger
 from eco2.metrics import Metrics
+from eco2.metrics.loop import LoopWatch
 from eco2.models import Offer, model_names, offers, open_models
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
@@ -58,6 +59,16 @@ def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
     return loaded
 
 
+def metrics_of(role: Role, loaded: Sequence[AnyPipeline], broker: Broker, journal: Journal) -> Metrics:
+    """What every process shows of itself, whatever else it counts."""
+    metrics = Metrics()
+    metrics.process(role)
+    metrics.show_journal((pipeline.name for pipeline in loaded), journal.status)
+    metrics.show_broker(lambda: broker.links, lambda: broker.blocked is not None)
+    journal.observe_barriers(metrics.barrier_passed)
+    return metrics
+
+
 @asynccontextmanager
 async def process(
     settings: Settings, role: Role, stop: asyncio.Event, listening: Listening | None = None
@@ -71,8 +82,12 @@ async def process(
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
     journal = Journal(broker, settings.view_minutes * 60, time.time)
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    parts = _Parts(settings, loaded, broker, journal, Metrics(), name)
-    core = [Component("broker", broker.run), Component("journal", parts.journal.run)]
+    parts = _Parts(settings, loaded, broker, journal, metrics_of(role, loaded, broker, journal), name)
+    core = [
+        Component("loop watch", LoopWatch(parts.metrics).run),
+        Component("broker", broker.run),
+        Component("journal", journal.run),
+    ]
     if settings.daily_usd is not None:
         core.append(Component("spending", parts.journal.recall_spending))
         parts.show_spending(settings.daily_usd)

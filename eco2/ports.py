@@ -181,6 +181,15 @@ class Rpc(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """A connection to the broker that somebody wants. `reconnects`: times that it was made anew."""
+
+    name: str
+    up: bool
+    reconnects: int
+
+
 class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
     """All five, over connections whose number never depends on jobs or clients."""
 
@@ -191,6 +200,10 @@ class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
     @property
     def ready(self) -> bool:
         """True while every wanted connection is up and every subscription attached."""
+
+    @property
+    def links(self) -> tuple[LinkStatus, ...]:
+        """The connections, for dashboards."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Connects, attaches every subscription, repairs both for ever; closes when `stop` is set.

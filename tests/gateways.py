@@ -14,6 +14,7 @@ from functools import partial
 from pydantic import BaseModel
 from starlette.types import ASGIApp
 
+from eco2.assembly import metrics_of
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.delta import DELTA_TOPIC, Delta, encode_deltas
@@ -218,7 +219,7 @@ async def _gateway(
         _engine(server, topology, keep, clock) as (broker, journal),
         asyncio.TaskGroup() as group,
     ):
-        stop, metrics = asyncio.Event(), Metrics()
+        stop, metrics = asyncio.Event(), metrics_of("gateway", pipelines, broker, journal)
         app = build(
             pipelines=pipelines,
             broker=broker,

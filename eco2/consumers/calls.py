@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
@@ -61,12 +62,16 @@ class Calls:
             retry=retry_if_exception_type(RetryableError),
             stop=tries.spent,
             wait=tries.wait,
-            before_sleep=_log_retry,
+            before_sleep=partial(self._again, call.kind),
             reraise=True,
         ):
             with attempt:
                 return await self._attempt(tries, run, call, on_start, on_text)
         raise AssertionError("the last attempt raises")
+
+    def _again(self, kind: str, state: RetryCallState) -> None:
+        self._metrics.call_retried(kind)
+        log.warning("model call failed; trying again", attempt=state.attempt_number, error=str(_error(state)))
 
     async def _attempt(
         self,
@@ -185,7 +190,3 @@ class _Tries:
 
 def _error(state: RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
-
-
-def _log_retry(state: RetryCallState) -> None:
-    log.warning("model call failed; trying again", attempt=state.attempt_number, error=str(_error(state)))

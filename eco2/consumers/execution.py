@@ -129,6 +129,8 @@ class Executor:
         while state.attempt < attempt and not state.ended:
             state = await self._journal.view.change(run.job.id, state)
         run.opened = state.run == run.id and not state.ended
+        if run.opened and state.outputs:
+            self._metrics.job_resumed(run.pipeline.name)
         run.retries, run.offset, run.started = state.retries, state.queued_at, bool(state.outputs)
         return state
 

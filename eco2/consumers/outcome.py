@@ -8,11 +8,15 @@ from eco2.job import JSON
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The job is at its end; `result` is what clients read. `dead`: its order goes to the dead letters."""
+    """The job is at its end; `result` is what clients read. `dead`: its order goes to the dead letters.
+
+    `code`: of the error, where there was one.
+    """
 
     status: Literal["completed", "failed"]
     result: JSON
     dead: bool = False
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

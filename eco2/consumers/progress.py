@@ -121,7 +121,7 @@ def finished(
     message = _message(error) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
-    return Finished(status, result, dead=isinstance(error, DeadLetter))
+    return Finished(status, result, isinstance(error, DeadLetter), error.code if error else None)
 
 
 def _body(

@@ -15,7 +15,7 @@ from eco2.call import NoAnswer, Usage
 from eco2.consumers.breaker import Breaker
 from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderSilent, RateLimited
 from eco2.log import get_logger
-from eco2.metrics import Metrics
+from eco2.metrics import Metrics, Opening
 from eco2.pacer import Limits
 from eco2.ports import Model, Quota
 from eco2.tokens.estimate import Counting, Estimate, Estimator
@@ -93,7 +93,7 @@ class Provider:
         self._breaker = Breaker()
         self._wait = Wait()
         self._waiting: dict[asyncio.Timeout, float] = {}
-        metrics.breaker(name, closed=True)
+        metrics.provider(name, concurrency)
 
     @property
     def up(self) -> bool:
@@ -148,12 +148,13 @@ class Provider:
         began = _now()
         self._in_flight += 1
         try:
-            yield
+            with self.metrics.call_in_flight(self.name):
+                yield
         except (ProviderDown, ProviderSilent):
-            self._moved(self._breaker.failed(_now(), ahead))
+            self._moved(self._breaker.failed(_now(), ahead), "down")
             raise
         except ProviderClosed:
-            self._moved(self._breaker.shut(_now()))
+            self._moved(self._breaker.shut(_now()), "refused")
             raise
         except (NoAnswer, RateLimited):  # it did answer
             self._moved(self._breaker.succeeded())
@@ -166,16 +167,19 @@ class Provider:
         self._seconds += (_now() - began - self._seconds) / FEW
         self._moved(self._breaker.succeeded())
 
-    def _moved(self, breaker: Breaker) -> None:
+    def _moved(self, breaker: Breaker, why: Opening | None = None) -> None:
+        """`why`: what opens it, if it does."""
         before, self._breaker = self._breaker, breaker
         if breaker.until is not None and breaker.until != before.until:
             for patience in self._waiting:
                 if not patience.expired():
                     patience.reschedule(_now())
         if before.closed != breaker.closed:
+            if why is not None:
+                self.metrics.breaker_opened(self.name, why)
             what = "the provider is back" if breaker.closed else "the provider is down: its calls wait"
             log.warning(what, provider=self.name)
-        self.metrics.breaker(self.name, closed=breaker.closed)
+            self.metrics.breaker(self.name, closed=breaker.closed)
 
 
 class Providers:

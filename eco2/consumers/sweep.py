@@ -25,7 +25,7 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import DELAYS, Broker, Clock, delay_queue, first_queue, jobs_queue
+from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, first_queue, jobs_queue
 
 SERVICE = "sweep"
 INTERVAL = 5.0
@@ -34,6 +34,8 @@ OVERDUE = 5.0
 """Seconds behind its deadline after which a job is ended from here: its worker ends it at the deadline."""
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
+FRESH = 4 * INTERVAL
+"""Seconds after which what a sweep saw of the queues is not shown any more."""
 RENEW = 3
 """A pause, and what was paid, is written again after one so-manieth of the time that views reach back."""
 SPENT_EVERY = 60.0
@@ -87,6 +89,8 @@ class Sweep:
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()
+        self._depths: dict[str, int] = {}
+        metrics.show_queues(self._known_depths)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks for sweeps, and sweeps where it is the leader, until `stop` is set."""
@@ -153,16 +157,25 @@ class Sweep:
         log.warning("ended by the sweep: past its deadline", job=job.job, status=job.status)
         self._metrics.job_swept(job.pipeline, "ended")
         end = finished(pipeline, job.job, None, late(job), dict(job.usage))
+        self._metrics.job_ended(job.pipeline, end.status, end.code)
         self._journal.put(done(pipeline, job.job, None, end, now))
 
     async def _look_into_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues."""
+        depths = {DEAD: await self._broker.depth(DEAD)}
         for name in self._pipelines:
             queues = (jobs_queue(name), first_queue(name), *(delay_queue(name, delay) for delay in DELAYS))
-            if any([await self._broker.depth(queue) for queue in queues]):
+            depths |= {queue: await self._broker.depth(queue) for queue in queues}
+            if any(depths[queue] for queue in queues):
                 self._empty_since.pop(name, None)
             else:
                 self._empty_since.setdefault(name, now)
+        self._depths = depths
+
+    def _known_depths(self) -> dict[str, int]:
+        """Messages by queue, as long as this process leads: what it saw long ago says nothing."""
+        age = asyncio.get_running_loop().time() - self._last
+        return self._depths if age < FRESH else {}
 
     def _watch(self, jobs: Iterable[str]) -> None:
         """Asks from now on who has an order of these jobs, and of no others."""

@@ -8,7 +8,7 @@ from functools import partial
 
 from eco2.consumers.execution import Executor
 from eco2.consumers.interrupt import DRAINED
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
 from eco2.consumers.progress import done, finished
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
@@ -24,6 +24,8 @@ from eco2.ports import Clock, Delivery, Subscription, WorkQueue, first_queue, jo
 
 FIRST_SHARE = 4
 """One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
+UNKNOWN = "UNKNOWN"
+"""The code of a dead letter whose job says nothing of it here."""
 
 log = get_logger(__name__)
 
@@ -54,6 +56,7 @@ class Worker:
         self._prefetch = prefetch
         self._grace = grace
         self._changed = asyncio.Event()
+        metrics.worker((pipeline.name for pipeline in pipelines), prefetch)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
@@ -100,6 +103,8 @@ class Worker:
         except Malformed as error:
             group.create_task(self._bury(pipeline, delivery, error))
             return
+        if delivery.redelivered:
+            self._metrics.delivery_redelivered(pipeline.name)
         if run := self._running.get(job.id):
             self._metrics.delivery_adopted(pipeline.name)
             group.create_task(_replaced(run.adopt(delivery)))
@@ -119,10 +124,22 @@ class Worker:
                 self._running.forget(run)  # before the broker is told: what is delivered next finds the end
                 await settle(run, outcome, self._queue)
                 ended, reason = _describe(outcome)
+                self._count(pipeline, outcome)
             finally:
                 self._running.forget(run)
-                self._metrics.job_ended(pipeline, ended, self._clock() - run.job.accepted)
+                self._metrics.job_left(pipeline, ended, self._clock() - run.job.accepted)
                 log.info("job settled", pipeline=pipeline, outcome=ended, reason=reason)
+
+    def _count(self, pipeline: str, outcome: Outcome) -> None:
+        match outcome:
+            case Finished():
+                self._metrics.job_ended(pipeline, outcome.status, outcome.code)
+                if outcome.dead:
+                    self._metrics.dead_letter(pipeline, outcome.code or UNKNOWN)
+            case Ended(dead=True) | Dead():
+                self._metrics.dead_letter(pipeline, UNKNOWN)
+            case PutOff():
+                self._metrics.job_put_off(pipeline)
 
     async def _outcome(self, run: Run) -> Outcome:
         """What became of the job, written to the journal; an end counts once it is known to stand."""
@@ -143,9 +160,11 @@ class Worker:
             if state is not None and state.run is None and not state.ended:
                 end = finished(pipeline, job_id, None, error, dict(state.usage))
                 await self._journal.put(done(pipeline, job_id, None, end, self._clock()))
+                self._metrics.job_ended(pipeline.name, end.status, end.code)
         except (Gone, RetryableError) as unknown:
             log.info("whose order it was cannot be said", why=str(unknown))
         await close(delivery, Dead(str(why)))
+        self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
         """Stops a run as soon as the journal shows that it is not the job's current one any more."""

@@ -52,7 +52,7 @@ def build(
     for pipeline in pipelines:
         lookup = Lookup(journal, pipeline.name)
         submit = SubmissionEndpoint(pipeline, acceptance, metrics, config)
-        stream = StreamEndpoint(feeds, lookup, metrics, config)
+        stream = StreamEndpoint(pipeline.name, feeds, lookup, metrics, config)
         result = ResultEndpoint(lookup, config)
         for prefix in PREFIXES:
             root = f"{prefix}/{pipeline.name}"
@@ -64,7 +64,7 @@ def build(
                 Route(f"{root}/{{job_id:uuid}}", _no_method, methods=()),
             ]
     routes += _descriptions(pipelines, config)
-    metrics.count_skipped(lambda: journal.view.skipped)
+    metrics.gateway(pipeline.name for pipeline in pipelines)
     app = Starlette(
         routes=routes,
         exception_handlers=handlers(config.retry_after),
@@ -75,7 +75,6 @@ def build(
 
 def build_probes(*, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event) -> Starlette:
     """A worker's own small application: health, readiness, metrics."""
-    metrics.count_skipped(lambda: journal.view.skipped)
     return Starlette(
         routes=probe_routes(readiness(broker, journal, stop), metrics),
         exception_handlers=handlers(retry_after=1),

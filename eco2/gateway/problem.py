@@ -14,12 +14,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from eco2.errors import Gone, InvalidInput, RetryableError, SpendLimit
+from eco2.errors import Gone, InvalidInput, PermanentError, RetryableError, SpendLimit
 from eco2.event import sound
 from eco2.log import get_logger
 
 log = get_logger(__name__)
 
+UNAVAILABLE = "BROKER_UNAVAILABLE"
+INTERNAL = "INTERNAL"
 LONGEST_QUOTE = 100
 """Characters of what a client sent that its answer repeats."""
 MOST_ERRORS = 5
@@ -66,6 +68,21 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
 """What goes with a refusal of that status, whoever refuses."""
 
 
+def code_of(error: Exception) -> str:
+    """The `code` that a client is told of the error."""
+    match error:
+        case PermanentError() | SpendLimit():
+            return error.code
+        case ValidationError():
+            return InvalidInput.code
+        case RetryableError():
+            return UNAVAILABLE
+        case ClientDisconnect():
+            return "CLIENT_GONE"
+        case _:
+            return INTERNAL
+
+
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`content` as JSON, by the encoder that also writes the journal."""
     return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
@@ -75,7 +92,7 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
     """What answers each kind of error. `retry_after`: seconds, sent with every 503."""
 
     async def unavailable(_: Request, error: Exception) -> Response:
-        return _problem(503, "BROKER_UNAVAILABLE", str(error), headers={"Retry-After": str(retry_after)})
+        return _problem(503, UNAVAILABLE, str(error), headers={"Retry-After": str(retry_after)})
 
     return {
         SpendLimit: _spend_limit,
@@ -129,7 +146,7 @@ async def _disconnected(_: Request, __: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("a request failed unexpectedly", method=request.method, path=request.url.path, exc_info=error)
-    return _problem(500, "INTERNAL", "this is a defect of the server; its log tells more")
+    return _problem(500, INTERNAL, "this is a defect of the server; its log tells more")
 
 
 def describe(error: ValidationError) -> str:

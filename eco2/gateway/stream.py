@@ -5,9 +5,11 @@ client therefore costs its socket's buffer and delays nobody; one that takes not
 """
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -34,15 +36,20 @@ class EventStreamResponse(StreamingResponse):
     """`stall`: seconds that the client may take for one chunk before it is cut off.
 
     `abort` ends its connection at once; without it the server would go on waiting for the client to take
-    what is in the socket's buffer.
+    what is in the socket's buffer. `on_cut` is called when a client was cut off.
     """
 
     media_type = "text/event-stream"
 
     def __init__(
-        self, frames: AsyncGenerator[bytes, None], stall: float, abort: Callable[[], None] | None = None
+        self,
+        frames: AsyncGenerator[bytes, None],
+        stall: float,
+        abort: Callable[[], None] | None = None,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(frames, headers=HEADERS)
+        self._on_cut = on_cut
         self._frames = frames
         self._stall = stall
         self._abort = abort
@@ -59,6 +66,7 @@ class EventStreamResponse(StreamingResponse):
                         await send({"type": "http.response.body", "body": chunk, "more_body": True})
             except TimeoutError:
                 log.info("event stream cut off: the client takes nothing", seconds=self._stall)
+                self._on_cut()
                 if self._abort is not None:
                     self._abort()
                 return
@@ -67,11 +75,12 @@ class EventStreamResponse(StreamingResponse):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a client wants to follow. `owner`: see `Lookup`."""
+    """What a client wants to follow. `owner`: see `Lookup`. `at`: when it asked, on a clock of seconds."""
 
     job_id: str
     owner: str | None
     last_event_id: str | None
+    at: float
 
 
 _Place = tuple[JobState, Cursor]
@@ -80,7 +89,10 @@ _Place = tuple[JobState, Cursor]
 class StreamEndpoint:
     """The event streams of one pipeline."""
 
-    def __init__(self, feeds: Feeds, lookup: Lookup, metrics: Metrics, config: GatewayConfig) -> None:
+    def __init__(
+        self, pipeline: str, feeds: Feeds, lookup: Lookup, metrics: Metrics, config: GatewayConfig
+    ) -> None:
+        self._pipeline = pipeline
         self._feeds = feeds
         self._lookup = lookup
         self._metrics = metrics
@@ -92,6 +104,7 @@ class StreamEndpoint:
             request.path_params["job_id"],
             reader(request, self._config.auth),
             request.headers.get("last-event-id") or request.query_params.get("last_event_id"),
+            time.monotonic(),
         )
         try:
             async with asyncio.timeout(self._config.lookup_timeout):
@@ -103,7 +116,10 @@ class StreamEndpoint:
         if request.method == "HEAD":
             return Response(headers=HEADERS, media_type=EventStreamResponse.media_type)
         return EventStreamResponse(
-            self._frames(asked, place), self._config.sse_stall, abort_of(request.scope)
+            self._frames(asked, place),
+            self._config.sse_stall,
+            abort_of(request.scope),
+            partial(self._metrics.stream_cut, self._pipeline),
         )
 
     async def _locate(self, asked: _Asked) -> _Place:
@@ -113,7 +129,7 @@ class StreamEndpoint:
         return state, resume(state, asked.last_event_id)
 
     async def _frames(self, asked: _Asked, place: _Place | None) -> AsyncGenerator[bytes, None]:
-        with self._metrics.stream_open(), self._feeds.followers.follow(asked.job_id) as news:
+        with self._metrics.stream_open(self._pipeline), self._feeds.followers.follow(asked.job_id) as news:
             yield opening(self._config.sse_retry)
             while place is None:
                 if self._feeds.stop.is_set():
@@ -128,8 +144,15 @@ class StreamEndpoint:
                     news.clear()
                     yield COMMENT
                     await _signalled(news, self._config.lookup_timeout)
-            async for chunk in self._follow(*place, news):
+            state, cursor = place
+            new = cursor.seq < 0
+            if not new:
+                self._metrics.stream_resumed(self._pipeline)
+            async for chunk in self._follow(state, cursor, news):
                 yield chunk
+                if new:
+                    new = False
+                    self._metrics.first_event(self._pipeline, time.monotonic() - asked.at)
 
     async def _follow(
         self, state: JobState, cursor: Cursor, news: asyncio.Event

@@ -1,6 +1,7 @@
 """POST /{pipeline}: the request's form becomes a submission, the accepted job an answer with its URLs."""
 
 import re
+import time
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -11,7 +12,7 @@ from eco2.gateway.acceptance import Acceptance, Submission
 from eco2.gateway.body import form_digest, read_form
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.owner import submitter
-from eco2.gateway.problem import UnsupportedModel, json_response
+from eco2.gateway.problem import UnsupportedModel, code_of, json_response
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form
 
@@ -35,10 +36,15 @@ class SubmissionEndpoint:
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
-        owner = submitter(request, self._config.auth)
-        accepted = await self._acceptance.accept(await self._submission(request, owner))
+        began = time.monotonic()
+        try:
+            owner = submitter(request, self._config.auth)
+            accepted = await self._acceptance.accept(await self._submission(request, owner))
+        except Exception as error:
+            self._metrics.request_refused(self._pipeline.name, code_of(error))
+            raise
         if accepted.new:
-            self._metrics.job_accepted(self._pipeline.name)
+            self._metrics.job_accepted(self._pipeline.name, time.monotonic() - began)
         url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
         return json_response(
             {

@@ -5,10 +5,13 @@ everything that any process had confirmed, and any client had been shown, before
 """
 
 import asyncio
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from eco2.event import Event, Marker, Queued
+from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
 from eco2.journal.spending import Recall
@@ -18,6 +21,18 @@ from eco2.log import get_logger
 from eco2.ports import Since, Stream
 
 log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How this process stands to the journal. Seconds: `lag` of its view, `unconfirmed` of what it wrote."""
+
+    jobs: int
+    lag: float
+    unconfirmed: float
+    skipped: int
+    paused: bool
+    backlog: Mapping[str, Backlog]
 
 
 class Journal:
@@ -32,7 +47,24 @@ class Journal:
         self._history = History(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
+        self._barrier_observers: list[Callable[[float], None]] = []
         self.filled = asyncio.Event()
+
+    def status(self) -> Status:
+        """For dashboards; costs a look at every job of the view. While it is being filled it has no lag."""
+        view, filled = self.view, self.filled.is_set()
+        return Status(
+            jobs=len(view),
+            lag=view.lag if filled else 0.0,
+            unconfirmed=self._outbox.oldest,
+            skipped=view.skipped,
+            paused=view.paused is not None,
+            backlog=backlog(view, self._clock()) if filled else {},
+        )
+
+    def observe_barriers(self, observer: Callable[[float], None]) -> None:
+        """Calls `observer(seconds)` for each barrier that was passed. It must neither block nor raise."""
+        self._barrier_observers.append(observer)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
@@ -108,8 +140,10 @@ class Journal:
             self._wanted.clear()
             reached, self._next_barrier = self._next_barrier, None
             marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
-            seen = self.view.expect(marker.id)
+            seen, began = self.view.expect(marker.id), time.monotonic()
             await self.put(marker)
             await seen.wait()
+            for observer in self._barrier_observers:
+                observer(time.monotonic() - began)
             if reached is not None:
                 reached.set_result(None)

@@ -6,6 +6,7 @@ whose confirm did not come is sent again with the same id; readers ignore what t
 """
 
 import asyncio
+import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ log = get_logger(__name__)
 class _Entry:
     events: Sequence[bytes]
     confirmed: asyncio.Future[None]
+    since: float
 
     @property
     def size(self) -> int:
@@ -41,10 +43,17 @@ class Outbox:
     def __init__(self, stream: Appender) -> None:
         self._stream = stream
         self._entries: deque[_Entry] = deque()
+        self._sending: list[_Entry] = []
         self._arrived = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    @property
+    def oldest(self) -> float:
+        """Seconds for which the oldest events have waited for their confirm; 0.0 if none do."""
+        waiting = self._sending or self._entries
+        return time.monotonic() - waiting[0].since if waiting else 0.0
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events behind all that were put before; the future is done once they are confirmed.
@@ -53,7 +62,7 @@ class Outbox:
         Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = _Entry([encode_event(event) for event in events], confirmed)
+        entry = _Entry([encode_event(event) for event in events], confirmed, time.monotonic())
         if entry.size > MOST_BYTES:
             raise TooLarge(
                 f"{entry.size:,} bytes are too much for the journal, which takes {MOST_BYTES:,} at once: "
@@ -71,9 +80,11 @@ class Outbox:
                 await self._arrived.wait()
                 self._arrived.clear()
                 while batch := self._next():
+                    self._sending = batch
                     for entry in await self._send(batch):
                         if not entry.confirmed.done():
                             entry.confirmed.set_result(None)
+                    self._sending = []
             waker.cancel()
 
     async def _wake(self, stop: asyncio.Event) -> None:

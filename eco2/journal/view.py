@@ -61,6 +61,8 @@ class View:
         self.spending = Spending()
         self.large = LargeCalls()
         self.skipped = 0
+        self.lag = 0.0
+        """Seconds from the writing of the newest event, by its writer's clock, to its coming here."""
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
 
@@ -129,6 +131,7 @@ class View:
                 self._skip(record.offset, "unknown kind of event")
             else:
                 self._apply(EventId(record.offset, index), event)
+                self.lag = max(0.0, self._clock() - event.ts)
 
     def _apply(self, at: EventId, event: Event) -> None:
         if isinstance(event, Marker | Paused | Resumed | Spent | Large):

@@ -18,7 +18,6 @@ from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
 from eco2.gateway.server import serve
 from eco2.job import JSON
-from eco2.metrics import Metrics
 from tests.gateways import CONFIG, ECHO, Cluster, cluster, eventually, life
 
 ORIGIN = {"Origin": "https://app.example"}
@@ -86,7 +85,7 @@ async def test_probes_and_metrics() -> None:
 async def test_a_stopping_process_is_alive_and_not_ready() -> None:
     async with cluster() as world:
         gateway, stop = world.gateways[0], asyncio.Event()
-        app = build_probes(broker=gateway.broker, journal=gateway.journal, metrics=Metrics(), stop=stop)
+        app = build_probes(broker=gateway.broker, journal=gateway.journal, metrics=gateway.metrics, stop=stop)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as http:
             assert (await http.get("/readyz")).status_code == 200
             stop.set()

@@ -14,6 +14,7 @@ import pytest
 from eco2.event import Queued
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
+from tests.counted import counted
 from tests.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
 
 
@@ -337,8 +338,8 @@ async def test_connections_are_counted_and_forgotten() -> None:
         metrics = world.gateways[0].metrics
         async with stream(url) as received:
             await received.until_name("queued")
-            assert b"eco2_sse_connections 1.0" in metrics.render()
-        await eventually(lambda: b"eco2_sse_connections 0.0" in metrics.render())
+            assert b'eco2_sse_connections{pipeline="echo"} 1.0' in metrics.render()
+        await eventually(lambda: b'eco2_sse_connections{pipeline="echo"} 0.0' in metrics.render())
 
 
 async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume() -> None:
@@ -359,6 +360,7 @@ async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume()
                 world.worker.text(job_id, "x" * 100_000, pos=number * 100_000)
                 await asyncio.sleep(0)  # lets it be taken: more than some waiting pieces are dropped
             await eventually(lambda: sockets() == idle + 1)
+        assert counted(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
         last = received.rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
         await world.worker.append(*life(job_id)[4:])
         async with stream(url, last) as rest:

@@ -2,17 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from decimal import Decimal
 
 import pytest
 from pydantic import BaseModel, ValidationError
 from starlette.types import Message
 
-from eco2.call import Usage
 from eco2.gateway.body import digest
 from eco2.gateway.problem import describe
 from eco2.gateway.stream import EventStreamResponse
-from eco2.metrics import Metrics
 from eco2.pipeline import Form, Upload
 from tests.clock import virtual
 
@@ -88,36 +85,3 @@ async def test_waiting_for_news_is_no_stall() -> None:
     sink = Sink(takes=10)
     await EventStreamResponse(frames(), stall=30.0).stream_response(sink)
     assert [message.get("body") for message in sink.messages] == [None, b"x", b""]
-
-
-def test_metrics_are_named_by_what_happened() -> None:
-    metrics = Metrics()
-    metrics.job_accepted("scan")
-    metrics.job_started("scan")
-    metrics.job_started("scan")
-    metrics.job_ended("scan", "completed", 3.0)
-    metrics.stage_ended("scan", "vision", "completed", 0.5)
-    metrics.call_ended("vision", "gpt", "ok", 0.5, Usage(100, 20, 7, Decimal("0.25")))
-    metrics.call_ended("vision", "gpt", "timeout", 60.0, None)
-    metrics.count_skipped(lambda: 3)
-    lines = metrics.render().decode().splitlines()
-    for line in (
-        'eco2_jobs_accepted_total{pipeline="scan"} 1.0',
-        'eco2_jobs_running{pipeline="scan"} 1.0',
-        'eco2_job_seconds_count{pipeline="scan",status="completed"} 1.0',
-        'eco2_stage_seconds_sum{pipeline="scan",stage="vision",status="completed"} 0.5',
-        'eco2_call_seconds_count{kind="vision",model="gpt",outcome="timeout"} 1.0',
-        'eco2_tokens_total{direction="input",kind="vision",model="gpt"} 100.0',
-        'eco2_tokens_total{direction="cached",kind="vision",model="gpt"} 20.0',
-        'eco2_tokens_total{direction="output",kind="vision",model="gpt"} 7.0',
-        'eco2_cost_usd_total{kind="vision",model="gpt"} 0.25',
-        "eco2_journal_skipped_total 3.0",
-        "eco2_sse_connections 0.0",
-    ):
-        assert line in lines
-
-
-def test_two_processes_in_one_do_not_share_metrics() -> None:
-    one, two = Metrics(), Metrics()
-    one.job_accepted("scan")
-    assert b"scan" not in two.render()

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -11,6 +12,7 @@ import pytest
 from aio_pika.abc import AbstractConnection
 
 from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, BACKOFF_CAP, WATCH_INTERVAL, Link
+from eco2.ports import LinkStatus
 from tests.clock import virtual
 
 
@@ -102,6 +104,29 @@ async def test_reconnecting_is_spread_over_the_whole_span_and_its_cap_holds() ->
         broker.refusing = False
         await link.connection(BACKOFF_CAP)
         await end(task)
+
+
+@virtual
+async def test_reconnects_are_counted_and_who_is_not_wanted_has_no_status() -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        broker, link = Broker(monkeypatch), Link("amqp://", "eco2 test jobs", 10)
+        task = asyncio.create_task(link.run())
+        await asyncio.sleep(1)
+        statuses = [link.status]
+        link.add(Quiet())
+        await link.connection(1)
+        statuses.append(link.status)
+        for _ in range(2):
+            broker.refusing = True
+            link.drop()
+            await asyncio.sleep(0)
+            statuses.append(link.status)
+            broker.refusing = False
+            await link.connection(BACKOFF_CAP)
+            statuses.append(link.status)
+        await end(task)
+    up, down = partial(LinkStatus, "jobs", True), partial(LinkStatus, "jobs", False)
+    assert statuses == [None, up(0), down(0), up(1), down(1), up(2)]
 
 
 @virtual

@@ -175,9 +175,27 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
     gateway = await components_of(Settings(amqp_url=url), "gateway")
     worker = await components_of(Settings(amqp_url=url), "worker")
     both = await components_of(Settings(), "serve")
-    assert list(gateway) == ["broker", "journal", "gateway"]
-    assert list(worker) == ["broker", "journal", "probes", "live text", "holders", "worker", "sweep"]
-    assert list(both) == ["broker", "journal", "live text", "holders", "worker", "sweep", "gateway"]
+    assert list(gateway) == ["loop watch", "broker", "journal", "gateway"]
+    assert list(worker) == [
+        "loop watch",
+        "broker",
+        "journal",
+        "probes",
+        "live text",
+        "holders",
+        "worker",
+        "sweep",
+    ]
+    assert list(both) == [
+        "loop watch",
+        "broker",
+        "journal",
+        "live text",
+        "holders",
+        "worker",
+        "sweep",
+        "gateway",
+    ]
 
 
 @pytest.mark.usefixtures("_no_settings_around")

@@ -19,7 +19,7 @@ from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import Following, Link, Standing
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, Unroutable
-from eco2.ports import Delivery, Record, Start
+from eco2.ports import Delivery, LinkStatus, Record, Start
 
 
 class Embedded:
@@ -34,6 +34,7 @@ class Embedded:
         self._channel: Channel | None = None
         self._desk: Desk | None = None
         self._draining = False
+        self._connects = 0
         self._reconnect: asyncio.TimerHandle | None = None
 
     @property
@@ -43,6 +44,10 @@ class Embedded:
     @property
     def ready(self) -> bool:
         return self._channel is not None and all(wish.attached for wish in self._subscriptions)
+
+    @property
+    def links(self) -> tuple[LinkStatus, ...]:
+        return (LinkStatus("memory", self._channel is not None, max(0, self._connects - 1)),)
 
     async def run(self, stop: asyncio.Event) -> None:
         self._server.declare(self._topology)
@@ -133,6 +138,7 @@ class Embedded:
 
     def _connect(self) -> None:
         self._channel = Channel(on_cut=self.disrupt)
+        self._connects += 1
         self._server.channels.add(self._channel)
         for wish in list(self._subscriptions):
             wish.attach(self._channel)

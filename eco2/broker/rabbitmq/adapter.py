@@ -24,7 +24,7 @@ from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
-from eco2.ports import Delivery, Record, Start, Subscription
+from eco2.ports import Delivery, LinkStatus, Record, Start, Subscription
 
 log = get_logger(__name__)
 
@@ -123,6 +123,10 @@ class RabbitMQ:
     @property
     def ready(self) -> bool:
         return self._running and all(link.ready for link in self._links)
+
+    @property
+    def links(self) -> tuple[LinkStatus, ...]:
+        return tuple(status for link in self._links if (status := link.status) is not None)
 
     async def run(self, stop: asyncio.Event) -> None:
         """See `ports.Broker.run`; once per object."""

@@ -19,6 +19,7 @@ from aio_pika.exceptions import AuthenticationError, InvalidFrameError, Probable
 from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
+from eco2.ports import LinkStatus
 
 log = get_logger(__name__)
 
@@ -66,6 +67,7 @@ class Link:
         self._prepare = prepare
         self._sessions: list[Session] = []
         self._connection: AbstractConnection | None = None
+        self._connects = 0
         self._lifetime = Lifetime()
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
@@ -77,6 +79,13 @@ class Link:
         if not self._wanted.is_set():
             return True
         return self._up.is_set() and all(session.attached for session in self._sessions)
+
+    @property
+    def status(self) -> LinkStatus | None:
+        """How it stands, named by what it is for; None if nobody wants it."""
+        if not self._wanted.is_set():
+            return None
+        return LinkStatus(self.name.rpartition(" ")[2], self._up.is_set(), max(0, self._connects - 1))
 
     @property
     def blocked(self) -> bool:
@@ -144,6 +153,7 @@ class Link:
                 raise BrokerUnavailable("the connection was lost at once")
             self._connection = connection
             self._up.set()
+            self._connects += 1
             log.info("connected", link=self.name)
             yield connection
         finally:

@@ -1,0 +1,31 @@
+"""How much is accepted and not ended, folded from the view: what dashboards and scalers look at. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from eco2.journal.state import JobState
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Of one pipeline: jobs not ended, those of them that no worker is at, and the longest that one of these
+    has waited since its acceptance, in seconds."""
+
+    jobs: int = 0
+    waiting: int = 0
+    oldest: float = 0.0
+
+
+def backlog(jobs: Iterable[JobState], now: float) -> dict[str, Backlog]:
+    """By pipeline; one without such jobs is missing. `now`: Unix seconds."""
+    found: dict[str, Backlog] = {}
+    for job in jobs:
+        if job.ended:
+            continue
+        before = found.get(job.pipeline, Backlog())
+        after = replace(before, jobs=before.jobs + 1)
+        if not job.held:
+            oldest = max(before.oldest, now - job.accepted)
+            after = replace(after, waiting=before.waiting + 1, oldest=oldest)
+        found[job.pipeline] = after
+    return found

@@ -1,0 +1,324 @@
+"""What the process counts: one object with a registry of its own, nothing global.
+
+Methods are named by what happened; nobody else knows series or labels. Hot ones cost a look-up and an
+addition (`children.py`). What a process is going to count is announced first (`gateway`, `worker`,
+`provider`), so that its series stand at 0 before the first time: Prometheus does not see a first increase.
+"""
+
+import platform
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+import eco2
+from eco2.call import Usage
+from eco2.errors import LimitKind
+from eco2.metrics.children import Children
+from eco2.metrics.scraped import (
+    BrokerSeries,
+    Budget,
+    Budgets,
+    JournalSeries,
+    JournalStatus,
+    Link,
+    Queues,
+    Spending,
+    Uncreated,
+)
+from eco2.metrics.series import SERIES
+
+GrantOutcome = Literal["used", "expired", "refunded"]
+Opening = Literal["down", "refused"]
+"""Why a breaker opened: the provider answers nobody, or none of our calls (key, permission, quota)."""
+Swept = Literal["ended", "ordered again"]
+
+NO_ERROR = "OK"
+
+
+class Metrics:
+    """One per process; handed to whoever has something to count."""
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self._accepted = self._counter("eco2_jobs_accepted")
+        self._running = self._gauge("eco2_jobs_running")
+        self._job_slots = self._gauge("eco2_job_slots")
+        self._runs = self._histogram("eco2_job_seconds")
+        self._ended = self._counter("eco2_jobs_ended")
+        self._put_off = self._counter("eco2_jobs_put_off")
+        self._dead = self._counter("eco2_dead_letters")
+        self._resumed = self._counter("eco2_jobs_resumed")
+        self._parked = self._gauge("eco2_jobs_parked")
+        self._taken_over = self._counter("eco2_jobs_taken_over")
+        self._redelivered = self._counter("eco2_deliveries_redelivered")
+        self._adopted = self._counter("eco2_deliveries_adopted")
+        self._swept = self._counter("eco2_jobs_swept")
+        self._stages = self._histogram("eco2_stage_seconds")
+        self._calls = self._histogram("eco2_call_seconds")
+        self._retries = self._counter("eco2_call_retries")
+        self._in_flight = self._gauge("eco2_calls_in_flight")
+        self._call_slots = self._gauge("eco2_call_slots")
+        self._call_waits = self._histogram("eco2_call_wait_seconds")
+        self._tokens = self._counter("eco2_tokens")
+        self._cost = self._counter("eco2_cost_usd")
+        self._breakers = self._gauge("eco2_breaker_open")
+        self._openings = self._counter("eco2_breaker_openings")
+        self._rate_limited = self._counter("eco2_rate_limited")
+        self._grant_seconds = self._histogram("eco2_grant_seconds")
+        self._grants = self._counter("eco2_quota_grants")
+        self._reserved = self._gauge("eco2_quota_reserved")
+        self._submissions = self._histogram("eco2_submit_seconds")
+        self._refused = self._counter("eco2_requests_refused")
+        self._streams = self._gauge("eco2_sse_connections")
+        self._first_events = self._histogram("eco2_first_event_seconds")
+        self._streams_resumed = self._counter("eco2_sse_resumed")
+        self._streams_cut = self._counter("eco2_sse_cut")
+        self._budgets = Budgets()
+        self._registry.register(self._budgets)
+        self._barriers = self._plain_histogram("eco2_barrier_seconds")
+        self._loop = self._plain_histogram("eco2_loop_lag_seconds")
+        self._uncreated = Uncreated(self._registry)
+
+    # --- announced
+
+    def process(self, role: str) -> None:
+        """This is a process of that role: what it is, and what it takes of the machine."""
+        ProcessCollector(registry=self._registry)
+        self._gauge("eco2_build_info").of(eco2.__version__, role, platform.python_version()).set(1)
+
+    def gateway(self, pipelines: Iterable[str]) -> None:
+        """This process is going to take jobs of these pipelines."""
+        for pipeline in pipelines:
+            for counter in (self._accepted, self._streams_resumed, self._streams_cut):
+                counter.of(pipeline)
+            self._streams.of(pipeline)
+            self._submissions.of(pipeline)
+            self._first_events.of(pipeline)
+
+    def worker(self, pipelines: Iterable[str], prefetch: int) -> None:
+        """This process is going to run jobs of these pipelines, so many at once of each."""
+        for pipeline in pipelines:
+            for counter in (
+                self._put_off,
+                self._resumed,
+                self._taken_over,
+                self._redelivered,
+                self._adopted,
+            ):
+                counter.of(pipeline)
+            for gauge in (self._running, self._parked):
+                gauge.of(pipeline)
+            self._job_slots.of(pipeline).set(prefetch)
+            self._ended.of(pipeline, "completed", NO_ERROR)
+            for what in get_args(Swept):
+                self._swept.of(pipeline, what)
+
+    def provider(self, provider: str, slots: int) -> None:
+        """This process is going to call the provider, so many times at once."""
+        self._call_slots.of(provider).set(slots)
+        self._in_flight.of(provider)
+        self._breakers.of(provider)
+        for why in get_args(Opening):
+            self._openings.of(provider, why)
+        for kind in get_args(LimitKind):
+            self._rate_limited.of(provider, kind)
+
+    # --- jobs
+
+    def job_accepted(self, pipeline: str, seconds: float) -> None:
+        """The gateway answered 202, `seconds` after the request came."""
+        self._accepted.of(pipeline).inc()
+        self._submissions.of(pipeline).observe(seconds)
+
+    def request_refused(self, pipeline: str, code: str) -> None:
+        """A request became no job."""
+        self._refused.of(pipeline, code).inc()
+
+    def job_started(self, pipeline: str) -> None:
+        """The worker took the job from the queue."""
+        self._running.of(pipeline).inc()
+
+    def job_resumed(self, pipeline: str) -> None:
+        """A run goes on behind stages that were completed before."""
+        self._resumed.of(pipeline).inc()
+
+    def job_left(self, pipeline: str, outcome: str, seconds: float) -> None:
+        """The worker let go of the job; `seconds` since its acceptance."""
+        self._running.of(pipeline).dec()
+        self._runs.of(pipeline, outcome).observe(seconds)
+
+    def job_ended(self, pipeline: str, status: str, code: str | None) -> None:
+        """A job came to its end, with that error code if it failed."""
+        self._ended.of(pipeline, status, code or NO_ERROR).inc()
+
+    def job_put_off(self, pipeline: str) -> None:
+        """A stage failed, and the job is tried again later."""
+        self._put_off.of(pipeline).inc()
+
+    def dead_letter(self, pipeline: str, code: str) -> None:
+        """An order went to the dead letters."""
+        self._dead.of(pipeline, code).inc()
+
+    @contextmanager
+    def job_parked(self, pipeline: str) -> Iterator[None]:
+        """A job waits for its holder while the block runs."""
+        with self._parked.of(pipeline).track_inprogress():
+            yield
+
+    def job_taken_over(self, pipeline: str) -> None:
+        """A job's holder was silent, and this worker goes on with the job."""
+        self._taken_over.of(pipeline).inc()
+
+    def delivery_adopted(self, pipeline: str) -> None:
+        """A job that runs here was delivered again."""
+        self._adopted.of(pipeline).inc()
+
+    def delivery_redelivered(self, pipeline: str) -> None:
+        """The broker brought what it may have handed out before."""
+        self._redelivered.of(pipeline).inc()
+
+    def job_swept(self, pipeline: str, what: Swept) -> None:
+        """The sweep did something about a job."""
+        self._swept.of(pipeline, what).inc()
+
+    # --- stages and calls
+
+    def stage_ended(self, pipeline: str, stage: str, status: str, seconds: float) -> None:
+        """A stage completed or failed after `seconds`."""
+        self._stages.of(pipeline, stage, status).observe(seconds)
+
+    @contextmanager
+    def call_in_flight(self, provider: str) -> Iterator[None]:
+        """A call is at the provider while the block runs."""
+        gauge = self._in_flight.of(provider)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def call_ended(self, kind: str, model: str, outcome: str, seconds: float, usage: Usage | None) -> None:
+        """A model call ended after `seconds`; `usage` if it was paid for."""
+        self._calls.of(kind, model, outcome).observe(seconds)
+        if usage is not None:
+            self._tokens.of(kind, model, "input").inc(usage.input_tokens)
+            self._tokens.of(kind, model, "cached").inc(usage.cached_tokens)
+            self._tokens.of(kind, model, "output").inc(usage.output_tokens)
+            if usage.cost is not None:
+                self._cost.of(kind, model).inc(float(usage.cost))
+
+    def call_retried(self, kind: str) -> None:
+        """A call failed and is tried again."""
+        self._retries.of(kind).inc()
+
+    def breaker(self, provider: str, *, closed: bool) -> None:
+        """The breaker of a provider is closed, or not."""
+        self._breakers.of(provider).set(not closed)
+
+    def breaker_opened(self, provider: str, why: Opening) -> None:
+        """The breaker of a provider opened."""
+        self._openings.of(provider, why).inc()
+
+    def rate_limited(self, provider: str, kind: LimitKind) -> None:
+        """The provider answered 429."""
+        self._rate_limited.of(provider, kind).inc()
+
+    # --- budget
+
+    def call_waited(self, provider: str, seconds: float) -> None:
+        """A call had its turn after `seconds`."""
+        self._call_waits.of(provider).observe(seconds)
+
+    def call_granted(self, provider: str, seconds: float) -> None:
+        """A call got its grant after `seconds`."""
+        self._grant_seconds.of(provider).observe(seconds)
+
+    def reserved(self, provider: str, requests: float, tokens: float) -> None:
+        """Calls hold so much more of the budget; less, if negative."""
+        self._reserved.of(provider, "requests").inc(requests)
+        self._reserved.of(provider, "tokens").inc(tokens)
+
+    def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
+        """A grant was used, or it grew too old, or it was not needed any more."""
+        self._grants.of(provider, outcome).inc()
+
+    # --- event streams
+
+    @contextmanager
+    def stream_open(self, pipeline: str) -> Iterator[None]:
+        """An event stream is open while the block runs."""
+        with self._streams.of(pipeline).track_inprogress():
+            yield
+
+    def first_event(self, pipeline: str, seconds: float) -> None:
+        """A client that had no event yet got its first one, `seconds` after it asked."""
+        self._first_events.of(pipeline).observe(seconds)
+
+    def stream_resumed(self, pipeline: str) -> None:
+        """A client went on behind the event that it had seen last."""
+        self._streams_resumed.of(pipeline).inc()
+
+    def stream_cut(self, pipeline: str) -> None:
+        """A client took nothing for too long and was cut off."""
+        self._streams_cut.of(pipeline).inc()
+
+    # --- the process
+
+    def barrier_passed(self, seconds: float) -> None:
+        """A marker went to the journal and came back."""
+        self._barriers.observe(seconds)
+
+    def loop_late(self, seconds: float) -> None:
+        """The event loop woke a sleeper so much later than asked."""
+        self._loop.observe(seconds)
+
+    # --- asked at each scrape
+
+    def show_budget(self, provider: str, status: Callable[[], Budget | None]) -> None:
+        """Shows how the provider's budget stands where this process leads."""
+        self._budgets.statuses[provider] = status
+
+    def show_spending(self, limit: float, spent: Callable[[], float]) -> None:
+        """Shows what was paid today, in USD, beside the most that may be."""
+        self._registry.register(Spending(limit, spent))
+
+    def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalStatus]) -> None:
+        """Shows how the process stands to the journal, and the backlog of these pipelines."""
+        self._registry.register(JournalSeries(tuple(pipelines), status))
+
+    def show_broker(self, links: Callable[[], Iterable[Link]], blocked: Callable[[], bool]) -> None:
+        """Shows the connections to the broker."""
+        self._registry.register(BrokerSeries(links, blocked))
+
+    def show_queues(self, depths: Callable[[], dict[str, int]]) -> None:
+        """Shows messages by queue, as far as this process knows."""
+        self._registry.register(Queues(depths))
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format (`content_type`)."""
+        return generate_latest(self._uncreated)
+
+    # --- made from the table
+
+    def _counter(self, name: str) -> Children[Counter]:
+        series = SERIES[name]
+        return Children(Counter(name, series.help, series.labels, registry=self._registry).labels)
+
+    def _gauge(self, name: str) -> Children[Gauge]:
+        series = SERIES[name]
+        return Children(Gauge(name, series.help, series.labels, registry=self._registry).labels)
+
+    def _histogram(self, name: str) -> Children[Histogram]:
+        series = SERIES[name]
+        return Children(
+            Histogram(name, series.help, series.labels, registry=self._registry, buckets=series.bounds).labels
+        )
+
+    def _plain_histogram(self, name: str) -> Histogram:
+        series = SERIES[name]
+        return Histogram(name, series.help, registry=self._registry, buckets=series.bounds)

@@ -1,0 +1,118 @@
+"""Dashboard, alerts and runbooks agree with each other and with the series that there are."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eco2.metrics.series import SERIES, Series
+from observe.alerts import FILE as ALERTS_FILE
+from observe.alerts import Alert, alerts, hurried
+from observe.dashboard import FILE, ROWS, text
+
+ROOT = Path(__file__).parents[2]
+ALERTS = alerts(ALERTS_FILE.read_text())
+PANELS = [panel for row in ROWS for panel in row.panels]
+QUERIES = [query.expr for panel in PANELS for query in panel.queries]
+SELECTED = re.compile(r"(eco2_\w+)(?:\{([^}]*)\})?")
+PROMETHEUS_OWN = {"namespace", "job", "instance", "le"}
+
+
+def series_of(name: str) -> Series | None:
+    """The row of the table that a name in a query belongs to."""
+    for series in SERIES.values():
+        parts = ("_bucket", "_sum", "_count") if series.kind == "histogram" else ("",)
+        if name in {series.shown_as + part for part in parts}:
+            return series
+    return None
+
+
+def selections(expr: str) -> Iterator[tuple[str, list[str]]]:
+    """Names of series in the query, each with the labels that it is selected by."""
+    for name, labels in SELECTED.findall(expr):
+        yield name, re.findall(r"(\w+)(?:=~|!=|!~|=)", labels)
+
+
+@pytest.mark.parametrize("expr", [*QUERIES, *(alert.expr for alert in ALERTS)])
+def test_queries_ask_for_series_and_labels_that_there_are(expr: str) -> None:
+    found = list(selections(expr))
+    assert found or re.search(r"\bup\b|ALERTS", expr)
+    for name, labels in found:
+        series = series_of(name)
+        assert series is not None, name
+        assert set(labels) <= {*series.labels, *PROMETHEUS_OWN}
+
+
+def test_every_series_has_its_place_on_the_dashboard() -> None:
+    shown = {series_of(name) for expr in QUERIES for name, _ in selections(expr)}
+    assert [name for name, series in SERIES.items() if series not in shown] == []
+
+
+def test_what_every_process_shows_whole_is_never_summed_over_processes() -> None:
+    whole = [series.shown_as for series in SERIES.values() if "never the sum" in series.help]
+    assert len(whole) >= 4
+    for expr in [*QUERIES, *(alert.expr for alert in ALERTS)]:
+        for name in whole:
+            assert not re.search(rf"sum(?: by \([^)]*\))? \({name}|sum\({name}", expr)
+
+
+def test_the_file_is_what_the_module_says() -> None:
+    assert FILE.read_text() == text(), "run `make fix`"
+
+
+def test_panels_are_described_and_do_not_overlap() -> None:
+    document: dict[str, Any] = json.loads(text())
+    seen: set[tuple[int, int]] = set()
+    ids = [panel["id"] for panel in document["panels"]]
+    assert len(ids) == len(set(ids))
+    for panel in document["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & seen
+        assert max(x for x, _ in cells) < 24
+        seen |= cells
+        assert panel["type"] == "row" or (panel["description"].endswith(".") and panel["targets"])
+
+
+def test_titles_of_panels_are_told_apart() -> None:
+    titles = [panel.title for panel in PANELS]
+    assert len(titles) == len(set(titles))
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
+def test_an_alert_says_how_bad_it_is_and_where_to_read_on(alert: Alert) -> None:
+    assert alert.severity in ("page", "ticket")
+    assert set(alert.notes) == {"summary", "description", "runbook_url"}
+    assert alert.notes["runbook_url"] == f"docs/runbooks.md#{alert.name.lower()}"
+    (section,) = re.findall(rf"^## {alert.name}\n\n(\w+)\. ", runbooks(), re.MULTILINE)
+    assert section == alert.severity
+
+
+def test_every_runbook_is_of_an_alert_and_in_the_same_order() -> None:
+    assert re.findall(r"^## (\w+)$", runbooks(), re.MULTILINE) == [alert.name for alert in ALERTS]
+
+
+def test_panels_named_in_the_runbooks_exist() -> None:
+    named = re.findall(r'"([^"]+)"', re.sub(r"`[^`]*`", "", runbooks()).replace("\n  ", " "))
+    said_in_logs = {"the provider is down", "connection lost", "released", "…"}
+    titles = {panel.title for panel in PANELS} | {row.title for row in ROWS}
+    assert [name for name in named if name.rstrip(",.") not in titles | said_in_logs] == []
+
+
+def test_hurried_rules_differ_in_their_times_alone() -> None:
+    given = ALERTS_FILE.read_text()
+    quick = hurried(given, "2s", "15s")
+    assert {line.strip() for line in quick.splitlines() if line.strip().startswith("for:")} == {"for: 2s"}
+    assert not re.search(r"\[\d+m\]", quick)
+    assert re.sub(r"for: \w+|\[\w+\]", "", quick) == re.sub(r"for: \w+|\[\w+\]", "", given)
+
+
+def runbooks() -> str:
+    return (ROOT / "docs/runbooks.md").read_text()
