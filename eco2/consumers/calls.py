@@ -154,7 +154,7 @@ class _Tries:
     """How one call fares: where it may go, where it failed last, and when it has failed often enough.
 
     Not the call's fault, and so not counted: a limit of the provider, and one that is down while its breaker
-    says so or another provider is up.
+    says so or another provider is up. A time-out always counts, since the provider may have been paid for it.
     """
 
     def __init__(self, offers: Sequence[Provider], attempts: int) -> None:
@@ -174,7 +174,8 @@ class _Tries:
         down = not any(offer.up for offer in self.offers) or (
             isinstance(error, ProviderDown) and self._elsewhere
         )
-        self._failures += not (down or isinstance(error, RateLimited))
+        paid = isinstance(error, ProviderSilent)  # perhaps
+        self._failures += paid or not (down or isinstance(error, RateLimited))
         return self._failures >= self._attempts
 
     def wait(self, state: RetryCallState) -> float:
