@@ -112,7 +112,7 @@ class Worker:
         pipeline = run.pipeline.name
         ended, reason = "cancelled", None
         with bind_job(run.job.id):
-            log.info("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
+            log.debug("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
             self._metrics.job_started(pipeline)
             try:
                 outcome = await self._outcome(run)
@@ -122,7 +122,9 @@ class Worker:
             finally:
                 self._running.forget(run)
                 self._metrics.job_ended(pipeline, ended, self._clock() - run.job.accepted)
-                log.info("job settled", pipeline=pipeline, outcome=ended, reason=reason)
+                # What went well is told by the journal and the metrics; a line costs more than a small job.
+                say = log.debug if ended == "completed" else log.info
+                say("job settled", pipeline=pipeline, outcome=ended, reason=reason)
 
     async def _outcome(self, run: Run) -> Outcome:
         """What became of the job, written to the journal; an end counts once it is known to stand."""
