@@ -1,7 +1,9 @@
 """What tests of the operator's tools are made of: letters that nobody sent, states and costs by hand."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec.structs import replace
 
 from eco2.job import JSON, Job, encode_order
 from eco2.journal.state import EventId, JobState, Shown

@@ -20,7 +20,7 @@ from eco2.consumers.progress import Progress, finished, late
 from eco2.consumers.retries import left, put_off
 from eco2.consumers.run import Run
 from eco2.errors import DeadLetter, Gone, PermanentError, ProviderError, RetryableError
-from eco2.event import RunStarted
+from eco2.event import RunStarted, StageChanged
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -267,15 +267,18 @@ class _StageWriter:
         self._shown = False
 
     def started(self, now: float) -> None:
-        if not self._shown:
-            self._shown = True
-            self._run.write(self._progress.started(self._stage.name, now))
+        if opening := self._opening(now):
+            self._run.write(*opening)
 
     def completed(self, now: float, output: BaseModel, usage: JSON | None) -> None:
         event = self._progress.completed(self._stage, now, output, usage)
-        self.started(now)
-        self._run.write(event)
+        self._run.write(*self._opening(now), event)
 
     def failed(self, now: float, error: PermanentError, usage: JSON | None) -> None:
-        self.started(now)
-        self._run.write(self._progress.failed(self._stage.name, now, error, usage))
+        self._run.write(*self._opening(now), self._progress.failed(self._stage.name, now, error, usage))
+
+    def _opening(self, now: float) -> tuple[StageChanged, ...]:
+        if self._shown:
+            return ()
+        self._shown = True
+        return (self._progress.started(self._stage.name, now),)

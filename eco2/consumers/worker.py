@@ -117,7 +117,7 @@ class Worker:
         pipeline = run.pipeline.name
         ended, reason = "cancelled", None
         with bind_job(run.job.id):
-            log.info("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
+            log.debug("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
             self._metrics.job_started(pipeline)
             try:
                 outcome = await self._outcome(run)
@@ -128,7 +128,9 @@ class Worker:
             finally:
                 self._running.forget(run)
                 self._metrics.job_left(pipeline, ended, self._clock() - run.job.accepted)
-                log.info("job settled", pipeline=pipeline, outcome=ended, reason=reason)
+                # What went well is told by the journal and the metrics; a line costs more than a small job.
+                say = log.debug if ended == "completed" else log.info
+                say("job settled", pipeline=pipeline, outcome=ended, reason=reason)
 
     def _count(self, pipeline: str, outcome: Outcome) -> None:
         match outcome:

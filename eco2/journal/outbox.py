@@ -6,13 +6,13 @@ whose confirm did not come is sent again with the same id; readers ignore what t
 """
 
 import asyncio
+import random
 import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from itertools import count
 
 from eco2.errors import PublishUncertain, RetryableError, TooLarge
 from eco2.event import Event, encode_batch, encode_event
@@ -24,6 +24,8 @@ BATCH_BYTES = 1_000_000
 MOST_BYTES = 8_000_000
 """Size of a single put. RabbitMQ 4 refuses messages above 16 MiB, and one that is refused would be sent again
 for ever, with all that is put behind it waiting."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
+"""Seconds at the most before a message goes out again, doubled each time."""
 
 log = get_logger(__name__)
 
@@ -102,27 +104,21 @@ class Outbox:
     async def _send(self, batch: list[_Entry]) -> list[_Entry]:
         """The entries that the journal holds now: all but those withdrawn before anything was sent."""
         body, message_id, sent = b"", uuid.uuid4().hex, False
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RetryableError),
-            wait=wait_random_exponential(multiplier=0.05, max=2.0),
-            before_sleep=_log_retry,
-        ):
-            with attempt:
-                if not sent:
-                    batch = [entry for entry in batch if not entry.confirmed.cancelled()]
-                    body = encode_batch([event for entry in batch for event in entry.events])
+        for attempt in count(1):
+            if not sent:
+                batch = [entry for entry in batch if not entry.confirmed.cancelled()]
+                body = encode_batch([event for entry in batch for event in entry.events])
+            try:
                 if batch:
-                    try:
-                        await self._stream.append(body, message_id)
-                    except PublishUncertain:
-                        sent = True  # from now on exactly this body, under this id
-                        raise
+                    await self._stream.append(body, message_id)
+                break
+            except RetryableError as error:
+                sent |= isinstance(error, PublishUncertain)  # from now on exactly this body, under this id
+                _log_retry(attempt, error)
+            await asyncio.sleep(random.random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16)))
         return batch
 
 
-def _log_retry(state: RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    if state.attempt_number in (1, 10) or state.attempt_number % 100 == 0:
-        log.warning(
-            "the journal did not confirm; sending again", attempt=state.attempt_number, error=str(error)
-        )
+def _log_retry(attempt: int, error: RetryableError) -> None:
+    if attempt in (1, 10) or attempt % 100 == 0:
+        log.warning("the journal did not confirm; sending again", attempt=attempt, error=str(error))

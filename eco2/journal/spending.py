@@ -75,8 +75,10 @@ class Spending:
 
     def paid(self, offset: int, event: StageChanged, now: float) -> None:
         """A stage ended at `offset`. `now`: a clock ahead must not begin the next day."""
+        if event.usage is None:
+            return
         name = (event.job, event.run, event.stage, event.status)
-        if event.usage is None or name in self.counted:
+        if name in self.counted:
             return
         self.counted[name] = None
         if len(self.counted) > REMEMBERED:

@@ -5,8 +5,10 @@ terminal event stands; `seq` never goes back, so an event that was written twice
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from eco2.event import (
     Checkpoint,
@@ -47,8 +49,7 @@ class EventId(NamedTuple):
         return cls(int(offset), int(index or 0))
 
 
-@dataclass(frozen=True, slots=True)
-class Shown:
+class Shown(msgspec.Struct, frozen=True):
     """A durable event as clients see it: the `data:` of one server-sent event, without the job's id."""
 
     id: EventId
@@ -60,8 +61,7 @@ class Shown:
     result: JSON | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
+class JobState(msgspec.Struct, frozen=True):
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `past`: those before it, void now;
@@ -92,9 +92,9 @@ class JobState:
     alone: bool = False
     crashes: int = 0
     retries: int = 0
-    outputs: Mapping[str, JSON] = field(default_factory=dict)
-    usage: Mapping[str, JSON] = field(default_factory=dict)
-    saved: Mapping[str, JSON] = field(default_factory=dict)
+    outputs: Mapping[str, JSON] = {}
+    usage: Mapping[str, JSON] = {}
+    saved: Mapping[str, JSON] = {}
     shown: tuple[Shown, ...] = ()
     result: JSON | None = None
     ended_at: int | None = None

@@ -134,13 +134,15 @@ class View:
                 self.lag = max(0.0, self._clock() - event.ts)
 
     def _apply(self, at: EventId, event: Event) -> None:
-        if isinstance(event, Marker | Paused | Resumed | Spent | Large):
-            self._note(event)
-            return
-        if isinstance(event, StageChanged):
-            self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
-        if isinstance(event, Queued):
-            self._evict(min(event.ts, self._clock()) - self._keep)  # a clock ahead must not empty the view
+        match event:
+            case Marker() | Paused() | Resumed() | Spent() | Large():
+                self._note(event)
+                return
+            case StageChanged():
+                self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
+            case Queued():
+                now = min(event.ts, self._clock())  # a clock ahead must not empty the view
+                self._evict(now - self._keep)
         before = self._jobs.get(event.job)
         after = apply(before, at, event)
         if after is None or after is before:

@@ -18,13 +18,9 @@ from json import JSONDecodeError
 from urllib.parse import quote
 
 import httpx2  # the SDK lets its transport's errors through while a stream is read
+import msgspec
 import openai
-from openai.types import CompletionUsage
-from openai.types.chat import (
-    ChatCompletion,
-    ChatCompletionContentPartParam,
-    ChatCompletionMessageParam,
-)
+from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import ResponseFormat
 from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
@@ -41,10 +37,13 @@ from eco2.errors import (
     RateLimited,
 )
 from eco2.llm import hooks
+from eco2.llm.completion import Counted, Words, completion_of
 from eco2.llm.prices import price
 from eco2.llm.refusals import limit_kind, retry_delay, words
 from eco2.ports import at_once
 
+PATH = "/chat/completions"
+NO_COMPLETION = "the provider answered with something that is no chat completion"
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
 
@@ -94,7 +93,7 @@ class OpenAIModel:
         self._key = api_key
         self._model = model
         self._timeout = timeout
-        self._effort = LEAST_EFFORT.get(model, openai.omit)
+        self._effort = LEAST_EFFORT.get(model)
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
@@ -135,24 +134,17 @@ class OpenAIModel:
         return await self._whole(call, headers)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
-        schema: type = call.schema
-        completion: object = await self._client.chat.completions.create(
-            model=self._model,
-            messages=_messages(call),
-            max_completion_tokens=call.max_tokens,
-            reasoning_effort=self._effort,
-            response_format=response_format_of(schema),
-            extra_headers=headers,
+        answer = await self._client.post(
+            PATH, cast_to=object, content=self._body(call), options={"headers": headers}
         )
-        # Of a body that is no JSON the SDK hands over the bare text.
-        if not isinstance(completion, ChatCompletion) or not completion.choices:
-            raise ProviderError("the provider answered with something that is no chat completion: try again")
-        choice = completion.choices[0]
+        completion = completion_of(answer)
+        if not completion.choices or (message := completion.choices[0].message) is None:
+            raise ProviderError(f"{NO_COMPLETION}: try again")
         usage = _usage(completion.usage, completion.model or self._model, completion.service_tier)
         return _Written(
-            _sound(choice.message.content or ""),
-            choice.finish_reason,
-            choice.message.refusal,
+            _sound(message.content or ""),
+            completion.choices[0].finish_reason,
+            message.refusal,
             completion.model or self._model,
             usage,
         )
@@ -162,27 +154,41 @@ class OpenAIModel:
     ) -> _Written:
         pieces, refused = list[str](), list[str]()
         finish_reason, model, tier, usage = None, self._model, None, None
-        chunks = await self._client.chat.completions.create(
-            model=self._model,
-            messages=_messages(call),
-            max_completion_tokens=call.max_tokens,
-            reasoning_effort=self._effort,
+        chunks = await self._client.post(
+            PATH,
+            cast_to=object,
+            content=self._body(call, stream=True, stream_options={"include_usage": True}),
+            options={"headers": headers},
             stream=True,
-            stream_options={"include_usage": True},
-            extra_headers=headers,
+            stream_cls=openai.AsyncStream[object],
         )
         async with chunks:
-            async for chunk in chunks:
+            async for data in chunks:
+                chunk = completion_of(data)
                 model, tier = chunk.model or model, chunk.service_tier or tier
                 usage = chunk.usage or usage
-                for choice in chunk.choices:
+                for choice in chunk.choices or ():
                     finish_reason = choice.finish_reason or finish_reason
-                    refused.append(choice.delta.refusal or "")
-                    if piece := choice.delta.content:
+                    delta = choice.delta or Words()
+                    refused.append(delta.refusal or "")
+                    if piece := delta.content:
                         pieces.append(piece)
                         on_text(piece)
         text, refusal = _sound("".join(pieces)), "".join(refused) or None
         return _Written(text, finish_reason, refusal, model, _usage(usage, model, tier))
+
+    def _body(self, call: Call[Answer], **more: object) -> bytes:
+        """Encoded here: the SDK would look at each character of a picture several times."""
+        schema: type = call.schema
+        body = {
+            "model": self._model,
+            "messages": _messages(call),
+            "max_completion_tokens": call.max_tokens,
+            "reasoning_effort": self._effort,
+            "response_format": response_format_of(schema),
+            **more,
+        }
+        return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
 
     @asynccontextmanager
     async def _border(self) -> AsyncIterator[asyncio.Timeout]:
@@ -197,6 +203,8 @@ class OpenAIModel:
         except openai.APIStatusError as error:
             reason = error.message if isinstance(error.body, dict) else words(error.body) or error.message
             raise _status_error(error, self._without_key(reason)) from error
+        except msgspec.ValidationError as error:
+            raise ProviderError(f"{NO_COMPLETION} ({error}): try again") from error
         except (openai.OpenAIError, httpx2.HTTPError, JSONDecodeError, UnicodeDecodeError) as error:
             if isinstance(error.__cause__, Eco2Error):  # of `before_send`: nothing was sent
                 raise error.__cause__ from None
@@ -223,10 +231,10 @@ def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
 
 
 @lru_cache(maxsize=64)
-def response_format_of(schema: type) -> ResponseFormat | openai.Omit:
-    """Plain text for `str`, else the strict JSON schema of a pydantic model."""
+def response_format_of(schema: type) -> ResponseFormat | None:
+    """None, that is plain text, for `str`; else the strict JSON schema of a pydantic model."""
     if schema is str:
-        return openai.omit
+        return None
     if not issubclass(schema, BaseModel):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {schema.__name__}")
     strict = openai.pydantic_function_tool(schema)["function"]["parameters"]
@@ -313,15 +321,15 @@ def _sound(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _usage(usage: CompletionUsage | None, model: str, tier: str | None) -> Usage:
+def _usage(usage: Counted | None, model: str, tier: str | None) -> Usage:
     """Zeros where a provider does not report it; without a cost where that or the price is not known."""
     if usage is None:
         return Usage()
     details = usage.prompt_tokens_details
     cached = (details.cached_tokens or 0) if details is not None else 0
     known = price(model) if tier in _STANDARD_TIERS else None
-    cost = known.cost(usage.prompt_tokens, cached, usage.completion_tokens) if known else None
-    return Usage(usage.prompt_tokens, cached, usage.completion_tokens, cost)
+    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    return Usage(prompt, cached, completion, known.cost(prompt, cached, completion) if known else None)
 
 
 def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | ProviderRefused:

@@ -107,7 +107,7 @@ def _encode(image: Image.Image) -> bytes:
     encoded = b""
     for quality in _QUALITIES:
         file = io.BytesIO()
-        clean.save(file, "JPEG", quality=quality, optimize=True)
+        clean.save(file, "JPEG", quality=quality)
         encoded = file.getvalue()
         if len(encoded) <= MAX_JPEG_BYTES:
             break

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from eco2.broker.embedded.queues import Queue
 from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, overdue, quiet

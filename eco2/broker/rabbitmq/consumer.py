@@ -4,13 +4,16 @@ The channel outlives a cancel for as long as deliveries of it are unsettled, so 
 be acked while intake is paused; then it is closed, so that pausing often does not pile channels up.
 """
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.abc import AbstractChannel as AmqpChannel
 from aiormq.abc import DeliveredMessage
 
+from eco2.broker.rabbitmq.acks import Rows
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import Lifetime, lost_as
 from eco2.errors import BrokerUnavailable, DeliveryLost
@@ -32,6 +35,9 @@ class Feed:
         self._lifetime = Lifetime()
         self._unsettled = 0
         self._retired = False
+        self._rows = Rows()
+        self._acked: list[int] = []
+        self._acking = False
 
     @classmethod
     async def open(cls, connection: AbstractConnection, on_loss: Callable[..., None]) -> "Feed":
@@ -74,12 +80,41 @@ class Feed:
         """One more delivery waits to be settled."""
         self._unsettled += 1
 
-    async def settle(self, frame: Awaitable[None]) -> None:
-        """Sends the frame that settles one delivery; raises `DeliveryLost` when the channel is gone."""
+    async def ack(self, tag: int) -> None:
+        """Acks one delivery, together with all that are acked in the same turn of the loop: the first of them
+        sends for the others, too, and gets the `DeliveryLost` when the channel is gone."""
+        self._acked.append(tag)
+        if self._acking:
+            return
+        self._acking = True
+        try:
+            await asyncio.sleep(0)
+            while tags := self._acked:
+                self._acked = []
+                async with self._settling(len(tags)):
+                    for ack in self._rows.acks(tags):
+                        await self.amqp.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
+        finally:
+            self._acking = False
+
+    async def nack(self, tag: int) -> None:
+        """Gives one delivery back. Not by a reject: from RabbitMQ 4.3 only that counts towards the limit."""
+        async with self._settling(1):
+            await self.amqp.basic_nack(tag, requeue=True)
+        self._rows.settled(tag)
+
+    async def reject(self, tag: int) -> None:
+        """Sends one delivery to the dead letters."""
+        async with self._settling(1):
+            await self.amqp.basic_reject(tag, requeue=False)
+        self._rows.settled(tag)
+
+    @asynccontextmanager
+    async def _settling(self, deliveries: int) -> AsyncIterator[None]:
         with lost_as(DeliveryLost, "the connection of this delivery is gone; the broker delivers it again"):
             async with self._lifetime.scope():
-                await frame
-        self._unsettled -= 1
+                yield
+        self._unsettled -= deliveries
         if self._retired and self._unsettled == 0:
             await self.close()
 

@@ -42,14 +42,13 @@ class QueueDelivery:
         return count if isinstance(count, int) else 0
 
     async def ack(self) -> None:
-        await self._feed.settle(self._feed.amqp.basic_ack(self._tag))
+        await self._feed.ack(self._tag)
 
     async def requeue(self) -> None:
-        # Not a reject: from RabbitMQ 4.3 a nack does not count towards the delivery limit.
-        await self._feed.settle(self._feed.amqp.basic_nack(self._tag, requeue=True))
+        await self._feed.nack(self._tag)
 
     async def reject(self) -> None:
-        await self._feed.settle(self._feed.amqp.basic_reject(self._tag, requeue=False))
+        await self._feed.reject(self._tag)
 
     @property
     def _tag(self) -> int:

@@ -133,7 +133,7 @@ async def _answer(feed: Feed, message: DeliveredMessage, handler: Handler) -> No
         with lost_as(DeliveryLost, "the connection went before the reply; a successor answers"):
             if reply is not None:
                 await _reply(feed, message, reply)
-        await feed.settle(feed.amqp.basic_ack(message.delivery_tag or 0))
+        await feed.ack(message.delivery_tag or 0)
     except DeliveryLost as error:
         log.info("no reply sent", why=str(error))
 
