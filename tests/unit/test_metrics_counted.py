@@ -67,6 +67,7 @@ async def test_an_end_is_counted_by_its_code_and_a_dead_one_as_a_letter() -> Non
     shown = (await run_one(failing(PermanentError("no", "REFUSED")))).metrics
     assert counted(shown, 'eco2_jobs_ended_total{code="REFUSED",pipeline="ask",status="failed"}') == 1
     assert counted(shown, 'eco2_dead_letters_total{code="REFUSED",pipeline="ask"}') is None
+    assert counted(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 0
 
 
 @virtual
