@@ -129,7 +129,7 @@ async def _outage(on: Scene, prometheus: Prometheus) -> None:
     more = asyncio.create_task(on.load(20, 20.0))
     await _until(prometheus, STAGED, "firing", on.say)
     await more
-    await asyncio.sleep(15)  # so that some jobs miss their deadline
+    await asyncio.sleep(25)  # so that some jobs miss their deadline
     on.say("the provider is back")
     await on.provider.faults()
     await _until(prometheus, STAGED, "inactive", on.say)

@@ -231,7 +231,7 @@ class Metrics:
         self._breakers.of(provider).set(not closed)
 
     def breaker_opened(self, provider: str, why: Opening) -> None:
-        """The breaker of a provider opened."""
+        """The breaker of a provider opened, or was kept open by the call that went ahead."""
         self._openings.of(provider, why).inc()
 
     def rate_limited(self, provider: str, kind: LimitKind) -> None:
