@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault mutants bench-budget lock
+.PHONY: help setup demo check fix test fault observe mutants bench-budget lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -39,6 +39,10 @@ bench-budget: setup ## Is one budget used fully, and never overrun? From the pro
 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
+
+observe: setup ## A real Prometheus over a loaded run: has every panel and alert something to see? (4 minutes)
+	@scripts/setup-observe
+	@$(BIN)/python -m observe --page
 
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants

@@ -9,7 +9,7 @@ FILE = Path(__file__).parents[1] / "helm/eco2/files/alerts.yaml"
 
 _ALERT = re.compile(r"^      - alert: (\w+)$", re.MULTILINE)
 _FOR = re.compile(r"^(        for: )\w+$", re.MULTILINE)
-_RANGE = re.compile(r"\[(?:3|5|10)m\]")
+_RANGE = re.compile(r"\[(?:1|3|5|10)m\]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,15 +168,15 @@ class Provider:
         self._moved(self._breaker.succeeded())
 
     def _moved(self, breaker: Breaker, why: Opening | None = None) -> None:
-        """`why`: what opens it, if it does."""
+        """`why`: what opens it, if it does, or keeps it open."""
         before, self._breaker = self._breaker, breaker
         if breaker.until is not None and breaker.until != before.until:
+            if why is not None:
+                self.metrics.breaker_opened(self.name, why)
             for patience in self._waiting:
                 if not patience.expired():
                     patience.reschedule(_now())
         if before.closed != breaker.closed:
-            if why is not None:
-                self.metrics.breaker_opened(self.name, why)
             what = "the provider is back" if breaker.closed else "the provider is down: its calls wait"
             log.warning(what, provider=self.name)
             self.metrics.breaker(self.name, closed=breaker.closed)

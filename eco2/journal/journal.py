@@ -52,14 +52,14 @@ class Journal:
 
     def status(self) -> Status:
         """For dashboards; costs a look at every job of the view. While it is being filled it has no lag."""
-        view, filled = self.view, self.filled.is_set()
+        view, filled, now = self.view, self.filled.is_set(), self._clock()
         return Status(
             jobs=len(view),
-            lag=view.lag if filled else 0.0,
+            lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
             skipped=view.skipped,
             paused=view.paused is not None,
-            backlog=backlog(view, self._clock()) if filled else {},
+            backlog=backlog(view, now) if filled else {},
         )
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:

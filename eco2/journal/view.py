@@ -31,6 +31,9 @@ from eco2.ports import Clock, Record
 INDEX_SIZE = 200_000
 """Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
 
+RECENT = 60.0
+"""Seconds for which the lag of the newest event is that of the view."""
+
 INTAKE_SEEN = 100
 """Pauses and resumptions that are known again when they come twice."""
 
@@ -61,8 +64,7 @@ class View:
         self.spending = Spending()
         self.large = LargeCalls()
         self.skipped = 0
-        self.lag = 0.0
-        """Seconds from the writing of the newest event, by its writer's clock, to its coming here."""
+        self._written = self._came = 0.0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
 
@@ -91,6 +93,11 @@ class View:
         job_id = self._keys.get((owner, key))
         holder = self._jobs.get(job_id) if job_id else None
         return holder if holder is not None and holder.accepted >= at - self._keep else None
+
+    def lag(self, now: float) -> float:
+        """Seconds from the writing of the newest event, by its writer's clock, to its coming here; 0.0 once
+        that is long ago: it would say nothing of the present."""
+        return max(0.0, self._came - self._written) if now - self._came < RECENT else 0.0
 
     def observe(self, observer: Callable[[JobState], None]) -> None:
         """Calls `observer(state)` after every change of any job. It must neither block nor raise."""
@@ -131,7 +138,7 @@ class View:
                 self._skip(record.offset, "unknown kind of event")
             else:
                 self._apply(EventId(record.offset, index), event)
-                self.lag = max(0.0, self._clock() - event.ts)
+                self._written, self._came = event.ts, self._clock()
 
     def _apply(self, at: EventId, event: Event) -> None:
         match event:

@@ -36,6 +36,10 @@ Opening = Literal["down", "refused"]
 Swept = Literal["ended", "ordered again"]
 
 NO_ERROR = "OK"
+DEAD = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
+"""Codes of `eco2.errors.DeadLetter`."""
+REFUSED = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
+"""Codes of a request that any pipeline's may be answered with."""
 
 
 class Metrics:
@@ -96,6 +100,8 @@ class Metrics:
         for pipeline in pipelines:
             for counter in (self._accepted, self._streams_resumed, self._streams_cut):
                 counter.of(pipeline)
+            for code in REFUSED:
+                self._refused.of(pipeline, code)
             self._streams.of(pipeline)
             self._submissions.of(pipeline)
             self._first_events.of(pipeline)
@@ -115,6 +121,10 @@ class Metrics:
                 gauge.of(pipeline)
             self._job_slots.of(pipeline).set(prefetch)
             self._ended.of(pipeline, "completed", NO_ERROR)
+            for code in (*DEAD, "DEADLINE"):
+                self._ended.of(pipeline, "failed", code)
+            for code in DEAD:
+                self._dead.of(pipeline, code)
             for what in get_args(Swept):
                 self._swept.of(pipeline, what)
 
@@ -221,7 +231,7 @@ class Metrics:
         self._breakers.of(provider).set(not closed)
 
     def breaker_opened(self, provider: str, why: Opening) -> None:
-        """The breaker of a provider opened."""
+        """The breaker of a provider opened, or was kept open by the call that went ahead."""
         self._openings.of(provider, why).inc()
 
     def rate_limited(self, provider: str, kind: LimitKind) -> None:

@@ -175,7 +175,8 @@ CALLS = (
     counter(
         "eco2_breaker_openings",
         "worker",
-        "Times that the breaker opened: the provider was down, or refused all our calls (key, quota).",
+        "Times that the breaker opened, or a call that went ahead kept it open: the provider was down, or "
+        "refused all our calls (key, quota).",
         "provider",
         "why",
     ),

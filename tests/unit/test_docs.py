@@ -29,7 +29,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 WIRE = (ROOT / "docs/events.md").read_text()
 TESTS_OWN = {"ECO2_TEST_AMQP_URL"}
-A_PATH = re.compile(r"(?:eco2|tests|docs|scripts|requirements|bench|\.ci)/[\w./*-]*")
+A_PATH = re.compile(r"(?:eco2|tests|docs|scripts|requirements|bench|observe|helm|\.ci)/[\w./*-]*")
 ENTITIES = {entity.name for entity in Topology("eco2", ("scan",)).entities}
 
 

@@ -8,12 +8,14 @@ import pytest
 from eco2.consumers.breaker import FAILURES
 from eco2.consumers.sweep import FRESH, INTERVAL, OVERDUE
 from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError
-from eco2.event import Queued
+from eco2.event import Marker, Queued, encode_events
 from eco2.job import new_id
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.state import JobState
-from eco2.ports import DEAD
+from eco2.journal.view import View
+from eco2.ports import DEAD, Record
+from eco2.service import run
 from tests.clock import VirtualClock, virtual
 from tests.counted import counted
 from tests.scenes import at_rest
@@ -67,6 +69,7 @@ async def test_an_end_is_counted_by_its_code_and_a_dead_one_as_a_letter() -> Non
     shown = (await run_one(failing(PermanentError("no", "REFUSED")))).metrics
     assert counted(shown, 'eco2_jobs_ended_total{code="REFUSED",pipeline="ask",status="failed"}') == 1
     assert counted(shown, 'eco2_dead_letters_total{code="REFUSED",pipeline="ask"}') is None
+    assert counted(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 0
 
 
 @virtual
@@ -132,6 +135,8 @@ async def test_a_breaker_that_opens_says_why() -> None:
     shown = (await run_one(failing(*[ProviderDown("503")] * FAILURES))).metrics
     assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 1
     assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 0
+    shown = (await run_one(failing(*[ProviderDown("503")] * (FAILURES + 2)))).metrics
+    assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 3
     shown = (await run_one(failing(ProviderClosed("no key")))).metrics
     assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="refused"}') == 1
     assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 1
@@ -188,20 +193,31 @@ async def test_every_process_shows_the_whole_backlog() -> None:
         assert gateway.journal.status().jobs == 5
 
 
+def test_the_lag_is_of_the_newest_event_as_long_as_that_is_recent() -> None:
+    view = View(900.0, lambda: 1000.0)
+    assert view.lag(1000.0) == 0
+    for offset, (written, lag) in enumerate([(993.0, 7.0), (999.5, 0.5), (1003.0, 0.0)]):
+        view.apply(Record(offset, encode_events([marker(offset), Marker(ts=written, id="x")])))
+        assert view.lag(1001.0) == lag
+    view.apply(Record(9, encode_events([Marker(ts=993.0, id="x")])))
+    assert view.lag(1059.0) == 7
+    assert view.lag(1061.0) == 0
+
+
 @virtual
-async def test_the_lag_is_of_the_newest_event_and_a_view_that_is_filled() -> None:
+async def test_a_view_that_is_being_filled_has_no_lag() -> None:
     world = World()
     async with world.process() as one:
         await one.submit()
         await asyncio.sleep(100)
-        async with world.process() as late:
-            assert late.journal.status().lag < 1
-            await late.journal.put(
-                Queued(ts=VirtualClock.now() - 7, job="x", pipeline="ask", deadline=0, digest="")
-            )
-            await late.journal.barrier()
-            await one.journal.barrier()
-    assert one.journal.status().lag < 1
+        lags = set[float]()
+        process, components = world.components()
+        process.journal.view.observe(lambda _: lags.add(process.journal.status().lag))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run(components, process.stop))
+            await process.journal.filled.wait()
+            process.stop.set()
+    assert lags == {0.0}
 
 
 @virtual

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from eco2.metrics.series import SERIES, Series
 from observe.alerts import FILE as ALERTS_FILE
 from observe.alerts import Alert, alerts, hurried
 from observe.dashboard import FILE, ROWS, text
+from observe.findings import Fit, Found, Question, operands
+from observe.report import BEGIN, END, page
+from observe.run import EXPECTED, Life, Outcome, complaints
 
 ROOT = Path(__file__).parents[2]
 ALERTS = alerts(ALERTS_FILE.read_text())
@@ -116,3 +120,57 @@ def test_hurried_rules_differ_in_their_times_alone() -> None:
 
 def runbooks() -> str:
     return (ROOT / "docs/runbooks.md").read_text()
+
+
+# --- what the run makes of answers
+
+
+@pytest.mark.parametrize(
+    ("expr", "expected"),
+    [
+        ("max(a) > 60", ["max(a)"]),
+        ("a / b > 0.05", ["a / b"]),
+        ("max(a) > 0 unless on (x, y) sum(b) > 0", ["max(a)", "sum(b)"]),
+        ("a > 0.95 and on (x) b > 0", ["a", "b"]),
+        ("a > 5 or b > 5", ["a", "b"]),
+        ('absent(a{role=~"x|y"})', ['a{role=~"x|y"}']),
+        ("up == 0", ["up"]),
+    ],
+)
+def test_what_an_alert_compares_is_asked_for_by_itself(expr: str, expected: list[str]) -> None:
+    assert operands(expr) == expected
+
+
+def test_every_alert_is_tested_with_its_real_times() -> None:
+    tests = (ROOT / "observe/alerts.test.yaml").read_text()
+    looks = re.findall(r'alertname="(\w+)",alertstate="firing".*\n.*\n.*value: (\d)', tests)
+    for alert in ALERTS:
+        assert {value for name, value in looks if name == alert.name} == {"0", "1"}, alert.name
+
+
+def test_an_outcome_complains_of_what_is_missing() -> None:
+    quiet, came = Life([(0.0, "inactive")]), Life([(0.0, "pending"), (3.0, "firing"), (9.0, "inactive")])
+    stays = Life([(0.0, "firing")])
+    question = Question("panel: x", "sum(x)")
+    good = Outcome(
+        [Found(question, 3, 1.0)], dict.fromkeys(EXPECTED, came), [Fit("h", 10, 0.5, 0.0, 4)], 1, 1, 1
+    )
+    assert complaints(good) == []
+    assert complaints(replace(good, found=[Found(question, 0, 0.0)])) == ["panel: x: no data for sum(x)"]
+    assert len(complaints(replace(good, lives=dict.fromkeys(EXPECTED, quiet)))) == len(EXPECTED) + 1
+    assert len(complaints(replace(good, lives=dict.fromkeys(EXPECTED, stays)))) == len(EXPECTED) + 1
+    assert len(complaints(replace(good, fits=[Fit("h", 10, 0.5, 0.02, 4)]))) == 1
+
+
+def test_the_block_of_figures_is_written_between_its_marks() -> None:
+    life = Life([(0.0, "pending"), (3.0, "firing"), (9.0, "inactive")])
+    found = [Found(Question("panel: x", "x"), 3, 1.0), Found(Question("alert: y", "y"), 0, 0.0)]
+    outcome = Outcome(found, {"A": life}, [Fit("h", 10, 0.5, 0.0, 4)], 7, 200, 30_000)
+    text = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    new = page(text, outcome, 90.0)
+    assert new.startswith(f"before\n{BEGIN}\nLast run: ")
+    assert new.endswith(f"{END}\nafter\n")
+    assert "old" not in new
+    assert "`A` | pending 0 s → firing 3 s → inactive 9 s |" in new
+    assert "| `h` | 10 | 50.0% | 0.0% | 4 |" in new
+    assert BEGIN in (ROOT / "docs/observability.md").read_text()

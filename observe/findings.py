@@ -1,0 +1,83 @@
+"""What the run found: of each query its values, of each alert what it did, of each histogram how it fits."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from observe.alerts import Alert
+from observe.dashboard import ROWS
+
+VARIABLES = {"$namespace": ".*", "$pipeline": ".*", "$provider": ".*", "[$__rate_interval]": "[15s]"}
+
+EXCEPTIONS: Mapping[str, str] = {}
+"""Queries that need not have data in the run, by the name of their panel or alert, with the reason."""
+
+_COMPARED = re.compile(r"\s*(?:>=|<=|==|>|<)\s*[\d.]+")
+_OPERATOR = re.compile(r"\s*\b(?:unless|and|or)\b(?:\s+on\s*\([^)]*\))?\s*")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`where`: the panel or alert that asks it."""
+
+    where: str
+    expr: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """`values`: how many there were within the run; `most`: the greatest."""
+
+    question: Question
+    values: int
+    most: float
+
+    @property
+    def missing(self) -> bool:
+        return not self.values and self.question.where not in EXCEPTIONS
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a histogram's bounds suit what was observed: shares of the observations."""
+
+    name: str
+    count: float
+    below_first: float
+    beyond_last: float
+    bounds_used: int
+
+    @property
+    def fits(self) -> bool:
+        return self.count == 0 or self.beyond_last <= 0.01
+
+
+def of_panels() -> list[Question]:
+    """Every query of the dashboard, with its variables filled in."""
+    return [
+        Question(f"panel: {panel.title}", _filled(query.expr))
+        for row in ROWS
+        for panel in row.panels
+        for query in panel.queries
+    ]
+
+
+def of_alerts(alerts: Sequence[Alert]) -> list[Question]:
+    """What each alert compares, without the comparison: it must be there before it can be too much."""
+    return [
+        Question(f"alert: {alert.name}", operand)
+        for alert in alerts
+        for operand in operands(" ".join(alert.expr.split()))
+    ]
+
+
+def operands(expr: str) -> list[str]:
+    """`a > 1 unless on (x) b > 0` are `a` and `b`; of what must not be absent, what it is."""
+    parts = _OPERATOR.split(_COMPARED.sub("", expr))
+    return [re.sub(r"^absent\((.*)\)$", r"\1", part.strip()) for part in parts]
+
+
+def _filled(expr: str) -> str:
+    for variable, value in VARIABLES.items():
+        expr = expr.replace(variable, value)
+    return expr
