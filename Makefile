@@ -45,13 +45,15 @@ mutants: setup ## Break one promise at a time; the tests must notice each (about
 
 # Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
 # package index, so that the locks work with whichever one is configured.
-LOCK := uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
+LOCK := $(COMPILE) pyproject.toml
 
-lock: ## Write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
+lock: ## Write requirements/*.txt anew from pyproject.toml and bench.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
+	$(LOCK) requirements/bench.in -c requirements/base.txt --extra fake -o requirements/bench.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'
 METRICS_TABLE = $(BIN)/python -c 'from eco2.metrics.page import markdown; print(markdown(), end="")'
