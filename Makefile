@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault mutants bench-budget lock
+.PHONY: help setup demo check fix test fault mutants bench-budget bench-seed bench-quick lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -36,6 +36,14 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 
 bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (22 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
+
+bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)
+	@scripts/setup-bench
+	@$(BIN)/python -m bench.seed $(BENCH_ARGS)
+
+bench-quick: setup ## Short forms of bench-seed and bench-core against the last committed figures (under 5 minutes)
+	@scripts/setup-bench
+	@$(BIN)/python -m bench.quick
 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
