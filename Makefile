@@ -44,6 +44,7 @@ bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (
 bench-quick: setup ## Short forms of bench-seed and bench-core against the last committed figures (under 5 minutes)
 	@scripts/setup-bench
 	@$(BIN)/python -m bench.quick
+	@$(if $(wildcard bench/core),$(BIN)/python -m bench.core --quick)
 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)

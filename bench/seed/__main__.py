@@ -17,11 +17,10 @@ from bench.programs import PEERS, ProgramFailed
 from bench.record import FOLDER, Results
 from bench.seed import plot, report, verdict
 from bench.seed.figures import figures
+from bench.seed.report import RESULTS
 from bench.seed.run import run
 from bench.seed.scenario import RPM, SCENARIOS, SECONDS, SEED, TPM, WARM, Scenario
 from tests.rabbitmq import NodeFailed
-
-RESULTS = FOLDER / "seed.json"
 
 
 def main() -> int:

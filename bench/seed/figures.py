@@ -22,7 +22,9 @@ QUANTILES = 200
 def figures(measured: Measured) -> Results:
     """Everything about one scenario, as JSON."""
     scenario, window = measured.scenario, measured.end - measured.steady
-    ended = [scan for scan in measured.scans if measured.steady <= scan.get("done", 0.0) < measured.end]
+    ended = [
+        scan for scan in measured.scans if "done" in scan and measured.steady <= scan["done"] < measured.end
+    ]
     good = [scan for scan in ended if scan.get("status") == "completed"]
     lost = len(ended) - len(good) + sum("error" in scan for scan in measured.scans)
     number = max(1, len(good))
@@ -138,7 +140,7 @@ def _steps(measured: Measured, step: float = 30.0) -> list[float]:
     """Scans a second in each half minute of the load."""
     counts = [0] * math.ceil((measured.end - measured.begin) / step)
     for scan in measured.scans:
-        if measured.begin <= scan.get("done", 0.0) < measured.end:
+        if "done" in scan and measured.begin <= scan["done"] < measured.end:
             counts[int((scan["done"] - measured.begin) / step)] += 1
     return [count / step for count in counts]
 

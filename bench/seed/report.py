@@ -8,6 +8,7 @@ from bench.seed.scenario import IN_FLIGHT
 from bench.seed.verdict import Check, checks
 
 PAGE = FOLDER.parent.parent / "docs" / "benchmarks.md"
+RESULTS = FOLDER / "seed.json"
 BEGIN, END = "<!-- seed -->", "<!-- end seed -->"
 PICTURES = (
     ("Scans a second against the ceiling", "seed-throughput"),
@@ -65,8 +66,8 @@ def _throughput_row(name: str, facts: Facts) -> str:
         f"| {facts['scans_per_second']:.3f} | {facts['ceiling']:.3f}{own} | {facts['of_ceiling']:.1%} "
         f"| {limits['requests']:.2f} ({limits['requests_at_two_calls']:.2f}) · {limits['tokens']:.2f} "
         f"· {limits['users']:.2f} | {facts['calls_per_scan']:.3f} · {facts['tokens_per_scan']:,.0f} "
-        f"| {facts['provider_seconds']:.2f} | {facts['success'] or 0:.2%} of {facts['scans'] + facts['lost']} "
-        f"| {facts['rejected']} |"
+        f"| {facts['provider_seconds']:.2f} "
+        f"| {facts['success'] or 0:.2%} of {facts['scans'] + facts['lost']} | {facts['rejected']} |"
     )
 
 

@@ -9,7 +9,7 @@ RPM, TPM = 500, 500_000
 """Tier 1."""
 SEED = 20261126
 CALL_TIMEOUT = 150.0
-"""Seconds: a repeated call draws the same latency, so one that is cut off is lost. One in 100,000 is longer."""
+"""Seconds: a repeated call draws the same latency, so one that is cut off is lost. 1 of 100,000 is longer."""
 RAMP = 10.0
 """Users that begin a second."""
 WARM = 60.0
