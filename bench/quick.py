@@ -5,6 +5,7 @@ and so with the same load, but for three minutes: what is compared does not depe
 the tolerances are wide. Exit code 1 if something is worse, 2 if there is nothing to compare with.
 """
 
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -58,6 +59,7 @@ def main() -> int:
     where = committed["surroundings"]
     length = f"{SECONDS:g} s, {WARM:g} of them not judged, against {committed['parameters']['seconds']:g} s"
     say(f"{NAME}: {length} in {RESULTS.name} of {where['date']}, commit {where['commit'][:10]}")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside, too, ends all of it
     scenario = next(scenario for scenario in SCENARIOS if scenario.name == NAME)
     folder = Path(tempfile.mkdtemp(prefix="eco2-quick-"))
     now = figures(uvloop.run(run(scenario, SECONDS, WARM, 1.0, folder, say)))

@@ -4,6 +4,7 @@ Exit code 0 if every target that was judged is kept, 1 if one is not, 2 for wron
 """
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -38,6 +39,7 @@ def main() -> int:
     if not PEERS.exists():
         say(f"{PEERS} is missing: run scripts/setup-bench")
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside, too, ends all of it
     chosen = [one for one in SCENARIOS if one.name in options.scenarios or not options.scenarios]
     whole = _all(chosen, options)
     return max(_written(record.read(options.results), options.results), 0 if whole else 1)

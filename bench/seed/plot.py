@@ -14,6 +14,7 @@ COLOURS = {
     "prefork-9": "#b9986b",
     "prefork-24": "#8a6d3b",
     "gevent-100": "#b3432b",
+    "gevent-live": "#e08a75",
     "eco2-100": "#1f6f5c",
     "eco2-150": "#4fb39a",
 }

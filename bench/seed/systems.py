@@ -114,6 +114,7 @@ async def _celery(
         "BENCH_AMQP_URL": amqp_url,
         "BENCH_PREFIX": f"bench-{uuid.uuid4().hex[:8]}",
         "BENCH_CALL_TIMEOUT": str(CALL_TIMEOUT),
+        "BENCH_LIVE": "1" if scenario.live else "0",
         "OPENAI_API_KEY": "bench",
         "OPENAI_BASE_URL": provider,
     }

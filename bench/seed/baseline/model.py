@@ -5,10 +5,11 @@ One client per process, made at the first call, so that none is shared over a fo
 
 import os
 import time
+from collections.abc import Callable
 from functools import cache
 
 import openai
-from openai.types.chat import ChatCompletion, ChatCompletionMessageParam
+from openai.types.chat import ChatCompletionMessageParam
 from pydantic import BaseModel, ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
@@ -38,9 +39,14 @@ def _client() -> openai.OpenAI:
     return openai.OpenAI(max_retries=0, timeout=openai.Timeout(seconds, connect=CONNECT_TIMEOUT))
 
 
-def ask(call: Call[Answer], job: str) -> Answer:
-    """The answer. What may pass is tried three times; a limit of the provider is waited for and costs no try.
-    Raises `Unfit` and `openai.OpenAIError`."""
+OnText = Callable[[str], None]
+
+
+def ask(call: Call[Answer], job: str, on_text: OnText | None = None) -> Answer:
+    """The answer; with `on_text` it is streamed, and that gets each piece.
+
+    What may pass is tried three times; a limit of the provider is waited for and costs no try. Raises `Unfit`
+    and `openai.OpenAIError`."""
     refused = 0
 
     def spent(state: RetryCallState) -> bool:
@@ -52,7 +58,7 @@ def ask(call: Call[Answer], job: str) -> Answer:
         retry=retry_if_exception_type(_MAY_PASS), stop=spent, wait=_pause, reraise=True, sleep=time.sleep
     ):
         with attempt:
-            return _answer(call, _completion(call, job))
+            return _answer(call, _whole(call, job) if on_text is None else _streamed(call, job, on_text))
     raise AssertionError("the last attempt raises")
 
 
@@ -69,15 +75,38 @@ def _pause(state: RetryCallState) -> float:
     return _backoff(state)
 
 
-def _completion(call: Call[Answer], job: str) -> ChatCompletion:
+def _whole(call: Call[Answer], job: str) -> str:
     schema: type = call.schema
-    return _client().chat.completions.create(
+    completion = _client().chat.completions.create(
         model=MODEL,
         messages=_messages(call),
         max_completion_tokens=call.max_tokens,
         response_format=response_format_of(schema),
-        extra_headers={"x-eco2-job": job, "x-eco2-kind": call.kind},
+        extra_headers=_headers(call, job),
     )
+    return completion.choices[0].message.content or ""
+
+
+def _streamed(call: Call[Answer], job: str, on_text: OnText) -> str:
+    pieces = list[str]()
+    with _client().chat.completions.create(
+        model=MODEL,
+        messages=_messages(call),
+        max_completion_tokens=call.max_tokens,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_headers=_headers(call, job),
+    ) as chunks:
+        for chunk in chunks:
+            for choice in chunk.choices:
+                if piece := choice.delta.content:
+                    pieces.append(piece)
+                    on_text(piece)
+    return "".join(pieces)
+
+
+def _headers(call: Call[Answer], job: str) -> dict[str, str]:
+    return {"x-eco2-job": job, "x-eco2-kind": call.kind}
 
 
 def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
@@ -96,8 +125,7 @@ def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
     ]
 
 
-def _answer(call: Call[Answer], completion: ChatCompletion) -> Answer:
-    text = completion.choices[0].message.content or ""
+def _answer(call: Call[Answer], text: str) -> Answer:
     value: object = text
     if issubclass(call.schema, BaseModel):
         try:

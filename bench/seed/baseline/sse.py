@@ -66,7 +66,7 @@ class Events:
         self._add(event["uuid"], "queued", {"stage": "queued", "status": "completed"})
 
     def _stage(self, event: Mapping[str, Any]) -> None:
-        data = {key: event[key] for key in ("stage", "status", "result") if key in event}
+        data = {key: event[key] for key in ("stage", "status", "result", "text") if key in event}
         self._add(event["job"], event["stage"], data)
 
     def _add(self, job: str, name: str, data: Mapping[str, Any]) -> None:
