@@ -81,7 +81,7 @@ def _whole(call: Call[Answer], job: str) -> str:
         model=MODEL,
         messages=_messages(call),
         max_completion_tokens=call.max_tokens,
-        response_format=response_format_of(schema),
+        response_format=response_format_of(schema) or openai.omit,
         extra_headers=_headers(call, job),
     )
     return completion.choices[0].message.content or ""
