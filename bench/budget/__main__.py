@@ -78,9 +78,7 @@ async def _measured(case: Case, seconds: float, amqp_url: str, folder: Path) -> 
     return None
 
 
-def _judged(
-    measured: Measured, seconds: float, batch: list[Case], where: Results, results: Results
-) -> bool:
+def _judged(measured: Measured, seconds: float, batch: list[Case], where: Results, results: Results) -> bool:
     """Writes what the case shows into the results. True if it kept all of its targets."""
     case, unloaded = measured.case, None
     if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:

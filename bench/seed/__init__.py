@@ -2,5 +2,6 @@
 
 Real processes on a real RabbitMQ, a provider with the limits and latencies of the seed, in real time. From
 the bottom up: `scenario` (values), `processes` (what /proc says), `baseline` (Celery), `systems` (what runs),
-`load` (Locust's users), `run` (one scenario), `figures` and `verdict` (arithmetic), `plot`, `report`.
+`load` (Locust's users), `run` (one scenario), `seen` (it in a file), `figures` and `verdict` (arithmetic),
+`plot`, `report`.
 """

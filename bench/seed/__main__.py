@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +17,11 @@ import uvloop
 from bench import record
 from bench.programs import PEERS, ProgramFailed
 from bench.record import FOLDER, Results
-from bench.seed import plot, report, verdict
+from bench.seed import plot, report, seen, verdict
 from bench.seed.figures import figures
 from bench.seed.report import RESULTS
-from bench.seed.run import run
+from bench.seed.run import Measured, run
 from bench.seed.scenario import RPM, SCENARIOS, SECONDS, SEED, TPM, WARM, Scenario
-from tests.rabbitmq import NodeFailed
 
 
 def main() -> int:
@@ -31,6 +31,10 @@ def main() -> int:
             say(f"{scenario.name:12}{scenario.users:4} users  {scenario.title}")
         return 0
     if options.report:
+        return _written(record.read(options.results), options.results)
+    if options.again:
+        for folder in sorted(path for path in options.again.iterdir() if (path / seen.FILE).exists()):
+            _keep(seen.read(folder), options.results)
         return _written(record.read(options.results), options.results)
     known = [scenario.name for scenario in SCENARIOS]
     if unknown := [name for name in options.scenarios if name not in known]:
@@ -53,32 +57,40 @@ def _all(chosen: list[Scenario], options: argparse.Namespace) -> bool:
         passed = time.monotonic() - began
         say(f"\n[{number}/{len(chosen)}, {passed:.0f} s] {scenario.name}: {scenario.title}")
         try:
-            facts = _one(scenario, options, folder / scenario.name)
-        except (ProgramFailed, NodeFailed) as failed:
-            say(f"  MISSED {scenario.name} was not measured: {failed}")
+            seconds = options.seconds * scenario.share
+            warm = min(WARM, seconds / 2)
+            measured = uvloop.run(run(scenario, seconds, warm, options.scale, folder / scenario.name, say))
+            seen.write(measured, folder / scenario.name)
+            _keep(measured, options.results)
+        except Exception as failed:  # noqa: BLE001  # one broken scenario must not cost the others' hour
+            say(f"  MISSED {scenario.name} was not measured: {failed!r}")
+            say("".join(traceback.format_exception(failed)))
             whole = False
-            continue
-        results = record.read(options.results)
-        measured = {**results.get("scenarios", {}), scenario.name: facts}
-        ordered = {one.name: measured[one.name] for one in SCENARIOS if one.name in measured}
-        record.write({**results, "scenarios": ordered}, options.results)
     return whole
 
 
-def _one(scenario: Scenario, options: argparse.Namespace, folder: Path) -> Results:
-    seconds = options.seconds * scenario.share
-    warm = min(WARM, seconds / 2)
-    measured = uvloop.run(run(scenario, seconds, warm, options.scale, folder, say))
-    parameters = {
-        **asdict(scenario),
-        "seconds": seconds,
-        "warm": warm,
-        "scale": options.scale,
-        "rpm": RPM,
-        "tpm": TPM,
-        "seed": SEED,
+def _keep(measured: Measured, path: Path) -> None:
+    """Enters the scenario's figures into the JSON."""
+    scenario = measured.scenario
+    facts = {
+        "parameters": {
+            **asdict(scenario),
+            "seconds": measured.end - measured.begin,
+            "warm": measured.steady - measured.begin,
+            "scale": measured.scale,
+            "rpm": RPM,
+            "tpm": TPM,
+            "seed": SEED,
+        },
+        "surroundings": measured.where,
+        **figures(measured),
     }
-    return {"parameters": parameters, "surroundings": measured.where, **figures(measured)}
+    if not facts["scans"]:
+        raise ProgramFailed("not one scan was completed")
+    results = record.read(path)
+    known = {**results.get("scenarios", {}), scenario.name: facts}
+    ordered = {one.name: known[one.name] for one in SCENARIOS if one.name in known}
+    record.write({**results, "scenarios": ordered}, path)
 
 
 def _written(results: Results, path: Path) -> int:
@@ -109,6 +121,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--results", type=Path, default=RESULTS, help="the JSON; any but the default leaves the page alone"
     )
+    parser.add_argument("--again", type=Path, metavar="FOLDER", help="figures from the logs of a run, anew")
     parser.add_argument("--list", action="store_true", help="say which scenarios there are")
     parser.add_argument("--report", action="store_true", help="only write plots and page from the JSON anew")
     return parser.parse_args()

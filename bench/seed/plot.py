@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.record import Results
-from bench.seed.scenario import WARM
+from bench.seed.scenario import IN_FLIGHT, WARM
 
 COLOURS = {
     "prefork-9": "#b9986b",
@@ -72,9 +72,18 @@ def _memory(axes: Axes, scenarios: dict[str, Any]) -> None:
             color=COLOURS[name],
             label=name,
         )
+        if facts["parameters"]["system"] == "prefork":
+            _extended(axes, name, facts)
     axes.set_yscale("log")
     axes.set_yticks([50, 100, 200, 500, 1000, 2000], ["50", "100", "200", "500", "1,000", "2,000"])
     axes.set_xlabel("calls in flight at the provider")
     axes.set_ylabel("MB (PSS) of all worker processes")
     axes.legend(frameon=False)
-    axes.set_title("Memory of the workers", loc="left")
+    axes.set_title("Memory of the workers (dashed: with a process for each call in flight)", loc="left")
+
+
+def _extended(axes: Axes, name: str, facts: dict[str, Any]) -> None:
+    """What so many processes more would take."""
+    slots, most = facts["parameters"]["slots"], facts["memory_mb"]["worker"]["most"]
+    places = range(slots, IN_FLIGHT + 1)
+    axes.plot(places, [most / slots * place for place in places], color=COLOURS[name], linestyle="--")

@@ -147,7 +147,7 @@ def _surroundings(results: Results) -> list[str]:
         scaled = "" if given["scale"] == 1 else f", latencies × {given['scale']:g}"
         line = (
             f"commit {where['commit'][:10]}{f' with {changed} changed files' if changed else ''}; "
-            f"{given['seconds']:g} s of load, {given['warm']:g} s not judged{scaled}; {versions}; "
+            f"{given['seconds']:.0f} s of load, {given['warm']:.0f} s not judged{scaled}; {versions}; "
             f"{machine['system']}, {machine['cores']} cores, {machine['memory_gb']} GB"
         )
         lines.setdefault(line, []).append(name)

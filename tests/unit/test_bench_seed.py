@@ -1,11 +1,12 @@
 """The arithmetic of the seed's benchmark: figures from scans, calls and samples, and how they are judged."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.quick import FIGURES
-from bench.seed import report
+from bench.seed import report, seen
 from bench.seed.figures import figures, in_flight, quantile
 from bench.seed.run import Measured, Sample
 from bench.seed.scenario import RPM, Scenario
@@ -106,6 +107,11 @@ def test_cpu_is_that_of_the_judged_time() -> None:
 def test_in_flight_counts_what_is_answered_and_not_what_was_refused() -> None:
     calls = [call(1, 0.0, 10.0), call(2, 5.0, 10.0), call(3, 5.0, 10.0, status=429)]
     assert [in_flight(calls, moment) for moment in (1.0, 6.0, 12.0, 20.0)] == [1, 2, 1, 0]
+
+
+def test_what_was_seen_can_be_read_again(tmp_path: Path) -> None:
+    seen.write(measured(overhead=1.0, lost=1), tmp_path)
+    assert seen.read(tmp_path) == measured(overhead=1.0, lost=1)
 
 
 def test_quantiles_are_values_that_were_seen() -> None:
