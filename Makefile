@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault observe mutants bench-budget lock
+.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -37,6 +37,15 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (22 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
+bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)
+	@scripts/setup-bench
+	@$(BIN)/python -m bench.seed $(BENCH_ARGS)
+
+bench-quick: setup ## Short forms of bench-seed and bench-core against the last committed figures (under 5 minutes)
+	@scripts/setup-bench
+	@$(BIN)/python -m bench.quick
+	@$(if $(wildcard bench/core),$(BIN)/python -m bench.core --quick)
+
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
 
@@ -49,13 +58,15 @@ mutants: setup ## Break one promise at a time; the tests must notice each (about
 
 # Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
 # package index, so that the locks work with whichever one is configured.
-LOCK := uv pip compile pyproject.toml --no-config --quiet --universal --python-version 3.11 --generate-hashes \
+COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
+LOCK := $(COMPILE) pyproject.toml
 
-lock: ## Write requirements/*.txt anew from pyproject.toml (LOCK_ARGS=--upgrade)
+lock: ## Write requirements/*.txt anew from pyproject.toml and bench.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
+	$(LOCK) requirements/bench.in -c requirements/base.txt --extra fake -o requirements/bench.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'
 METRICS_TABLE = $(BIN)/python -c 'from eco2.metrics.page import markdown; print(markdown(), end="")'

@@ -18,8 +18,9 @@ import uvloop
 
 from bench.budget import plot, record, report, run, verdict
 from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case, batches
-from bench.budget.programs import ProgramFailed
 from bench.budget.run import Measured
+from bench.programs import ProgramFailed
+from bench.record import FOLDER, Results
 from tests.rabbitmq import Node
 
 SECONDS = 240.0
@@ -48,7 +49,7 @@ def main() -> int:
 
 
 async def _all(
-    planned: list[list[Case]], seconds: float, amqp_url: str, folder: Path, results: record.Results
+    planned: list[list[Case]], seconds: float, amqp_url: str, folder: Path, results: Results
 ) -> bool:
     began, kept = time.monotonic(), True
     for number, batch in enumerate(planned, start=1):
@@ -77,9 +78,7 @@ async def _measured(case: Case, seconds: float, amqp_url: str, folder: Path) -> 
     return None
 
 
-def _judged(
-    measured: Measured, seconds: float, batch: list[Case], where: record.Results, results: record.Results
-) -> bool:
+def _judged(measured: Measured, seconds: float, batch: list[Case], where: Results, results: Results) -> bool:
     """Writes what the case shows into the results. True if it kept all of its targets."""
     case, unloaded = measured.case, None
     if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:
@@ -135,12 +134,12 @@ def _broker(folder: Path) -> Iterator[str]:
         node.remove_data()
 
 
-def _written(results: record.Results) -> int:
+def _written(results: Results) -> int:
     """The plot and the page, from what stands in the JSON. Exit code 2 if that is nothing."""
     if not results["cases"]:
         say("nothing was measured yet: run a case first")
         return 2
-    plot.draw(results, record.FOLDER / "budget.png")
+    plot.draw(results, FOLDER / "budget.png")
     report.write(results)
     say("\n" + report.table(results))
     return 0

@@ -12,9 +12,9 @@ from typing import Any
 import aio_pika
 import httpx
 
-from bench.budget import programs
+from bench import programs
 from bench.budget.case import Case
-from bench.budget.programs import Program
+from bench.programs import Program
 from eco2.broker.topology import Exchange, Topology
 from eco2.brokers import quota_service
 

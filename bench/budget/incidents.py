@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from bench.budget.case import Incident
 from bench.budget.fleet import Fleet
-from bench.budget.programs import Program
+from bench.programs import Program
 
 KILLS = 20.0
 """Seconds from the death of one leader to that of the next."""

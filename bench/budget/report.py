@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bench.budget.record import FOLDER, Results
+from bench.record import FOLDER, Results
 
 PAGE = FOLDER.parent.parent / "docs" / "budget.md"
 PICTURE = "![Calls a second, and the sliding minute against the limit](../bench/results/budget.png)"

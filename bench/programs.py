@@ -1,18 +1,24 @@
-"""The processes of a case: started, read, frozen, killed. None outlives the block that started it."""
+"""The processes of a benchmark: started, read, frozen, killed. None outlives the block that started it."""
 
 import asyncio
+import ctypes
 import os
 import re
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 START = 40.0
 """Seconds in which a process must listen and be ready."""
+PEERS = Path(__file__).parent.parent / "build" / "bench-venv" / "bin" / "python"
+"""The Python that has what eco2 is compared with, and eco2 (`scripts/setup-bench`)."""
 _ANNOUNCED = re.compile(r" on (http://\S+)")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None)
 
 
 class ProgramFailed(Exception):
@@ -31,6 +37,14 @@ class Program:
     @property
     def running(self) -> bool:
         return self._process.returncode is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def log(self) -> Path:
+        return self._log
 
     async def listening(self) -> None:
         """Returns once it has said where it listens."""
@@ -65,17 +79,26 @@ class Program:
             raise ProgramFailed(f"{self.name} ended with exit code {code}: see {self._log}")
 
     async def kill(self) -> None:
-        self.send(signal.SIGKILL)
+        """Ends it and all that it has started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
 
 
-async def start(name: str, arguments: list[str], folder: Path, env: Mapping[str, str]) -> Program:
-    """Runs `python -m <arguments>`, without this process' own settings."""
+async def start(
+    name: str,
+    arguments: list[str],
+    folder: Path,
+    env: Mapping[str, str],
+    python: Path | str = sys.executable,
+) -> Program:
+    """Runs `python -m <arguments>`, without this process' own settings. It ends with this process at the
+    latest, however that ends."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ECO2_", "OPENAI_"))}
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            str(python),
             "-m",
             *arguments,
             env={**kept, **env},
@@ -83,5 +106,10 @@ async def start(name: str, arguments: list[str], folder: Path, env: Mapping[str,
             stdout=output,
             stderr=output,
             start_new_session=True,  # Ctrl-C reaches only the bench, which then ends them
+            preexec_fn=_die_with_parent,
         )
     return Program(name, process, log)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,0 +1,82 @@
+"""The JSONs in bench/results: what was measured, on what, with what."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import Any
+
+import aio_pika
+
+from bench.programs import PEERS
+
+FOLDER = Path(__file__).parent / "results"
+OURS = ("aio-pika", "aiormq", "openai", "httpx", "starlette", "uvicorn", "uvloop")
+
+Results = dict[str, Any]
+
+
+def read(path: Path) -> Results:
+    """What was measured so far; an empty object if there is nothing."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def write(results: Results, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_finite(results), ensure_ascii=False, separators=(",", ":"))
+    path.write_text(text.replace('},"', '},\n"') + "\n", encoding="utf-8")
+
+
+def _finite(value: object) -> object:
+    """JSON has no nan: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+async def surroundings(amqp_url: str, folder: str, peers: Iterable[str] = ()) -> Results:
+    """What a reader needs to repeat it. `folder`: of the benchmark; `peers`: packages of the environment with
+    what eco2 is compared with. With peers, eco2's own packages are those of that environment, too."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD"),
+        "changed_files": len(_git("status", "--porcelain", "--", "eco2", folder).splitlines()),
+        "versions": {
+            "python": platform.python_version(),
+            "rabbitmq": await _rabbitmq(amqp_url),
+            **(_versions_of_peers((*OURS, *peers)) if peers else {name: version(name) for name in OURS}),
+        },
+        "machine": {
+            "system": platform.platform(),
+            "cores": os.cpu_count(),
+            "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+            "load_1_5_15_min": os.getloadavg(),
+        },
+    }
+
+
+def _versions_of_peers(wanted: Iterable[str]) -> dict[str, str]:
+    places = [str(path) for path in PEERS.parent.parent.glob("lib/python*/site-packages")]
+    found = {each.name.lower(): each.version for each in distributions(path=places)}
+    return {name: found[name] for name in wanted}
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=False, cwd=FOLDER.parent.parent
+    )
+    return done.stdout.strip()
+
+
+async def _rabbitmq(amqp_url: str) -> str:
+    async with await aio_pika.connect(amqp_url) as connection:
+        properties = connection.transport.connection.server_properties if connection.transport else {}
+        found: object = properties.get("version", "?")
+        return found.decode() if isinstance(found, bytes) else str(found)
