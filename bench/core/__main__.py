@@ -18,8 +18,6 @@ from bench.core import trial
 from bench.core.contender import CONTENDERS, SLEEP, Contender
 from tests.rabbitmq import Node
 
-PYTHON = Path("build/bench-venv/bin/python")
-
 
 def main() -> int:
     options = _options()
@@ -27,8 +25,8 @@ def main() -> int:
     chosen = [known[name] for name in options.contenders] or list(CONTENDERS)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that an end from outside ends the workers
     folder = Path(tempfile.mkdtemp(prefix="eco2-core-"))
-    with _broker(folder) as url:
-        bench = trial.Bench(url, str(PYTHON.absolute()), folder, {})
+    with _broker(folder) as (url, node):
+        bench = trial.Bench(url, folder, {}, options.profile, node)
         uvloop.run(_quick(bench, chosen, options))
     return 0
 
@@ -43,21 +41,21 @@ async def _quick(bench: trial.Bench, chosen: list[Contender], options: argparse.
                     say(
                         f"{contender.name:20}{workers} x {seconds:g} s: {figures.rate:8.0f} jobs/s "
                         f"({figures.jobs} in {figures.seconds:.2f} s) {figures.cpu:7.3f} CPU-s per 1,000 "
-                        f"{figures.memory:6.0f} MB"
+                        f"(broker {figures.broker_cpu:.3f}) {figures.memory:5.0f} MB"
                         + (f"  {figures.seconds / figures.ideal:.3f} x ideal" if figures.ideal else "")
                     )
 
 
 @contextmanager
-def _broker(folder: Path) -> Iterator[str]:
+def _broker(folder: Path) -> Iterator[tuple[str, int | None]]:
     """The RabbitMQ that was given, else a node of our own."""
     if given := os.environ.get("ECO2_TEST_AMQP_URL"):
-        yield given
+        yield given, None
         return
     node = Node(folder / "rabbitmq")
     try:
         node.start()
-        yield node.url
+        yield node.url, node.pid
     finally:
         node.stop()
         node.remove_data()
@@ -69,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--seconds", type=float, nargs="+", default=[0.0, SLEEP])
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles by py-spy go there")
     return parser.parse_args()
 
 

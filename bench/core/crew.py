@@ -3,9 +3,12 @@
 import asyncio
 import os
 import signal
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from bench.programs import PEERS
 
 BOUND = 90
 """Seconds after which a worker dies even if the bench could not end it."""
@@ -19,9 +22,10 @@ class WorkerFailed(Exception):
 class Crew:
     """Each worker leads a session of its own; whatever it starts stays in there."""
 
-    def __init__(self, workers: list[asyncio.subprocess.Process], log: Path) -> None:
-        self._workers = workers
+    def __init__(self, log: Path, node: int | None) -> None:
+        self._workers: list[asyncio.subprocess.Process] = []
         self._log = log
+        self._node = node
 
     def check(self) -> None:
         """Raises `WorkerFailed` if one has ended."""
@@ -36,9 +40,23 @@ class Crew:
         """Seconds of user and system time that all of their processes have taken."""
         return sum(int(stat[11]) + int(stat[12]) for _, stat in self._processes()) / _TICKS
 
+    def broker_cpu(self) -> float:
+        """The same of the broker; 0.0 where it is not ours."""
+        if self._node is None:
+            return 0.0
+        stat = Path(f"/proc/{self._node}/stat").read_text().rpartition(")")[2].split()
+        return (int(stat[11]) + int(stat[12])) / _TICKS
+
     def memory(self) -> float:
         """Their proportional share, in MB."""
         return sum(_pss(pid) for pid, _ in self._processes()) / 1024
+
+    async def profile(self, file: Path) -> None:
+        """Samples the busiest process for two seconds: collapsed stacks, one a line, for any flame graph."""
+        busiest, _ = max(self._processes(), key=lambda each: int(each[1][11]))
+        spy = str(PEERS.with_name("py-spy"))
+        command = [spy, "record", "-d", "2", "-r", "500", "-f", "raw", "-o", str(file), "-p", str(busiest)]
+        await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=DEVNULL)
 
     def _processes(self) -> list[tuple[int, list[str]]]:
         sessions = {str(worker.pid) for worker in self._workers}
@@ -61,10 +79,10 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(commands: list[list[str]], env: Mapping[str, str], log: Path) -> AsyncIterator[Crew]:
+async def crew(commands: list[list[str]], env: Mapping[str, str], log: Path, node: int | None = None) -> AsyncIterator[Crew]:
     """Started inside, gone afterwards."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("ECO2_", "OPENAI_"))}
-    here = Crew([], log)
+    here = Crew(log, node)
     try:
         for command in commands:
             with log.open("ab") as output:
@@ -75,7 +93,7 @@ async def crew(commands: list[list[str]], env: Mapping[str, str], log: Path) -> 
                         str(BOUND),
                         *command,
                         env={**kept, **env},
-                        stdin=asyncio.subprocess.DEVNULL,
+                        stdin=DEVNULL,
                         stdout=output,
                         stderr=output,
                         start_new_session=True,

@@ -21,6 +21,7 @@ from bench.core import filling, marks
 from bench.core.contender import PREFETCH, SLEEP, Contender
 from bench.core.crew import Crew, WorkerFailed, crew
 from bench.core.filling import Message
+from bench.programs import PEERS
 from eco2.broker import rabbitmq
 from eco2.broker.topology import Exchange, Topology
 
@@ -30,20 +31,21 @@ LEFT = 200
 """Jobs that are still to do when it stops: a worker that has nothing to do is not measured."""
 PATIENCE = 60.0
 """Seconds for all of it; a worker that takes longer has failed."""
-LOOK = 0.004
+LOOK = 0.01
 SETTLED = 0.5
 """Seconds for the acks of the last jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`jobs` in `seconds`; `cpu`: seconds of CPU per 1,000 of them; `memory`: MB of all workers; `ideal`: seconds
+    """`jobs` in `seconds`; `cpu`, `broker_cpu`: seconds of CPU per 1,000 of them; `memory`: MB of all workers; `ideal`: seconds
     that sleeping jobs take at least."""
 
     jobs: int
     seconds: float
     cpu: float
     memory: float
+    broker_cpu: float = 0.0
     ideal: float = 0.0
 
     @property
@@ -53,12 +55,14 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """Where trials run. `python`: of the environment in which the contenders are installed."""
+    """Where trials run. `profiles`: a folder for profiles of what runs while the clock does; it costs speed.
+    `node`: the broker's process, if it is ours."""
 
     url: str
-    python: str
     folder: Path
     samples: dict[tuple[str, float], Message]
+    profiles: Path | None = None
+    node: int | None = None
 
     async def sample(self, contender: Contender, seconds: float, channel: AbstractChannel) -> Message:
         """A job as the contender's own client makes it; its queues exist afterwards."""
@@ -77,7 +81,7 @@ class Bench:
             return filling.plain(seconds)
         env = self.env(contender, queue, self.folder)
         log = self.folder / f"{contender.name}-sample.log"
-        async with crew([[self.python, "-m", contender.module, str(seconds)]], env, log) as publisher:
+        async with crew([[str(PEERS), "-m", contender.module, str(seconds)]], env, log) as publisher:
             code = await publisher.ended()
         if code:
             raise WorkerFailed(f"no job could be made: see {log}")
@@ -168,7 +172,7 @@ async def _run(
     slots = contender.slots(seconds)
     commands = [
         [
-            bench.python,
+            str(PEERS),
             "-m",
             *(
                 word.format(slots=slots, node=f"{place}@core", multiplier=max(1, PREFETCH // slots))
@@ -177,10 +181,12 @@ async def _run(
         ]
         for place in range(workers)
     ]
-    async with crew(commands, env, folder / "workers.log") as running:
+    async with crew(commands, env, folder / "workers.log", bench.node) as running:
         watch = _sleeping if seconds else _idle
         async with asyncio.timeout(PATIENCE):
-            figures = await watch(running, folder, number, workers * (slots if contender.forks else 1), slots * workers)
+            profile = bench.profiles and bench.profiles / f"{contender.name}.txt"
+            processes = workers * (slots if contender.forks else 1)
+            figures = await watch(running, folder, number, processes, slots * workers, profile)
         await asyncio.sleep(SETTLED)
     await asyncio.sleep(0.2)
     left = (await channel.queue_declare(queue, passive=True)).message_count
@@ -190,29 +196,42 @@ async def _run(
     return figures
 
 
-async def _idle(running: Crew, folder: Path, number: int, processes: int, _: int) -> Figures:
+async def _idle(running: Crew, folder: Path, number: int, processes: int, _: int, profile: Path | None) -> Figures:
     await _until(running, folder, lambda done: done.processes >= processes and done.ended >= number * WARM)
-    begin, begin_cpu = marks.read(folder), running.cpu()
+    if profile is not None:
+        await running.profile(profile)
+    begin, begin_cpu, begin_broker = marks.read(folder), running.cpu(), running.broker_cpu()
     began = time.monotonic()
     if begin.ended > number / 2:
         raise WorkerFailed(f"the workers started too late after each other: see {folder}")
     await _until(running, folder, lambda done: done.ended >= number - LEFT)
-    end, end_cpu = marks.read(folder), running.cpu()
+    end, end_cpu, end_broker = marks.read(folder), running.cpu(), running.broker_cpu()
     seconds = time.monotonic() - began
     memory = running.memory()
     await _until(running, folder, lambda done: done.ended >= number)
     jobs = end.ended - begin.ended
-    return Figures(jobs, seconds, (end_cpu - begin_cpu) / jobs * 1000, memory)
+    thousands = jobs / 1000
+    return Figures(
+        jobs, seconds, (end_cpu - begin_cpu) / thousands, memory, (end_broker - begin_broker) / thousands
+    )
 
 
-async def _sleeping(running: Crew, folder: Path, number: int, _: int, slots: int) -> Figures:
+async def _sleeping(running: Crew, folder: Path, number: int, _: int, slots: int, __: Path | None) -> Figures:
     await _until(running, folder, lambda done: done.begun > 0)
-    cpu = running.cpu()
+    cpu, broker = running.cpu(), running.broker_cpu()
     await _until(running, folder, lambda done: done.begun >= number)
     memory = running.memory()
     await _until(running, folder, lambda done: done.ended >= number)
-    done, cpu = marks.read(folder), running.cpu() - cpu
-    return Figures(number, done.last - done.first, cpu / number * 1000, memory, number / slots * SLEEP)
+    done, cpu, broker = marks.read(folder), running.cpu() - cpu, running.broker_cpu() - broker
+    thousands = number / 1000
+    return Figures(
+        number,
+        done.last - done.first,
+        cpu / thousands,
+        memory,
+        broker / thousands,
+        number / slots * SLEEP,
+    )
 
 
 async def _until(running: Crew, folder: Path, reached: Callable[[marks.Tally], bool]) -> None:
