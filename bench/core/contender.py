@@ -1,26 +1,28 @@
-"""Who is measured, with what command, and how long. Values only."""
+"""Who is measured, with what command, and with how many jobs. Values only."""
 
 from dataclasses import dataclass, field
 from typing import Literal
 
 Role = Literal["eco2", "peer", "stores", "bare"]
-"""`peer`: a task queue; `stores`: one that keeps results, too; `bare`: a loop without any queue's promises."""
+"""`peer`: a task queue; `stores`: one that keeps results, too; `bare`: a loop that promises nothing."""
 
+CONSUMING, ENGINE, BARE = "eco2-consume", "eco2", "aio-pika"
 PREFETCH = 100
 SLOTS = 100
-"""Sleeping jobs that a worker shall have at once."""
+"""Jobs that a worker has at once."""
 SLEEP = 0.4
-"""Seconds of a sleeping job."""
-SLEEPERS = 1000
+"""Seconds of a job that sleeps."""
+WAVES = 10
+"""Jobs that sleep, per slot: 1,000 on 100 slots."""
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`module`: makes a job with the library's own client; "": we do. `command`: of a worker, with `{slots}`.
+    """`command`: of a worker, with `{slots}`, `{multiplier}` (prefetch ÷ slots) and `{node}` (a name).
 
-    `jobs`: so many no-op ones take two to four seconds here. `idle`, `busy`: the slots for jobs that do nothing
-    and for those that sleep; `processes`: of a worker that run jobs, in place of one. `env`: on top of where
-    broker, queue and marks are.
+    `jobs`: so many that do nothing take two to three seconds on two cores. `idle`, `busy`: slots for jobs
+    that do nothing and for those that sleep. `forks`: each slot is a process. `module`: makes one job with
+    the contender's own client; "": there is none. `env`: besides what all get.
     """
 
     name: str
@@ -38,85 +40,87 @@ class Contender:
         """Of one worker, for jobs that take so long."""
         return self.busy if seconds else self.idle
 
-    def sleepers(self, workers: int) -> int:
-        """So many waves of sleeping jobs as 1,000 jobs are on 100 slots, or all where that is the same."""
-        return self.busy * workers * (SLEEPERS // SLOTS)
+    @property
+    def queue(self) -> str:
+        return f"core.{self.name}"
+
+    @property
+    def results(self) -> str:
+        """The queue for results; "" where they are not wanted."""
+        return f"{self.queue}.results" if self.role == "stores" else ""
+
+    def arguments(self, seconds: float, node: str) -> list[str]:
+        """Of the command of one worker."""
+        slots = self.slots(seconds)
+        words = {"slots": slots, "multiplier": max(1, PREFETCH // slots), "node": node}
+        return [word.format(**words) for word in self.command]
+
+
+_CELERY = "bench.core.peers.celery_app"
+_TASKIQ = "bench.core.peers.taskiq_app"
+_FASTSTREAM = "bench.core.peers.faststream_app"
+_DRAMATIQ = "bench.core.peers.dramatiq_app"
 
 
 def _celery(pool: str) -> tuple[str, ...]:
     return (
-        "celery", "-A", "bench.core.peers.celery_app", "worker", "-P", pool, "-c", "{slots}", "-n", "{node}",
-        "--prefetch-multiplier", "{multiplier}", "-l", "WARNING", "--without-gossip", "--without-mingle",
-        "--without-heartbeat",
-    )  # fmt: skip
+        *("celery", "-A", _CELERY, "worker", "-n", "{node}", "-P", pool, "-c", "{slots}"),
+        *("--prefetch-multiplier", "{multiplier}", "-l", "WARNING"),
+        *("--without-gossip", "--without-mingle", "--without-heartbeat"),
+    )
 
-
-_CELERY = "bench.core.peers.celery_app"
-_FASTSTREAM = "bench.core.peers.faststream_app"
-_RUN_FASTSTREAM = ("faststream", "run", f"{_FASTSTREAM}:app")
-_RESULTS = {"CORE_RESULTS": "1"}
 
 CONTENDERS = (
     Contender(
-        "eco2-consume",
-        "eco2: deliver → handler → settle",
-        "eco2",
-        16_000,
-        ("bench.core.engine.consumption",),
+        CONSUMING, "eco2: deliver → handler → settle", "eco2", 15_000, ("bench.core.engine.consumption",)
     ),
     Contender(
-        "eco2",
-        "eco2: all of it, `done` confirmed before the ack",
+        ENGINE,
+        "eco2: all of it, `done` confirmed in the journal before the ack",
         "eco2",
         5_000,
         ("eco2", "worker"),
     ),
-    Contender("aio-pika", "bare aio-pika loop", "bare", 20_000, ("bench.core.peers.aio_pika_loop",)),
-    Contender("aiormq", "bare aiormq loop", "bare", 25_000, ("bench.core.peers.aiormq_loop",)),
+    Contender(BARE, "a bare aio-pika loop", "bare", 15_000, ("bench.core.peers.aio_pika_loop",)),
+    Contender("aiormq", "a bare aiormq loop", "bare", 15_000, ("bench.core.peers.aiormq_loop",)),
     Contender(
         "taskiq",
-        "taskiq + taskiq-aio-pika",
+        "taskiq, taskiq-aio-pika",
         "peer",
-        9_000,
+        8_000,
         (
-            "taskiq", "worker", "bench.core.peers.taskiq_app:broker", "--workers", "1", "--max-async-tasks",
-            "{slots}", "--ack-type", "when_executed", "--log-level", "WARNING", "--no-parse",
+            *("taskiq", "worker", f"{_TASKIQ}:broker", "--workers", "1", "--max-async-tasks", "{slots}"),
+            *("--ack-type", "when_executed", "--no-parse", "--log-level", "WARNING"),
         ),
-        "bench.core.peers.taskiq_app",
-    ),  # fmt: skip
-    Contender("faststream", "FastStream", "peer", 10_000, _RUN_FASTSTREAM, _FASTSTREAM),
+        _TASKIQ,
+    ),
+    Contender(
+        "faststream", "FastStream", "peer", 9_000, ("faststream", "run", f"{_FASTSTREAM}:app"), _FASTSTREAM
+    ),
     Contender(
         "dramatiq",
-        "dramatiq",
+        "dramatiq, 8 threads",
         "peer",
-        9_000,
-        ("dramatiq", "bench.core.peers.dramatiq_app", "-p", "1", "-t", "{slots}", "--skip-logging"),
-        "bench.core.peers.dramatiq_app",
+        12_000,
+        ("dramatiq", _DRAMATIQ, "-p", "1", "-t", "{slots}", "--skip-logging"),
+        _DRAMATIQ,
         idle=8,
         env={"dramatiq_queue_prefetch": str(PREFETCH)},
     ),
+    Contender("celery-gevent", "Celery, gevent", "peer", 4_500, _celery("gevent"), _CELERY),
     Contender(
-        "celery-gevent", "Celery, gevent", "peer", 5_000, _celery("gevent"), _CELERY
+        "celery-prefork", "Celery, prefork", "peer", 4_500, _celery("prefork"), _CELERY, 1, 24, forks=True
     ),
     Contender(
-        "celery-prefork", "Celery, prefork", "peer", 4_500, _celery("prefork"), _CELERY, idle=1, busy=24, forks=True
-    ),
-    Contender(
-        "celery-results",
-        "Celery, gevent, results by rpc://",
-        "stores",
-        3_000,
-        _celery("gevent"),
-        _CELERY,
-        env=_RESULTS,
+        "celery-results", "Celery, gevent, results by rpc://", "stores", 2_500, _celery("gevent"), _CELERY
     ),
     Contender(
         "faststream-results",
-        "FastStream, results published",
+        "FastStream, results published, confirmed",
         "stores",
-        5_000,
-        _RUN_FASTSTREAM,
+        4_500,
+        ("faststream", "run", f"{_FASTSTREAM}:app"),
         _FASTSTREAM,
-        env=_RESULTS,
     ),
 )
+"""In the order of the first round; each later one begins one further."""

@@ -1,12 +1,11 @@
 """Fills a queue before anybody consumes it: the same way, and as fast, for every contender.
 
-A peer's job is made by its own client, once, and copied with fresh ids; then it is of the form that its worker
-expects, whatever that is. All messages are persistent, and confirmed before the clock runs.
+A peer's job is made by its own client, once, and copied with fresh ids: so it has the form that its worker
+expects. All messages are persistent, and confirmed before the clock runs.
 """
 
 import asyncio
 import re
-import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -17,7 +16,7 @@ import aiormq
 from aiormq.abc import AbstractChannel
 from pamqp.commands import Basic
 
-from eco2.broker.topology import Topology
+from bench.programs import ProgramFailed
 from eco2.event import encode_events, queued
 from eco2.job import Job, encode_order, new_id
 
@@ -85,11 +84,13 @@ def orders(accepted: Iterable[Job]) -> Iterator[Message]:
         yield Message(encode_order(job), Basic.Properties(delivery_mode=2, message_id=job.id))
 
 
-async def announce(channel: AbstractChannel, topology: Topology, accepted: list[Job]) -> None:
+async def announce(channel: AbstractChannel, stream: str, accepted: list[Job]) -> None:
     """What stands in the journal for them."""
     records = [accepted[at : at + IN_RECORD] for at in range(0, len(accepted), IN_RECORD)]
-    events = (Message(encode_events([queued(job) for job in record]), Basic.Properties()) for record in records)
-    await fill(channel, topology.stream, events)
+    events = (
+        Message(encode_events([queued(job) for job in record]), Basic.Properties()) for record in records
+    )
+    await fill(channel, stream, events)
 
 
 async def fill(channel: AbstractChannel, queue: str, messages: Iterable[Message]) -> None:
@@ -111,7 +112,7 @@ async def taken(channel: AbstractChannel, queue: str) -> Message:
         if got.body and got.header is not None:
             return Message(got.body, got.header.properties)
         await asyncio.sleep(0.05)
-    sys.exit(f"the sample did not arrive in {queue}")
+    raise ProgramFailed(f"no job of its own client arrived in {queue}")
 
 
 async def connect(url: str) -> tuple[aiormq.abc.AbstractConnection, AbstractChannel]:

@@ -69,7 +69,9 @@ class Tally:
 def read(folder: Path) -> Tally:
     """What the handlers have done so far."""
     marks = [
-        _LAYOUT.unpack(raw) for path in folder.glob("*.marks") if len(raw := path.read_bytes()) == _LAYOUT.size
+        _LAYOUT.unpack(raw)
+        for path in folder.glob("*.marks")
+        if len(raw := path.read_bytes()) == _LAYOUT.size
     ]
     had = [mark for mark in marks if mark[0]]
     return Tally(

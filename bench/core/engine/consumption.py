@@ -1,4 +1,4 @@
-"""Deliver, handle, settle: eco2's adapter and its worker as they are, on a journal that nobody writes or reads.
+"""Deliver, handle, settle: eco2's adapter and its worker as they are, on a journal that stays empty.
 
 What is left out is the journal: finding the job, opening a run, events, `done`. The rest is the engine's own:
 decoding the order, the run, its task, log, metrics, the settling of its outcome.

@@ -21,7 +21,7 @@ async def run(context: Context[Task]) -> Nothing:
     return Nothing()
 
 
-def result(outputs: Outputs | None) -> JSON:
+def result(_: Outputs | None) -> JSON:
     return {}
 
 

@@ -1,23 +1,20 @@
-"""Celery: a quorum queue, acks after the job, one message per delivery confirmed when it is published."""
+"""Celery: a quorum queue, acks after the job. With results: `rpc://`, persistent, to a durable queue."""
 
-import os
 import sys
 
 from celery import Celery
 from kombu import Queue
 
-from bench.core.work import PREFETCH, QUEUE, URL, work
+from bench.core.work import QUEUE, RESULTS, URL, work
 
-STORES = "CORE_RESULTS" in os.environ
-
-app = Celery("core", broker=URL, backend="rpc://" if STORES else None)
+app = Celery("core", broker=URL, backend="rpc://" if RESULTS else None)
 app.conf.update(
     task_queues=[Queue(QUEUE, durable=True, queue_arguments={"x-queue-type": "quorum"})],
     task_default_queue=QUEUE,
     task_default_exchange="",
     task_default_routing_key=QUEUE,
     task_acks_late=True,
-    task_ignore_result=not STORES,
+    task_ignore_result=not RESULTS,
     result_persistent=True,
     result_expires=3600,
     worker_send_task_events=False,
@@ -31,8 +28,6 @@ def job(seconds: float) -> None:
     work(seconds)
 
 
-PREFETCH_OPTION = PREFETCH
-
 if __name__ == "__main__":
     for seconds in sys.argv[1:]:
-        job.apply_async((float(seconds),), reply_to=f"{QUEUE}.results" if STORES else None)
+        job.apply_async((float(seconds),), reply_to=RESULTS or None)

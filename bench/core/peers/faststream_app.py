@@ -1,16 +1,15 @@
-"""FastStream on RabbitMQ: a quorum queue, acks after the handler. With results: each is published to a durable
-queue, persistent and confirmed, before the ack."""
+"""FastStream on RabbitMQ: a quorum queue, acks after the handler.
+
+With results: each is published to a durable queue, persistent and confirmed, before the ack.
+"""
 
 import asyncio
-import os
 import sys
 
 from faststream import AckPolicy, FastStream
 from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
 
-from bench.core.work import PREFETCH, QUEUE, URL, work_async
-
-STORES = "CORE_RESULTS" in os.environ
+from bench.core.work import PREFETCH, QUEUE, RESULTS, URL, work_async
 
 broker = RabbitBroker(URL, logger=None, apply_types=False)
 app = FastStream(broker, logger=None)
@@ -25,8 +24,8 @@ async def job(body: dict[str, float]) -> dict[str, str]:
     return {"status": "completed"}
 
 
-if STORES:
-    results = RabbitQueue(f"{QUEUE}.results", queue_type=QueueType.QUORUM, durable=True)
+if RESULTS:
+    results = RabbitQueue(RESULTS, queue_type=QueueType.QUORUM, durable=True)
     job = broker.publisher(results, persist=True)(job)
 subscriber(job)
 
