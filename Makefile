@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick lock
+.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -40,6 +40,10 @@ bench-budget: setup ## Is one budget used fully, and never overrun? From the pro
 bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)
 	@scripts/setup-bench
 	@$(BIN)/python -m bench.seed $(BENCH_ARGS)
+
+bench-core: setup ## Jobs that do nothing, on eco2 and on other queues (under 20 minutes; BENCH_ARGS)
+	@scripts/setup-bench
+	@$(BIN)/python -m bench.core $(BENCH_ARGS)
 
 bench-quick: setup ## Short forms of bench-seed and bench-core against the last committed figures (under 5 minutes)
 	@scripts/setup-bench

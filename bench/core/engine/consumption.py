@@ -1,0 +1,55 @@
+"""Deliver, handle, settle: eco2's adapter and its worker as they are, on a journal that stays empty.
+
+What is left out is the journal: finding the job, opening a run, events, `done`. The rest is the engine's own:
+decoding the order, the run, its task, log, metrics, the settling of its outcome.
+"""
+
+import asyncio
+import os
+import time
+
+import uvloop
+
+from bench.core.engine.pipeline import core
+from bench.core.work import PREFETCH, URL, work_async
+from eco2 import log
+from eco2.broker.rabbitmq import RabbitMQ
+from eco2.broker.topology import Topology
+from eco2.consumers.execution import Executor
+from eco2.consumers.outcome import Ended, Outcome
+from eco2.consumers.run import Run
+from eco2.consumers.running import Running
+from eco2.consumers.worker import Worker
+from eco2.journal.journal import Journal
+from eco2.metrics import Metrics
+
+
+class Handler(Executor):
+    """Ends each job by itself: nothing remains to be written, so the worker settles the delivery."""
+
+    def __init__(self) -> None:
+        """It needs nothing of what an executor has."""
+
+    async def execute(self, run: Run) -> Outcome:
+        seconds = run.job.input["seconds"]
+        await work_async(float(str(seconds)) if seconds else 0.0)
+        return Ended("without a journal")
+
+
+async def _consume() -> None:
+    topology = Topology(os.environ["ECO2_PREFIX"], (core.name,))
+    broker = RabbitMQ(URL, topology, "bench")
+    journal = Journal(broker, 60.0, time.time)
+    journal.filled.set()
+    worker = Worker(
+        broker, journal, (core,), Handler(), Running(), Metrics(), time.time, prefetch=PREFETCH, grace=1.0
+    )
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(broker.run(stop))
+        group.create_task(worker.run(stop))
+
+
+if __name__ == "__main__":
+    log.configure("warning", "json")
+    uvloop.run(_consume())

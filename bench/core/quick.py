@@ -1,0 +1,53 @@
+"""Has a change made the core clearly slower? A few trials against the figures that are committed.
+
+Compared are ratios to the bare loop of the same rounds, and CPU per job: both depend little on the machine's
+mood, and the tolerances are wide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from bench.core.contender import BARE, CONSUMING, CONTENDERS, ENGINE
+from bench.core.rounds import Plan
+from bench.core.verdict import Row, by_round
+
+PLAN = Plan(
+    tuple(each for each in CONTENDERS if each.name in (CONSUMING, ENGINE, BARE)),
+    idle=2,
+    sleeping=0,
+    workers=(1,),
+)
+SLOWER, DEARER = 0.75, 1.3
+"""Of the committed figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """`bound`: what `now` may be at least, or at most."""
+
+    what: str
+    now: float
+    before: float
+    bound: float
+    fits: bool
+
+
+def compare(now: Sequence[Row], before: Sequence[Row]) -> list[Compared]:
+    """Of eco2 in both forms."""
+    found = []
+    for name in (CONSUMING, ENGINE):
+        rate, was = _rate(now, name), _rate(before, name)
+        found.append(Compared(f"{name} ÷ {BARE}", rate, was, SLOWER * was, rate >= SLOWER * was))
+        cpu, was = _cpu(now, name), _cpu(before, name)
+        found.append(Compared(f"{name}, CPU-s per 1,000", cpu, was, DEARER * was, cpu <= DEARER * was))
+    return found
+
+
+def _rate(rows: Sequence[Row], name: str) -> float:
+    ours, bare = by_round(rows, name, 1), by_round(rows, BARE, 1)
+    return median(ours[number] / bare[number] for number in ours.keys() & bare.keys())
+
+
+def _cpu(rows: Sequence[Row], name: str) -> float:
+    return median(by_round(rows, name, 1, field="cpu").values())
