@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core lock
+.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core image \
+	chart lock
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -60,17 +61,29 @@ observe: setup ## A real Prometheus over a loaded run: has every panel and alert
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants
 
+image: setup ## Build the container image, and run it read-only and without rights on a real RabbitMQ (4 minutes)
+	@scripts/setup-chart
+	build/chart-venv/bin/hadolint Dockerfile
+	@scripts/check-compose
+	@$(BIN)/python -m tests.image
+
+chart: setup ## Judge the Helm chart: lint, schemas, checkov (KEDA_CRD= names KEDA's own definition)
+	@scripts/setup-chart
+	@$(BIN)/python -m tests.chart
+
 # Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
 # package index, so that the locks work with whichever one is configured.
 COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
 LOCK := $(COMPILE) pyproject.toml
 
-lock: ## Write requirements/*.txt anew from pyproject.toml and bench.in (LOCK_ARGS=--upgrade)
+lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, chart.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
+	$(COMPILE) -c requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
 	$(LOCK) requirements/bench.in -c requirements/base.txt --extra fake -o requirements/bench.txt
+	$(COMPILE) requirements/chart.in -o requirements/chart.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'
 METRICS_TABLE = $(BIN)/python -c 'from eco2.metrics.page import markdown; print(markdown(), end="")'

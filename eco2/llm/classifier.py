@@ -26,6 +26,8 @@ class Classifier:
 
     def __init__(self, network: Path) -> None:
         """Opens the ONNX file that `eco2.llm.efficientnet.write_onnx` made."""
+        # From 1.32 on onnxruntime tells its maker of the process, and keeps an id in the user's cache.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         options = onnxruntime.SessionOptions()

@@ -1,6 +1,9 @@
 """The classifier: converted once, opened fast, right about the bundled photo."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -100,3 +103,11 @@ def test_folding_equals_convolution_then_batch_norm() -> None:
     expected = centred * weights["norm.weight"] + weights["norm.bias"]
     kernel, bias = fold(weights, "conv", "norm")
     assert np.allclose(kernel[:, :, 0, 0] @ pixel + bias, expected, atol=1e-5)
+
+
+def test_the_runtime_leaves_and_sends_nothing_of_its_own(tmp_path: Path) -> None:
+    """Its telemetry keeps an id beside what we cache: in a process that has not loaded the runtime yet."""
+    opened = "from eco2.llm.classifier import open_classifier; open_classifier()"
+    home = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", opened], check=True, env={**os.environ, **home})
+    assert [path.suffix for path in tmp_path.rglob("*") if path.is_file()] == [".onnx"]

@@ -1,0 +1,123 @@
+{{/*
+The pod of a gateway or a worker. Takes a dict: root, role (gateway, worker), port, grace (seconds from the end of
+the preStop hook to SIGKILL).
+*/}}
+{{- define "eco2.pod" -}}
+{{- $root := .root -}}
+{{- $own := index $root.Values .role -}}
+{{- $preStop := int (default 0 $own.preStopSeconds) -}}
+metadata:
+  labels:
+    {{- include "eco2.labels" (list .role $root) | nindent 4 }}
+  annotations:
+    # A changed setting or secret is a rollout.
+    checksum/settings: {{ include (print $root.Template.BasePath "/settings.yaml") $root | sha256sum }}
+    checksum/secret: {{ include (print $root.Template.BasePath "/secret.yaml") $root | sha256sum }}
+    {{- with $own.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ include "eco2.fullname" $root }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  terminationGracePeriodSeconds: {{ add $preStop (ceil .grace | int) }}
+  securityContext:
+    {{- include "eco2.podSecurity" . | nindent 4 }}
+  topologySpreadConstraints:
+    - maxSkew: 1
+      topologyKey: kubernetes.io/hostname
+      whenUnsatisfiable: ScheduleAnyway
+      matchLabelKeys: [pod-template-hash]
+      labelSelector:
+        matchLabels:
+          {{- include "eco2.selector" (list .role $root) | nindent 10 }}
+  {{- with $own.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $own.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ .role }}
+      image: {{ include "eco2.image" $root }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      args: [{{ .role }}]
+      envFrom:
+        - configMapRef:
+            name: {{ include "eco2.fullname" $root }}
+        - secretRef:
+            name: {{ include "eco2.secret" $root }}
+            {{- if $root.Values.rabbitmq.cluster.enabled }}
+            optional: true
+            {{- end }}
+      {{- if $root.Values.rabbitmq.cluster.enabled }}
+      env:
+        # The operator makes them of characters that need no escape in a URL.
+        - name: RABBITMQ_USER
+          valueFrom:
+            secretKeyRef:
+              name: {{ include "eco2.rabbitmq" $root }}-default-user
+              key: username
+        - name: RABBITMQ_PASSWORD
+          valueFrom:
+            secretKeyRef:
+              name: {{ include "eco2.rabbitmq" $root }}-default-user
+              key: password
+        - name: ECO2_AMQP_URL
+          value: amqp://$(RABBITMQ_USER):$(RABBITMQ_PASSWORD)@{{ include "eco2.rabbitmq" $root }}.{{ $root.Release.Namespace }}.svc:5672/
+      {{- end }}
+      ports:
+        - name: http
+          containerPort: {{ .port }}
+      # Until the interpreter has loaded everything, on a busy node.
+      startupProbe:
+        httpGet: { path: /healthz, port: http }
+        periodSeconds: 1
+        failureThreshold: 60
+      # The event loop turns; nothing else, so that neither load nor a slow broker gets a process killed.
+      livenessProbe:
+        httpGet: { path: /healthz, port: http }
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 3
+      # The broker is attached and the journal is tailed.
+      readinessProbe:
+        httpGet: { path: /readyz, port: http }
+        periodSeconds: 2
+        timeoutSeconds: 2
+        failureThreshold: 2
+      {{- if $preStop }}
+      lifecycle:
+        preStop:
+          sleep:
+            seconds: {{ $preStop }}
+      {{- end }}
+      resources:
+        {{- toYaml $own.resources | nindent 8 }}
+      securityContext:
+        {{- include "eco2.containerSecurity" . | nindent 8 }}
+{{- end }}
+
+{{/* The two are what the Pod Security Standard "restricted" asks for, and a root file system that is not written. */}}
+{{- define "eco2.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{- define "eco2.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
