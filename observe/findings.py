@@ -12,6 +12,9 @@ VARIABLES = {"$namespace": ".*", "$pipeline": ".*", "$provider": ".*", "[$__rate
 EXCEPTIONS: Mapping[str, str] = {}
 """Queries that need not have data in the run, by the name of their panel or alert, with the reason."""
 
+BEYOND = 0.02
+"""Share of the observations that may lie beyond a histogram's last bound."""
+
 _COMPARED = re.compile(r"\s*(?:>=|<=|==|>|<)\s*[\d.]+")
 _OPERATOR = re.compile(r"\s*\b(?:unless|and|or)\b(?:\s+on\s*\([^)]*\))?\s*")
 
@@ -49,7 +52,7 @@ class Fit:
 
     @property
     def fits(self) -> bool:
-        return self.count == 0 or self.beyond_last <= 0.01
+        return self.beyond_last <= BEYOND
 
 
 def of_panels() -> list[Question]:

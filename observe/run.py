@@ -34,6 +34,8 @@ EXPECTED = {
 }
 """Alerts that the run gives a reason for: each must fire, and be over in the end."""
 LOAD, SECONDS = 110, 50.0
+HELD = 3
+"""Jobs that a worker has in hand when it is killed."""
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Life:
 
     @property
     def over(self) -> bool:
-        return self.states[-1][1] == "inactive"
+        return self.states[-1][1] != "firing"
 
     @property
     def came_by_waiting(self) -> bool:
@@ -85,7 +87,7 @@ async def watch(folder: Path, broker: str, say: Callable[[str], None]) -> Outcom
         async with running(folder / "prometheus", targets, hurried(text, WAIT, WINDOW)) as prometheus:
             began = time.time()
             async with _watching(prometheus, began) as lives:
-                await _load(on)
+                await _load(on, prometheus)
                 await _outage(on, prometheus)
                 await _without_workers(on, prometheus)
                 await on.over()
@@ -101,7 +103,7 @@ async def watch(folder: Path, broker: str, say: Callable[[str], None]) -> Outcom
     return outcome
 
 
-async def _load(on: Scene) -> None:
+async def _load(on: Scene, prometheus: Prometheus) -> None:
     on.say("one job is put off, another fails by a bug, clients come and go")
     await on.deaf_client()
     await asyncio.gather(on.put_off(), on.bugs(), on.refusals())
@@ -113,6 +115,7 @@ async def _load(on: Scene) -> None:
     on.say("every connection to the broker is cut")
     on.cut()
     await asyncio.sleep(8)
+    await _at_work(on, prometheus)
     on.say("kill -9 of a worker")
     on.kill_a_worker()
     await asyncio.sleep(12)
@@ -121,6 +124,15 @@ async def _load(on: Scene) -> None:
     await asyncio.sleep(6)
     await on.operate("resume")
     await loading
+
+
+async def _at_work(on: Scene, prometheus: Prometheus) -> None:
+    """Waits until the worker that is going to be killed has jobs to leave behind."""
+    place = on.fleet.workers[1].url.rpartition("/")[2]
+    running = f'sum(eco2_jobs_running{{instance="{place}"}} - eco2_jobs_parked{{instance="{place}"}})'
+    async with asyncio.timeout(PATIENCE):
+        while not any(value >= HELD for _, value in await prometheus.now(running)):  # noqa: ASYNC110
+            await asyncio.sleep(0.3)
 
 
 async def _outage(on: Scene, prometheus: Prometheus) -> None:
@@ -170,15 +182,19 @@ async def _watching(prometheus: Prometheus, began: float) -> AsyncIterator[dict[
     lives: dict[str, Life] = {}
 
     async def look() -> None:
+        for name, state in (await prometheus.states()).items():
+            lives.setdefault(name, Life()).see(time.time() - began, state)
+
+    async def watch() -> None:
         while True:
-            for name, state in (await prometheus.states()).items():
-                lives.setdefault(name, Life()).see(time.time() - began, state)
+            await look()
             await asyncio.sleep(0.5)
 
     async with asyncio.TaskGroup() as group:
-        looking = group.create_task(look())
+        watching = group.create_task(watch())
         yield lives
-        looking.cancel()
+        watching.cancel()
+    await look()
 
 
 async def _asked(prometheus: Prometheus, question: Question, began: float) -> Found:

@@ -159,7 +159,7 @@ def test_an_outcome_complains_of_what_is_missing() -> None:
     assert complaints(replace(good, found=[Found(question, 0, 0.0)])) == ["panel: x: no data for sum(x)"]
     assert len(complaints(replace(good, lives=dict.fromkeys(EXPECTED, quiet)))) == len(EXPECTED) + 1
     assert len(complaints(replace(good, lives=dict.fromkeys(EXPECTED, stays)))) == len(EXPECTED) + 1
-    assert len(complaints(replace(good, fits=[Fit("h", 10, 0.5, 0.02, 4)]))) == 1
+    assert len(complaints(replace(good, fits=[Fit("h", 10, 0.5, 0.03, 4)]))) == 1
 
 
 def test_the_block_of_figures_is_written_between_its_marks() -> None:
