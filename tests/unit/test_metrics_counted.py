@@ -1,9 +1,9 @@
 """Each thing that operators look for is counted once, by whoever did it."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from eco2.consumers.breaker import FAILURES
 from eco2.consumers.sweep import FRESH, INTERVAL, OVERDUE
