@@ -61,7 +61,7 @@ observe: setup ## A real Prometheus over a loaded run: has every panel and alert
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants
 
-image: setup ## Build the container image, and run it read-only and without rights on a real RabbitMQ (4 minutes)
+image: setup ## Build the container image, and run it read-only and without rights on a real RabbitMQ (2 minutes)
 	@scripts/setup-chart
 	build/chart-venv/bin/hadolint Dockerfile
 	@scripts/check-compose

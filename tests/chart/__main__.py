@@ -8,6 +8,7 @@ Exit codes: 0 nothing is wrong · 1 something is.
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -99,6 +100,21 @@ def scaled(manifests: list[Manifest]) -> list[str]:
     ]
 
 
+def queries(manifests: list[Manifest]) -> list[str]:
+    """What promtool has against the scaler's queries; where it is not installed, nothing."""
+    triggers = [
+        trigger for one in manifests if one["kind"] == "ScaledObject" for trigger in one["spec"]["triggers"]
+    ]
+    rules = [{"record": "a:b", "expr": trigger["metadata"]["query"]} for trigger in triggers]
+    if not rules or shutil.which("promtool") is None:
+        return []
+    path = OUT / "queries.yaml"
+    path.write_text(yaml.safe_dump({"groups": [{"name": "scaler", "rules": rules}]}))
+    done = _run("promtool", "check", "rules", "--lint=none", str(path))
+    path.unlink()
+    return _said(done)
+
+
 def typos(manifests: list[Manifest], known: Mapping[str, Schema]) -> Iterator[tuple[str, bool]]:
     """(a deliberate mistake, whether it is found)."""
     for kind, field in (("Deployment", "selector"), ("Service", "ports")):
@@ -139,7 +155,9 @@ def main() -> int:
         )
         judge.says(f"{rendering.name}: custom resources", list(custom(manifests, known)))
         judge.says(f"{rendering.name}: variables that eco2 takes", settings(manifests))
-        judge.says(f"{rendering.name}: replicas", scaled(manifests))
+        judge.says(
+            f"{rendering.name}: replicas, and the scaler's queries", scaled(manifests) + queries(manifests)
+        )
     for rendering in refused():
         done = _run(HELM, "template", "eco2", str(CHART), *rendering.arguments)
         as_wanted = done.returncode != 0 and rendering.complaint in done.stderr

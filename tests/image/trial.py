@@ -121,8 +121,13 @@ async def work(engine: Engine, image: str, at_once: int) -> AsyncIterator[Fact]:
         for process in (gateway, worker):
             async for fact in _locked(engine, image, process):
                 yield fact
+        asked = (f"{gateway.url}/readyz", f"{gateway.url}/openapi.json", f"{worker.url}/readyz")
+        health = await _probed(gateway, *asked)
+        yield Fact("what `helm test` asks", health, health == "healthy")
         one = await scan(gateway.url)
         yield Fact("a scan by gateway and worker", str(one["status"]), one["status"] == "completed")
+        listed = await worker.container.execute("eco2", "jobs", "list")
+        yield Fact("eco2 jobs list, inside the worker", listed.splitlines()[-1], "completed" in listed)
         idle = gateway.container.pss(), worker.container.pss()
         yield Fact("memory after it, PSS", f"gateway {idle[0]:.0f} MB, worker {idle[1]:.0f} MB", True)
         results, most = await _watched(
@@ -148,12 +153,17 @@ async def _locked(engine: Engine, image: str, process: Process) -> AsyncIterator
     except CommandFailed as refused:
         written = "read-only" if str(refused).count("Read-only file system") == 3 else str(refused)
     yield Fact(f"{process.role}: file system", written, written == "read-only")
-    try:
-        await process.container.execute("probe")
-        health = "healthy"
-    except CommandFailed as error:
-        health = str(error)
+    health = await _probed(process)
     yield Fact(f"{process.role}: HEALTHCHECK's command", health, health == "healthy")
+
+
+async def _probed(process: Process, *urls: str) -> str:
+    """What the image's `probe` says: `healthy`, or its complaint."""
+    try:
+        await process.container.execute("probe", *urls)
+    except CommandFailed as error:
+        return str(error)
+    return "healthy"
 
 
 async def _watched(
