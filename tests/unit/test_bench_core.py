@@ -48,7 +48,7 @@ def row(number: int, name: str, workers: int, sleep: float, rate: float) -> dict
     }  # fmt: skip
 
 
-def test_targets_are_kept_to_the_ratio_within_each_round():
+def test_targets_are_kept_to_the_ratio_within_each_round() -> None:
     found = checks(rows(RATES | STORING))
     assert [check.kept for check in found] == [True] * 10
     assert found[0].value == pytest.approx(9000 / 5900)
@@ -64,34 +64,34 @@ def test_targets_are_kept_to_the_ratio_within_each_round():
         ({"celery-results": 2500.0}, {"with `done` confirmed ÷ the best that stores"}),
     ],
 )
-def test_each_target_can_be_missed(slower: dict[str, float], missed: set[str]):
+def test_each_target_can_be_missed(slower: dict[str, float], missed: set[str]) -> None:
     found = checks(rows(RATES | STORING | slower))
     assert {check.what.partition(": ")[2] for check in found if not check.kept} == missed
 
 
-def test_sleepers_are_judged_by_their_ideal():
+def test_sleepers_are_judged_by_their_ideal() -> None:
     slow = [check for check in checks(rows(RATES | STORING, slow=1.06)) if not check.kept]
     assert [check.what for check in slow] == [
         f"0.4 s, 1,000 jobs on 100 slots: {name} ÷ ideal" for name in (CONSUMING, ENGINE)
     ]
 
 
-def test_what_was_not_measured_is_missed():
+def test_what_was_not_measured_is_missed() -> None:
     assert not any(check.kept for check in checks([]))
 
 
-def test_the_best_is_the_one_with_the_highest_median_not_with_the_luckiest_round():
+def test_the_best_is_the_one_with_the_highest_median_not_with_the_luckiest_round() -> None:
     found = rows({"taskiq": 3000.0, "faststream": 2900.0})
     found.append(row(2, "faststream", 1, 0.0, 9000.0))
     assert best(found, "peer", 1) == "taskiq"
     assert best(found, "stores", 1) == ""
 
 
-def test_spread_of_one_round_is_that_round():
+def test_spread_of_one_round_is_that_round() -> None:
     assert spread([5.0]) == spread([5.0, 5.0, 5.0])
 
 
-def test_every_round_has_all_trials_and_begins_one_further():
+def test_every_round_has_all_trials_and_begins_one_further() -> None:
     plan = Plan()
     trials = list(plan)
     assert len(trials) == len(plan) == 11 * (5 * 2 + 3)
@@ -100,13 +100,13 @@ def test_every_round_has_all_trials_and_begins_one_further():
     assert sorted(each.name for each in rotated(CONTENDERS, 4)) == sorted(each.name for each in CONTENDERS)
 
 
-def test_a_thousand_jobs_sleep_on_a_hundred_slots():
+def test_a_thousand_jobs_sleep_on_a_hundred_slots() -> None:
     of = {trial.contender.name: trial.jobs for _, trial in Plan() if trial.seconds}
     assert of.pop("celery-prefork") == 240
     assert set(of.values()) == {1000}
 
 
-def test_copies_differ_in_their_id_and_in_nothing_else():
+def test_copies_differ_in_their_id_and_in_nothing_else() -> None:
     old = "0123456789abcdef0123456789abcdef"
     properties = Basic.Properties(delivery_mode=2, headers={"task_id": old, "retries": 0}, reply_to="queue")
     one, other = filling.copies(Message(f'{{"id":"{old}","args":[0.4]}}'.encode(), properties), 2)
@@ -118,7 +118,7 @@ def test_copies_differ_in_their_id_and_in_nothing_else():
     assert (one.properties.delivery_mode, one.properties.reply_to) == (2, "queue")
 
 
-def test_marks_of_all_processes_add_up(tmp_path: Path):
+def test_marks_of_all_processes_add_up(tmp_path: Path) -> None:
     counted = Marks(tmp_path)
     child = os.fork()
     if not child:
@@ -133,7 +133,7 @@ def test_marks_of_all_processes_add_up(tmp_path: Path):
     assert 0 < tally.first <= tally.last
 
 
-def test_quick_notices_what_became_clearly_slower_or_dearer():
+def test_quick_notices_what_became_clearly_slower_or_dearer() -> None:
     before = rows(RATES)
     assert all(each.fits for each in quick.compare(rows(RATES), before))
     slower = [each.what for each in quick.compare(rows(RATES | {ENGINE: 3000.0}), before) if not each.fits]
@@ -142,7 +142,7 @@ def test_quick_notices_what_became_clearly_slower_or_dearer():
     assert sum(not each.fits for each in quick.compare(dearer, before)) == 2
 
 
-def test_page_and_picture_are_made_of_the_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_page_and_picture_are_made_of_the_rows_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"words\n{report.BEGIN}\nold\n{report.END}\nmore words\n", encoding="utf-8")
     monkeypatch.setattr(report, "PAGE", page)
