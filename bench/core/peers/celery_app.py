@@ -1,4 +1,7 @@
-"""Celery: a quorum queue, acks after the job. With results: `rpc://`, persistent, to a durable queue."""
+"""Celery: a quorum queue, acks after the job.
+
+With results: `rpc://`, each persistent and confirmed, to a durable queue.
+"""
 
 import sys
 
