@@ -38,6 +38,7 @@ class Feed:
         self._rows = Rows()
         self._acked: list[int] = []
         self._acking = False
+        self._longest_row = 1
 
     @classmethod
     async def open(cls, connection: AbstractConnection, on_loss: Callable[..., None]) -> "Feed":
@@ -66,6 +67,7 @@ class Feed:
     ) -> None:
         """Starts the consumer; without a prefetch messages need no settling."""
         if prefetch is not None:
+            self._longest_row = max(1, prefetch // 4)
             await self.amqp.basic_qos(prefetch_count=prefetch)
         started = await self.amqp.basic_consume(
             queue, on_message, no_ack=prefetch is None, arguments=dict(arguments) if arguments else None
@@ -81,21 +83,28 @@ class Feed:
         self._unsettled += 1
 
     async def ack(self, tag: int) -> None:
-        """Acks one delivery, together with all that are acked in the same turn of the loop: the first of them
-        sends for the others, too, and gets the `DeliveryLost` when the channel is gone."""
+        """Acks one delivery, together with those that are acked in the next turns of the loop: the first of
+        them sends for the others, too, and gets the `DeliveryLost` when the channel is gone."""
         self._acked.append(tag)
         if self._acking:
             return
         self._acking = True
         try:
-            await asyncio.sleep(0)
-            while tags := self._acked:
-                self._acked = []
+            while self._acked:
+                await self._gather()
+                tags, self._acked = self._acked, []
                 async with self._settling(len(tags)):
                     for ack in self._rows.acks(tags):
                         await self.amqp.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
         finally:
             self._acking = False
+
+    async def _gather(self) -> None:
+        """Returns after the first turn of the loop that brings no more acks, or with a row of them."""
+        before = 0
+        while before < len(self._acked) < self._longest_row:
+            before = len(self._acked)
+            await asyncio.sleep(0)
 
     async def nack(self, tag: int) -> None:
         """Gives one delivery back. Not by a reject: from RabbitMQ 4.3 only that counts towards the limit."""
