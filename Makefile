@@ -17,7 +17,7 @@ demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy eco2 tests observe $(wildcard bench)
+	$(BIN)/mypy eco2 tests $(wildcard bench)
 	$(BIN)/lint-imports
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
 	@$(METRICS_TABLE) | diff docs/metrics.md - || { echo 'docs/metrics.md is out of date: run `make fix`'; exit 1; }
@@ -27,7 +27,7 @@ fix: setup ## Mend by machine what `make check` can find by machine
 	$(BIN)/ruff check --fix .
 	$(SETTINGS_TABLE) > docs/settings.md
 	$(METRICS_TABLE) > docs/metrics.md
-	$(BIN)/python -m observe.dashboard
+	$(BIN)/python -m bench.observe.dashboard
 
 test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	@scripts/setup-clients
@@ -56,7 +56,7 @@ fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.m
 
 observe: setup ## A real Prometheus over a loaded run: has every panel and alert something to see? (4 minutes)
 	@scripts/setup-observe
-	@$(BIN)/python -m observe --page
+	@$(BIN)/python -m bench.observe --page
 
 mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
 	@$(BIN)/python -m tests.mutants

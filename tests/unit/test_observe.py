@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from bench.observe.alerts import FILE as ALERTS_FILE
+from bench.observe.alerts import Alert, alerts, hurried
+from bench.observe.dashboard import FILE, ROWS, text
+from bench.observe.findings import Fit, Found, Question, operands
+from bench.observe.report import BEGIN, END, page
+from bench.observe.run import EXPECTED, Life, Outcome, complaints
 from eco2.metrics.series import SERIES, Series
-from observe.alerts import FILE as ALERTS_FILE
-from observe.alerts import Alert, alerts, hurried
-from observe.dashboard import FILE, ROWS, text
-from observe.findings import Fit, Found, Question, operands
-from observe.report import BEGIN, END, page
-from observe.run import EXPECTED, Life, Outcome, complaints
 
 ROOT = Path(__file__).parents[2]
 ALERTS = alerts(ALERTS_FILE.read_text())
@@ -142,7 +142,7 @@ def test_what_an_alert_compares_is_asked_for_by_itself(expr: str, expected: list
 
 
 def test_every_alert_is_tested_with_its_real_times() -> None:
-    tests = (ROOT / "observe/alerts.test.yaml").read_text()
+    tests = (ROOT / "bench/observe/alerts.test.yaml").read_text()
     looks = re.findall(r'alertname="(\w+)",alertstate="firing".*\n.*\n.*value: (\d)', tests)
     for alert in ALERTS:
         assert {value for name, value in looks if name == alert.name} == {"0", "1"}, alert.name

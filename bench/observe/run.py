@@ -10,11 +10,11 @@ from pathlib import Path
 
 import httpx
 
+from bench.observe.alerts import FILE, alerts, hurried
+from bench.observe.findings import Fit, Found, Question, of_alerts, of_panels
+from bench.observe.prometheus import Prometheus, promtool, running
+from bench.observe.scene import Scene, scene
 from eco2.metrics.series import SERIES
-from observe.alerts import FILE, alerts, hurried
-from observe.findings import Fit, Found, Question, of_alerts, of_panels
-from observe.prometheus import Prometheus, promtool, running
-from observe.scene import Scene, scene
 
 WAIT, WINDOW = "3s", "20s"
 """What each `for` and each range of the rules is made for this run: it has minutes, not days."""

@@ -1,4 +1,4 @@
-"""Watches a loaded run as operators would: `python -m observe`.
+"""Watches a loaded run as operators would: `python -m bench.observe`.
 
 Real processes, a real RabbitMQ, a real Prometheus with the shipped rules. Fails if a panel or an alert has
 nothing to look at, if an alert of the staged outage does not come and go, or if a histogram does not fit.
@@ -16,19 +16,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from observe.alerts import FILE as ALERTS_FILE
-from observe.prometheus import PromtoolFailed, promtool
-from observe.report import page, table
-from observe.run import Outcome, watch
+from bench.observe.alerts import FILE as ALERTS_FILE
+from bench.observe.prometheus import PromtoolFailed, promtool
+from bench.observe.report import page, table
+from bench.observe.run import Outcome, watch
 from tests.rabbitmq import Node
 
-PAGE = Path(__file__).parents[1] / "docs/observability.md"
+PAGE = Path(__file__).parents[2] / "docs/observability.md"
 TESTS = Path(__file__).parent / "alerts.test.yaml"
 LONGEST = 600.0
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m observe", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.observe", description=__doc__)
     parser.add_argument("--page", action="store_true", help=f"write the figures into {PAGE.name}")
     asked = parser.parse_args()
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # the run cuts connections

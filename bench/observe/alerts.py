@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "helm/eco2/files/alerts.yaml"
+FILE = Path(__file__).parents[2] / "helm/eco2/files/alerts.yaml"
 
 _ALERT = re.compile(r"^      - alert: (\w+)$", re.MULTILINE)
 _FOR = re.compile(r"^(        for: )\w+$", re.MULTILINE)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from observe.alerts import Alert
-from observe.dashboard import ROWS
+from bench.observe.alerts import Alert
+from bench.observe.dashboard import ROWS
 
 VARIABLES = {"$namespace": ".*", "$pipeline": ".*", "$provider": ".*", "[$__rate_interval]": "[15s]"}
 

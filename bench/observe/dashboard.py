@@ -1,15 +1,15 @@
 """The dashboard, overview first: is it healthy, is the budget used, where does the time go? Then each part.
 
-`python -m observe.dashboard` writes helm/eco2/files/dashboard.json; a test keeps the two equal.
+`python -m bench.observe.dashboard` writes helm/eco2/files/dashboard.json; a test keeps the two equal.
 """
 
 from pathlib import Path
 
-from observe.grafana import document
-from observe.panel import GREEN, RED, YELLOW, Panel, Query, Row, Steps, good_below, good_from
-from observe.promql import RANGE, calls, here, jobs, mean, quantile, rate, whole
+from bench.observe.grafana import document
+from bench.observe.panel import GREEN, RED, YELLOW, Panel, Query, Row, Steps, good_below, good_from
+from bench.observe.promql import RANGE, calls, here, jobs, mean, quantile, rate, whole
 
-FILE = Path(__file__).parents[1] / "helm/eco2/files/dashboard.json"
+FILE = Path(__file__).parents[2] / "helm/eco2/files/dashboard.json"
 
 ALWAYS: Steps = ((None, GREEN),)
 NONE_IS_GOOD: Steps = ((None, GREEN), (1, RED))

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from string import ascii_uppercase
 
-from observe.panel import Panel, Query, Row
+from bench.observe.panel import Panel, Query, Row
 
 JSON = dict[str, object]
 WIDTH = 24

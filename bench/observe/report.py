@@ -4,8 +4,8 @@ import re
 import time
 from collections.abc import Sequence
 
-from observe.findings import EXCEPTIONS, Found
-from observe.run import Life, Outcome
+from bench.observe.findings import EXCEPTIONS, Found
+from bench.observe.run import Life, Outcome
 
 BEGIN, END = "<!-- make observe -->", "<!-- end -->"
 
