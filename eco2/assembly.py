@@ -80,7 +80,7 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
-    journal = Journal(broker, settings.view_minutes * 60, time.time)
+    journal = Journal(broker, settings.view_minutes * 60, time.time, shows=role != "worker")
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     parts = _Parts(settings, loaded, broker, journal, metrics_of(role, loaded, broker, journal), name)
     core = [

@@ -36,10 +36,12 @@ class Status:
 
 
 class Journal:
-    """`keep`: seconds of event time in the view. `clock`: Unix seconds."""
+    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`: as of the view."""
 
-    def __init__(self, stream: Stream, keep: float, clock: Callable[[], float]) -> None:
-        self.view = View(keep, clock)
+    def __init__(
+        self, stream: Stream, keep: float, clock: Callable[[], float], *, shows: bool = True
+    ) -> None:
+        self.view = View(keep, clock, shows=shows)
         self._stream = stream
         self._clock = clock
         self._keep = keep

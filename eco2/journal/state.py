@@ -175,6 +175,13 @@ def superseded(state: JobState, by: str, offset: int) -> JobState:
     return replace(state, status="superseded", by=by, ended_at=offset)
 
 
+def unshown(state: JobState) -> JobState:
+    """Of a job that has ended, what somebody needs to know who shows it to nobody: not its texts, which are
+    most of what it takes in memory."""
+    last = replace(state.shown[-1], result=None)
+    return replace(state, outputs={}, usage={}, saved={}, result=None, shown=(last,))
+
+
 def _queued(at: EventId, event: Queued) -> JobState:
     return JobState(
         job=event.job,

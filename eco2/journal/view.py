@@ -24,7 +24,7 @@ from eco2.event import (
 )
 from eco2.journal.large import LargeCalls
 from eco2.journal.spending import Spending
-from eco2.journal.state import EventId, JobState, apply, superseded
+from eco2.journal.state import EventId, JobState, apply, superseded, unshown
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
 
@@ -43,13 +43,16 @@ log = get_logger(__name__)
 class View:
     """`keep`: seconds. `since`: Unix seconds from which on it holds every job; its tail starts there.
 
+    `shows`: whether jobs that have ended are shown to anybody; else they are kept without their texts.
+
     Not thread-safe; every call is made on the event loop.
     """
 
-    def __init__(self, keep: float, clock: Clock) -> None:
+    def __init__(self, keep: float, clock: Clock, *, shows: bool = True) -> None:
         self.since = clock() - keep
         self._keep = keep
         self._clock = clock
+        self._shows = shows
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._left: dict[str, int] = {}
@@ -158,6 +161,8 @@ class View:
             after = self._claim(after, at)
         elif after.by is not None:
             self._release_key(after)  # it lost to a job that this view has never seen
+        if after.ended and not self._shows:
+            after = unshown(after)
         self._jobs[event.job] = after
         self._announce(after)
 

@@ -9,7 +9,7 @@ import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
 from eco2.errors import Gone
-from eco2.event import Done, Event, Marker, Queued, StageChanged, Superseded, encode_events
+from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, Superseded, encode_events
 from eco2.job import new_id
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
@@ -274,9 +274,9 @@ async def test_whoever_gives_up_on_a_barrier_leaves_it_to_the_others() -> None:
 class Fold:
     """A view by itself, under a wall clock that the test sets."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shows: bool = True) -> None:
         self.now = 1_000.0
-        self.view = View(100.0, lambda: self.now)
+        self.view = View(100.0, lambda: self.now, shows=shows)
 
     def take(self, *events: Event) -> None:
         self.view.apply(Record(self.view.offset + 1, encode_events(events)))
@@ -302,6 +302,37 @@ def test_a_job_and_its_key_live_for_as_long_as_the_view_keeps() -> None:
     fold.take(queued("c", 1_100.1))
     assert fold.view.get("a") is None
     assert fold.view.since == pytest.approx(1_000.1)
+
+
+@pytest.mark.parametrize("shows", [True, False])
+def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(shows: bool) -> None:
+    fold = Fold(shows=shows)
+    output, usage = {"text": "long"}, {"calls": 1}
+    run = RunStarted(ts=1_000.0, job="a", run="r", attempt=1, worker="w")
+    fold.take(queued("a", 1_000.0, "k"), run)
+    fold.take(
+        StageChanged(
+            ts=1_000.0,
+            job="a",
+            run="r",
+            stage="draft",
+            status="completed",
+            seq=11,
+            progress=50,
+            output=output,
+            usage=usage,
+        )
+    )
+    state = fold.view.get("a")
+    assert state is not None
+    assert (state.outputs, state.usage) == ({"draft": output}, {"draft": usage})
+    fold.take(Done(ts=1_001.0, job="a", run="r", status="failed", seq=21, result={"text": "x"}, dead=True))
+    state = fold.view.get("a")
+    assert state is not None
+    assert (state.status, state.ended, state.dead, state.run) == ("failed", True, True, "r")
+    assert fold.holder(1_001.0) == "a"
+    assert bool(state.outputs) is bool(state.usage) is bool(state.result) is shows
+    assert [bool(one.result) for one in state.shown] == ([False, True, True] if shows else [False])
 
 
 def test_one_key_of_two_owners_is_two_keys() -> None:
