@@ -34,7 +34,7 @@ class Pool:
 
 
 POOLS = (
-    Pool("celery-pool-asyncio", "celery_pool_asyncio:TaskPool", {}),
+    Pool("celery-pool-asyncio", "custom", {"CELERY_CUSTOM_WORKER_POOL": "celery_pool_asyncio:TaskPool"}),
     Pool("celery-aio-pool", "custom", {"CELERY_CUSTOM_WORKER_POOL": "celery_aio_pool.pool:AsyncIOPool"}),
 )
 
