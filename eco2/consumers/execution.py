@@ -267,18 +267,17 @@ class _StageWriter:
         self._shown = False
 
     def started(self, now: float) -> None:
-        if opening := self._opening(now):
-            self._run.write(*opening)
+        if not self._shown:
+            self._write(now)
 
     def completed(self, now: float, output: BaseModel, usage: JSON | None) -> None:
-        event = self._progress.completed(self._stage, now, output, usage)
-        self._run.write(*self._opening(now), event)
+        self._write(now, self._progress.completed(self._stage, now, output, usage))
 
     def failed(self, now: float, error: PermanentError, usage: JSON | None) -> None:
-        self._run.write(*self._opening(now), self._progress.failed(self._stage.name, now, error, usage))
+        self._write(now, self._progress.failed(self._stage.name, now, error, usage))
 
-    def _opening(self, now: float) -> tuple[StageChanged, ...]:
-        if self._shown:
-            return ()
+    def _write(self, now: float, *events: StageChanged) -> None:
+        """What is too large for the journal is not written, and so has not been shown."""
+        opening = () if self._shown else (self._progress.started(self._stage.name, now),)
+        self._run.write(*opening, *events)
         self._shown = True
-        return (self._progress.started(self._stage.name, now),)
