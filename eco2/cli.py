@@ -225,6 +225,7 @@ def _process(role: Literal["gateway", "worker", "serve"]) -> None:
             probes=lambda port: _say_port("worker's health and metrics", settings.worker_host, port),
         )
         async with assembly.process(settings, role, stop, listening) as components:
+            service.spare_the_collector()
             await service.run(components, stop, force)
 
     _run(run())

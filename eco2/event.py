@@ -18,7 +18,7 @@ EVENTS_VERSION = 1
 Status = Literal["started", "completed", "failed", "cancelled"]
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
     ts: float
 
 

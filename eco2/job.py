@@ -13,7 +13,7 @@ JSON = dict[str, object]
 """A decoded JSON object."""
 
 
-class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """One accepted request.
 
     `id`: UUIDv7, so that ids sort by time. `input`: what the pipeline's input model dumps as JSON.

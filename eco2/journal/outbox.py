@@ -11,8 +11,8 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
+from typing import NamedTuple
 
 from eco2.errors import PublishUncertain, RetryableError, TooLarge
 from eco2.event import Event, encode_batch, encode_event
@@ -30,15 +30,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     events: Sequence[bytes]
+    size: int
     confirmed: asyncio.Future[None]
     since: float
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.events))
 
 
 class Outbox:
@@ -64,13 +60,14 @@ class Outbox:
         Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        entry = _Entry([encode_event(event) for event in events], confirmed, time.monotonic())
-        if entry.size > MOST_BYTES:
+        encoded = [encode_event(event) for event in events]
+        size = sum(map(len, encoded))
+        if size > MOST_BYTES:
             raise TooLarge(
-                f"{entry.size:,} bytes are too much for the journal, which takes {MOST_BYTES:,} at once: "
+                f"{size:,} bytes are too much for the journal, which takes {MOST_BYTES:,} at once: "
                 "keep what is large in a store of its own, and let the stage return where it is"
             )
-        self._entries.append(entry)
+        self._entries.append(_Entry(encoded, size, confirmed, time.monotonic()))
         self._arrived.set()
         return confirmed
 

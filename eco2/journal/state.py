@@ -49,7 +49,7 @@ class EventId(NamedTuple):
         return cls(int(offset), int(index or 0))
 
 
-class Shown(msgspec.Struct, frozen=True):
+class Shown(msgspec.Struct, frozen=True, gc=False):
     """A durable event as clients see it: the `data:` of one server-sent event, without the job's id."""
 
     id: EventId
@@ -61,7 +61,7 @@ class Shown(msgspec.Struct, frozen=True):
     result: JSON | None = None
 
 
-class JobState(msgspec.Struct, frozen=True):
+class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `past`: those before it, void now;

@@ -87,11 +87,14 @@ def _read_small(file: io.BytesIO) -> Image.Image:
         if image.mode in ("1", "P", "PA"):  # these shrink by leaving out pixels
             wide = image.convert("RGBA" if image.has_transparency_data else "RGB")
         wide.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        return _opaque(ImageOps.exif_transpose(wide))
+        ImageOps.exif_transpose(wide, in_place=True)
+        return _opaque(wide)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
     """RGB on white: what lies under transparent pixels is arbitrary, often black."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
     if image.mode.startswith("I"):
         image = image.point(lambda value: value / 256).convert("L")
     if not image.has_transparency_data:

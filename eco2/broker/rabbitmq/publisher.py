@@ -6,14 +6,16 @@ that gets `PublishUncertain` must assume both outcomes and repeat with the same 
 
 import asyncio
 
-from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
+from aiormq import spec
+from aiormq.abc import AbstractChannel as AmqpChannel
 
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable, PublishUncertain, Unroutable
 
+PERSISTENT = 2
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
 
 
@@ -27,6 +29,7 @@ class Publisher:
         self._link = link
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
+        self._amqp: AmqpChannel | None = None
         self._in_flight: dict[str, asyncio.Event] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -43,45 +46,48 @@ class Publisher:
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         channel.close_callbacks.add(self._link.wake)
-        self._channel = channel
+        self._channel, self._amqp = channel, await channel.get_underlay_channel()
 
     def detach(self) -> None:
-        self._channel = None
+        self._channel = self._amqp = None
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         """Returns once `queue` (the broker's name) holds the message. Errors as `ports.WorkQueue.publish`."""
         while earlier := self._in_flight.get(message_id):
             await earlier.wait()
-        exchange = self._exchange()
+        amqp = self._usable()
         done = self._in_flight[message_id] = asyncio.Event()
         self._idle.clear()
         try:
-            message = Message(body, message_id=message_id, delivery_mode=DeliveryMode.PERSISTENT)
             with lost_as(PublishUncertain, f"{message_id}: no confirm; publish it again with the same id"):
-                await self._send(exchange, queue, message)
+                await self._send(amqp, queue, body, message_id)
         finally:
             del self._in_flight[message_id]
             done.set()
             if not self._in_flight:
                 self._idle.set()
 
-    async def _send(self, exchange: AbstractExchange, queue: str, message: Message) -> None:
+    async def _send(self, amqp: AmqpChannel, queue: str, body: bytes, message_id: str) -> None:
         try:
-            await exchange.publish(message, queue, mandatory=True, timeout=self._timeout)
+            await amqp.basic_publish(
+                body,
+                routing_key=queue,
+                properties=spec.Basic.Properties(message_id=message_id, delivery_mode=PERSISTENT),
+                mandatory=True,
+                timeout=self._timeout,
+            )
         except PublishError:
             raise Unroutable(f"no queue {queue} at the broker; run `eco2 topology apply`") from None
         except DeliveryError as nack:
             # A nack says that the queue could not take it; after a change of its leader it may have.
-            raise PublishUncertain(
-                f"{message.message_id}: {nack}; publish it again with the same id"
-            ) from nack
+            raise PublishUncertain(f"{message_id}: {nack}; publish it again with the same id") from nack
 
-    def _exchange(self) -> AbstractExchange:
-        if self._channel is None or self._channel.is_closed:
+    def _usable(self) -> AmqpChannel:
+        if self._amqp is None or self._amqp.is_closed:
             raise BrokerUnavailable("not connected to the broker; nothing was sent, try again later")
         if self._link.blocked:
             raise BrokerUnavailable(f"{BLOCKED}; nothing was sent, try again later")
-        return self._channel.default_exchange
+        return self._amqp
 
     async def flush(self) -> None:
         """Returns when no publish is in flight; each ends within the time-out."""
