@@ -1,6 +1,7 @@
 """The life of a process: start order, stop in reverse, failures, grace. Double and early stops."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import Pipeline
 from eco2.ports import Clock, Model, Stream
-from eco2.service import Component, ComponentEnded, run, stop_on_signals
+from eco2.service import YOUNG, Component, ComponentEnded, run, spare_the_collector, stop_on_signals
 from eco2.settings import Settings, doubts
 from eco2.sizing import size
 from tests.clock import virtual
@@ -224,9 +225,9 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(name, model, adapter, concurrency, *rest)
 
     class SpiedJournal(Journal):
-        def __init__(self, stream: Stream, keep: float, clock: Clock) -> None:
+        def __init__(self, stream: Stream, keep: float, clock: Clock, *, shows: bool) -> None:
             given["journal"] = (keep,)
-            super().__init__(stream, keep, clock)
+            super().__init__(stream, keep, clock, shows=shows)
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
     monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)
@@ -373,3 +374,15 @@ async def test_probes_know_that_their_process_stops_long_before_they_stop_themse
         (probes,) = (component for component in components if component.name == "probes")
         await probes.run(asyncio.Event())
     assert told == [stop]
+
+
+def test_what_is_loaded_is_out_of_the_collectors_sight() -> None:
+    before = gc.get_threshold()
+    gc.unfreeze()
+    try:
+        spare_the_collector()
+        assert gc.get_freeze_count() > len(gc.get_objects())
+        assert gc.get_threshold()[0] == YOUNG
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
