@@ -1,8 +1,9 @@
 """The outbox: one process's events on their way to the journal, in order, until the broker confirmed them.
 
 It commits in groups: while one message is on its way, everything that is put meanwhile gathers into the
-next. So order is total with a single message in flight, and many events cost few messages. A message
-whose confirm did not come is sent again with the same id; readers ignore what they have seen.
+next, and so does what the next turns of the event loop bring. So order is total with a single message in
+flight, and many events cost few messages. A message whose confirm did not come is sent again with the same
+id; readers ignore what they have seen.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ BATCH_BYTES = 1_000_000
 MOST_BYTES = 8_000_000
 """Size of a single put. RabbitMQ 4 refuses messages above 16 MiB, and one that is refused would be sent again
 for ever, with all that is put behind it waiting."""
+MOST_TURNS = 10
+"""Turns of the event loop, microseconds each while little happens, for which a message waits for more."""
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 """Seconds at the most before a message goes out again, doubled each time."""
 
@@ -78,8 +81,9 @@ class Outbox:
             while not (stop.is_set() and not self._entries):
                 await self._arrived.wait()
                 self._arrived.clear()
-                while batch := self._next():
-                    self._sending = batch
+                while self._entries:
+                    await self._gather()
+                    batch = self._sending = self._next()
                     for entry in await self._send(batch):
                         if not entry.confirmed.done():
                             entry.confirmed.set_result(None)
@@ -89,6 +93,14 @@ class Outbox:
     async def _wake(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._arrived.set()
+
+    async def _gather(self) -> None:
+        """Returns after the first turn of the loop that brings nothing more to send, or after some turns."""
+        for _ in range(MOST_TURNS):
+            before = len(self._entries)
+            await asyncio.sleep(0)
+            if len(self._entries) == before:
+                return
 
     def _next(self) -> list[_Entry]:
         batch: list[_Entry] = []
