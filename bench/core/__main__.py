@@ -72,6 +72,7 @@ async def _measured(plan: Plan, bench: Bench) -> record.Results:
         which = {"round": number, "contender": trial.contender.name, "workers": trial.workers}
         rows.append({**which, "sleep": trial.seconds, "rate": figures.rate, **asdict(figures)})
     where["minutes"] = (time.monotonic() - began) / 60
+    say(f"{len(rows)} of {len(plan)} trials in {where['minutes']:.1f} minutes")
     return {"surroundings": where, "trials": rows}
 
 

@@ -72,13 +72,13 @@ def _celery(pool: str) -> tuple[str, ...]:
 
 CONTENDERS = (
     Contender(
-        CONSUMING, "eco2: deliver → handler → settle", "eco2", 15_000, ("bench.core.engine.consumption",)
+        CONSUMING, "eco2: deliver → handler → settle", "eco2", 20_000, ("bench.core.engine.consumption",)
     ),
     Contender(
         ENGINE,
         "eco2: all of it, `done` confirmed in the journal before the ack",
         "eco2",
-        5_000,
+        7_000,
         ("eco2", "worker"),
     ),
     Contender(BARE, "a bare aio-pika loop", "bare", 15_000, ("bench.core.peers.aio_pika_loop",)),
@@ -101,7 +101,7 @@ CONTENDERS = (
         "dramatiq",
         "dramatiq, 8 threads",
         "peer",
-        12_000,
+        15_000,
         ("dramatiq", _DRAMATIQ, "-p", "1", "-t", "{slots}", "--skip-logging"),
         _DRAMATIQ,
         idle=8,
