@@ -163,7 +163,7 @@ class Asker:
             tokens=claim.tokens,
         )
         try:
-            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE))
+            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE, express=True))
         except (RetryableError, Malformed) as error:
             log.info("no word from the quota leader; asking again", why=str(error))
             return None

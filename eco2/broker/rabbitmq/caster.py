@@ -8,8 +8,8 @@ import asyncio
 from collections import deque
 from typing import NamedTuple
 
-from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq.abc import AbstractChannel as AmqpChannel
 
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
@@ -36,6 +36,7 @@ class Caster:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._channel: AbstractChannel | None = None
+        self._amqp: AmqpChannel | None = None
         self._buffer: deque[Cast] = deque(maxlen=CAST_BUFFER)
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
@@ -53,10 +54,10 @@ class Caster:
         channel = connection.channel(publisher_confirms=False)
         await channel.initialize()
         channel.close_callbacks.add(self._link.wake)
-        self._channel = channel
+        self._channel, self._amqp = channel, await channel.get_underlay_channel()
 
     def detach(self) -> None:
-        self._channel = None
+        self._channel = self._amqp = None
 
     def cast(self, exchange: str, topic: str, body: bytes) -> None:
         """Hands over and returns."""
@@ -79,11 +80,10 @@ class Caster:
         await self._empty.wait()
 
     async def _send(self, cast: Cast) -> None:
-        if self._channel is None:
+        if self._amqp is None:
             return
         try:
             with lost_as(BrokerUnavailable, f"the cast to {cast.topic} was dropped"):
-                exchange = await self._channel.get_exchange(cast.exchange, ensure=False)
-                await exchange.publish(Message(cast.body), cast.topic, mandatory=False)
+                await self._amqp.basic_publish(cast.body, exchange=cast.exchange, routing_key=cast.topic)
         except BrokerUnavailable as error:
             log.debug("live message dropped", why=str(error))
