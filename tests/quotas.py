@@ -50,13 +50,17 @@ class Said:
 
 
 class Freezer:
-    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know."""
+    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know.
+
+    `deaf`: requests are lost, and only copies that come the shorter way are answered.
+    """
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._running = asyncio.Event()
         self._running.set()
         self.asked = 0
+        self.deaf = False
 
     def freeze(self) -> None:
         self._running.clear()
@@ -74,6 +78,8 @@ class Freezer:
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
     ) -> Subscription:
         async def handle(body: bytes) -> bytes:
+            if self.deaf:
+                raise ConnectionError("lost, as the test wants it")
             await self._running.wait()
             reply = await handler(body)
             await self._running.wait()
