@@ -12,7 +12,7 @@ from eco2.errors import CallTooLarge, GrantExpired, RunVoid
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
 from eco2.quota.asker import LIFE, Asker
 from eco2.quota.leader import LEASE, QUIET
-from eco2.quota.message import Refused, Tell, decode_reply, encode
+from eco2.quota.message import Ask, Granted, Refused, Tell, decode_reply, encode
 from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.clock import virtual
@@ -479,6 +479,20 @@ async def test_a_large_call_waits_while_the_journal_does_not_confirm_and_others_
         await asyncio.wait({large})
 
 
+def ask(tokens: float) -> Ask:
+    return Ask(
+        id="a",
+        worker="w",
+        limits=MIXED,
+        job="j",
+        run="r",
+        offset=1,
+        started=False,
+        call="answer",
+        tokens=tokens,
+    )
+
+
 async def shortly(world: Quotas) -> bool:
     """Whether the next call is granted by its copy alone, its ask being lost."""
     for member in world.members:
@@ -531,11 +545,15 @@ async def test_large_calls_wait_for_the_journal_and_only_asks_are_granted_by_a_c
         await world.join()
         member = await world.join()
         await calm(world)
-        await world.call(member.asker, claim(1, tokens=1800.0))
-        assert world.sizes.times == 1
+        await world.call(member.asker, claim(1))
+        await asyncio.sleep(0.1)  # and there is room for any
         leader = world.members[0].leader
+        assert leader._express(encode(ask(1800.0))) is None
         assert leader._express(encode(Tell())) is None
         assert leader._express(b"not json") is None
+        answer = leader._express(encode(ask(200.0)))
+        assert answer is not None
+        assert isinstance(decode_reply(answer), Granted)
 
 
 @pytest.mark.parametrize("seed", range(4))
