@@ -166,18 +166,29 @@ class Live(Protocol):
         """
 
 
+Express = Callable[[bytes], bytes | None]
+"""Answers a copy of a request that came a shorter way, at once; None is silence, and not a refusal."""
+
+
 class Rpc(Protocol):
-    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         """The reply of the one process that serves `service`.
 
+        `express`: a copy of the request may go ahead to whoever answered last; the first reply counts.
         Raises `NoReply` after `timeout` seconds (the request may have been handled), `BrokerUnavailable`.
         """
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
         """Stands for election; the one elected process (single active consumer) gets every request.
 
         Handlers run side by side. One that raises sends no reply. When the elected process goes, another
         takes over, and requests that were not answered go to it.
+
+        `express` may get a copy of a request before `handler` gets the request, after it, or never; only
+        while the subscription is attached, but not only while this process is the elected one. What it has
+        cast goes out before its answer.
         """
 
 

@@ -15,7 +15,7 @@ from typing import Unpack
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.embedded.subscription import Standing
 from eco2.broker.topology import Topology
-from eco2.ports import Delivery, Record, Start
+from eco2.ports import Delivery, Express, Record, Start
 from tests.clock import Arguments, VirtualLoop
 
 HEARTBEAT = 10.0
@@ -141,7 +141,9 @@ class Freezable(Embedded):
     def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
         return super().listen(pattern, partial(self.frost.enter, on_message))
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Standing:
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Standing:
         async def handled(body: bytes) -> bytes:
             handling = self.frost.context.copy().run(asyncio.ensure_future, handler(body))
             try:
@@ -149,4 +151,9 @@ class Freezable(Embedded):
             finally:
                 handling.cancel()
 
-        return super().serve(service, handled)
+        def answered(body: bytes) -> bytes | None:
+            if express is None or self.frost.frozen:
+                return None
+            return self.frost.context.copy().run(express, body)
+
+        return super().serve(service, handled, answered)

@@ -9,7 +9,7 @@ from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
 from eco2.pacer import Limits
-from eco2.ports import Claim, Quota, Rpc, Subscription
+from eco2.ports import Claim, Express, Quota, Rpc, Subscription
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from eco2.service import Component, run
@@ -50,13 +50,17 @@ class Said:
 
 
 class Freezer:
-    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know."""
+    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know.
+
+    `deaf`: requests are lost, and only copies that come the shorter way are answered.
+    """
 
     def __init__(self, rpc: Rpc) -> None:
         self._rpc = rpc
         self._running = asyncio.Event()
         self._running.set()
         self.asked = 0
+        self.deaf = False
 
     def freeze(self) -> None:
         self._running.clear()
@@ -64,20 +68,27 @@ class Freezer:
     def thaw(self) -> None:
         self._running.set()
 
-    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self.asked += 1
-        reply = await self._rpc.ask(service, body, timeout)
+        reply = await self._rpc.ask(service, body, timeout, express=express)
         await self._running.wait()
         return reply
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
         async def handle(body: bytes) -> bytes:
+            if self.deaf:
+                raise ConnectionError("lost, as the test wants it")
             await self._running.wait()
             reply = await handler(body)
             await self._running.wait()
             return reply
 
-        return self._rpc.serve(service, handle)
+        def answer(body: bytes) -> bytes | None:
+            return express(body) if express is not None and self._running.is_set() else None
+
+        return self._rpc.serve(service, handle, answer)
 
 
 @dataclass

@@ -36,6 +36,8 @@ PATIENCE = HOLD + 3.0
 """Seconds for a reply: a leader that is frozen is asked again, or its successor."""
 AGAIN = 0.2
 """Seconds, at the most, before asking again when nobody answered."""
+FEW = 4
+"""Asks of one process on their way at once, of those whose grant came too late before."""
 FAREWELL = 1.0
 """Seconds for the last report when the process stops."""
 MOST_REPORTED = 200
@@ -100,6 +102,7 @@ class Asker:
         self._clock = clock
         self._words: list[Word] = []
         self._spoken = asyncio.Event()
+        self._again = asyncio.Semaphore(FEW)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reports what became of calls until `stop` is set, one report at a time, and once more then."""
@@ -122,11 +125,22 @@ class Asker:
             grant.leave()
 
     async def _granted(self, claim: Claim) -> CallGrant:
-        while True:
-            grant = await self._once(claim)
-            if self._clock() < grant.until:
-                return grant
-            grant.leave()  # its reply was lost or late
+        """A fresh grant. One that comes late is given back, and asked for again among few: it may be our own
+        asks that are too many for the broker, and all of them again at once would be late for ever."""
+        grant = await self._once(claim)
+        if self._fresh(grant):
+            return grant
+        async with self._again:
+            while True:
+                grant = await self._once(claim)
+                if self._fresh(grant):
+                    return grant
+
+    def _fresh(self, grant: CallGrant) -> bool:
+        if self._clock() < grant.until:
+            return True
+        grant.leave()
+        return False
 
     async def _once(self, claim: Claim) -> CallGrant:
         """Asks until there is a grant or a refusal, under one id."""
@@ -163,7 +177,7 @@ class Asker:
             tokens=claim.tokens,
         )
         try:
-            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE))
+            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE, express=True))
         except (RetryableError, Malformed) as error:
             log.info("no word from the quota leader; asking again", why=str(error))
             return None

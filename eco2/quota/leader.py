@@ -6,6 +6,7 @@ everyone to ask again at once.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -39,8 +40,11 @@ from eco2.quota.term import Current, Status, Term
 
 ELECTION = 0.1
 """Seconds after which one that asked between two terms asks again."""
-QUIET = 0.2
+QUIET = 0.5
 """Seconds in which a new leader grants nothing: what the last one has said of its grants may still come."""
+LEASE = QUIET
+"""Seconds after a request in which copies that come the shorter way are answered, too. Only requests show
+that the broker has elected nobody else; who is elected behind the last of them is quiet for as long."""
 
 FOLLOW = 0.25
 """Seconds between two looks whether something was, or may have been, missed."""
@@ -80,6 +84,7 @@ class Leader:
         self._hearing: Callable[[], bool] = lambda: False
         self._shadow = Shadow(lambda now: Pacer(limits, now, counting, sizes.largest()), clock())
         self._corrections: tuple[tuple[Settled, ...], tuple[str, ...]] = ((), ())
+        self._requested = -math.inf
         self._seat = Seat(rpc, service, sizes.catch_up, self._begin, self._end)
         self._term: Term | None = None
         self._told = limits
@@ -98,7 +103,7 @@ class Leader:
         """Stands for election until `stop` is set; then it leaves what waits to its successor."""
         hearing = self._live.listen(self._topic, self._hear)
         self._hearing = lambda: hearing.attached
-        serving = self._rpc.serve(self._service, self._handle)
+        serving = self._rpc.serve(self._service, self._handle, self._express)
         async with asyncio.TaskGroup() as group:
             seat = group.create_task(self._seat.run())
             following = group.create_task(self._follow(hearing))
@@ -130,6 +135,7 @@ class Leader:
             await asyncio.sleep(FOLLOW)
 
     async def _handle(self, body: bytes) -> bytes:
+        self._requested = self._clock()
         try:
             request = decode_request(body)
         except Malformed as error:
@@ -144,6 +150,21 @@ class Leader:
                 return encode(Noted() if self._term is None else self._shadow.tell(self._clock()))
             case Ask():
                 return encode(await self._ask(request))
+
+    def _express(self, body: bytes) -> bytes | None:
+        """A copy of an ask that came the shorter way: granted if that is possible at once."""
+        now = self._clock()
+        if self._term is None or now >= self._requested + LEASE:
+            return None
+        try:
+            ask = decode_request(body)
+        except Malformed:
+            return None
+        if not isinstance(ask, Ask) or self._is_large(ask.tokens):
+            return None
+        granted = self._term.express(now, ask)
+        self._say(self._term.news())
+        return None if granted is None else encode(granted)
 
     def _report(self, report: Report) -> Reply:
         if self._term is None:
@@ -177,7 +198,7 @@ class Leader:
     async def _said(self, tokens: float) -> bool:
         """True once every later leader will know of so large a call: one that knew nothing would not expect
         it, and a minute could be overrun."""
-        if self._limits.tokens is None or not self._limits.at_once < tokens <= self._limits.tokens:
+        if not self._is_large(tokens):
             return True
         try:
             async with asyncio.timeout(PATIENCE):
@@ -186,6 +207,10 @@ class Leader:
             log.info("the journal does not confirm; a large call waits", tokens=tokens)
             return False
         return True
+
+    def _is_large(self, tokens: float) -> bool:
+        """True for a call larger than a leader expects that knows nothing, if a minute holds it at all."""
+        return self._limits.tokens is not None and self._limits.at_once < tokens <= self._limits.tokens
 
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)

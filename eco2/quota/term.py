@@ -104,6 +104,17 @@ class Term:
             self._held[ask.id] = _Held(ask, now)
         return refusal
 
+    def express(self, now: float, ask: Ask) -> Granted | None:
+        """The grant where there is one at once. Else nobody has heard of this copy of an ask: the ask itself
+        is to be answered."""
+        if self._held:
+            return None  # they go first
+        answer = self.ask(now, ask)
+        if answer is None:
+            answer = self._decide(now, ask)
+            del self._held[ask.id]
+        return answer if isinstance(answer, Granted) else None
+
     def report(self, now: float, report: Report) -> None:
         """Calls were sent, or will not be."""
         self._hear(now, report.worker, report.limits)

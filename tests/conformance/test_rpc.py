@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eco2.errors import BrokerUnavailable, NoReply
+from eco2.ports import Broker
 from tests.conformance.harness import PATIENCE, SERVICE, Brokers, Received, attached
 
 
@@ -132,3 +133,92 @@ async def test_when_the_elected_resigns_another_serves(brokers: Brokers) -> None
 async def test_asking_without_a_connection_raises(brokers: Brokers) -> None:
     with pytest.raises(BrokerUnavailable):
         await brokers.create().ask(SERVICE, b"", 1)
+
+
+class Counter:
+    """A server that answers copies at once, but for silent ones, and requests once `open` is set."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.open.set()
+        self.requests: Received[bytes] = Received()
+        self.copies: Received[bytes] = Received()
+
+    async def handle(self, body: bytes) -> bytes:
+        self.requests(body)
+        await self.open.wait()
+        return b"request:" + body
+
+    def express(self, body: bytes) -> bytes | None:
+        self.copies(body)
+        return None if body == b"silent" else b"copy:" + body
+
+
+async def test_a_copy_is_answered_ahead_of_its_request(brokers: Brokers) -> None:
+    client, server, counter = await brokers.start(), await brokers.start(), Counter()
+    await attached(server.serve(SERVICE, counter.handle, counter.express))
+    assert await client.ask(SERVICE, b"first", PATIENCE, express=True) == b"request:first"
+    counter.open.clear()
+    assert await client.ask(SERVICE, b"second", PATIENCE, express=True) == b"copy:second"
+    counter.open.set()
+    await counter.requests.count(2)
+    assert await client.ask(SERVICE, b"third", PATIENCE) == b"request:third"  # and no reply that is left over
+    assert counter.requests.items == [b"first", b"second", b"third"]
+    assert counter.copies.items == [b"second"]
+
+
+async def test_where_a_copy_meets_silence_its_request_is_answered(brokers: Brokers) -> None:
+    client, server, counter = await brokers.start(), await brokers.start(), Counter()
+    await attached(server.serve(SERVICE, counter.handle, counter.express))
+    for _ in range(2):
+        assert await client.ask(SERVICE, b"silent", PATIENCE, express=True) == b"request:silent"
+    await counter.copies.count(1)
+
+
+async def test_a_copy_to_who_has_gone_costs_nothing(brokers: Brokers) -> None:
+    client, first, second = [await brokers.start() for _ in range(3)]
+    gone, here = Counter(), Counter()
+    await attached(first.serve(SERVICE, gone.handle, gone.express))
+    await attached(second.serve(SERVICE, here.handle))
+    assert await client.ask(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
+    await brokers.stop(first)
+    for body in (b"2", b"3"):
+        assert await client.ask(SERVICE, body, PATIENCE, express=True) == b"request:" + body
+    assert gone.copies.items == []
+    assert here.requests.items == [b"2", b"3"]
+
+
+async def test_who_has_resigned_answers_no_copies(brokers: Brokers) -> None:
+    client, first, second = [await brokers.start() for _ in range(3)]
+    resigned, elected = Counter(), Counter()
+    office = first.serve(SERVICE, resigned.handle, resigned.express)
+    await attached(office)
+    await attached(second.serve(SERVICE, elected.handle, elected.express))
+    assert await client.ask(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
+    await office.cancel()
+    assert await client.ask(SERVICE, b"2", PATIENCE, express=True) == b"request:2"
+    elected.open.clear()
+    assert await client.ask(SERVICE, b"3", PATIENCE, express=True) == b"copy:3"
+    elected.open.set()
+    assert resigned.copies.items == []
+
+
+async def test_after_all_connections_went_copies_find_their_way_again(brokers: Brokers) -> None:
+    client, server, counter = await brokers.start(), await brokers.start(), Counter()
+    await attached(server.serve(SERVICE, counter.handle, counter.express))
+    await client.ask(SERVICE, b"before", PATIENCE, express=True)
+    await brokers.disrupt()
+    assert await answered(client, b"behind") == b"request:behind"
+    counter.open.clear()
+    assert await answered(client, b"again") == b"copy:again"
+    counter.open.set()
+
+
+async def answered(client: Broker, body: bytes) -> bytes:
+    """The answer, however often the connection is lost meanwhile."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            try:
+                return await client.ask(SERVICE, body, 5, express=True)
+            except (BrokerUnavailable, NoReply):
+                await asyncio.sleep(0.02)

@@ -10,14 +10,14 @@ import pytest
 from eco2.broker.embedded import CALM
 from eco2.errors import CallTooLarge, GrantExpired, RunVoid
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
-from eco2.quota.asker import LIFE
-from eco2.quota.leader import QUIET
-from eco2.quota.message import Refused, decode_reply
+from eco2.quota.asker import LIFE, Asker
+from eco2.quota.leader import LEASE, QUIET
+from eco2.quota.message import Ask, Granted, Refused, Tell, decode_reply, encode
 from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.clock import virtual
 from tests.provider_windows import fullest
-from tests.quotas import Quotas, Said, claim, monotonic, quotas
+from tests.quotas import Freezer, Quotas, Said, claim, monotonic, quotas
 from tests.world import until
 
 LIMITS = Limits(requests=60.4)
@@ -477,3 +477,129 @@ async def test_a_large_call_waits_while_the_journal_does_not_confirm_and_others_
         assert not large.done()
         large.cancel()
         await asyncio.wait({large})
+
+
+def ask(tokens: float) -> Ask:
+    return Ask(
+        id="a",
+        worker="w",
+        limits=MIXED,
+        job="j",
+        run="r",
+        offset=1,
+        started=False,
+        call="answer",
+        tokens=tokens,
+    )
+
+
+async def shortly(world: Quotas) -> bool:
+    """Whether the next call is granted by its copy alone, its ask being lost."""
+    for member in world.members:
+        member.rpc.deaf = True
+    try:
+        async with asyncio.timeout(0.1):
+            await world.call(world.members[-1].asker, claim())
+    except TimeoutError:
+        return False
+    finally:
+        for member in world.members:
+            member.rpc.deaf = False
+    return True
+
+
+@virtual
+async def test_a_copy_is_answered_for_as_long_as_the_last_request_shows_who_leads() -> None:
+    async with quotas(LIMITS) as world:
+        await world.join()
+        await world.join()
+        await calm(world)
+        assert not await shortly(world)  # a minute without any request
+        await world.call(world.members[-1].asker, claim())
+        await asyncio.sleep(LEASE - 0.15)
+        assert await shortly(world)  # and is no request itself
+        await asyncio.sleep(0.15)
+        assert not await shortly(world)
+        assert LEASE <= QUIET
+
+
+@virtual
+async def test_a_leader_that_is_cut_off_answers_no_copy_and_neither_does_one_that_has_left_office() -> None:
+    async with quotas(LIMITS) as world:
+        first, second = await world.join(), await world.join()
+        await calm(world)
+        await world.call(second.asker, claim())
+        assert await shortly(world)
+        first.broker.disrupt()
+        assert not await shortly(world)
+        await until(lambda: second.leader.leading)
+        await asyncio.sleep(QUIET)
+        await world.call(second.asker, claim())
+        assert first.leader._express(b"") is None
+        assert second.leader.leading
+
+
+@virtual
+async def test_large_calls_wait_for_the_journal_and_only_asks_are_granted_by_a_copy() -> None:
+    async with quotas(MIXED) as world:
+        await world.join()
+        member = await world.join()
+        await calm(world)
+        await world.call(member.asker, claim(1))
+        await asyncio.sleep(0.1)  # and there is room for any
+        leader = world.members[0].leader
+        assert leader._express(encode(ask(1800.0))) is None
+        assert leader._express(encode(Tell())) is None
+        assert leader._express(b"not json") is None
+        answer = leader._express(encode(ask(200.0)))
+        assert answer is not None
+        assert isinstance(decode_reply(answer), Granted)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whichever_copies_asks_and_replies_are_lost_no_minute_is_overrun(seed: int) -> None:
+    chaos = replace(CALM, seed=seed, lost_live=0.2, delay=0.15)
+
+    async def scenario() -> None:
+        async with quotas(Limits(requests=300.0), chaos) as world:
+            members = [await world.join() for _ in range(3)]
+
+            async def offer(number: int) -> None:
+                for turn in range(40):
+                    await world.call(members[number % 3].asker, claim(turn * 12 + number))
+
+            calls = [loop().create_task(offer(number)) for number in range(12)]
+            while not all(call.done() for call in calls):
+                await asyncio.sleep(7)
+                for member in members:
+                    if member.leader.leading:
+                        member.broker.disrupt()
+            assert len(set(world.names)) == 480
+            assert fullest(world.arrived) <= 300
+
+    virtual(scenario)()
+
+
+@virtual
+async def test_where_all_asks_at_once_are_too_many_for_the_way_they_come_through_all_the_same() -> None:
+    class Narrow(Freezer):
+        """Ten milliseconds for each."""
+
+        way = asyncio.Lock()
+
+        async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+            async with self.way:
+                await asyncio.sleep(0.01)
+            return await super().ask(service, body, timeout, express=express)
+
+    async with quotas(Limits(requests=6000.0)) as world:
+        member = await world.join()
+        await calm(world)
+        asker = Asker(Narrow(member.broker), "quota", "w", world.limits, monotonic)
+        stop = asyncio.Event()
+        reporting = loop().create_task(asker.run(stop))
+        began = monotonic()
+        await asyncio.gather(*(world.call(asker, claim(offset)) for offset in range(100)))
+        assert monotonic() - began < 10
+        stop.set()
+        await reporting

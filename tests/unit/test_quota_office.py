@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from eco2.errors import NoReply
-from eco2.ports import Subscription
+from eco2.ports import Express, Subscription
 from eco2.quota.message import Office, decode_request
 from eco2.quota.office import ARRIVAL, Seat
 from tests.clock import virtual
@@ -19,14 +19,16 @@ class Post:
         self.asked: list[Office] = []
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         request = decode_request(body)
         assert isinstance(request, Office)
         self.asked.append(request)
         self.answer = asyncio.get_running_loop().create_future()
         return await self.answer
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
         raise AssertionError("the leader serves, not its seat")
 
 

@@ -1,6 +1,7 @@
 """The decisions of a leader, one by one."""
 
 import pytest
+from msgspec.structs import replace
 
 from eco2.pacer import SPAN, Limits, Pacer
 from eco2.quota.message import Ask, Granted, Later, PushedBack, Refused, Reply, Report, Settled
@@ -32,19 +33,21 @@ class Scene:
         limits: Limits | None = None,
         worker: str = "w",
     ) -> Reply | None:
-        return self.term.ask(
-            now,
-            Ask(
-                id=name,
-                worker=worker,
-                limits=limits or self.limits,
-                job=f"job {offset}",
-                run=run,
-                offset=offset,
-                started=started,
-                call="answer",
-                tokens=tokens,
-            ),
+        wish = self.wish(name, offset, tokens, run)
+        wish = replace(wish, worker=worker, limits=limits or self.limits, started=started)
+        return self.term.ask(now, wish)
+
+    def wish(self, name: str, offset: int = 1, tokens: float = 1.0, run: str = "run") -> Ask:
+        return Ask(
+            id=name,
+            worker="w",
+            limits=self.limits,
+            job=f"job {offset}",
+            run=run,
+            offset=offset,
+            started=False,
+            call="answer",
+            tokens=tokens,
         )
 
     def granted(self, now: float) -> list[str]:
@@ -265,3 +268,44 @@ def test_what_is_a_window_old_is_forgotten() -> None:
     scene.term.due(SPAN)
     assert scene.ask(SPAN, "b") is None
     assert scene.ask(SPAN, "a") is None
+
+
+def test_a_copy_is_granted_at_once_and_the_ask_behind_it_gets_the_same_grant() -> None:
+    scene = Scene()
+    assert scene.term.express(0.0, scene.wish("a")) == Granted(epoch="epoch", held=0.0)
+    assert [entry.id for entry in scene.term.news()] == ["a"]
+    assert scene.ask(0.002, "a") == Granted(epoch="epoch", held=-0.002)
+    assert scene.term.express(0.003, scene.wish("a")) == Granted(epoch="epoch", held=-0.003)
+    assert scene.granted(0.003) == []
+    assert scene.term.news() == ()
+    assert scene.term.status(0.003).used == Limits(1.0, 1.0)
+
+
+def test_a_copy_behind_its_ask_changes_nothing() -> None:
+    scene = Scene()
+    scene.ask(0.0, "a")
+    assert scene.term.express(0.0, scene.wish("a")) is None
+    assert scene.granted(0.0) == ["a"]
+    assert scene.term.express(0.001, scene.wish("a")) == Granted(epoch="epoch", held=-0.001)
+    assert scene.term.status(0.001).used == Limits(1.0, 1.0)
+
+
+def test_a_copy_that_cannot_go_at_once_is_forgotten() -> None:
+    scene = Scene()
+    scene.busy()
+    scene.void.add("old")
+    assert scene.term.express(0.0, scene.wish("a")) is None
+    assert scene.term.express(0.0, scene.wish("b", run="old")) is None
+    assert scene.term.express(0.0, scene.wish("c", tokens=100_000.0)) is None
+    scene.report(0.0, unsent=("d",))
+    assert scene.term.express(5.0, scene.wish("d")) is None
+    assert scene.term.waiting == 0
+    assert scene.granted(5.0) == []
+
+
+def test_a_copy_passes_nobody_that_waits() -> None:
+    scene = Scene()
+    scene.busy()
+    scene.ask(0.0, "large", offset=1, tokens=30_000.0)
+    assert scene.term.express(0.5, scene.wish("small", offset=0)) is None
+    assert scene.term.waiting == 1

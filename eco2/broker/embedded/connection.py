@@ -13,13 +13,13 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
 from eco2.broker.embedded.publishing import Publisher
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.broker.embedded.rpc import MOST_REQUESTS, Desk, ask
+from eco2.broker.embedded.rpc import MOST_REQUESTS, Answered, Desk, ask
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import Following, Link, Standing
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, Unroutable
-from eco2.ports import Delivery, LinkStatus, Record, Start
+from eco2.ports import Delivery, Express, LinkStatus, Record, Start
 
 
 class Embedded:
@@ -33,6 +33,7 @@ class Embedded:
         self._subscriptions: dict[Standing, None] = {}
         self._channel: Channel | None = None
         self._desk: Desk | None = None
+        self._answered: Answered = {}
         self._draining = False
         self._connects = 0
         self._reconnect: asyncio.TimerHandle | None = None
@@ -111,20 +112,27 @@ class Embedded:
     def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
         return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
 
-    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         channel = self._connected()
         if self._server.blocked is not None:
             raise BrokerUnavailable(f"the broker takes no requests ({self._server.blocked}): ask again later")
-        return await ask(self._queue(self._topology.service(service)), channel, body, timeout)
+        queue = self._queue(self._topology.service(service))
+        return await ask(queue, channel, body, timeout, self._answered, express)
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Standing:
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Standing:
         name = self._existing(self._topology.service(service))
+
+        def answer(body: bytes) -> bytes | None:
+            return express(body) if express is not None and serving.attached else None
 
         def handle(delivery: QueueDelivery) -> None:
             if self._desk is not None:
-                self._desk.handle(delivery, handler)
+                self._desk.handle(delivery, handler, answer)
 
-        return self._subscribe(lambda channel: Consumer(self._queue(name), channel, MOST_REQUESTS, handle))
+        serving = self._subscribe(lambda channel: Consumer(self._queue(name), channel, MOST_REQUESTS, handle))
+        return serving
 
     def _subscribe(self, link: Callable[[Channel], Link]) -> Standing:
         wish = Standing(link, self._forget)
@@ -145,6 +153,7 @@ class Embedded:
 
     def _disconnect(self) -> None:
         """Consumers go first, so that what they held is not handed back to them."""
+        self._answered.clear()
         channel, self._channel = self._channel, None
         if channel is None:
             return

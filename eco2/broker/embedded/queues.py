@@ -15,19 +15,21 @@ from itertools import islice
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.errors import DeliveryLost
+from eco2.ports import Express
 
 
 @dataclass(slots=True, eq=False)
 class Message:
     """One message in a queue. `returns` counts how often it came back unsettled.
 
-    A request carries where its `reply` goes. Nobody gets a message after `expires` (loop time).
+    A request carries where its `reply` goes (and who answered). Nobody gets a message after `expires` (loop
+    time).
     """
 
     body: bytes
     id: str
     returns: int = 0
-    reply: Callable[[bytes], None] | None = None
+    reply: Callable[[bytes, Express | None], None] | None = None
     expires: float | None = None
 
 
@@ -203,10 +205,10 @@ class QueueDelivery:
         """True until it is settled or lost."""
         return self._held
 
-    def reply(self, body: bytes) -> None:
-        """Answers the request that the message is, if its asker wants one."""
+    def reply(self, body: bytes, express: Express | None) -> None:
+        """Answers the request that the message is, if its asker wants one. `express`: of who answers."""
         if self._message.reply is not None:
-            self._message.reply(body)
+            self._message.reply(body, express)
 
     async def ack(self) -> None:
         self._settle()

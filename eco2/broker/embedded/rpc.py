@@ -1,5 +1,7 @@
 """Request and reply in memory: a request is a message in the service's queue, its reply goes to its asker.
 
+A copy of a request may go to whoever answered last without passing the queue; under chaos it comes too late.
+
 Guarantees: at most one reply reaches an asker; a request stays in the queue until it was answered, so that
 the next elected process gets what the last one left open.
 """
@@ -12,6 +14,7 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.queues import Message, Queue, QueueDelivery
 from eco2.errors import DeliveryLost, NoReply
 from eco2.log import get_logger
+from eco2.ports import Express
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 
@@ -21,15 +24,29 @@ MOST_REQUESTS = 1000
 _log = get_logger(__name__)
 
 
-async def ask(queue: Queue, channel: Channel, body: bytes, timeout: float) -> bytes:
+Answered = dict[str, Express]
+"""Where copies go: to whoever answered last, by the queue that was asked."""
+
+
+async def ask(
+    queue: Queue, channel: Channel, body: bytes, timeout: float, answered: Answered, express: bool
+) -> bytes:
     """The reply to `body`. Raises `NoReply` after `timeout` seconds, or when the connection goes."""
     loop = asyncio.get_running_loop()
     reply: asyncio.Future[bytes] = loop.create_future()
 
-    def arrive(answer: bytes) -> None:
+    def arrive(answer: bytes, by: Express | None) -> None:
         if not reply.done() and not queue.dice.lost_live():
+            if by is not None:
+                answered[queue.name] = by
             reply.set_result(answer)
 
+    def copy(to: Express) -> None:
+        if (answer := to(body)) is not None:
+            arrive(answer, to)
+
+    if express and (to := answered.get(queue.name)) is not None and not queue.dice.lost_live():
+        loop.call_later(queue.dice.delay("copy"), copy, to)
     if not queue.dice.lost_live():
         queue.put(Message(body, "", reply=arrive, expires=loop.time() + timeout))
     channel.on_close(reply.cancel)
@@ -52,9 +69,9 @@ class Desk:
         self._tasks = tasks
         self._handling: set[asyncio.Task[None]] = set()
 
-    def handle(self, delivery: QueueDelivery, handler: Handler) -> None:
+    def handle(self, delivery: QueueDelivery, handler: Handler, express: Express | None) -> None:
         """Answers one request, in the background."""
-        task = self._tasks.create_task(_answer(delivery, handler))
+        task = self._tasks.create_task(_answer(delivery, handler, express))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)
 
@@ -64,13 +81,13 @@ class Desk:
             task.cancel()
 
 
-async def _answer(delivery: QueueDelivery, handler: Handler) -> None:
+async def _answer(delivery: QueueDelivery, handler: Handler, express: Express | None) -> None:
     try:
         reply = await handler(delivery.body)
     except Exception:  # noqa: BLE001 - the port's promise: a handler that raises sends no reply, and serves on
         _log.exception("request not answered: its handler failed")
     else:
         if delivery.held:
-            delivery.reply(reply)
+            delivery.reply(reply, express)
     with suppress(DeliveryLost):
         await delivery.ack()

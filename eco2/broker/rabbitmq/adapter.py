@@ -24,7 +24,7 @@ from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
-from eco2.ports import Delivery, LinkStatus, Record, Start, Subscription
+from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription
 
 log = get_logger(__name__)
 
@@ -109,12 +109,14 @@ class RabbitMQ:
     def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         return self._ear.listen(pattern, on_message)
 
-    async def ask(self, service: str, body: bytes, timeout: float) -> bytes:
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self._must_run()
-        return await self._asker.ask(self._topology.service(service), body, timeout)
+        return await self._asker.ask(self._topology.service(service), body, timeout, express)
 
-    def serve(self, service: str, handler: Callable[[bytes], Awaitable[bytes]]) -> Subscription:
-        return rpc.serve(self._quota, self._topology.service(service), handler, self._spawn)
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
+        return rpc.serve(self._quota, self._topology.service(service), handler, self._spawn, express)
 
     @property
     def blocked(self) -> str | None:

@@ -74,6 +74,17 @@ class Feed:
         )
         self._tag = started.consumer_tag
 
+    async def open_desk(self, on_message: OnMessage, length: int) -> str:
+        """A queue in memory on the same channel, that ends with it; returns its name. Of more than `length`
+        messages the oldest are dropped, and none needs settling."""
+        queue = await self.channel.declare_queue(
+            exclusive=True,
+            auto_delete=True,
+            arguments={"x-max-length": length, "x-overflow": "drop-head"},
+        )
+        await self.amqp.basic_consume(queue.name, on_message, no_ack=True)
+        return queue.name
+
     def _cancelled_by_broker(self, _: object) -> None:
         # The queue was deleted or its leader moved; nothing else tells.
         self._tag = None
