@@ -97,17 +97,18 @@ def _latency_row(name: str, facts: Facts) -> str:
 def _costs(results: Results) -> str:
     head = (
         "| Scenario | CPU ms a scan: workers + front | broker | workers | PSS MB, most: workers · front "
-        f"| calls in flight, mean | workers at {IN_FLIGHT} in flight, MB | broker connections |"
+        f"| calls in flight, mean | workers at {IN_FLIGHT} in flight, MB | broker connections | load before |"
     )
     return _table(head, [_costs_row(*each) for each in results["scenarios"].items()])
 
 
 def _costs_row(name: str, facts: Facts) -> str:
     cpu, memory = facts["cpu_ms_per_scan"], facts["memory_mb"]
+    load = facts["surroundings"]["machine"]["load_1_5_15_min"][0]
     return (
         f"| `{name}` | {cpu['worker']:.1f} + {cpu['front']:.1f} = {cpu['all']:.1f} | {cpu['broker']:.1f} "
         f"| {facts['processes']['worker']} | {memory['worker']['most']:.0f} · {memory['front']['most']:.0f} "
-        f"| {facts['in_flight']:.0f} | {_memory_at(facts)} | {facts['connections']} |"
+        f"| {facts['in_flight']:.0f} | {_memory_at(facts)} | {facts['connections']} | {load:.1f} |"
     )
 
 

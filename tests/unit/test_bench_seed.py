@@ -161,7 +161,7 @@ def test_every_figure_is_on_the_page() -> None:
         },
         "surroundings": {
             "commit": "abc", "changed_files": 0, "versions": {},
-            "machine": {"system": "s", "cores": 2, "memory_gb": 4},
+            "machine": {"system": "s", "cores": 2, "memory_gb": 4, "load_1_5_15_min": [0.5, 0.4, 0.3]},
         },
     }  # fmt: skip
     page = report.figures({"scenarios": {"eco2-100": facts}})
