@@ -80,6 +80,9 @@ class Delivery(Protocol):
 
     @property
     def body(self) -> bytes: ...
+    def forget_body(self) -> None:
+        """It is not read again, and need not be kept until the delivery is settled."""
+
     @property
     def message_id(self) -> str: ...
     @property

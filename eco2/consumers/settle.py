@@ -7,6 +7,7 @@ from eco2.consumers.progress import done
 from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost, RetryableError
 from eco2.event import Released as ReleasedEvent
+from eco2.job import encode_order
 from eco2.log import get_logger
 from eco2.ports import Clock, Delivery, WorkQueue, delay_queue
 
@@ -52,4 +53,4 @@ async def _put_off(run: Run, delay: int, queue: WorkQueue) -> None:
         retry=retry_if_exception_type(RetryableError), wait=wait_random_exponential(multiplier=0.1, max=2.0)
     ):
         with attempt:
-            await queue.publish(delay_queue(run.pipeline.name, delay), run.delivery.body, run.job.id)
+            await queue.publish(delay_queue(run.pipeline.name, delay), encode_order(run.job), run.job.id)

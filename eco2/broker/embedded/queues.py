@@ -188,6 +188,9 @@ class QueueDelivery:
     def body(self) -> bytes:
         return self._message.body
 
+    def forget_body(self) -> None:
+        """The queue itself holds it until the delivery is settled."""
+
     @property
     def message_id(self) -> str:
         return self._message.id

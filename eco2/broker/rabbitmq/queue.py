@@ -17,28 +17,26 @@ log = get_logger(__name__)
 class QueueDelivery:
     """One message of a work queue (`ports.Delivery`)."""
 
-    __slots__ = ("_feed", "_message")
+    __slots__ = ("_feed", "_properties", "_tag", "body", "redelivered")
 
     def __init__(self, feed: Feed, message: DeliveredMessage) -> None:
+        self.body: bytes = message.body
+        self.redelivered = bool(message.redelivered)
         self._feed = feed
-        self._message = message
+        self._tag = message.delivery_tag or 0
+        self._properties = message.header.properties
         feed.hold()
 
-    @property
-    def body(self) -> bytes:
-        return self._message.body
+    def forget_body(self) -> None:
+        self.body = b""
 
     @property
     def message_id(self) -> str:
-        return self._message.header.properties.message_id or ""
-
-    @property
-    def redelivered(self) -> bool:
-        return bool(self._message.redelivered)
+        return self._properties.message_id or ""
 
     @property
     def returned(self) -> int:
-        count = (self._message.header.properties.headers or {}).get("x-delivery-count")
+        count = (self._properties.headers or {}).get("x-delivery-count")
         return count if isinstance(count, int) else 0
 
     async def ack(self) -> None:
@@ -49,10 +47,6 @@ class QueueDelivery:
 
     async def reject(self) -> None:
         await self._feed.reject(self._tag)
-
-    @property
-    def _tag(self) -> int:
-        return self._message.delivery_tag or 0
 
 
 def consume(link: Link, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Consumer:
