@@ -518,6 +518,8 @@ async def test_a_copy_is_answered_for_as_long_as_the_last_request_shows_who_lead
         await world.call(world.members[-1].asker, claim())
         await asyncio.sleep(LEASE - 0.15)
         assert await shortly(world)  # and is no request itself
+        known = [member.leader._shadow.pacer.used(monotonic()) for member in world.members]
+        assert known == [Limits(2.0)] * 2  # by the successor, too
         await asyncio.sleep(0.15)
         assert not await shortly(world)
         assert LEASE <= QUIET

@@ -305,7 +305,9 @@ def test_a_copy_that_cannot_go_at_once_is_forgotten() -> None:
 
 def test_a_copy_passes_nobody_that_waits() -> None:
     scene = Scene()
-    scene.busy()
-    scene.ask(0.0, "large", offset=1, tokens=30_000.0)
-    assert scene.term.express(0.5, scene.wish("small", offset=0)) is None
-    assert scene.term.waiting == 1
+    scene.ask(0.0, "a", tokens=1500.0)
+    scene.ask(0.0, "large", offset=1, tokens=1900.0)
+    assert scene.granted(0.0) == ["a"]
+    assert scene.term.express(0.0, scene.wish("small", offset=2)) is None
+    scene.report(0.0, unsent=("large",))
+    assert scene.term.express(0.0, scene.wish("small", offset=2)) is not None  # there was room for it
