@@ -226,6 +226,7 @@ def _process(role: Literal["gateway", "worker", "serve"]) -> None:
         )
         async with assembly.process(settings, role, stop, listening) as components:
             service.spare_the_collector()
+            service.return_large_pieces()
             await service.run(components, stop, force)
 
     _run(run())

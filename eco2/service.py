@@ -5,6 +5,7 @@ step is logged once; a component that fails ends the process instead of leaving 
 """
 
 import asyncio
+import ctypes
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +17,9 @@ log = get_logger(__name__)
 
 YOUNG = 10_000
 """Objects that are made, and not freed, before the garbage collector looks at the young ones."""
+LARGE = 32_768
+_M_MMAP_THRESHOLD = -3
+"""Of glibc's <malloc.h>."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,17 @@ def spare_the_collector() -> None:
     collection would stop everything for some 20 ms, most of them spent on modules."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 10, 10)
+    gc.set_threshold(YOUNG, 5, 5)  # cycles of finished calls hold their pictures
+
+
+def return_large_pieces() -> bool:
+    """Pieces of memory from `LARGE` bytes on, above all pictures, go back to the system as soon as they are
+    free. Else they come from where small things live as well, and one that lives long keeps all around it.
+
+    False where the C library is another than glibc, and nothing was changed.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, LARGE))
 
 
 def stop_on_signals(stop: asyncio.Event, force: asyncio.Event | None = None) -> None:

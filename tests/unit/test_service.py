@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -374,6 +376,32 @@ async def test_probes_know_that_their_process_stops_long_before_they_stop_themse
         (probes,) = (component for component in components if component.name == "probes")
         await probes.run(asyncio.Event())
     assert told == [stop]
+
+
+RESIDENT = """
+from pathlib import Path
+from eco2.service import return_large_pieces
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+assert return_large_pieces()
+before = resident()
+pictures, small = [], []
+for number in range(400):
+    pictures.append(bytes([number % 256]) * 100_000)
+    small.append(bytes([number % 256]) * 1_000)
+full = resident()
+pictures.clear()
+print(full - before, resident() - before)
+"""
+
+
+def test_large_pieces_go_back_to_the_system_though_small_ones_between_them_stay() -> None:
+    done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    full, left = map(int, done.stdout.split())
+    assert full > 40_000_000
+    assert left < 4_000_000
 
 
 def test_what_is_loaded_is_out_of_the_collectors_sight() -> None:
