@@ -161,9 +161,8 @@ async def test_a_copy_is_answered_ahead_of_its_request(brokers: Brokers) -> None
     counter.open.clear()
     assert await client.ask(SERVICE, b"second", PATIENCE, express=True) == b"copy:second"
     counter.open.set()
-    await counter.requests.count(2)
     assert await client.ask(SERVICE, b"third", PATIENCE) == b"request:third"  # and no reply that is left over
-    assert counter.requests.items == [b"first", b"second", b"third"]
+    assert [body for body in counter.requests.items if body != b"second"] == [b"first", b"third"]
     assert counter.copies.items == [b"second"]
 
 

@@ -7,7 +7,7 @@ so that a server that goes leaves it to its successor.
 
 The service's queue is a quorum queue, which writes a request to disk before it hands it over. So a server may
 have a desk besides, a queue in memory that ends with its connection: replies name it, and a copy of a request
-goes there ahead. A copy for a desk that is gone goes nowhere.
+goes there ahead. A copy for a desk that is gone goes nowhere; the request follows if no answer comes soon.
 """
 
 import asyncio
@@ -30,6 +30,8 @@ log = get_logger(__name__)
 
 SERVE_PREFETCH = 256
 """Requests that one server handles at once."""
+HEAD_START = 0.005
+"""Seconds that a copy is ahead: a request whose copy was answered by then is not sent itself."""
 DESK_LENGTH = 1000
 """Copies that wait at a desk before the oldest are dropped."""
 
@@ -95,7 +97,9 @@ class Asker:
                     if desk is not None:
                         properties = spec.Basic.Properties(correlation_id=name, reply_to=self._queue)
                         await _publish(feed, desk, body, properties)
-                    await self._send(feed, queue, body, name, timeout)
+                        await asyncio.wait((reply,), timeout=HEAD_START)
+                    if not reply.done():
+                        await self._send(feed, queue, body, name, timeout)
                 await asyncio.wait((reply,))
         except TimeoutError:
             raise NoReply(f"nobody answered on {queue} within {timeout:g} s; ask again") from None
