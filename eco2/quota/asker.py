@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import count
 
 from eco2.errors import CallTooLarge, GrantExpired, Malformed, PermanentError, RetryableError, RunVoid
 from eco2.log import get_logger
@@ -36,8 +37,8 @@ PATIENCE = HOLD + 3.0
 """Seconds for a reply: a leader that is frozen is asked again, or its successor."""
 AGAIN = 0.2
 """Seconds, at the most, before asking again when nobody answered."""
-FEW = 4
-"""Asks of one process on their way at once, of those whose grant came too late before."""
+LONGEST = 2.0
+"""Seconds, at the most, before asking again when grants come too late, one after another."""
 FAREWELL = 1.0
 """Seconds for the last report when the process stops."""
 MOST_REPORTED = 200
@@ -102,7 +103,6 @@ class Asker:
         self._clock = clock
         self._words: list[Word] = []
         self._spoken = asyncio.Event()
-        self._again = asyncio.Semaphore(FEW)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Reports what became of calls until `stop` is set, one report at a time, and once more then."""
@@ -125,22 +125,17 @@ class Asker:
             grant.leave()
 
     async def _granted(self, claim: Claim) -> CallGrant:
-        """A fresh grant. One that comes late is given back, and asked for again among few: it may be our own
-        asks that are too many for the broker, and all of them again at once would be late for ever."""
-        grant = await self._once(claim)
-        if self._fresh(grant):
-            return grant
-        async with self._again:
-            while True:
-                grant = await self._once(claim)
-                if self._fresh(grant):
-                    return grant
-
-    def _fresh(self, grant: CallGrant) -> bool:
-        if self._clock() < grant.until:
-            return True
-        grant.leave()
-        return False
+        """A fresh grant. One that comes late is given back, and asked for again: at once, but later and later
+        where that does not help. Our own asks may be too many for the way, and all of them again at once
+        would be late for ever."""
+        for late in count():
+            grant = await self._once(claim)
+            if self._clock() < grant.until:
+                return grant
+            grant.leave()
+            if late:
+                await asyncio.sleep(random.random() * min(LONGEST, AGAIN * 2.0**late))
+        raise AssertionError("counting has no end")
 
     async def _once(self, claim: Claim) -> CallGrant:
         """Asks until there is a grant or a refusal, under one id."""
