@@ -64,7 +64,10 @@ class From:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Read from about `ts` (Unix seconds): never later, perhaps thousands of records earlier; filter."""
+    """Read from about `ts` (Unix seconds): never later, perhaps thousands of records earlier; filter.
+
+    While the stream holds nothing as new as `ts`, records that are being appended may be missed.
+    """
 
     ts: float
 

@@ -18,7 +18,7 @@ from eco2.journal.spending import Recall
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.log import get_logger
-from eco2.ports import Since, Stream
+from eco2.ports import Since, Stream, Subscription
 
 log = get_logger(__name__)
 
@@ -46,6 +46,7 @@ class Journal:
         self._clock = clock
         self._keep = keep
         self._outbox = Outbox(stream)
+        self._tail: Subscription | None = None
         self._history = History(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
@@ -70,14 +71,14 @@ class Journal:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
-        tail = self._stream.tail(Since(self.view.since), self.view.apply)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run(stop))
             asking = [group.create_task(self._serve_barriers()), group.create_task(self._fill())]
             await stop.wait()
             for task in asking:
                 task.cancel()  # which withdraws their markers: a dead broker must not hold up the flush
-        await tail.cancel()
+        if self._tail is not None:
+            await self._tail.cancel()
 
     async def ready(self, stop: asyncio.Event) -> bool:
         """Waits until the view is filled; False if `stop` was set before."""
@@ -132,7 +133,13 @@ class Journal:
             await stopping
 
     async def _fill(self) -> None:
-        await self.barrier()
+        """The tail begins once the log holds a marker: RabbitMQ turns a time that no record has reached yet
+        into the log's end at some later moment, and what is written meanwhile would never be shown."""
+        marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
+        seen = self.view.expect(marker.id)
+        await self.put(marker)
+        self._tail = self._stream.tail(Since(self.view.since), self.view.apply)
+        await seen.wait()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
 

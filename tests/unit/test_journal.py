@@ -237,6 +237,27 @@ async def test_a_view_counts_as_filled_only_once_it_shows_its_own_marker() -> No
         stop.set()
 
 
+class EndLater(Withheld):
+    """Like RabbitMQ in 1 start of 100: a tail from a time that the log has not reached yet begins at the log's
+    end of a moment later, behind what was written meanwhile."""
+
+    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Self:
+        self._shown = 0 if self.records else 1
+        return super().tail(start, on_record)
+
+
+@virtual
+async def test_a_view_is_filled_although_a_tail_from_a_time_may_begin_behind_what_is_being_written() -> None:
+    stream, stop = EndLater(), asyncio.Event()
+    journal = Journal(stream, KEEP, VirtualClock.now)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(journal.run(stop))
+        await until(lambda: bool(stream.records))
+        stream.show(1)
+        await until(journal.filled.is_set)
+        stop.set()
+
+
 @virtual
 async def test_a_barrier_waits_for_what_came_into_the_log_while_an_earlier_one_was_on_its_way() -> None:
     stream, stop = Withheld(), asyncio.Event()
