@@ -238,8 +238,8 @@ async def test_a_view_counts_as_filled_only_once_it_shows_its_own_marker() -> No
 
 
 class EndLater(Withheld):
-    """Like RabbitMQ in 1 start of 100: a tail from a time that the log has not reached yet begins at the log's
-    end of a moment later, behind what was written meanwhile."""
+    """As RabbitMQ does now and then: a tail from a time that the log has not reached yet begins at the end of
+    a moment later, behind what was written meanwhile."""
 
     def tail(self, start: Start, on_record: Callable[[Record], None]) -> Self:
         self._shown = 0 if self.records else 1

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from eco2.broker.embedded import CALM
 from eco2.errors import CallTooLarge, GrantExpired, RunVoid
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
+from eco2.ports import Express, Rpc, Subscription
 from eco2.quota.asker import LIFE, Asker
 from eco2.quota.leader import LEASE, QUIET
 from eco2.quota.message import Ask, Granted, Refused, Tell, decode_reply, encode
@@ -218,6 +220,42 @@ async def test_a_grant_whose_reply_is_late_is_not_used_and_goes_back() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.9):
                 await world.call(slow.asker, claim())
+
+
+class Narrow:
+    """An `Rpc` that brings one reply every 10 ms: the way of a process whose own asks are too many for it."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+        self._way = asyncio.Lock()
+
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+        async with self._way:
+            await asyncio.sleep(0.01)
+        return await self._rpc.ask(service, body, timeout, express=express)
+
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
+        raise AssertionError("it only asks")
+
+
+@virtual
+async def test_more_asks_at_once_than_the_way_brings_in_time_are_granted_in_the_end() -> None:
+    """Asked again at once, every one of them would be late for ever."""
+    asks, limits = 60, Limits(requests=60_000.0)
+    assert asks * 0.01 > 1.5 * LIFE
+    async with quotas(limits) as world:
+        leading, stop = await world.join(), asyncio.Event()
+        await calm(world)
+        busy = Asker(Narrow(leading.rpc), "quota", "busy", limits, monotonic)
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            reporting = group.create_task(busy.run(stop))
+            calls = [group.create_task(world.call(busy, claim(offset))) for offset in range(asks)]
+            await asyncio.wait(calls)
+            stop.set()
+            await reporting
+        assert len(world.arrived) == asks
 
 
 @virtual
