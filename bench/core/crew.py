@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bench import programs
+from bench.processes import cpu, family, pss
 from bench.programs import PEERS, Program, ProgramFailed
-from bench.seed.processes import cpu, family, pss
 
 PROFILED = 2
 """Seconds that a profile takes."""

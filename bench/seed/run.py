@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import programs
+from bench import processes, programs
 from bench.programs import PEERS, ProgramFailed
 from bench.record import Results, surroundings
-from bench.seed import processes
 from bench.seed.scenario import RAMP, Scenario
 from bench.seed.systems import Call, Installation, installation
 
