@@ -143,11 +143,11 @@ class _Parts:
             if (remote := offer.remote) is None:
                 continue
             service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
-            asker = Asker(self.broker, service, self.name, limits)
             sizes = Sizes(self.journal, offer.name, time.time)
             leader = Leader(
                 self.broker, self.broker, service, limits, self.journal.view.may_call, sizes, remote.counting
             )
+            asker = Asker(self.broker, service, self.name, limits, leader.near)
             self.metrics.show_budget(offer.name, leader.status)
             askers[offer.name] = asker
             components += [

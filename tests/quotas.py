@@ -12,6 +12,7 @@ from eco2.pacer import Limits
 from eco2.ports import Claim, Express, Quota, Rpc, Subscription
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
+from eco2.quota.message import Ask, Granted
 from eco2.service import Component, run
 from tests.clock import VirtualClock
 from tests.provider_windows import Arrival
@@ -67,6 +68,10 @@ class Freezer:
 
     def thaw(self) -> None:
         self._running.set()
+
+    async def running(self) -> None:
+        """Returns at once, or when it thaws."""
+        await self._running.wait()
 
     async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self.asked += 1
@@ -136,7 +141,14 @@ class Quotas:
         broker = Embedded(TOPOLOGY, self.server)
         rpc, limits = Freezer(broker), limits or self.limits
         leader = Leader(rpc, broker, "quota", limits, self._current, self.sizes, clock=monotonic)
-        member = Member(broker, rpc, leader, Asker(rpc, "quota", f"w{len(self.members)}", limits, monotonic))
+
+        async def near(ask: Ask) -> Granted | None:
+            granted = await leader.near(ask)
+            await rpc.running()
+            return granted
+
+        asker = Asker(rpc, "quota", f"w{len(self.members)}", limits, near, monotonic)
+        member = Member(broker, rpc, leader, asker)
         components = [
             Component("broker", broker.run),
             Component("leader", leader.run),

@@ -308,10 +308,10 @@ def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> 
         quota, limits = remote.quota, remote.limits
         if quota is None and limits is not None:
             service, may_call = f"quota-{remote.name}", process.journal.view.may_call
-            quota = asker = Asker(rpc, service, name, limits, monotonic)
             sizes = Sizes(process.journal, remote.name, VirtualClock.now)
             counting = remote.counting
             leader = Leader(rpc, process.broker, service, limits, may_call, sizes, counting, clock=monotonic)
+            quota = asker = Asker(rpc, service, name, limits, leader.near, monotonic)
             process.leaders[remote.name] = leader
             process.metrics.show_budget(remote.name, leader.status)
             components += [Component("leader", leader.run), Component("asker", asker.run)]

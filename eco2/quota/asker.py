@@ -8,7 +8,7 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
@@ -44,10 +44,17 @@ FAREWELL = 1.0
 MOST_REPORTED = 200
 """Calls in one report."""
 
+Near = Callable[[Ask], Awaitable[Granted | None]]
+"""The leader, if it is in this process and can grant at once (`Leader.near`)."""
+
 Word = str | Settled | PushedBack
 """What became of a call; the bare id of one that was not sent."""
 
 log = get_logger(__name__)
+
+
+async def far(ask: Ask) -> None:
+    """For a process without a leader."""
 
 
 class CallGrant:
@@ -93,11 +100,18 @@ class Asker:
     """`service`: which budget. `worker`: this process' name. `limits`: what it was given, and tells."""
 
     def __init__(
-        self, rpc: Rpc, service: str, worker: str, limits: Limits, clock: Clock = time.monotonic
+        self,
+        rpc: Rpc,
+        service: str,
+        worker: str,
+        limits: Limits,
+        near: Near = far,
+        clock: Clock = time.monotonic,
     ) -> None:
         self._rpc = rpc
         self._service = service
         self._worker = worker
+        self._near = near
         self._own = limits
         self._limits = limits
         self._clock = clock
@@ -171,6 +185,8 @@ class Asker:
             call=claim.kind,
             tokens=claim.tokens,
         )
+        if (granted := await self._near(ask)) is not None:
+            return granted
         try:
             return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE, express=True))
         except (RetryableError, Malformed) as error:

@@ -18,6 +18,7 @@ from eco2.quota.message import (
     MALFORMED,
     Ask,
     Entry,
+    Granted,
     Later,
     Noted,
     Office,
@@ -47,7 +48,11 @@ LEASE = QUIET
 that the broker has elected nobody else; who is elected behind the last of them is quiet for as long."""
 
 FOLLOW = 0.25
-"""Seconds between two looks whether something was, or may have been, missed."""
+"""Seconds between two looks: was something missed, or may it have been, and does the lease run out?"""
+BUSY = 10.0
+"""Seconds after an ask that came a shorter way in which the lease is kept up."""
+ECHO = 0.05
+"""Seconds for the broker to pass a note on, to this process, too."""
 PATIENCE = 2.0
 """Seconds for the leader to tell what was spent, and for the journal to confirm."""
 TICK = 0.001
@@ -84,7 +89,9 @@ class Leader:
         self._hearing: Callable[[], bool] = lambda: False
         self._shadow = Shadow(lambda now: Pacer(limits, now, counting, sizes.largest()), clock())
         self._corrections: tuple[tuple[Settled, ...], tuple[str, ...]] = ((), ())
-        self._requested = -math.inf
+        self._requested = self._hurried = -math.inf
+        self._echoes: dict[tuple[str, str], asyncio.Future[None]] = {}
+        """Grants to this process that wait for their note, by epoch and call."""
         self._seat = Seat(rpc, service, sizes.catch_up, self._begin, self._end)
         self._term: Term | None = None
         self._told = limits
@@ -116,12 +123,20 @@ class Leader:
 
     def _hear(self, _: str, body: bytes) -> None:
         note = decode_note(body)
-        if note is not None:
-            self._shadow.hear(self._clock(), note)
+        if note is None:
+            return
+        for entry in note.granted:
+            echo = self._echoes.get((note.epoch, entry.id))
+            if echo is not None and not echo.done():
+                echo.set_result(None)
+        self._shadow.hear(self._clock(), note)
 
     async def _follow(self, hearing: Subscription) -> None:
-        """Asks the leader what was spent whenever this process does not know it."""
+        """Asks the leader what was spent whenever this process does not know it, and itself, if it leads and
+        calls come, for a sign that it still does."""
         while True:
+            if self._term is not None and self._clock() < self._hurried + BUSY:
+                await self._renew()
             if self._term is None and not hearing.attached and self._shadow.complete:
                 self._shadow.lost(self._clock())
             if hearing.attached and not self._shadow.complete:
@@ -133,6 +148,15 @@ class Leader:
                     if isinstance(reply, Told):
                         self._shadow.told(self._clock(), reply)
             await asyncio.sleep(FOLLOW)
+
+    async def _renew(self) -> None:
+        """Keeps up the lease, where no requests do so."""
+        if self._clock() < self._requested + LEASE / 4:
+            return
+        try:
+            await self._rpc.ask(self._service, encode(Office(token="")), LEASE)
+        except RetryableError as error:
+            log.info("no sign that this process still leads", why=str(error))
 
     async def _handle(self, body: bytes) -> bytes:
         self._requested = self._clock()
@@ -151,20 +175,40 @@ class Leader:
             case Ask():
                 return encode(await self._ask(request))
 
+    async def near(self, ask: Ask) -> Granted | None:
+        """The grant for an ask of this very process, if there is one at once.
+
+        Nothing of it passes the broker but the note, and it is good only once that came back: what a leader
+        grants that the broker has cut off, its successor would never hear of.
+        """
+        granted = self._at_once(ask)
+        if granted is None:
+            return None
+        name = (granted.epoch, ask.id)
+        echo = self._echoes[name] = asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait((echo,), timeout=ECHO)
+        finally:
+            del self._echoes[name]
+        return granted if echo.done() else None
+
     def _express(self, body: bytes) -> bytes | None:
         """A copy of an ask that came the shorter way: granted if that is possible at once."""
-        now = self._clock()
-        if self._term is None or now >= self._requested + LEASE:
-            return None
         try:
             ask = decode_request(body)
         except Malformed:
             return None
-        if not isinstance(ask, Ask) or self._is_large(ask.tokens):
+        granted = self._at_once(ask) if isinstance(ask, Ask) else None
+        return None if granted is None else encode(granted)
+
+    def _at_once(self, ask: Ask) -> Granted | None:
+        """None where the ask itself is to be answered, that comes by the broker's queue."""
+        now = self._hurried = self._clock()
+        if self._term is None or now >= self._requested + LEASE or self._is_large(ask.tokens):
             return None
         granted = self._term.express(now, ask)
         self._say(self._term.news())
-        return None if granted is None else encode(granted)
+        return granted
 
     def _report(self, report: Report) -> Reply:
         if self._term is None:

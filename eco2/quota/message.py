@@ -62,7 +62,8 @@ class Report(_Tagged, frozen=True, kw_only=True, tag="report"):
 
 
 class Office(_Tagged, frozen=True, kw_only=True, tag="office"):
-    """The leader to itself, never answered while its term lasts: see `eco2.quota.office`."""
+    """The leader to itself, never answered while its term lasts: see `eco2.quota.office`. With an empty token
+    it is a mere sign of life, answered at once."""
 
     token: str
 

@@ -41,11 +41,8 @@ class Member:
 async def member(brokers: Brokers, name: str, stop: asyncio.Event) -> AsyncIterator[Member]:
     """It leaves when `stop` is set, at the latest at the end of the block."""
     broker = await brokers.start()
-    joined = Member(
-        broker,
-        Leader(broker, broker, "quota", LIMITS, lambda job, run: True, Said()),
-        Asker(broker, "quota", name, LIMITS),
-    )
+    leader = Leader(broker, broker, "quota", LIMITS, lambda job, run: True, Said())
+    joined = Member(broker, leader, Asker(broker, "quota", name, LIMITS, leader.near))
     async with asyncio.TaskGroup() as group:
         group.create_task(joined.leader.run(stop))
         group.create_task(joined.asker.run(stop))

@@ -13,13 +13,13 @@ from eco2.errors import CallTooLarge, GrantExpired, RunVoid
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
 from eco2.ports import Express, Rpc, Subscription
 from eco2.quota.asker import LIFE, Asker
-from eco2.quota.leader import LEASE, QUIET
+from eco2.quota.leader import BUSY, ECHO, LEASE, QUIET
 from eco2.quota.message import Ask, Granted, Refused, Tell, decode_reply, encode
 from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.clock import virtual
 from tests.provider_windows import fullest
-from tests.quotas import Freezer, Quotas, Said, claim, monotonic, quotas
+from tests.quotas import Quotas, Said, claim, monotonic, quotas
 from tests.world import until
 
 LIMITS = Limits(requests=60.4)
@@ -248,7 +248,7 @@ async def test_more_asks_at_once_than_the_way_brings_in_time_are_granted_in_the_
     async with quotas(limits) as world:
         leading, stop = await world.join(), asyncio.Event()
         await calm(world)
-        busy = Asker(Narrow(leading.rpc), "quota", "busy", limits, monotonic)
+        busy = Asker(Narrow(leading.rpc), "quota", "busy", limits, clock=monotonic)
         async with asyncio.timeout(60), asyncio.TaskGroup() as group:
             reporting = group.create_task(busy.run(stop))
             calls = [group.create_task(world.call(busy, claim(offset))) for offset in range(asks)]
@@ -596,6 +596,52 @@ async def test_large_calls_wait_for_the_journal_and_only_asks_are_granted_by_a_c
         assert isinstance(decode_reply(answer), Granted)
 
 
+@virtual
+async def test_of_an_ask_of_the_leaders_own_process_only_the_note_passes_the_broker() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        await world.call(member.asker, claim(1))
+        asked = member.rpc.asked
+        await world.call(member.asker, claim(2))
+        assert member.rpc.asked == asked
+        assert world.names == ["job 1", "job 2"]
+
+
+@virtual
+async def test_a_grant_to_the_leaders_own_process_is_good_once_the_broker_has_passed_its_note_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        await world.call(member.asker, claim(1))
+        monkeypatch.setattr("eco2.quota.leader.decode_note", lambda body: None)  # none comes back
+        asked, began = member.rpc.asked, monotonic()
+        await world.call(member.asker, claim(2))
+        assert member.rpc.asked == asked + 1
+        assert monotonic() == pytest.approx(began + ECHO)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.9):  # it was one grant, not two
+                await world.call(member.asker, claim(3))
+        await world.call(member.asker, claim(3))
+
+
+@virtual
+async def test_while_calls_come_the_leader_keeps_its_lease_up() -> None:
+    async with quotas(LIMITS) as world:
+        member = await world.join()
+        await calm(world)
+        await world.call(member.asker, claim(1))
+        await asyncio.sleep(BUSY - 1)
+        asked = member.rpc.asked
+        await world.call(member.asker, claim(2))
+        assert member.rpc.asked == asked
+        await asyncio.sleep(BUSY + LEASE)
+        await world.call(member.asker, claim(3))
+        assert member.rpc.asked > asked
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_whichever_copies_asks_and_replies_are_lost_no_minute_is_overrun(seed: int) -> None:
     chaos = replace(CALM, seed=seed, lost_live=0.2, delay=0.15)
@@ -618,28 +664,3 @@ def test_whichever_copies_asks_and_replies_are_lost_no_minute_is_overrun(seed: i
             assert fullest(world.arrived) <= 300
 
     virtual(scenario)()
-
-
-@virtual
-async def test_where_all_asks_at_once_are_too_many_for_the_way_they_come_through_all_the_same() -> None:
-    class Narrow(Freezer):
-        """Ten milliseconds for each."""
-
-        way = asyncio.Lock()
-
-        async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-            async with self.way:
-                await asyncio.sleep(0.01)
-            return await super().ask(service, body, timeout, express=express)
-
-    async with quotas(Limits(requests=6000.0)) as world:
-        member = await world.join()
-        await calm(world)
-        asker = Asker(Narrow(member.broker), "quota", "w", world.limits, monotonic)
-        stop = asyncio.Event()
-        reporting = loop().create_task(asker.run(stop))
-        began = monotonic()
-        await asyncio.gather(*(world.call(asker, claim(offset)) for offset in range(100)))
-        assert monotonic() - began < 10
-        stop.set()
-        await reporting
