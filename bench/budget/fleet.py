@@ -38,7 +38,8 @@ Call = dict[str, Any]
 
 @dataclass
 class Fleet:
-    """`workers`: those that run, the oldest first. `comings`: how many were started so far."""
+    """`workers`: those that run, the oldest first; of others `killed` has the pids. `comings`: all that were
+    started."""
 
     prefix: str
     case: Case
@@ -49,6 +50,7 @@ class Fleet:
     env: dict[str, str]
     workers: list[Program] = field(default_factory=list)
     comings: int = 0
+    killed: set[int] = field(default_factory=set)
 
     async def join(self) -> Program:
         """One worker more, ready."""
@@ -68,6 +70,7 @@ class Fleet:
 
     async def kill(self, worker: Program) -> None:
         self.workers.remove(worker)
+        self.killed.add(worker.pid)
         await worker.kill()
 
     async def end(self) -> None:

@@ -1,6 +1,7 @@
 """What became of each job, as the journal tells it. `read` gets it there; the rest is pure."""
 
 import asyncio
+import re
 import time
 import uuid
 from collections.abc import Iterable
@@ -13,19 +14,23 @@ from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, de
 
 PATIENCE = 30.0
 """Seconds to read a whole journal."""
+_NAME = re.compile(r"-(\d+)-[0-9a-f]+$")
+"""How a process' name in the journal ends: its pid, and something random."""
 
 
 @dataclass(slots=True)
 class JobStory:
     """`key`: of its submission. Unix seconds: `began`: its first call had its grant; `ended`: `done`.
 
-    `runs`: more than one where its worker died, was frozen or left.
+    `runs`: more than one where another worker took it over from one that died, was frozen or left. `pid`: of
+    the current one's worker.
     """
 
     key: str
     queued: float
     runs: int = 0
     run: str = ""
+    pid: int = 0
     began: float | None = None
     ended: float | None = None
     status: str = ""
@@ -39,12 +44,19 @@ def stories(events: Iterable[Event | None]) -> dict[str, JobStory]:
             case Queued():
                 known[event.job] = JobStory(event.key or event.job, event.ts)
             case RunStarted() if event.attempt > known[event.job].runs:
-                known[event.job].runs, known[event.job].run = event.attempt, event.run
+                story = known[event.job]
+                story.runs, story.run, story.pid = event.attempt, event.run, _pid(event.worker)
             case StageChanged(status="started") if known[event.job].began is None:
                 known[event.job].began = event.ts
             case Done() if known[event.job].ended is None and event.run in (None, known[event.job].run):
                 known[event.job].ended, known[event.job].status = event.ts, event.status
     return {story.key: story for story in known.values()}
+
+
+def _pid(worker: str) -> int:
+    """0 where the worker's name does not say."""
+    found = _NAME.search(worker)
+    return int(found[1]) if found else 0
 
 
 async def read(amqp_url: str, stream: str) -> dict[str, JobStory]:

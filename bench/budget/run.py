@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 @dataclass
 class Measured:
     """All times are monotonic, those of jobs apart. `grants`: how many took up to so many seconds, in the
-    steady time, summed over the workers."""
+    steady time, summed over the workers. `killed`: the workers' pids."""
 
     case: Case
     first: float
@@ -38,6 +38,7 @@ class Measured:
     stories: dict[str, JobStory]
     notes: list[Note]
     grants: dict[float, float] = field(default_factory=dict)
+    killed: frozenset[int] = frozenset()
 
 
 async def run(
@@ -58,9 +59,9 @@ async def run(
             await asyncio.sleep(end - time.monotonic())
             loading.cancel()
         stories = await _stories(here, amqp_url)
-        calls = await here.calls()
+        calls, killed = await here.calls(), frozenset(here.killed)
     grants = {bound: made - before.result()[bound] for bound, made in after.result().items()}
-    return Measured(case, first, steady, end, offered, calls, stories, notes.all, grants)
+    return Measured(case, first, steady, end, offered, calls, stories, notes.all, grants, killed)
 
 
 async def _stories(here: Fleet, amqp_url: str) -> dict[str, JobStory]:

@@ -41,8 +41,8 @@ def arrivals(calls: Sequence[Mapping[str, object]]) -> list[Arrival]:
 
 
 def durations(measured: Measured) -> Durations:
-    """Of the jobs that began while the case was judged, in one run. Of one that has not ended, what it took
-    so far: too little, never too much."""
+    """Of the jobs that began while the case was judged and did not change hands. Of one that has not ended,
+    what it took so far: too little, never too much."""
     start, end = _wall(measured, measured.steady), _wall(measured, measured.end)
     if measured.case.load >= 1:
         end_of_beginning = end - min(TAIL, (end - start) / 2)
@@ -51,13 +51,13 @@ def durations(measured: Measured) -> Durations:
     return {
         key: (job.ended or end) - job.began
         for key, job in measured.stories.items()
-        if job.began is not None and job.runs == 1 and start <= job.began <= end_of_beginning
+        if job.began is not None and not moves(measured, job) and start <= job.began <= end_of_beginning
     }
 
 
-def moved(measured: Measured) -> list[JobStory]:
-    """The jobs that changed hands."""
-    return [job for job in measured.stories.values() if job.runs > 1]
+def moves(measured: Measured, job: JobStory) -> bool:
+    """True if it changed hands, or has to: its worker died, and no other has got to it yet."""
+    return job.runs > 1 or (job.ended is None and job.pid in measured.killed)
 
 
 def _wall(measured: Measured, moment: float) -> float:
@@ -95,7 +95,7 @@ def figures(measured: Measured, unloaded: Durations | None) -> JSON:
             "completed": sum(job.status == "completed" for job in jobs),
             "failed": sum(job.status == "failed" for job in jobs),
             "not_done": sum(job.ended is None for job in jobs),
-            "changed_hands": len(moved(measured)),
+            "changed_hands": sum(moves(measured, job) for job in jobs),
         },
         "seconds": {
             "p50": percentile(list(own.values()), 0.5),

@@ -55,7 +55,7 @@ def test_a_job_begins_with_its_first_call_and_ends_with_the_end_that_stands() ->
         Queued(ts=1, job="j", pipeline="scan", deadline=900, digest="", key="scan-7"),
         RunStarted(ts=2, job="j", run="a", attempt=1, worker="w1"),
         stage("a", 3.0),
-        RunStarted(ts=20, job="j", run="b", attempt=2, worker="w2"),
+        RunStarted(ts=20, job="j", run="b", attempt=2, worker="node-2-77-0f"),
         done("a", 21.0),  # overtaken: void
         stage("b", 22.0),
         None,
@@ -63,7 +63,7 @@ def test_a_job_begins_with_its_first_call_and_ends_with_the_end_that_stands() ->
         done("b", 31.0),
     ]
     assert stories(events) == {
-        "scan-7": JobStory("scan-7", 1, 2, "b", began=3.0, ended=30.0, status="completed")
+        "scan-7": JobStory("scan-7", 1, 2, "b", 77, began=3.0, ended=30.0, status="completed")
     }
 
 
@@ -86,7 +86,7 @@ def measured(case: Case = CASE, every: float = 1.0, slow: float = 1.0) -> Measur
     """Four minutes of calls, one `every` so many seconds, whose jobs take `slow` times ten seconds."""
     calls = [call(number, number * every) for number in range(int(240 / every))]
     jobs = [
-        JobStory(f"scan-{n}", WALL, 1, "r", WALL + 2 * n, WALL + 2 * n + 10 * slow, "completed")
+        JobStory(f"scan-{n}", WALL, 1, "r", 9, WALL + 2 * n, WALL + 2 * n + 10 * slow, "completed")
         for n in range(120)
     ]
     offered = Offered([2.0 * number / 1.25 for number in range(150)], 150)
@@ -135,6 +135,17 @@ def test_a_job_that_changed_hands_or_began_too_late_is_not_compared() -> None:
     compared = verdict.durations(what).keys()
     assert "scan-50" not in compared
     assert {int(key.removeprefix("scan-")) for key in compared} == set(range(30, 103)) - {50}
+
+
+def test_a_job_whose_worker_died_is_not_compared_even_if_no_other_has_got_to_it() -> None:
+    what = replace(measured(), killed=frozenset({7}))
+    what.stories["scan-50"].pid = what.stories["scan-60"].pid = 7
+    what.stories["scan-50"].ended = None
+    compared = verdict.durations(what).keys()
+    assert ("scan-50" in compared, "scan-60" in compared) == (False, True)
+    jobs = verdict.figures(what, UNLOADED_SECONDS)["jobs"]
+    assert isinstance(jobs, dict)
+    assert (jobs["changed_hands"], jobs["not_done"]) == (1, 1)
 
 
 def test_a_job_that_has_not_ended_counts_with_its_time_so_far() -> None:
