@@ -1,7 +1,7 @@
 """Has a change made the core clearly slower? A few trials against the figures that are committed.
 
-Compared are ratios to the bare loop of the same rounds, and CPU per job: both depend little on the machine's
-mood, and the tolerances are wide.
+Compared are ratios to the bare loop of the same rounds, of jobs a second and of CPU per job: they depend
+little on the machine's mood, and the tolerances are wide.
 """
 
 from collections.abc import Sequence
@@ -37,17 +37,13 @@ def compare(now: Sequence[Row], before: Sequence[Row]) -> list[Compared]:
     """Of eco2 in both forms."""
     found = []
     for name in (CONSUMING, ENGINE):
-        rate, was = _rate(now, name), _rate(before, name)
-        found.append(Compared(f"{name} ÷ {BARE}", rate, was, SLOWER * was, rate >= SLOWER * was))
-        cpu, was = _cpu(now, name), _cpu(before, name)
-        found.append(Compared(f"{name}, CPU-s per 1,000", cpu, was, DEARER * was, cpu <= DEARER * was))
+        rate, was = _of_bare(now, name, "rate"), _of_bare(before, name, "rate")
+        found.append(Compared(f"{name} ÷ {BARE}, jobs/s", rate, was, SLOWER * was, rate >= SLOWER * was))
+        cpu, was = _of_bare(now, name, "cpu"), _of_bare(before, name, "cpu")
+        found.append(Compared(f"{name} ÷ {BARE}, CPU per job", cpu, was, DEARER * was, cpu <= DEARER * was))
     return found
 
 
-def _rate(rows: Sequence[Row], name: str) -> float:
-    ours, bare = by_round(rows, name, 1), by_round(rows, BARE, 1)
+def _of_bare(rows: Sequence[Row], name: str, field: str) -> float:
+    ours, bare = by_round(rows, name, 1, field=field), by_round(rows, BARE, 1, field=field)
     return median(ours[number] / bare[number] for number in ours.keys() & bare.keys())
-
-
-def _cpu(rows: Sequence[Row], name: str) -> float:
-    return median(by_round(rows, name, 1, field="cpu").values())

@@ -137,8 +137,8 @@ def test_quick_notices_what_became_clearly_slower_or_dearer() -> None:
     before = rows(RATES)
     assert all(each.fits for each in quick.compare(rows(RATES), before))
     slower = [each.what for each in quick.compare(rows(RATES | {ENGINE: 3000.0}), before) if not each.fits]
-    assert slower == [f"{ENGINE} ÷ {BARE}"]
-    dearer = [{**each, "cpu": 0.14} for each in before]
+    assert slower == [f"{ENGINE} ÷ {BARE}, jobs/s"]
+    dearer = [{**each, "cpu": each["cpu"] * (1 if each["contender"] == BARE else 1.4)} for each in before]
     assert sum(not each.fits for each in quick.compare(dearer, before)) == 2
 
 
