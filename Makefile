@@ -39,15 +39,15 @@ bench-budget: setup ## Is one budget used fully, and never overrun? From the pro
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
 bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)
-	@scripts/setup-bench
+	@scripts/setup-bench seed
 	@$(BIN)/python -m bench.seed $(BENCH_ARGS)
 
 bench-core: setup ## Jobs that do nothing, on eco2 and on other queues (under 20 minutes; BENCH_ARGS)
-	@scripts/setup-bench
+	@scripts/setup-bench bench
 	@$(BIN)/python -m bench.core $(BENCH_ARGS)
 
 bench-quick: setup ## Short forms of bench-seed and bench-core against the last committed figures (under 5 minutes)
-	@scripts/setup-bench
+	@scripts/setup-bench seed bench
 	@$(BIN)/python -m bench.quick
 	@$(if $(wildcard bench/core),$(BIN)/python -m bench.core --quick)
 
@@ -77,12 +77,13 @@ COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
 LOCK := $(COMPILE) pyproject.toml
 
-lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, chart.in (LOCK_ARGS=--upgrade)
+lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, seed.in, chart.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt
 	$(COMPILE) -c requirements/dev.txt --group pyproject.toml:build -o requirements/build.txt
-	$(LOCK) requirements/bench.in -c requirements/base.txt --extra fake -o requirements/bench.txt
+	$(LOCK) requirements/bench.in -c requirements/base.txt -o requirements/bench.txt
+	$(LOCK) requirements/seed.in -c requirements/bench.txt -o requirements/seed.txt
 	$(COMPILE) requirements/chart.in -o requirements/chart.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'

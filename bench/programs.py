@@ -14,8 +14,12 @@ import httpx
 
 START = 40.0
 """Seconds in which a process must listen and be ready."""
-PEERS = Path(__file__).parent.parent / "build" / "bench-venv" / "bin" / "python"
-"""The Python that has what eco2 is compared with, and eco2 (`scripts/setup-bench`)."""
+_BUILD = Path(__file__).parent.parent / "build"
+PEERS = _BUILD / "bench-venv" / "bin" / "python"
+"""The Python that has the queues of bench/core, and eco2 (`scripts/setup-bench`)."""
+CELERY = _BUILD / "seed-venv" / "bin" / "python"
+"""The one with the seed's system and Locust, and eco2, but nothing of the other queues: OpenAI's SDK imports
+aiohttp wherever it finds it, which taskiq brings, and no process of the seed had or needs those 9 MB."""
 _ANNOUNCED = re.compile(r" on (http://\S+)")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None)

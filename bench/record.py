@@ -5,15 +5,13 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
 import aio_pika
-
-from bench.programs import PEERS
 
 FOLDER = Path(__file__).parent / "results"
 OURS = ("aio-pika", "aiormq", "openai", "httpx", "starlette", "uvicorn", "uvloop")
@@ -41,9 +39,9 @@ def _finite(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-async def surroundings(amqp_url: str, folder: str, peers: Iterable[str] = ()) -> Results:
-    """What a reader needs to repeat it. `folder`: of the benchmark; `peers`: packages of the environment with
-    what eco2 is compared with. With peers, eco2's own packages are those of that environment, too."""
+async def surroundings(amqp_url: str, folder: str, peers: Mapping[str, str] | None = None) -> Results:
+    """What a reader needs to repeat it. `folder`: of the benchmark; `peers`: the versions of what eco2 is
+    compared with (`versions`). By the locks, eco2's own packages are the same in all environments."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
@@ -51,7 +49,8 @@ async def surroundings(amqp_url: str, folder: str, peers: Iterable[str] = ()) ->
         "versions": {
             "python": platform.python_version(),
             "rabbitmq": await _rabbitmq(amqp_url),
-            **(_versions_of_peers((*OURS, *peers)) if peers else {name: version(name) for name in OURS}),
+            **{name: version(name) for name in OURS},
+            **(peers or {}),
         },
         "machine": {
             "system": platform.platform(),
@@ -62,8 +61,9 @@ async def surroundings(amqp_url: str, folder: str, peers: Iterable[str] = ()) ->
     }
 
 
-def _versions_of_peers(wanted: Iterable[str]) -> dict[str, str]:
-    places = [str(path) for path in PEERS.parent.parent.glob("lib/python*/site-packages")]
+def versions(python: Path, wanted: Iterable[str]) -> dict[str, str]:
+    """Of packages in the environment of this interpreter."""
+    places = [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")]
     found = {each.name.lower(): each.version for each in distributions(path=places)}
     return {name: found[name] for name in wanted}
 

@@ -24,10 +24,10 @@ from bench.core.contender import CONTENDERS
 from bench.core.rounds import Plan
 from bench.core.trial import Bench
 from bench.core.verdict import Row, checks
-from bench.programs import ProgramFailed
+from bench.programs import PEERS, ProgramFailed
 from tests.rabbitmq import Node
 
-PEERS = ("celery", "kombu", "gevent", "taskiq", "taskiq-aio-pika", "faststream", "dramatiq", "pika")
+SHOWN = ("celery", "kombu", "gevent", "taskiq", "taskiq-aio-pika", "faststream", "dramatiq", "pika")
 
 
 def main() -> int:
@@ -58,7 +58,8 @@ def main() -> int:
 
 async def _measured(plan: Plan, bench: Bench) -> record.Results:
     rows: list[Row] = []
-    where, began = await record.surroundings(bench.url, "bench/core", PEERS), time.monotonic()
+    peers, began = record.versions(PEERS, SHOWN), time.monotonic()
+    where = await record.surroundings(bench.url, "bench/core", peers)
     shown = -1
     for number, trial in plan:
         if number != shown:

@@ -15,7 +15,7 @@ from pathlib import Path
 import uvloop
 
 from bench import record
-from bench.programs import PEERS, ProgramFailed
+from bench.programs import CELERY, ProgramFailed
 from bench.record import FOLDER, Results
 from bench.seed import plot, report, seen, verdict
 from bench.seed.figures import figures
@@ -40,8 +40,8 @@ def main() -> int:
     if unknown := [name for name in options.scenarios if name not in known]:
         say(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
         return 2
-    if not PEERS.exists():
-        say(f"{PEERS} is missing: run scripts/setup-bench")
+    if not CELERY.exists():
+        say(f"{CELERY} is missing: run scripts/setup-bench seed")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # an end from outside, too, ends all of it
     chosen = [one for one in SCENARIOS if one.name in options.scenarios or not options.scenarios]

@@ -1,7 +1,7 @@
 """Locust's users: each sends a photo, follows the events of its scan to the end, and does so again.
 
 Every scan is a line of the file `BENCH_SCANS`: times are monotonic seconds, which all processes of a machine
-share. Runs in the environment of `scripts/setup-bench`:
+share. Runs in the environment of `scripts/setup-bench seed`:
 
     python -m locust -f bench/seed/load.py --headless --users 100 --spawn-rate 10 --host URL
 """

@@ -14,14 +14,14 @@ from pathlib import Path
 import uvloop
 
 from bench import programs, record
-from bench.programs import PEERS, ProgramFailed
+from bench.programs import CELERY, ProgramFailed
 from bench.seed.report import RESULTS
 from tests.rabbitmq import Node
 
 TASKS, SECONDS, PATIENCE = 20, 1.0, 40.0
 PACKAGES = ("celery", "kombu")
 BASELINE = "bench.seed.baseline"
-FOLDER = PEERS.parent.parent.parent
+FOLDER = CELERY.parent.parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ POOLS = (
 
 
 def main() -> int:
-    locked = _version(PEERS, "celery")
+    locked = _version(CELERY, "celery")
     found = {}
     for pool in POOLS:
         say(f"{pool.name}: installing it with celery {locked}")
@@ -80,7 +80,7 @@ async def _tried(pool: Pool, python: Path) -> str:
     worker = await programs.start("worker", command, folder, env, python)
     try:
         await _ready(worker)
-        sender = await programs.start("sender", [f"{BASELINE}.pool_app"], folder, env, PEERS)
+        sender = await programs.start("sender", [f"{BASELINE}.pool_app"], folder, env, CELERY)
         began = time.monotonic()
         await sender.ended(PATIENCE)
         while len(ended := _ended(folder)) < TASKS and time.monotonic() < began + PATIENCE:  # noqa: ASYNC110

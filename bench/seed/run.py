@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from bench import processes, programs
-from bench.programs import PEERS, ProgramFailed
-from bench.record import Results, surroundings
+from bench.programs import CELERY, ProgramFailed
+from bench.record import Results, surroundings, versions
 from bench.seed.scenario import RAMP, Scenario
 from bench.seed.systems import Call, Installation, installation
 
 STEP = 5.0
 """Seconds between two samples."""
-PEERS_SHOWN = ("celery", "kombu", "gevent", "locust")
+SHOWN = ("celery", "kombu", "gevent", "locust")
 
 Say = Callable[[str], None]
 Scan = dict[str, Any]
@@ -56,7 +56,7 @@ async def run(
 ) -> Measured:
     """`seconds` of load, `warm` of which are not judged."""
     async with installation(scenario, scale, folder) as here:
-        where = await surroundings(here.node.url, "bench/seed", PEERS_SHOWN)
+        where = await surroundings(here.node.url, "bench/seed", versions(CELERY, SHOWN))
         scans = folder / "scans.jsonl"
         locust = await _locust(scenario, here, seconds, folder, scans)
         try:
@@ -76,7 +76,7 @@ async def _locust(
     options = f"--headless --users {scenario.users} --spawn-rate {RAMP:g} --host {here.front.url}"
     forever = f"--run-time {round(seconds) + 60} --stop-timeout 0 --only-summary"
     command = f"locust -f bench/seed/load.py {options} {forever}".split()
-    locust = await programs.start("locust", command, folder, {"BENCH_SCANS": str(scans)}, PEERS)
+    locust = await programs.start("locust", command, folder, {"BENCH_SCANS": str(scans)}, CELERY)
     for _ in range(200):
         if scans.exists() and "Ramping" in locust.log.read_text():  # noqa: ASYNC240  # small
             return locust

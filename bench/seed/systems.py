@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from bench import programs
-from bench.programs import PEERS, Program, ProgramFailed
+from bench.programs import CELERY, Program, ProgramFailed
 from bench.seed.scenario import CALL_TIMEOUT, CASE, RPM, SEED, TPM, Scenario
 from tests.rabbitmq import Node
 
@@ -60,7 +60,7 @@ async def installation(scenario: Scenario, scale: float, folder: Path) -> AsyncI
         stack.callback(node.stop)
         await asyncio.to_thread(node.start)
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
-        provider = await programs.start("provider", _provider(scale), folder, {}, PEERS)
+        provider = await programs.start("provider", _provider(scale), folder, {})
         stack.push_async_callback(provider.kill)
         await provider.listening()
         start = _eco2 if scenario.system == "eco2" else _celery
@@ -99,7 +99,7 @@ async def _eco2(
     async with httpx.AsyncClient() as http:
         started = []
         for role in ("gateway", "worker"):
-            program = await programs.start(role, ["eco2", role], folder, env, PEERS)
+            program = await programs.start(role, ["eco2", role], folder, env)
             stack.push_async_callback(program.kill)
             await program.listening()
             await program.ready(http)
@@ -122,9 +122,9 @@ async def _celery(
     options = f"--pool {scenario.system} -c {scenario.slots} -Q {queues} -l warning"
     lean = "--without-gossip --without-mingle --without-heartbeat"
     command = f"celery -A bench.seed.baseline.app worker {options} {lean}".split()
-    worker = await programs.start("worker", command, folder, env, PEERS)
+    worker = await programs.start("worker", command, folder, env, CELERY)
     stack.push_async_callback(worker.kill)
-    front = await programs.start("front", ["bench.seed.baseline.sse"], folder, env, PEERS)
+    front = await programs.start("front", ["bench.seed.baseline.sse"], folder, env, CELERY)
     stack.push_async_callback(front.kill)
     await front.listening()
     async with httpx.AsyncClient() as http:
