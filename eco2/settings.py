@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from eco2.sizing import RPM, TOKENS, TPM, WORKER_CALLS, size
+from eco2.sizing import RPM, TOKENS, TPM, VIEW_MINUTES, WORKER_CALLS, size
 
 FIRST = "The eight to tune first"
 RUN = "Jobs and the broker"
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
         60, gt=0, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
     )
     view_minutes: float = Field(
-        15,
+        VIEW_MINUTES,
         gt=0,
         description="How far back each process keeps the journal folded in memory; also the life of "
         "idempotency keys.",

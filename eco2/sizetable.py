@@ -18,10 +18,14 @@ def show_size(
     ] = sizing.LATENCY,
     tokens: Annotated[float, typer.Option(min=1, help="Tokens of a job, all its calls.")] = sizing.TOKENS,
     calls: Annotated[int, typer.Option(min=1, help="Calls of a job.")] = sizing.CALLS,
+    view_minutes: Annotated[
+        float,
+        typer.Option(min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes that a job is kept in memory."),
+    ] = sizing.VIEW_MINUTES,
     as_json: Annotated[bool, typer.Option("--json", help="The figures only, as JSON.")] = False,
 ) -> None:
     """Say what a provider's limits allow, and the prefetch, concurrency and replicas that use all of it."""
-    sized = size(rpm, tpm, latency, tokens, calls)
+    sized = size(rpm, tpm, latency, tokens, calls, view_minutes)
     if as_json:
         derived = {
             "binding": sized.binding,
@@ -74,8 +78,15 @@ def rows(
             f"({sizing.CPU_SECONDS * 1000:g} ms a job), and one that may fail",
         ),
         (
-            "memory, MB",
-            str(sized.memory_mb),
-            f"a worker: {sizing.IDLE_MB:g} idle, {sizing.JOB_MB:g} for each job; a safe limit is twice that",
+            "worker, MB",
+            str(sized.worker_mb),
+            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it holds, "
+            f"{1000 * sizing.WORKER_KEPT_MB:g} kB for each of {sized.kept:,.0f} kept",
+        ),
+        (
+            "gateway, MB",
+            str(sized.gateway_mb),
+            f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
+            "safe limits are twice these",
         ),
     ]

@@ -19,10 +19,17 @@ LATENCY = 26.0
 
 WORKER_CALLS = 110
 """Calls in flight that one worker was measured with. It may bear more; nobody has seen it."""
-IDLE_MB, JOB_MB = 76.0, 0.4
-"""Memory of an idle worker, and of each job that it holds: 120 MB were measured at 110."""
-CPU_SECONDS = 0.025
-"""Budget of a job; 0.011 were measured."""
+WORKER_MB, JOB_MB = 76.0, 0.4
+"""Memory of an idle worker, and of each job that it holds."""
+GATEWAY_MB = 60.0
+"""Memory of a gateway with a hundred open event streams."""
+VIEW_MINUTES = 15.0
+"""How far back each process keeps jobs in memory (`ECO2_VIEW_MINUTES`)."""
+WORKER_KEPT_MB, GATEWAY_KEPT_MB = 0.004, 0.019
+"""Memory of each job of that time: a gateway shows all of its events, a worker knows how it ended. Measured
+over 2,200 scans (`docs/benchmarks.md`)."""
+CPU_SECONDS = 0.045
+"""Of a worker, for a job: 0.036 to 0.042 were measured at four scans a second (`docs/benchmarks.md`)."""
 CPU_SHARE = 0.7
 """Of its one core, that a worker may be busy with jobs: beyond, everyone waits for everyone."""
 BETWEEN = 1.05
@@ -37,8 +44,9 @@ class Sizing:
     """What a budget allows, and what it takes to use it.
 
     `by_requests`, `by_tokens`: jobs a minute that each limit allows. `calls_in_flight`, `jobs_in_flight`: the
-    mean over all workers. `cores`: of all workers. `concurrency`, `prefetch`, `memory_mb`: of one worker.
-    `needed`: workers that carry it. `replicas`: one more, so that one may fail or be replaced.
+    mean over all workers. `cores`: of all workers. `concurrency`, `prefetch`, `worker_mb`: of one worker.
+    `needed`: workers that carry it. `replicas`: one more, so that one may fail or be replaced. `kept`: jobs
+    that every process keeps in memory. `gateway_mb`: of one gateway.
     """
 
     by_requests: float
@@ -50,7 +58,9 @@ class Sizing:
     cores: float
     needed: int
     replicas: int
-    memory_mb: int
+    kept: float
+    worker_mb: int
+    gateway_mb: int
 
     @property
     def binding(self) -> Literal["requests", "tokens"]:
@@ -67,7 +77,12 @@ class Sizing:
 
 
 def size(
-    rpm: float, tpm: float, latency: float = LATENCY, tokens: float = TOKENS, calls: int = CALLS
+    rpm: float,
+    tpm: float,
+    latency: float = LATENCY,
+    tokens: float = TOKENS,
+    calls: int = CALLS,
+    view_minutes: float = VIEW_MINUTES,
 ) -> Sizing:
     """For `rpm` requests and `tpm` tokens a minute, and jobs whose `calls` one after the other take `latency`
     seconds and `tokens` tokens, all together. All must be above 0."""
@@ -77,6 +92,7 @@ def size(
     jobs_in_flight = calls_in_flight * BETWEEN
     prefetch = _with_room(min(jobs_in_flight, WORKER_CALLS * BETWEEN))
     cores = jobs_per_second * CPU_SECONDS
+    kept = jobs_per_second * 60 * view_minutes
     needed = max(math.ceil(calls_in_flight / WORKER_CALLS), math.ceil(cores / CPU_SHARE))
     return Sizing(
         by_requests=by_requests,
@@ -88,7 +104,9 @@ def size(
         cores=cores,
         needed=needed,
         replicas=needed + 1,
-        memory_mb=math.ceil(IDLE_MB + JOB_MB * prefetch),
+        kept=kept,
+        worker_mb=math.ceil(WORKER_MB + JOB_MB * prefetch + WORKER_KEPT_MB * kept),
+        gateway_mb=math.ceil(GATEWAY_MB + GATEWAY_KEPT_MB * kept),
     )
 
 

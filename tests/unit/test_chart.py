@@ -97,10 +97,12 @@ def test_a_tier_is_sized_as_eco2_size_says(path: Path) -> None:
     limits = values["settings"]
     sized = size(limits["ECO2_RPM"], limits["ECO2_TPM"])
     assert values["worker"]["replicas"] == sized.replicas
-    worker, scaler = values["worker"]["resources"], values["keda"]
-    assert megabytes(worker["requests"]["memory"]) >= sized.memory_mb
-    assert megabytes(worker["limits"]["memory"]) >= 2 * sized.memory_mb
+    worker, gateway = values["worker"]["resources"], values["gateway"]["resources"]
+    for resources, needed in ((worker, sized.worker_mb), (gateway, sized.gateway_mb)):
+        assert megabytes(resources["requests"]["memory"]) >= needed
+        assert megabytes(resources["limits"]["memory"]) >= 2 * needed
     assert float(worker["requests"]["cpu"].removesuffix("m")) / 1000 >= sized.cores / sized.needed
+    scaler = values["keda"]
     assert scaler["jobsPerWorker"] == math.floor(WORKER_CALLS * BETWEEN)
     if scaler["enabled"]:
         assert scaler["maxReplicas"] == sized.replicas

@@ -85,8 +85,10 @@ def test_the_example_by_hand() -> None:
     assert sized.concurrency == 108  # 80.25 + 3 × 8.96 = 107.1
     assert sized.prefetch == 112  # 84.26 + 3 × 9.18 = 111.8
     assert (sized.needed, sized.replicas) == (1, 2)
-    assert sized.memory_mb == 121  # 76 + 0.4 × 112
-    assert sized.cores == pytest.approx(0.0772, abs=1e-4)
+    assert sized.kept == pytest.approx(2778, abs=1)  # 185.2 jobs/min × 15 min
+    assert sized.worker_mb == 132  # 76 + 0.4 × 112 + 0.004 × 2778
+    assert sized.gateway_mb == 113  # 60 + 0.019 × 2778
+    assert sized.cores == pytest.approx(0.1389, abs=1e-4)
 
 
 def test_requests_bind_where_jobs_are_cheap() -> None:
@@ -101,8 +103,8 @@ def test_more_than_one_worker_was_seen_to_bear_is_given_to_more() -> None:
 
 
 def test_short_calls_need_workers_for_their_cpu() -> None:
-    sized = size(60_000, 10**9, latency=0.1)  # 500 jobs/s, 50 in flight, 12.5 cores
-    assert sized.needed == 18
+    sized = size(60_000, 10**9, latency=0.1)  # 500 jobs/s, 50 in flight, 22.5 cores
+    assert sized.needed == 33
 
 
 def said(*args: str) -> str:
@@ -122,7 +124,8 @@ def test_the_table_gives_a_reason_for_each_figure() -> None:
         "ECO2_CONCURRENCY": "108",
         "ECO2_PREFETCH": "112",
         "replicas": "2",
-        "memory, MB": "121",
+        "worker, MB": "132",
+        "gateway, MB": "113",
     }
     assert all(len(why) > 20 for _, why in values.values())
     assert max(map(len, lines)) <= 110
@@ -148,6 +151,6 @@ def test_limits_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert json.loads(said("--json"))["jobs_per_minute"] == 30
 
 
-@pytest.mark.parametrize("option", ["--rpm", "--tpm", "--latency", "--tokens", "--calls"])
+@pytest.mark.parametrize("option", ["--rpm", "--tpm", "--latency", "--tokens", "--calls", "--view-minutes"])
 def test_nothing_is_sized_by_zero(option: str) -> None:
     assert CliRunner().invoke(cli.app, ["size", option, "0"]).exit_code == 2
