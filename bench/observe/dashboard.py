@@ -269,8 +269,9 @@ PROVIDER = Row(
         ),
         chart(
             "Calls in flight",
-            "At the provider now, against the slots of all workers together.",
+            "At the provider now, against the slots of all workers together; and those that wait.",
             Query(f"sum by (provider) ({calls('eco2_calls_in_flight')})", "{{provider}}"),
+            Query(f"sum by (provider) ({calls('eco2_calls_waiting')})", "{{provider}} waiting"),
             Query(f"sum by (provider) ({calls('eco2_call_slots')})", "{{provider}} slots"),
         ),
         chart(

@@ -127,7 +127,8 @@ class Provider:
             async with patience:
                 self._waiting[patience] = began
                 try:
-                    yield
+                    with self.metrics.call_waiting(self.name):
+                        yield
                 finally:
                     del self._waiting[patience]
         except TimeoutError as error:

@@ -65,6 +65,7 @@ class Metrics:
         self._stages = self._histogram("eco2_stage_seconds")
         self._calls = self._histogram("eco2_call_seconds")
         self._retries = self._counter("eco2_call_retries")
+        self._calls_waiting = self._gauge("eco2_calls_waiting")
         self._in_flight = self._gauge("eco2_calls_in_flight")
         self._call_slots = self._gauge("eco2_call_slots")
         self._call_waits = self._histogram("eco2_call_wait_seconds")
@@ -131,6 +132,7 @@ class Metrics:
     def provider(self, provider: str, slots: int) -> None:
         """This process is going to call the provider, so many times at once."""
         self._call_slots.of(provider).set(slots)
+        self._calls_waiting.of(provider)
         self._in_flight.of(provider)
         self._breakers.of(provider)
         for why in get_args(Opening):
@@ -203,14 +205,16 @@ class Metrics:
         self._stages.of(pipeline, stage, status).observe(seconds)
 
     @contextmanager
+    def call_waiting(self, provider: str) -> Iterator[None]:
+        """A call waits for its turn while the block runs."""
+        with self._calls_waiting.of(provider).track_inprogress():
+            yield
+
+    @contextmanager
     def call_in_flight(self, provider: str) -> Iterator[None]:
         """A call is at the provider while the block runs."""
-        gauge = self._in_flight.of(provider)
-        gauge.inc()
-        try:
+        with self._in_flight.of(provider).track_inprogress():
             yield
-        finally:
-            gauge.dec()
 
     def call_ended(self, kind: str, model: str, outcome: str, seconds: float, usage: Usage | None) -> None:
         """A model call ended after `seconds`; `usage` if it was paid for."""

@@ -147,6 +147,7 @@ CALLS = (
         bounds=SECONDS,
     ),
     counter("eco2_call_retries", "worker", "Calls tried again at once, by kind of call.", "kind"),
+    gauge("eco2_calls_waiting", "worker", "Calls that wait for a slot and their share.", "provider"),
     gauge("eco2_calls_in_flight", "worker", "Calls that this worker has at the provider.", "provider"),
     gauge("eco2_call_slots", "worker", "Calls that this worker may have at the provider.", "provider"),
     histogram(

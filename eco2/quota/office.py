@@ -20,7 +20,7 @@ ARRIVAL = 1.0
 """Seconds for the request to come back to its sender, if that is the leader."""
 TENURE = 600.0
 """Seconds after which a term ends by itself: brokers take back what is unanswered for half an hour. The next
-begins at once, and costs what a takeover costs."""
+begins with the next request, and costs what a takeover costs; while nobody calls there is none."""
 
 log = get_logger(__name__)
 

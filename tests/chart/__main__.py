@@ -100,6 +100,18 @@ def scaled(manifests: list[Manifest]) -> list[str]:
     ]
 
 
+def absences(manifests: list[Manifest]) -> list[str]:
+    """Rules that would not notice an absence while another installation is there."""
+    rules = [rule for one in manifests if one["kind"] == "PrometheusRule" for rule in _rules(one)]
+    own = f'namespace="{manifests[0]["metadata"]["namespace"]}"'
+    return [rule["alert"] for rule in rules if "absent(" in rule["expr"] and own not in rule["expr"]]
+
+
+def _rules(manifest: Manifest) -> Iterator[dict[str, str]]:
+    for group in manifest["spec"]["groups"]:
+        yield from group["rules"]
+
+
 def queries(manifests: list[Manifest]) -> list[str]:
     """What promtool has against the scaler's queries; where it is not installed, nothing."""
     triggers = [
@@ -154,6 +166,7 @@ def main() -> int:
             f"{rendering.name}: {len(manifests)} manifests, Kubernetes {KUBERNETES}", kubernetes(manifests)
         )
         judge.says(f"{rendering.name}: custom resources", list(custom(manifests, known)))
+        judge.says(f"{rendering.name}: what is absent is this installation's", absences(manifests))
         judge.says(f"{rendering.name}: variables that eco2 takes", settings(manifests))
         judge.says(
             f"{rendering.name}: replicas, and the scaler's queries", scaled(manifests) + queries(manifests)

@@ -26,6 +26,7 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **INGRESS,
         "gateway.ingress.tlsSecret": "scan-tls",
         "image.digest": f"sha256:{'0' * 64}",
+        "gateway.imageTag": "0.1.0",
         "image.pullSecrets[0]": "registry",
         "keda.authenticationRef.name": "prometheus",
         "networkPolicy.gatewayFrom[0].namespaceSelector.matchLabels.name": "ingress",

@@ -143,13 +143,14 @@ async def test_a_breaker_that_opens_says_why() -> None:
 
 
 @virtual
-async def test_a_call_is_in_flight_while_it_is() -> None:
+async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
     model = ScriptedModel(seconds=5.0)
-    async with World().process(model) as process:
-        await process.submit()
-        await until(lambda: model.in_flight == 1)
-        assert counted(process.metrics, 'eco2_calls_in_flight{provider="scripted"}') == 1
-        assert counted(process.metrics, 'eco2_call_slots{provider="scripted"}') == 10
+    async with World().process(model, concurrency=2) as process:
+        for _ in range(3):
+            await process.submit()
+        await until(lambda: counted(process.metrics, 'eco2_calls_waiting{provider="scripted"}') == 1)
+        assert counted(process.metrics, 'eco2_calls_in_flight{provider="scripted"}') == 2
+        assert counted(process.metrics, 'eco2_call_slots{provider="scripted"}') == 2
         assert counted(process.metrics, 'eco2_job_slots{pipeline="ask"}') == 10
 
 
