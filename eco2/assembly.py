@@ -171,7 +171,7 @@ class _Parts:
 
         settings, metrics = self.settings, self.metrics
         for doubt in doubts(settings):
-            log.warning("the settings leave something unused", advice=doubt)
+            log.warning("the settings work, but", advice=doubt)
         live, running = DeltaSender(self.broker), Running()
         holders = Holders(self.broker, running, settings.holder_timeout)
         providers = Providers(

@@ -28,6 +28,9 @@ HTTP = "HTTP"
 MODEL = "Models"
 MORE = "Further providers"
 LOG = "Logs"
+COME_BACK = 6.5
+"""Seconds beyond the time-out of a publish until a lost connection is noticed and opened again, at the most
+(`eco2/broker/rabbitmq/probe.py`)."""
 GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
 
 
@@ -168,8 +171,8 @@ class Settings(BaseSettings):
     drain_grace: float = Field(
         70,
         gt=0,
-        description="Time that a stopping worker gives the calls in flight. Give the process a few seconds "
-        "more before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
+        description="Time that a stopping worker gives the calls in flight. Give the process 20 s more "
+        "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
         json_schema_extra=_about(FIRST, "s"),
     )
     retention_hours: float = Field(
@@ -400,14 +403,21 @@ def disagreements(settings: Settings) -> list[str]:
 
 
 def doubts(settings: Settings) -> list[str]:
-    """What works, and leaves some of the budget unused: each as a sentence that says what to change."""
+    """What works, and leaves budget unused or pays twice: each as a sentence that says what to change."""
     sizing = size(settings.rpm, settings.tpm)
-    slots = min(settings.concurrency, settings.prefetch * len(settings.pipeline_imports))
+    jobs = settings.prefetch * len(settings.pipeline_imports)
+    slots = min(settings.concurrency, jobs)
+    calls = sum(remote.concurrency for remote in settings.remotes.values())
     rules = (
         (
             slots >= settings.concurrency,
             f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than ECO2_CONCURRENCY "
             f"({settings.concurrency} calls) has slots for: raise it, or unset both.",
+        ),
+        (
+            len(settings.remotes) < 2 or jobs >= calls,
+            f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than all providers together have "
+            f"slots for ({calls} calls): raise it. It follows from ECO2_RPM and ECO2_TPM alone.",
         ),
         (
             slots >= min(sizing.calls_in_flight, WORKER_CALLS),
@@ -419,6 +429,12 @@ def doubts(settings: Settings) -> list[str]:
             settings.tpm >= TOKENS,
             f"ECO2_TPM ({settings.tpm}) is less than the {TOKENS:g} tokens of one scan: each takes "
             "more than a minute's budget. Raise it.",
+        ),
+        (
+            settings.holder_timeout >= settings.publish_timeout + COME_BACK,
+            f"ECO2_HOLDER_TIMEOUT ({settings.holder_timeout:g} s) is shorter than a worker may take to "
+            f"notice a lost connection and to come back (ECO2_PUBLISH_TIMEOUT and {COME_BACK:g} s): others "
+            "take its jobs over, and what it has in flight is paid for twice. Raise it.",
         ),
     )
     return [doubt for holds, doubt in rules if not holds]

@@ -14,6 +14,7 @@ from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
 from eco2.errors import DeliveryLost
 from eco2.ports import Delivery, First, Record
+from eco2.settings import COME_BACK, Settings
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
@@ -27,8 +28,8 @@ from tests.conformance.harness import (
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
 from tests.proxy import Proxy
 
-PUBLISH_TIMEOUT = 5.0
-"""The default of the setting, which is a probe's patience, too."""
+PUBLISH_TIMEOUT = Settings.model_fields["publish_timeout"].default
+"""Seconds; it is a probe's patience, too."""
 
 
 @asynccontextmanager
@@ -43,7 +44,8 @@ async def brokers(url: str, topology: Topology) -> AsyncIterator[tuple[Brokers, 
 
 
 def test_the_longest_way_from_silence_to_the_next_try_is_below_the_holders_time_out() -> None:
-    assert PROBE_INTERVAL + PUBLISH_TIMEOUT + ABANDON_TIMEOUT + BACKOFF_CAP < 15
+    assert PROBE_INTERVAL + ABANDON_TIMEOUT + BACKOFF_CAP == COME_BACK
+    assert Settings.model_fields["holder_timeout"].default > PUBLISH_TIMEOUT + COME_BACK
 
 
 async def test_a_tail_and_a_work_queue_go_on_when_their_connections_are_half_open(

@@ -145,6 +145,9 @@ def test_a_wrong_budget_is_all_that_is_named(monkeypatch: pytest.MonkeyPatch) ->
     assert str(raised.value).count("\n") == 1
 
 
+SPARE = {"api_key": "key", "model": "gemini-2.5-flash"}
+
+
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
@@ -152,10 +155,13 @@ def test_a_wrong_budget_is_all_that_is_named(monkeypatch: pytest.MonkeyPatch) ->
         ({"concurrency": 108}, "at most 108 calls.*allow 108: run at least 2 workers"),
         ({"concurrency": 40, "prefetch": 40}, "run at least 3 workers"),
         ({"tpm": 1999}, r"ECO2_TPM \(1999\)"),
+        ({"openai_api_key": "key", "providers": {"spare": SPARE}}, r"all providers together.*\(280 calls\)"),
+        ({"publish_timeout": 9}, r"ECO2_HOLDER_TIMEOUT \(15 s\)"),
+        ({"holder_timeout": 11.4}, r"ECO2_HOLDER_TIMEOUT \(11.4 s\)"),
     ],
 )
-def test_what_leaves_some_of_the_budget_unused_is_said_and_starts(
-    values: dict[str, int], advice: str
+def test_what_leaves_budget_unused_or_pays_twice_is_said_and_starts(
+    values: dict[str, object], advice: str
 ) -> None:
     (doubt,) = doubts(Settings.model_validate(values))
     assert re.search(advice, doubt)

@@ -27,9 +27,12 @@ app.kubernetes.io/managed-by: {{ (last .).Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" (last .).Chart.Name (last .).Chart.Version }}
 {{- end }}
 
+{{/* Takes a list: root, and a tag that goes before the image's own, or nothing. */}}
 {{- define "eco2.image" -}}
-{{- with .Values.image }}
-{{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
+{{- $root := first . }}
+{{- $own := last . }}
+{{- with $root.Values.image }}
+{{- if $own }}{{ .repository }}:{{ $own }}{{ else if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ default $root.Chart.AppVersion .tag }}{{ end }}
 {{- end }}
 {{- end }}
 

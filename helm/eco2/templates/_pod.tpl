@@ -47,7 +47,7 @@ spec:
   {{- end }}
   containers:
     - name: {{ .role }}
-      image: {{ include "eco2.image" $root }}
+      image: {{ include "eco2.image" (list $root $own.imageTag) }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
       args: [{{ .role }}]
       envFrom:
@@ -88,12 +88,13 @@ spec:
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3
-      # The broker is attached and the journal is tailed.
+      # The broker is attached and the journal is tailed. A restart of the broker must not take all gateways from their
+      # Service at once: they show what they have, keep event streams open, and say what a client can do; so 30 s.
       readinessProbe:
         httpGet: { path: /readyz, port: http }
         periodSeconds: 2
         timeoutSeconds: 2
-        failureThreshold: 2
+        failureThreshold: 15
       {{- if $preStop }}
       lifecycle:
         preStop:
