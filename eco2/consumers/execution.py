@@ -68,6 +68,10 @@ class Executor:
         return state is None or state.ended
 
     async def _attempt(self, run: Run) -> Outcome:
+        if self._journal.view.get(run.job.id) is None and self._engine.clock() > run.job.deadline:
+            # Too old even for the view: after hours without workers there are thousands of these, and reading
+            # the journal for each would keep the jobs waiting that can still be done. A first end stands.
+            return finished(run.pipeline, run.job.id, None, late(run.job), {})
         state = await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")

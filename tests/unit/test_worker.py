@@ -7,17 +7,14 @@ import pytest
 from eco2.broker.embedded import Chaos
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import Marker, decode_events
+from eco2.journal.history import History
+from eco2.journal.state import JobState
 from eco2.pipeline import Context
 from eco2.ports import First, Record
 from tests.clock import VirtualClock, virtual
+from tests.counted import counted
 from tests.scenes import queue_is_empty, single
-from tests.world import (
-    Draft,
-    Question,
-    ScriptedModel,
-    World,
-    order,
-)
+from tests.world import KEEP, Draft, Question, ScriptedModel, World, order, until
 
 
 @virtual
@@ -140,6 +137,36 @@ async def test_an_order_that_comes_after_its_deadline_is_not_begun() -> None:
     assert isinstance(state.result["error"], dict)
     assert state.result["error"]["code"] == "DEADLINE"
     assert (state.attempt, began) == (0, [])
+
+
+@virtual
+async def test_orders_older_than_the_view_end_without_a_search_and_hold_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After hours without workers; each search would read the journal from the order to its end."""
+    world = World()
+    async with world.process() as gateway:
+        old = [(await gateway.submit(life=30)).job for _ in range(20)]
+        await asyncio.sleep(KEEP + 60)
+        fresh = await gateway.submit()
+        assert gateway.journal.view.get(old[0]) is None
+        searched: list[str] = []
+        find = History.find
+
+        async def noted(history: History, job_id: str) -> JobState | None:
+            searched.append(job_id)
+            return await find(history, job_id)
+
+        monkeypatch.setattr(History, "find", noted)
+        async with world.process(ScriptedModel()) as worker:
+            assert (await worker.ended(fresh.job)).status == "completed"
+            ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
+            await until(lambda: counted(worker.metrics, ended) == len(old))
+        assert searched == []
+        for job in old:
+            state = await gateway.journal.find(job)
+            assert state is not None
+            assert (state.status, state.dead) == ("failed", False)
 
 
 @pytest.mark.parametrize("seed", range(40))
