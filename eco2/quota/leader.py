@@ -266,6 +266,7 @@ class Leader:
 
     def _end(self) -> None:
         self._term = None
+        self._shadow.resign()
         if self._timer is not None:
             self._timer.cancel()
         waiting, self._waiting = self._waiting, {}

@@ -25,6 +25,7 @@ class Shadow:
         self._seq = -1
         self._mine: dict[str, int] = {}
         """Epochs in which this process led, and their first notes."""
+        self._leading = False
         self._missed: deque[Note] | None = deque(maxlen=MOST_MISSED)
         """Notes that came since something was missed; None while nothing is."""
 
@@ -40,11 +41,10 @@ class Shadow:
         """
         if note.epoch in self._mine:
             return  # our own words
-        leads = self._epoch in self._mine
         goes_on = note.seq == (self._seq + 1 if note.epoch == self._epoch else note.first)
-        if not leads and self._missed is None and not (goes_on and note.first <= self._seq + 1):
+        if not self._leading and self._missed is None and not (goes_on and note.first <= self._seq + 1):
             self.lost(now)
-        if not leads:
+        if not self._leading:
             self._epoch, self._seq = note.epoch, note.seq
         if self._missed is not None:
             self._missed.append(note)
@@ -71,9 +71,13 @@ class Shadow:
         """The pacer for a term that begins here; what it grants from now on is told by `note`."""
         if self._missed is not None:
             self.pacer = self._fresh(now)  # who knows what was said that we have not heard
-        self._missed, self._epoch = None, epoch
+        self._missed, self._epoch, self._leading = None, epoch, True
         self._mine[epoch] = self._seq + 1
         return self.pacer
+
+    def resign(self) -> None:
+        """The term is over: whoever leads next goes on from its last note, and says so."""
+        self._leading = False
 
     def note(self, granted: tuple[Entry, ...], settled: tuple[Settled, ...], unsent: tuple[str, ...]) -> Note:
         """The next thing that the leader has to say."""

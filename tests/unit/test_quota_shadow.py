@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.pacer import SLACK, SPAN, Limits, Pacer
-from eco2.quota.message import Entry, Note, Settled, decode_note, encode_note
+from eco2.quota.message import Entry, Note, Settled, Told, decode_note, encode_note
 from eco2.quota.shadow import Shadow
 
 LIMITS = Limits(60.4, 6040.0)
@@ -58,6 +58,22 @@ def test_who_missed_a_note_takes_the_last_minute_for_spent_until_it_is_told() ->
     shadow.told(104.5, told)
     assert knows(shadow)
     assert spent(shadow, 105.0) == pytest.approx((4.0, 400.0))
+
+
+def test_who_has_led_before_notices_a_missed_note_like_anybody_else() -> None:
+    shadow = listening(100.0)
+    shadow.lead(100.0, "mine")
+    shadow.note((), (), ())
+    shadow.hear(101.0, note(4, "late", first=1))  # the last leader's, while this one leads
+    assert knows(shadow)
+    shadow.resign()
+    shadow.hear(102.0, note(2, "x", epoch="b", first=2))
+    assert knows(shadow)
+    shadow.hear(104.0, note(4, "z", epoch="b", first=2))
+    assert not knows(shadow)
+    shadow.told(104.5, Told(epoch="b", seq=4, past=Shadow(fresh, 0.0).pacer.past(104.5)))
+    shadow.lead(105.0, "mine again")
+    assert shadow.note((), (), ()).first == 5
 
 
 def test_a_leader_that_missed_something_and_was_not_told_assumes_the_worst() -> None:
