@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from eco2.call import NoAnswer
 from eco2.consumers.outcome import Outcome, Released
 
 DRAINED = Released("drain")
@@ -25,11 +26,14 @@ class Interrupt:
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """A model call is in flight; once it succeeded, there is something to save."""
+        """A model call is in flight; once it was paid for, there is something to save."""
         self._calls += 1
         try:
             yield
             self._unsaved = True
+        except NoAnswer:
+            self._unsaved = True  # the stage may go on from it
+            raise
         finally:
             self._calls -= 1
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import cast
 
 import pytest
 
+from eco2.call import UnfitAnswer, Usage
 from eco2.errors import ProviderError
 from eco2.event import Released
 from eco2.pipeline import Call, Context, Pipeline, Stage
@@ -122,6 +124,32 @@ async def test_a_drain_waits_for_every_call_of_a_stage_and_for_what_they_brought
             async with world.process(second, pipeline):
                 await gateway.ended(job)
         assert sorted(kind for kind, _ in first.calls + second.calls) == ["a", "b", "c"]
+
+
+@virtual
+async def test_a_drain_waits_for_a_stage_that_goes_on_from_an_answer_of_no_use() -> None:
+    """It was paid for, too: given back in between, the job would pay for it again."""
+
+    async def patient(context: Context[Question]) -> Draft:
+        with suppress(UnfitAnswer):
+            await context.call(Call("a", "", "", str, 10))
+        await asyncio.sleep(5)
+        return Draft(text=(await context.call(Call("b", "", "", str, 10))).value)
+
+    def unfit(kind: str, _: str) -> None:
+        if kind == "a":
+            raise UnfitAnswer("unfit", "scripted", Usage(10, 0, 5), "x", "too short")
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", patient, Draft),), lambda _: {})
+    world, first, second = World(), ScriptedModel(script=unfit), ScriptedModel(script=unfit)
+    async with world.process() as gateway:
+        async with world.process(first, pipeline) as leaving:
+            job = (await gateway.submit()).job
+            await asyncio.sleep(0.5)
+            leaving.stop.set()
+        async with world.process(second, pipeline):
+            await gateway.ended(job)
+    assert sorted(kind for kind, _ in first.calls + second.calls) == ["a", "b"]
 
 
 @virtual
