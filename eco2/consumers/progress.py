@@ -118,7 +118,7 @@ def finished(
     """The end of a job as clients read it; `outputs` of a job that completed, `error` of one that did not."""
     body, error = _body(pipeline, outputs, error)
     status: Literal["completed", "failed"] = "failed" if error else "completed"
-    message = _message(error) if error else f"{pipeline.name} completed"
+    message = legible(str(error)) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
     return Finished(status, result, isinstance(error, DeadLetter), error.code if error else None)
@@ -164,8 +164,9 @@ def late(job: Job | JobState) -> PermanentError:
 
 
 def _error(error: PermanentError) -> JSON:
-    return {"code": error.code, "message": _message(error)}
+    return {"code": error.code, "message": legible(str(error))}
 
 
-def _message(error: PermanentError) -> str:
-    return sound(str(error)[:LONGEST_MESSAGE])
+def legible(text: str) -> str:
+    """What somebody says went wrong, as the journal can hold it: not too long, no half characters."""
+    return sound(text[:LONGEST_MESSAGE])

@@ -3,7 +3,7 @@
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, PutOff, Released
-from eco2.consumers.progress import done
+from eco2.consumers.progress import done, legible
 from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost, RetryableError
 from eco2.event import Released as ReleasedEvent
@@ -22,7 +22,8 @@ async def conclude(run: Run, outcome: Outcome, clock: Clock) -> None:
             run.write(done(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
         case Released(reason) | PutOff(reason) if run.opened:
             retry = isinstance(outcome, PutOff)
-            run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=reason, retry=retry))
+            words = legible(reason)
+            run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=words, retry=retry))
     await run.confirmed()
 
 

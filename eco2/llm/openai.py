@@ -140,12 +140,13 @@ class OpenAIModel:
         completion = completion_of(answer)
         if not completion.choices or (message := completion.choices[0].message) is None:
             raise ProviderError(f"{NO_COMPLETION}: try again")
-        usage = _usage(completion.usage, completion.model or self._model, completion.service_tier)
+        model = _sound(completion.model or self._model)
+        usage = _usage(completion.usage, model, completion.service_tier)
         return _Written(
             _sound(message.content or ""),
             completion.choices[0].finish_reason,
             message.refusal,
-            completion.model or self._model,
+            model,
             usage,
         )
 
@@ -174,7 +175,7 @@ class OpenAIModel:
                     if piece := delta.content:
                         pieces.append(piece)
                         on_text(piece)
-        text, refusal = _sound("".join(pieces)), "".join(refused) or None
+        text, refusal, model = _sound("".join(pieces)), "".join(refused) or None, _sound(model)
         return _Written(text, finish_reason, refusal, model, _usage(usage, model, tier))
 
     def _body(self, call: Call[Answer], **more: object) -> bytes:
@@ -215,8 +216,9 @@ class OpenAIModel:
             raise kind(f"the connection to the provider failed ({reason}): try again") from error
 
     def _without_key(self, text: str) -> str:
-        """`text` without what clients must not read: our key, and names of accounts that providers quote."""
-        return _PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON]
+        """`text` without what clients must not read (our key, and names of accounts that providers quote) or
+        cannot."""
+        return _sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON])
 
 
 def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:

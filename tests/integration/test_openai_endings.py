@@ -127,6 +127,10 @@ async def test_what_the_schema_does_not_ask_for_is_dropped() -> None:
 async def test_half_a_surrogate_pair_cannot_leave_the_adapter() -> None:
     assert await outcome(WHOLE, whole("stop", "a\ud800b")) == "a?b"
     assert await outcome(ANSWER, streamed("stop", {"content": "a\ud800"}), content_type=STREAM_TYPE) == "a?"
+    failed = await outcome(WHOLE, json.dumps({"error": {"message": "cut off: \ud83d"}}), status=503)
+    assert "cut off: ?" in str(failed)
+    async with saying(completion("stop", "네", model="own\ud83d")) as url, model(url) as adapter:
+        assert (await adapter.complete(WHOLE, "job", lambda text: None)).model == "own?"
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,10 @@
 import asyncio
 from typing import Self
 
+import pytest
 from pydantic import model_validator
 
-from eco2.errors import PermanentError
+from eco2.errors import PermanentError, RetryableError
 from eco2.journal.outbox import MOST_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from tests.clock import virtual
@@ -56,6 +57,26 @@ async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> N
     async with World().process(ScriptedModel(), pipeline) as process:
         states = [await process.ended((await process.submit(text)).job) for text in ("fail", "return")]
     assert [state.status for state in states] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("words", ["\ud83d", "x" * (MOST_BYTES + 1)], ids=["half a character", "too long"])
+def test_a_failure_that_passes_may_be_told_in_any_words(words: str) -> None:
+    tried: list[str] = []
+
+    async def unlucky_once(context: Context[Question]) -> Draft:
+        tried.append(context.job_id)
+        if len(tried) == 1:
+            raise RetryableError(words)
+        return Draft(text="")
+
+    @virtual
+    async def scenario() -> None:
+        pipeline = Pipeline("ask", Question, (Stage("draft", unlucky_once, Draft),), lambda _: {})
+        async with World().process(ScriptedModel(), pipeline) as process:
+            assert (await process.ended((await process.submit()).job)).status == "completed"
+
+    scenario()
+    assert len(tried) == 2
 
 
 @virtual
