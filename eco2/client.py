@@ -148,14 +148,17 @@ class Client:
         Who leaves the loop before `done` should close it (`contextlib.aclosing`), or the connection stays
         open. Raises `Refused` (no such job), `Unavailable`.
         """
-        seq, failures, heard = -1, 0, time.monotonic()
+        seq, failures = -1, 0
+        silent: float | None = time.monotonic()
+        """Since when no connection has brought a byte; None after one that has. A stream may be idle, and its
+        reader busy, for longer than anybody is patient."""
         live = LiveTexts()
         while True:
             live.connected()
             try:
                 async with aclosing(self._connection(job, last_event_id)) as connection:
                     async for event in connection:
-                        heard = time.monotonic()
+                        silent = None
                         if event is None:
                             continue
                         failures = 0
@@ -173,7 +176,8 @@ class Client:
             except Unavailable as error:
                 problem = error
             failures += 1
-            await self._pause(failures, heard, problem)
+            silent = time.monotonic() if silent is None else silent
+            await self._pause(failures, silent, problem)
 
     async def result(self, job: ClientJob, timeout: float = 180.0) -> JSON:
         """The job's result, once it has ended. Raises `NotFinished` after `timeout` seconds, `Refused`."""

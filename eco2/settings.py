@@ -264,9 +264,9 @@ class Settings(BaseSettings):
     sse_comment: float = Field(
         15,
         ge=1,
-        le=55,
+        le=40,
         description="A comment line this often keeps an idle event stream open through proxies (their usual "
-        "idle limit is 60 s).",
+        "idle limit is 60 s; `eco2.client` opens it again after 45 s).",
         json_schema_extra=_about(HTTP, "s"),
     )
     sse_retry: float = Field(

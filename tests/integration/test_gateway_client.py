@@ -211,6 +211,18 @@ async def test_events_go_on_over_connections_that_break_in_every_way() -> None:
     assert resumed == [b"", b"", b"5", b"5", b"5", b"5", b"7"]
 
 
+async def test_a_stream_that_was_idle_for_longer_than_ones_patience_is_opened_again() -> None:
+    async def idle_then_cut(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await events(b": opened\n\n", clean=False)(head, writer)
+        await writer.drain()
+        await asyncio.sleep(0.6)
+        writer.transport.abort()
+
+    answers = [idle_then_cut, dropped, events(DONE, clean=True)]
+    async with scripted(iter(answers)) as url, Client(url, patience=0.5) as client:
+        assert seqs(await collect(client.events(ClientJob.at("echo", "j")))) == [51]
+
+
 async def test_a_hundred_clients_that_are_cut_again_and_again_see_every_event_once() -> None:
     async with cluster(2) as world, Client(world.gateways[0].url, connections=300) as client:
         jobs = [await client.submit("echo", {"text": str(number)}) for number in range(20)]

@@ -66,7 +66,7 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         ("ECO2_JOB_DEADLINE", "inf", "finite"),
         ("ECO2_CORS_ORIGINS", "*", "exact origin"),
         ("ECO2_CORS_ORIGINS", "https://app.example/", "exact origin"),
-        ("ECO2_SSE_COMMENT", "120", "less than or equal to 55"),
+        ("ECO2_SSE_COMMENT", "120", "less than or equal to 40"),
         ("ECO2_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("OPENAI_BASE_URL", "localhost:8000", "http://"),
     ],
