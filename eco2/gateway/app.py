@@ -70,6 +70,7 @@ def build(
         exception_handlers=handlers(config.retry_after),
         lifespan=_lifespan(broker, feeds),
     )
+    app.router.redirect_slashes = False  # to http:, whatever the client came by, and without our error body
     return _cross_origin(app, config)
 
 

@@ -28,12 +28,14 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+PIECE = 32_768
+"""Bytes sent at once: about half of what the server holds back, so that who reads at all is not cut off."""
 
 log = get_logger(__name__)
 
 
 class EventStreamResponse(StreamingResponse):
-    """`stall`: seconds that the client may take for one chunk before it is cut off.
+    """`stall`: seconds that the client may take for one piece before it is cut off.
 
     `abort` ends its connection at once; without it the server would go on waiting for the client to take
     what is in the socket's buffer. `on_cut` is called when a client was cut off.
@@ -62,15 +64,19 @@ class EventStreamResponse(StreamingResponse):
             )
             try:
                 async for chunk in frames:
-                    async with asyncio.timeout(self._stall):
-                        await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                    for start in range(0, len(chunk), PIECE):
+                        await self._send(send, chunk[start : start + PIECE], more=True)
+                await self._send(send, b"", more=False)
             except TimeoutError:
                 log.info("event stream cut off: the client takes nothing", seconds=self._stall)
                 self._on_cut()
                 if self._abort is not None:
                     self._abort()
-                return
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send(self, send: Send, body: bytes, *, more: bool) -> None:
+        """Raises `TimeoutError` if the client takes nothing: a piece is taken once those before are out."""
+        async with asyncio.timeout(self._stall):
+            await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,8 @@ class StreamEndpoint:
         self, state: JobState, cursor: Cursor, news: asyncio.Event
     ) -> AsyncGenerator[bytes, None]:
         """What the client lacks, as it comes; ends behind `done`, on a drain, and with jobs out of view."""
+        clock = asyncio.get_running_loop().time
+        said = clock()
         while True:
             news.clear()
             newest = self._feeds.view.get(state.job)
@@ -165,13 +173,16 @@ class StreamEndpoint:
             chunk, cursor = advance(state, self._feeds.live.get(state.job), cursor)
             if chunk:
                 yield chunk
+                said = clock()
             if newest is None or complete(state, cursor):
                 return
             if self._feeds.stop.is_set():
                 yield retry_line(self._config.sse_retry)
                 return
-            if not await _signalled(news, self._config.sse_comment):
+            quiet_for = self._config.sse_comment - (clock() - said)  # what wakes it may be nothing to show
+            if quiet_for <= 0 or not await _signalled(news, quiet_for):
                 yield COMMENT
+                said = clock()
 
 
 async def _signalled(news: asyncio.Event, seconds: float) -> bool:

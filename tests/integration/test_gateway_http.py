@@ -192,6 +192,13 @@ async def test_a_job_itself_has_no_method_yet(method: str) -> None:
             assert response.headers["Allow"] == ""
 
 
+async def test_a_slash_too_many_is_not_found_and_leads_nowhere_else() -> None:
+    async with cluster() as world, client(world) as http:
+        for path in ("/echo/x/result/", "/healthz/"):
+            response = await http.get(path)
+            assert (response.status_code, response.json()["code"]) == (404, "NOT_FOUND")
+
+
 async def test_a_wrong_method_is_told_the_right_ones() -> None:
     async with cluster() as world, client(world) as http:
         for path, allowed in (

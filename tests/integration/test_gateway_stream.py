@@ -7,11 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from itertools import count
 
 import httpx
 import pytest
 
-from eco2.event import Queued
+from eco2.event import Checkpoint, Queued, RunStarted
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
 from tests.counted import counted
@@ -268,6 +269,25 @@ async def test_an_idle_stream_is_kept_open_by_comments() -> None:
         _, url = await submitted(world)
         async with stream(url) as received:
             await received.until_raw(b":\n\n:\n\n:\n\n")
+
+
+async def test_an_idle_stream_is_kept_open_though_a_stage_saves_again_and_again() -> None:
+    async with cluster(config=replace(CONFIG, sse_comment=0.2)) as world:
+        job, url = await submitted(world)
+        await world.worker.append(RunStarted(ts=time.time(), job=job, run="r", attempt=1, worker="w"))
+
+        async def save() -> None:
+            for number in count():
+                name = str(number)
+                await world.worker.append(
+                    Checkpoint(ts=1.0, job=job, run="r", stage="s", name=name, value={})
+                )
+                await asyncio.sleep(0.05)
+
+        async with stream(url) as received, asyncio.TaskGroup() as group:
+            saving = group.create_task(save())
+            await received.until_raw(b":\n\n:\n\n")
+            saving.cancel()
 
 
 async def test_a_stream_opens_while_the_broker_is_away_and_goes_on_when_it_is_back() -> None:

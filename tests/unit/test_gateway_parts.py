@@ -9,7 +9,7 @@ from starlette.types import Message
 
 from eco2.gateway.body import digest
 from eco2.gateway.problem import describe
-from eco2.gateway.stream import EventStreamResponse
+from eco2.gateway.stream import PIECE, EventStreamResponse
 from eco2.pipeline import Form, Upload
 from tests.clock import virtual
 
@@ -74,6 +74,25 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_its_generator_closed()
     assert asyncio.get_running_loop().time() - began == pytest.approx(30.0)
     assert closed.is_set()
     assert [message.get("more_body") for message in sink.messages] == [None, True, True]
+
+
+@virtual
+async def test_a_slow_reader_of_much_is_not_cut_off_and_one_that_stops_at_the_end_is() -> None:
+    async def frames() -> AsyncGenerator[bytes, None]:
+        yield b"x" * (9 * PIECE + 1)
+
+    class Slow(Sink):
+        async def __call__(self, message: Message) -> None:
+            await asyncio.sleep(20)
+            await super().__call__(message)
+
+    slow = Slow(takes=99)
+    await EventStreamResponse(frames(), stall=30.0).stream_response(slow)
+    assert b"".join(message.get("body", b"") for message in slow.messages) == b"x" * (9 * PIECE + 1)
+    cut: list[bool] = []
+    response = EventStreamResponse(frames(), stall=30.0, on_cut=lambda: cut.append(True))
+    await response.stream_response(Sink(takes=11))
+    assert cut == [True]
 
 
 @virtual
