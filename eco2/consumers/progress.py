@@ -133,7 +133,8 @@ def _body(
         size = len(msgspec.json.encode(body))
     except Exception:
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
-        return {}, error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+        error = error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+        return _body(pipeline, None, error) if outputs else ({}, error)
     if size <= MOST_RESULT:
         return body, error
     large = TooLarge(

@@ -45,6 +45,21 @@ async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
 
 
 @virtual
+async def test_a_bug_in_the_result_leaves_the_pipelines_members_null() -> None:
+    """A client that misses `reward` altogether shows a success."""
+
+    def broken(outputs: Outputs | None) -> JSON:
+        return {"reward": outputs.get(Draft).text[1_000_000] if outputs else None}
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", draft, Draft),), broken)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        state = await process.ended((await process.submit()).job)
+    assert state.result is not None
+    assert state.result["reward"] is None
+    assert (state.status, state.dead) == ("failed", True)
+
+
+@virtual
 async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> None:
     async def half_a_character(context: Context[Question]) -> Draft:
         context.emit("\ud83d")
