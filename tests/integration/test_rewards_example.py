@@ -46,6 +46,10 @@ def test_void_runs_are_not() -> None:
     assert credited(done("x")) == []
 
 
+def test_who_was_ended_past_the_deadline_gets_nothing_for_what_comes_later() -> None:
+    assert credited(run("x", 1), done(None, None, status="failed"), done("x")) == []
+
+
 def test_a_repeated_message_credits_once() -> None:
     assert credited(run("x", 1), done("x"), done("x")) == [("a", CAN)]
 
