@@ -149,9 +149,9 @@ class Client:
         open. Raises `Refused` (no such job), `Unavailable`.
         """
         seq, failures = -1, 0
+        # Since when no connection has brought a byte; None after one that has. A stream may be idle, and its
+        # reader busy, for longer than anybody is patient.
         silent: float | None = time.monotonic()
-        """Since when no connection has brought a byte; None after one that has. A stream may be idle, and its
-        reader busy, for longer than anybody is patient."""
         live = LiveTexts()
         while True:
             live.connected()

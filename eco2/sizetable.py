@@ -77,6 +77,12 @@ def rows(
             f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
             f"({sizing.CPU_SECONDS * 1000:g} ms a job), and one that may fail",
         ),
+        *_memory(sized),
+    ]
+
+
+def _memory(sized: Sizing) -> list[tuple[str, str, str]]:
+    return [
         (
             "worker, MB",
             str(sized.worker_mb),

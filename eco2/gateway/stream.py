@@ -179,8 +179,8 @@ class StreamEndpoint:
             if self._feeds.stop.is_set():
                 yield retry_line(self._config.sse_retry)
                 return
-            quiet_for = self._config.sse_comment - (clock() - said)  # what wakes it may be nothing to show
-            if quiet_for <= 0 or not await _signalled(news, quiet_for):
+            left = self._config.sse_comment - (clock() - said)  # what wakes it may be nothing to show
+            if left <= 0 or not await _signalled(news, left):
                 yield COMMENT
                 said = clock()
 
