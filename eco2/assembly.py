@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from eco2.brokers import open_broker, quota_service, topology
+from eco2.errors import StartError
 from eco2.journal.journal import Journal
 from eco2.journal.spending import day_of
 from eco2.log import get_logger
@@ -26,6 +27,7 @@ from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.service import Component
 from eco2.settings import Settings, doubts
+from eco2.validation import problems
 
 if TYPE_CHECKING:
     from eco2.consumers.provider import Provider
@@ -53,6 +55,8 @@ class Listening:
 def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
     """The pipelines that `ECO2_PIPELINES` names, checked. Raises `StartError`."""
     loaded = tuple(load(reference) for reference in settings.pipeline_imports)
+    if wrong := problems(loaded):
+        raise StartError("\n".join(["Wrong pipelines:", *wrong]))
     for pipeline in loaded:
         if pipeline.check is not None:
             pipeline.check()

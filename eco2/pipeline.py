@@ -5,7 +5,11 @@ result. The engine stores each stage's output in the journal when the stage comp
 hands goes on behind its last completed stage. Everything that a pipeline needs is importable from here.
 """
 
+import difflib
 import importlib
+import pkgutil
+import sys
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -148,12 +152,30 @@ AnyPipeline = Pipeline[Any]
 
 
 def load(reference: str) -> AnyPipeline:
-    """The pipeline that an import string such as `eco2.stages:scan` names. Raises `StartError`."""
-    module, _, name = reference.partition(":")
+    """Imports the pipeline that a string such as `eco2.stages:scan` names. Raises `StartError`."""
+    name, _, attribute = reference.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise StartError(f"ECO2_PIPELINES: cannot import {reference!r} ({error}); correct it") from error
-    if not isinstance(found, Pipeline):
-        raise StartError(f"ECO2_PIPELINES: {reference!r} is a {type(found).__name__}, not a Pipeline")
-    return found
+        module = importlib.import_module(name)
+    except (Exception, SystemExit) as error:  # a module's own code may raise anything
+        raise StartError(f"ECO2_PIPELINES: cannot import {reference!r}: {_why(name, error)}") from error
+    found = getattr(module, attribute, None)
+    if isinstance(found, Pipeline):
+        return found
+    there = [key for key, value in vars(module).items() if isinstance(value, Pipeline)]
+    near = difflib.get_close_matches(attribute, there, n=1)
+    meant = f"did you mean {name}:{near[0]}?" if near else f"its pipelines: {', '.join(there) or 'none'}"
+    what = f"is a {type(found).__name__}, not a Pipeline" if hasattr(module, attribute) else "does not exist"
+    raise StartError(f"ECO2_PIPELINES: {reference!r} {what}; {meant}")
+
+
+def _why(module: str, error: BaseException) -> str:
+    """Says why an import failed: the module does not exist, or its own code raised."""
+    if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
+        parent, _, last = error.name.rpartition(".")
+        path = getattr(sys.modules[parent], "__path__", ()) if parent in sys.modules else None
+        near = difflib.get_close_matches(last, [each.name for each in pkgutil.iter_modules(path)], n=1)
+        meant = f"did you mean {parent + '.' if parent else ''}{near[0]}?" if near else "correct its name"
+        return f"there is no module {error.name}; {meant}"
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if "<frozen" not in each.filename]
+    where = error if isinstance(error, SyntaxError) else frames[-1]
+    return f"{type(error).__name__}: {error} ({where.filename}:{where.lineno}); correct the module"
