@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core image \
-	chart lock
+	chart lock matrix
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -76,6 +76,9 @@ chart: setup ## Judge the Helm chart: lint, schemas, checkov (KEDA_CRD= names KE
 COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)
 LOCK := $(COMPILE) pyproject.toml
+
+matrix: ## The tests on every promised pair of Python and RabbitMQ (root; MATRIX_ROOTS, MATRIX_TARGET, see script)
+	@scripts/matrix
 
 lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, seed.in, chart.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt

@@ -5,6 +5,7 @@ broken switch. For that it gets a wrong cookie for the others: no network, and n
 Methods block.
 """
 
+import secrets
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,18 +29,19 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         (epmd,) = free_ports(1)
-        home = folder / "home"
+        self._home = folder / "home"
         self.nodes = [
-            Node(folder / name.partition("@")[0], _CONFIG, name=name, home=home, epmd=(epmd, not number))
+            Node(folder / name.partition("@")[0], _CONFIG, name=name, home=self._home, epmd=(epmd, not number))
             for number, name in enumerate(NAMES)
         ]
 
     def start(self) -> None:
         """Returns when all three answer and know each other (about 25 s). Raises NodeFailed."""
-        first, *others = self.nodes
-        first.start()
-        with ThreadPoolExecutor() as threads:
-            for started in [threads.submit(node.start) for node in others]:
+        self._write_cookie()
+        self.nodes[0].start_epmd()
+        # Side by side: from RabbitMQ 4 on a node waits at its first start until another one answers.
+        with ThreadPoolExecutor(len(self.nodes)) as threads:
+            for started in [threads.submit(node.start) for node in self.nodes]:
                 started.result()
         for node in self.nodes:
             node.ctl("await_startup")  # it serves AMQP a moment before it is up
@@ -62,6 +64,15 @@ class Cluster:
     def join(self, node: Node) -> None:
         """They can again. A node that paused itself comes back by itself."""
         self._cookie(node, "erlang:get_cookie()")
+
+    def _write_cookie(self) -> None:
+        """Before any node starts: each would write one of its own, and read one that is half written."""
+        path = self._home / ".erlang.cookie"
+        if not path.exists():
+            self._home.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_hex(16))
+            path.chmod(0o400)
 
     def _cookie(self, node: Node, cookie: str) -> None:
         """All links at once: nodes that lose each other in turn see a partial partition, and pause, too."""

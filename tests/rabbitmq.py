@@ -66,10 +66,8 @@ class Node:
                 f"RabbitMQ is not installed ({SCRIPTS}): run `make setup`, or set ECO2_TEST_AMQP_URL"
             )
         self._write_files()
+        self.start_epmd()
         with (self.folder / "console.log").open("ab") as console:
-            if self._runs_epmd and self._epmd is None:
-                epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
-                self._epmd = self._spawn(epmd, console.fileno())
             server = self._spawn([str(SCRIPTS / "rabbitmq-server")], console.fileno())
         self._server = server
         deadline = time.monotonic() + BOOT_SECONDS
@@ -79,6 +77,15 @@ class Node:
                 tail = self.log_tail()
                 self.stop()
                 raise NodeFailed(f"{reason}; logs in {self.folder}:\n{tail}")
+
+    def start_epmd(self) -> None:
+        """Starts the epmd that this node has to run, unless it runs already."""
+        if not self._runs_epmd or self._epmd is not None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "console.log").open("ab") as console:
+            epmd = ["epmd", "-port", str(self._epmd_port), "-address", "127.0.0.1"]
+            self._epmd = self._spawn(epmd, console.fileno())
 
     def stop(self) -> None:
         """End the node in good order, then its epmd; nothing happens when it is not running."""
