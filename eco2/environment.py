@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from eco2.errors import StartError
+from eco2.remote import shown
 from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts
 from eco2.sizing import size
 
@@ -40,8 +41,8 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(_explain_provider(location[1:], problem["type"], message, problem["input"]))
         else:
             name, field = _field(location[0])
-            shown = "" if _is_secret(name, field) else f"={problem['input']}"
-            lines.append(f"{name}{shown}: {message}. {_cure(field)}")
+            given = "" if _is_secret(name, field) else f"={shown(str(problem['input']))}"
+            lines.append(f"{name}{given}: {message}. {_cure(field)}")
     return lines
 
 
@@ -59,8 +60,8 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
             name = _of_provider(provider, key)
             if kind == "missing":
                 return f"{name} is missing: set it, or unset all of {_of_provider(provider, '')}…"
-            shown = "" if _is_secret(name, field) else f"={value}"
-            return f"{name}{shown}: {message}. {_cure(field)}"
+            given = "" if _is_secret(name, field) else f"={shown(str(value))}"
+            return f"{name}{given}: {message}. {_cure(field)}"
         case (provider, key, *_):
             known = list(ProviderSettings.model_fields)
             close = difflib.get_close_matches(key, known, n=1)
@@ -117,8 +118,9 @@ def overview(settings: Settings) -> list[str]:
         hidden = value is not None and _is_secret(name, field)
         value = ", ".join(value) if isinstance(value, dict) else value
         unit = _extra(field)["unit"]
-        shown = "(set)" if hidden else "–" if value in (None, "") else f"{value}{' ' + unit if unit else ''}"
-        lines.append(f"{name} = {shown}{_changed(settings, key, field)}\n    {field.description}")
+        text = f"{shown(str(value))}{' ' + unit if unit else ''}"
+        given = "(set)" if hidden else "–" if value in (None, "") else text
+        lines.append(f"{name} = {given}{_changed(settings, key, field)}\n    {field.description}")
     return lines + doubts(settings)
 
 

@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from eco2 import remote
 from eco2.sizing import RPM, TOKENS, TPM, VIEW_MINUTES, WORKER_CALLS, size
 
 FIRST = "The eight to tune first"
@@ -62,10 +63,13 @@ def _origins(origins: str) -> str:
     return origins
 
 
-def _http_url(url: str) -> str:
-    if not re.match(r"https?://[^/\s]+", url):
-        raise ValueError("must be an http:// or https:// URL")
-    return url
+def _key(key: SecretStr) -> SecretStr:
+    return SecretStr(remote.api_key(key.get_secret_value()))
+
+
+ApiKey = Annotated[SecretStr, AfterValidator(_key)]
+BaseUrl = Annotated[str, AfterValidator(remote.base_url)]
+ModelName = Annotated[str, AfterValidator(remote.model_name)]
 
 
 def _by_budget(value: int, info: ValidationInfo) -> int:
@@ -92,11 +96,11 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    api_key: SecretStr = Field(description="Its key.", json_schema_extra=_about(MORE))
-    base_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+    api_key: ApiKey = Field(description="Its key.", json_schema_extra=_about(MORE))
+    base_url: BaseUrl | None = Field(
         None, description="Where it speaks OpenAI's protocol. Unset: OpenAI.", json_schema_extra=_about(MORE)
     )
-    model: str = Field(min_length=1, description="Model that is asked there.", json_schema_extra=_about(MORE))
+    model: ModelName = Field(description="Model that is asked there.", json_schema_extra=_about(MORE))
     rpm: int = Field(
         RPM,
         ge=1,
@@ -278,25 +282,24 @@ class Settings(BaseSettings):
     max_upload_mb: float = Field(
         10, gt=0, description="Largest request body that is read.", json_schema_extra=_about(HTTP, "MB")
     )
-    default_model: str | None = Field(
+    default_model: ModelName | None = Field(
         None,
         description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` where a key is set, "
         "else `local`.",
         json_schema_extra=_about(MODEL),
     )
-    openai_model: str = Field(
+    openai_model: ModelName = Field(
         "gpt-5.1",
-        min_length=1,
         description="Model that is asked at OpenAI or at the compatible provider.",
         json_schema_extra=_about(MODEL),
     )
-    openai_api_key: SecretStr | None = Field(
+    openai_api_key: ApiKey | None = Field(
         None,
         validation_alias="OPENAI_API_KEY",
         description="Key of the provider. Without it only the local model is offered.",
         json_schema_extra=_about(MODEL),
     )
-    openai_base_url: Annotated[str, AfterValidator(_http_url)] | None = Field(
+    openai_base_url: BaseUrl | None = Field(
         None,
         validation_alias="OPENAI_BASE_URL",
         description="Another provider that speaks OpenAI's protocol. Unset: OpenAI.",

@@ -77,6 +77,7 @@ _OTHER = Family(tiles(85, 170))
 
 
 def family(model: str) -> Family:
-    """The family by the longest prefix of the name; unknown names count like gpt-4o."""
-    matching = [prefix for prefix in _FAMILIES if model.startswith(prefix)]
+    """The family by the longest prefix of the name, without a router's; unknown names count like gpt-4o."""
+    bare = model.lower().removeprefix("ft:").partition(":")[0].rpartition("/")[2]
+    matching = [prefix for prefix in _FAMILIES if bare.startswith(prefix)]
     return _FAMILIES[max(matching, key=len)] if matching else _OTHER

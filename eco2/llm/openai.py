@@ -41,6 +41,7 @@ from eco2.llm.completion import Counted, Words, completion_of
 from eco2.llm.prices import price
 from eco2.llm.refusals import limit_kind, retry_delay, words
 from eco2.ports import at_once
+from eco2.tokens.names import plain_name
 
 PATH = "/chat/completions"
 NO_COMPLETION = "the provider answered with something that is no chat completion"
@@ -93,7 +94,7 @@ class OpenAIModel:
         self._key = api_key
         self._model = model
         self._timeout = timeout
-        self._effort = LEAST_EFFORT.get(model)
+        self._effort = LEAST_EFFORT.get(plain_name(model))
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,

@@ -6,14 +6,14 @@ A model that is not in the table has no cost rather than a guessed one; the same
 gpt-5.6 on, where writing to the prompt cache is charged apart. Docs: `docs/models.md`.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from types import MappingProxyType
 
+from eco2.tokens.names import listed_name
+
 _MILLION = 1_000_000
-_SNAPSHOT = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +52,6 @@ PRICES: Mapping[str, Price] = MappingProxyType(
 
 
 def price(model: str) -> Price | None:
-    """The price of `model` (`gpt-5.1`, `gpt-5.1-2025-11-13`), or None if it is not known."""
-    return PRICES.get(_SNAPSHOT.sub("", model))
+    """The price of `model` (`gpt-5.1`, `openai/gpt-5.1-2025-11-13`), or None if it is not known."""
+    name = listed_name(model)
+    return None if name is None else PRICES.get(name)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from eco2.tokens.names import plain_name
 from eco2.tokens.pixels import Size
 
 LOW = 512
@@ -82,6 +83,7 @@ def image_tokens(model: str, size: Size | None, low: bool = True) -> int:
     The longest known beginning of the model's name decides (`gpt-5.1-2025-11-13` counts like `gpt-5`); a name
     without one counts like `gpt-4o`.
     """
-    known = [name for name in _MODELS if model.startswith(name)]
+    plain = plain_name(model)
+    known = [name for name in _MODELS if plain.startswith(name)]
     price = _MODELS[max(known, key=len)] if known else _OTHER
     return price.tokens(size or UNKNOWN, low)
