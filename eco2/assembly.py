@@ -239,6 +239,7 @@ class _Parts:
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
             sse_retry=settings.sse_retry,
+            sse_done_message=settings.sse_done_message,
             daily_usd=settings.daily_usd,
         )
 

@@ -16,7 +16,7 @@ class GatewayConfig:
     acceptance. `publish_timeout`: how long a request waits for the broker before 503; `lookup_timeout`: how
     long an event stream waits before it opens without knowing its job. `retry_after`: what that header says.
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
-    again; `sse_stall`: a client that takes no byte for so long is cut off. `upload_stall`: so is one that
+    again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`; `sse_stall`: a client that takes no byte for so long is cut off. `upload_stall`: so is one that
     sends none of its body. `daily_usd`: what may be paid per UTC day before no further job is taken.
     """
 
@@ -28,8 +28,9 @@ class GatewayConfig:
     publish_timeout: float = 5.0
     lookup_timeout: float = 1.0
     retry_after: int = 2
-    sse_comment: float = 15.0
+    sse_comment: float = 4.0
     sse_retry: float = 2.0
+    sse_done_message: bool = True
     sse_stall: float = 30.0
     upload_stall: float = 30.0
     daily_usd: Decimal | None = None

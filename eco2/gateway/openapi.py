@@ -9,7 +9,7 @@ from typing import Any
 from eco2 import __version__
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.owner import OWNER_HEADER
-from eco2.gateway.schemas import OBJECT, SCHEMAS, TEXT, UUID, Schema, closed, ref
+from eco2.gateway.schemas import OBJECT, SCHEMAS, TEXT, UUID, Schema, closed, integer, ref
 from eco2.gateway.submission import LONGEST_KEY, MODEL_FIELD
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
@@ -110,7 +110,8 @@ def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
     stream = _content("text/event-stream", _message(stages)) | {"headers": _STREAM}
     stream["description"] = (
         "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and an "
-        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`."
+        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`. `retry` comes "
+        "with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
     )
     item = _get(
         "The job's events, as they come.",
@@ -123,7 +124,10 @@ def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
     item["get"] |= _security(config) | {
         "parameters": [
             _header("Last-Event-ID", "Only what came after this event.", TEXT),
-            {"name": "last_event_id", "in": "query", "description": "The same.", "schema": TEXT},
+            *(
+                {"name": name, "in": "query", "description": "The same.", "schema": TEXT}
+                for name in ("lastEventId", "last_event_id")
+            ),
         ]
     }
     return item | {"parameters": [_JOB]}
@@ -132,7 +136,10 @@ def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
 def _message(stages: Sequence[str]) -> Schema:
     durable = {"enum": ["queued", *stages, "done"]}
     passing = {"enum": [*(f"{stage}.delta" for stage in stages), "truncated"]}
-    return {"oneOf": [closed(event=durable, data=TEXT, id=TEXT), closed(event=passing, data=TEXT)]}
+    kinds = [closed(event=durable, data=TEXT, id=TEXT), closed(event=passing, data=TEXT), closed(data=TEXT)]
+    for kind in kinds:
+        kind["properties"]["retry"] = integer(0)
+    return {"oneOf": kinds}
 
 
 def _result(config: GatewayConfig) -> Node:

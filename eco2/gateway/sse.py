@@ -1,5 +1,12 @@
-"""Server-sent events as pure functions: how they are written, where a client goes on, what it sees next."""
+"""Server-sent events as pure functions: how they are written, where a client goes on, what it sees next.
 
+Two details of the format exist for clients that read less strictly than the standard. `id:` is the last line of
+a frame, because some commit it when its line arrives: behind `data:`, a connection that is cut inside a frame
+cannot move their cursor past an event that they never delivered. And no blank line follows comments and
+`retry:`, because some deliver an empty message at each blank line.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -7,7 +14,7 @@ import msgspec
 from eco2.gateway.live import Live
 from eco2.journal.state import TRUNCATED, EventId, JobState, Shown
 
-COMMENT = b":\n\n"
+COMMENT = b":\n"
 LONGEST_ID = 40
 """Characters; no offset has more. A longer number is nobody's, and Python may refuse to read it."""
 
@@ -29,7 +36,7 @@ def opening(retry: float) -> bytes:
 
 def retry_line(retry: float) -> bytes:
     """Tells the client to connect again after `retry` seconds when the stream ends."""
-    return b"retry: %d\n\n" % round(retry * 1000)
+    return b"retry: %d\n" % round(retry * 1000)
 
 
 def frame(job_id: str, shown: Shown) -> bytes:
@@ -46,16 +53,35 @@ def frame(job_id: str, shown: Shown) -> bytes:
     }
     if shown.result is not None:
         data["result"] = shown.result
-    return b"id: %s\nevent: %s\ndata: %s\n\n" % (
-        str(shown.id).encode(),
+    return b"event: %s\ndata: %s\nid: %s\n\n" % (
         shown.stage.encode(),
         msgspec.json.encode(data),
+        str(shown.id).encode(),
     )
+
+
+def done_message(job_id: str) -> bytes:
+    """An unnamed message without id that reports a failed job's end as `completed`.
+
+    For the existing Eco² app: it acts on `done` only if the status is `completed` (it then fetches the result,
+    which says `failed`), and otherwise polls for two minutes. Listeners of named events do not get it.
+    """
+    data = {"job_id": job_id, "stage": "done", "status": "completed", "progress": 100}
+    return b"data: %s\n\n" % msgspec.json.encode(data)
 
 
 def delta_frame(stage: str, text: str) -> bytes:
     """A piece of live text; it has no id, so a client that comes back does not ask for what follows it."""
     return b"event: %s.delta\ndata: %s\n\n" % (stage.encode(), msgspec.json.encode({"text": text}))
+
+
+def last_event_id(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
+    """The id of the last event that the client has seen, or None.
+
+    A client that reconnects repeats the URL that it began with and adds what it has seen since: browsers as the
+    header, polyfills as `lastEventId`. So these two are newer than `last_event_id`, which the page wrote.
+    """
+    return headers.get("last-event-id") or query.get("lastEventId") or query.get("last_event_id") or None
 
 
 def resume(state: JobState, last_event_id: str | None) -> Cursor:
@@ -81,12 +107,19 @@ def complete(state: JobState, cursor: Cursor) -> bool:
     return state.ended and cursor.seq >= state.shown[-1].seq
 
 
-def advance(state: JobState, live: Live | None, cursor: Cursor) -> tuple[bytes, Cursor]:
-    """What the connection has not been sent yet, and the cursor behind it."""
+def advance(
+    state: JobState, live: Live | None, cursor: Cursor, *, with_message: bool = False
+) -> tuple[bytes, Cursor]:
+    """What the connection has not been sent yet, and the cursor behind it.
+
+    `with_message`: a `done` that did not complete is followed by `done_message`.
+    """
     news = [shown for shown in state.shown if shown.seq > cursor.seq]
     chunks = [frame(state.job, shown) for shown in news]
     if news:
         cursor = replace(cursor, seq=news[-1].seq)
+        if with_message and state.ended and state.status != "completed":
+            chunks.append(done_message(state.job))
     if live is not None and live.is_current(state):
         pos = cursor.pos if cursor.live == live.number else 0
         if text := live.text[pos:]:

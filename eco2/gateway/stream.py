@@ -22,12 +22,28 @@ from eco2.gateway.lookup import Lookup
 from eco2.gateway.owner import reader
 from eco2.gateway.problem import NotFound
 from eco2.gateway.protocol import abort_of
-from eco2.gateway.sse import COMMENT, Cursor, advance, complete, may_be_ahead, opening, resume, retry_line
+from eco2.gateway.sse import (
+    COMMENT,
+    Cursor,
+    advance,
+    complete,
+    last_event_id,
+    may_be_ahead,
+    opening,
+    resume,
+    retry_line,
+)
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+HEADERS = {
+    "Content-Type": "text/event-stream",  # bare: a sample of fetch-event-source compares the whole of it
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+APP_PREFIX = "/api/v1/"
+"""Where the existing app asks; see `eco2.gateway.sse.done_message`."""
 PIECE = 32_768
 """Bytes sent at once: about half of what the server holds back, so that who reads at all is not cut off."""
 
@@ -40,8 +56,6 @@ class EventStreamResponse(StreamingResponse):
     `abort` ends its connection at once; without it the server would go on waiting for the client to take
     what is in the socket's buffer. `on_cut` is called when a client was cut off.
     """
-
-    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -81,12 +95,16 @@ class EventStreamResponse(StreamingResponse):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What a client wants to follow. `owner`: see `Lookup`. `at`: when it asked, on a clock of seconds."""
+    """What a client wants to follow. `owner`: see `Lookup`. `at`: when it asked, on a clock of seconds.
+
+    `with_message`: see `advance`.
+    """
 
     job_id: str
     owner: str | None
     last_event_id: str | None
     at: float
+    with_message: bool
 
 
 _Place = tuple[JobState, Cursor]
@@ -109,8 +127,9 @@ class StreamEndpoint:
         asked = _Asked(
             request.path_params["job_id"],
             reader(request, self._config.auth),
-            request.headers.get("last-event-id") or request.query_params.get("last_event_id"),
+            last_event_id(request.headers, request.query_params),
             time.monotonic(),
+            self._config.sse_done_message and request.url.path.startswith(APP_PREFIX),
         )
         try:
             async with asyncio.timeout(self._config.lookup_timeout):
@@ -120,7 +139,7 @@ class StreamEndpoint:
         if place is not None and complete(*place):
             return Response(status_code=204)
         if request.method == "HEAD":
-            return Response(headers=HEADERS, media_type=EventStreamResponse.media_type)
+            return Response(headers=HEADERS)
         return EventStreamResponse(
             self._frames(asked, place),
             self._config.sse_stall,
@@ -154,14 +173,14 @@ class StreamEndpoint:
             new = cursor.seq < 0
             if not new:
                 self._metrics.stream_resumed(self._pipeline)
-            async for chunk in self._follow(state, cursor, news):
+            async for chunk in self._follow(asked, state, cursor, news):
                 yield chunk
                 if new:
                     new = False
                     self._metrics.first_event(self._pipeline, time.monotonic() - asked.at)
 
     async def _follow(
-        self, state: JobState, cursor: Cursor, news: asyncio.Event
+        self, asked: _Asked, state: JobState, cursor: Cursor, news: asyncio.Event
     ) -> AsyncGenerator[bytes, None]:
         """What the client lacks, as it comes; ends behind `done`, on a drain, and with jobs out of view."""
         clock = asyncio.get_running_loop().time
@@ -170,7 +189,8 @@ class StreamEndpoint:
             news.clear()
             newest = self._feeds.view.get(state.job)
             state = newest or state
-            chunk, cursor = advance(state, self._feeds.live.get(state.job), cursor)
+            live = self._feeds.live.get(state.job)
+            chunk, cursor = advance(state, live, cursor, with_message=asked.with_message)
             if chunk:
                 yield chunk
                 said = clock()

@@ -219,6 +219,7 @@ async def test_any_last_event_id_is_a_full_replay(last: str) -> None:
             for request in (
                 {"headers": {b"Last-Event-ID": last.encode("latin-1")}},
                 {"params": {"last_event_id": last}},
+                {"params": {"lastEventId": last}},
             ):
                 response = await other.get(url, **request)
                 assert (response.status_code, response.text.count("\nid: ")) == (200, len(SEQS))

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -12,7 +13,7 @@ from itertools import count
 import httpx
 import pytest
 
-from eco2.event import Checkpoint, Queued, RunStarted
+from eco2.event import Checkpoint, Done, Queued, RunStarted, Status
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
 from tests.counted import counted
@@ -99,7 +100,7 @@ async def test_a_client_that_is_there_sees_every_event_as_it_comes() -> None:
         async with stream(url) as received:
             await received.until_name("queued")
             assert received.response.status_code == 200
-            assert received.response.headers["content-type"].startswith("text/event-stream")
+            assert received.response.headers["content-type"] == "text/event-stream"
             assert received.response.headers["cache-control"] == "no-cache"
             assert received.response.headers["x-accel-buffering"] == "no"
             assert "content-encoding" not in received.response.headers
@@ -132,8 +133,9 @@ async def test_resuming_at_each_event_brings_exactly_the_later_ones_from_any_rep
         for index, last in enumerate(ids[:-1]):
             async with stream(other, last) as rest:
                 assert await rest.to_end() == SEQS[index + 1 :]
-            async with stream(f"{other}?last_event_id={last}") as rest:
-                assert await rest.to_end() == SEQS[index + 1 :]
+            for name in ("last_event_id", "lastEventId"):
+                async with stream(f"{other}?{name}={last}") as rest:
+                    assert await rest.to_end() == SEQS[index + 1 :]
         async with stream(other, ids[-1]) as nothing:
             assert nothing.response.status_code == 204
 
@@ -144,8 +146,10 @@ async def test_the_header_is_newer_than_the_query_of_a_page_that_reconnects() ->
         async with stream(url) as received:
             await received.to_end()
         ids = [event.id for event in received.events]
-        async with stream(f"{url}?last_event_id={ids[0]}", ids[3]) as rest:
+        async with stream(f"{url}?last_event_id={ids[0]}&lastEventId={ids[1]}", ids[3]) as rest:
             assert await rest.to_end() == SEQS[4:]
+        async with stream(f"{url}?last_event_id={ids[0]}&lastEventId={ids[1]}&lastEventId={ids[2]}") as rest:
+            assert await rest.to_end() == SEQS[3:]
 
 
 @pytest.mark.parametrize("last_event_id", ["x", "-1", "1e3", "٣", "999999999999", "99999.3", "1.x"])
@@ -234,6 +238,39 @@ async def test_live_text_of_a_void_run_or_an_ended_stage_is_not_shown() -> None:
         assert received.text == "mine"
 
 
+@pytest.mark.parametrize("status", ["failed", "cancelled", "completed"])
+async def test_the_existing_app_learns_of_a_failed_job_by_an_unnamed_message(status: Status) -> None:
+    """It fetches the result only when it is shown `completed`; nobody else is shown two ends."""
+    async with cluster() as world:
+        job_id, url = await submitted(world)
+        await world.worker.append(*life(job_id)[:4], done(job_id, status))
+        await world.everywhere(job_id, SEQS[-1])
+        async with stream(url.replace("/echo/", "/api/v1/echo/")) as received:
+            await received.to_end()
+        ends = [event.name for event in received.events[-2:]]
+        assert ends == (["answer", "done"] if status == "completed" else ["done", "message"])
+        if status != "completed":
+            assert (received.events[-1].status, received.events[-1].id) == ("completed", None)
+        async with stream(url) as plain:
+            assert (await plain.to_end())[-1] == SEQS[-1]
+            assert plain.events[-1].name == "done"
+        async with stream(url.replace("/echo/", "/api/v1/echo/"), plain.events[-1].id) as rest:
+            assert rest.response.status_code == 204
+
+
+async def test_the_unnamed_message_can_be_turned_off() -> None:
+    async with cluster(config=replace(CONFIG, sse_done_message=False)) as world:
+        job_id, url = await submitted(world)
+        await world.worker.append(*life(job_id)[:4], done(job_id, "failed"))
+        async with stream(url.replace("/echo/", "/api/v1/echo/")) as received:
+            await received.to_end()
+        assert received.events[-1].name == "done"
+
+
+def done(job_id: str, status: Status) -> Done:
+    return Done(ts=6.0, job=job_id, run="r1", status=status, seq=SEQS[-1], result={"status": status})
+
+
 async def test_unknown_foreign_and_lost_jobs() -> None:
     async with cluster() as world, httpx.AsyncClient(base_url=world.gateways[0].url) as http:
         job_id, _ = await submitted(world)
@@ -268,7 +305,7 @@ async def test_an_idle_stream_is_kept_open_by_comments() -> None:
     async with cluster(config=replace(CONFIG, sse_comment=0.05)) as world:
         _, url = await submitted(world)
         async with stream(url) as received:
-            await received.until_raw(b":\n\n:\n\n:\n\n")
+            await received.until_raw(b":\n:\n:\n")
 
 
 async def test_an_idle_stream_is_kept_open_though_a_stage_saves_again_and_again() -> None:
@@ -286,7 +323,7 @@ async def test_an_idle_stream_is_kept_open_though_a_stage_saves_again_and_again(
 
         async with stream(url) as received, asyncio.TaskGroup() as group:
             saving = group.create_task(save())
-            await received.until_raw(b":\n\n:\n\n")
+            await received.until_raw(b":\n:\n")
             saving.cancel()
 
 
@@ -304,7 +341,7 @@ async def test_a_stream_opens_while_the_broker_is_away_and_goes_on_when_it_is_ba
             stream(f"{world.gateways[0].url}/echo/{new_id(now)}/events") as unknown,
         ):
             assert (received.response.status_code, unknown.response.status_code) == (200, 200)
-            await received.until_raw(b":\n\n")
+            await received.until_raw(b":\n")
             world.server.unblock()
             assert await received.to_end() == SEQS
             assert await unknown.to_end() == []
@@ -314,10 +351,10 @@ async def test_a_drain_ends_streams_that_still_wait_for_the_broker() -> None:
     async with cluster(config=replace(CONFIG, lookup_timeout=0.05, publish_timeout=0.1)) as world:
         world.server.block("alarm")
         async with stream(f"{world.gateways[0].url}/echo/{new_id(time.time())}/events") as received:
-            await received.until_raw(b":\n\n")
+            await received.until_raw(b":\n")
             world.gateways[0].stop.set()
             await received.to_end()
-            assert received.raw.endswith(b"retry: 2000\n\n")
+            assert received.raw.endswith(b"retry: 2000\n")
             world.server.unblock()
 
 
@@ -331,7 +368,7 @@ async def test_a_drain_ends_every_stream_cleanly_and_the_other_replica_goes_on()
             await received.until_name("queued")
             world.gateways[0].stop.set()
             assert await received.to_end() == SEQS[:3]  # no error: the chunked body was ended properly
-            assert received.raw.endswith(b"retry: 2000\n\n")
+            assert received.raw.endswith(b"retry: 2000\n")
         await world.worker.append(*events[3:])
         other = f"{world.gateways[1].url}/echo/{job_id}/events"
         async with stream(other, received.events[-1].id) as rest:
@@ -373,7 +410,7 @@ async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume()
         ) as stalled:
             stalled.sendall(f"GET /echo/{job_id}/events HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             received = b""
-            while b"event: answer\n" not in received:
+            while not re.search(rb"event: answer\ndata: .*\nid: .*\n\n", received):
                 received += await asyncio.to_thread(stalled.recv, 65_536)
             assert sockets() == idle + 2
             for number in range(300):  # more than the kernel's buffers hold
@@ -381,7 +418,7 @@ async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume()
                 await asyncio.sleep(0)  # lets it be taken: more than some waiting pieces are dropped
             await eventually(lambda: sockets() == idle + 1)
         assert counted(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
-        last = received.rpartition(b"\nid: ")[2].partition(b"\n")[0].decode()
+        last = re.findall(rb"\nid: (\S+)\n\n", received)[-1].decode()
         await world.worker.append(*life(job_id)[4:])
         async with stream(url, last) as rest:
             assert await rest.to_end() == SEQS[4:]

@@ -11,10 +11,10 @@ from eco2.errors import StartError
 from eco2.eventstream import EventLines, LiveTexts
 
 STREAM = (
-    ": eco2\nretry: 2000\n\n"
-    'id: 12.1\nevent: vision\ndata: {"job_id":"j","stage":"vision","status":"completed","seq":11,"ts":1.5,'
-    '"progress":25,"result":{"said":"줄\u2028바꿈"},"new":"field"}\n\n'
-    ":\n\n"
+    ": eco2\nretry: 2000\n"
+    'event: vision\ndata: {"job_id":"j","stage":"vision","status":"completed","seq":11,"ts":1.5,'
+    '"progress":25,"result":{"said":"줄\u2028바꿈"},"new":"field"}\nid: 12.1\n\n'
+    ":\n"
     'event: answer.delta\ndata: {"text":"물로 "}\n\n'
 ).encode()
 EVENTS = [

@@ -3,14 +3,17 @@
 import msgspec
 import pytest
 
-from eco2.event import Done, Queued, RunStarted, StageChanged
+from eco2.event import Done, Queued, RunStarted, StageChanged, Status
 from eco2.gateway.live import Live
 from eco2.gateway.sse import (
+    COMMENT,
     Cursor,
     advance,
     complete,
     delta_frame,
+    done_message,
     frame,
+    last_event_id,
     may_be_ahead,
     opening,
     resume,
@@ -53,16 +56,16 @@ def state_after(count: int) -> JobState:
 
 
 def test_the_opening_is_a_comment_and_the_pause_in_whole_milliseconds() -> None:
-    assert opening(2.0) == b": eco2\nretry: 2000\n\n"
-    assert retry_line(0.25) == b"retry: 250\n\n"
+    assert opening(2.0) == b": eco2\nretry: 2000\n"
+    assert retry_line(0.25) == b"retry: 250\n"
+    assert COMMENT == b":\n"
 
 
-def test_a_frame_has_id_event_and_one_line_of_data() -> None:
+def test_a_frame_has_event_and_one_line_of_data_and_the_id_last() -> None:
     shown = Shown(EventId(7, 2), "answer", "completed", 21, 3.5, 75, {"text": "두\n줄"})
     lines = frame("j", shown).decode().split("\n")
-    assert lines[:2] == ["id: 7.2", "event: answer"]
-    assert lines[3:] == ["", ""]
-    assert msgspec.json.decode(lines[2].removeprefix("data: ")) == {
+    assert [lines[0], *lines[2:]] == ["event: answer", "id: 7.2", "", ""]
+    assert msgspec.json.decode(lines[1].removeprefix("data: ")) == {
         "job_id": "j",
         "stage": "answer",
         "status": "completed",
@@ -104,11 +107,49 @@ def test_resuming_starts_behind_the_event_or_from_the_start(last: str | None, se
 
 def test_only_what_follows_is_shown_and_only_once() -> None:
     chunk, cursor = advance(state_after(3), None, Cursor(0))
-    assert chunk.startswith(b"id: 120\n")
+    assert chunk.endswith(b"\nid: 120\n\n")
     assert chunk.count(b"id: ") == 1
     assert advance(state_after(3), None, cursor) == (b"", cursor)
     chunk, cursor = advance(state_after(5), None, cursor)
     assert (chunk.count(b"id: "), cursor.seq) == (2, 51)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", "completed"])
+@pytest.mark.parametrize("with_message", [True, False])
+def test_only_a_done_that_did_not_complete_is_followed_by_a_message(
+    status: Status, with_message: bool
+) -> None:
+    ended = apply(state_after(4), EventId(140), msgspec.structs.replace(DONE, status=status))
+    assert ended is not None
+    chunk, cursor = advance(ended, None, Cursor(), with_message=with_message)
+    follows = with_message and status != "completed"
+    assert chunk.endswith(done_message("j")) == follows
+    assert chunk.count(b'"stage":"done"') == 1 + follows
+    assert advance(ended, None, cursor, with_message=with_message) == (b"", cursor)
+
+
+def test_the_message_has_neither_name_nor_id_and_reports_the_end() -> None:
+    (line,) = done_message("j").decode().removesuffix("\n\n").split("\n")
+    data = msgspec.json.decode(line.removeprefix("data: "))
+    assert data == {"job_id": "j", "stage": "done", "status": "completed", "progress": 100}
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "expected"),
+    [
+        ({}, {}, None),
+        ({"last-event-id": ""}, {"last_event_id": ""}, None),
+        ({}, {"last_event_id": "1"}, "1"),
+        ({}, {"lastEventId": "2"}, "2"),
+        ({}, {"last_event_id": "1", "lastEventId": "2"}, "2"),
+        ({"last-event-id": "3"}, {"last_event_id": "1", "lastEventId": "2"}, "3"),
+        ({"last-event-id": ""}, {"last_event_id": "1"}, "1"),
+    ],
+)
+def test_the_id_that_a_client_adds_is_newer_than_the_one_in_its_url(
+    headers: dict[str, str], query: dict[str, str], expected: str | None
+) -> None:
+    assert last_event_id(headers, query) == expected
 
 
 def test_complete_only_when_the_job_has_ended_and_all_was_shown() -> None:
