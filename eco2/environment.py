@@ -6,6 +6,8 @@ every wrong variable and what to do about it; no text shows a secret. `docs/sett
 """
 
 import difflib
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,21 +15,51 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from eco2.errors import StartError
-from eco2.remote import shown
+from eco2.remote import clean, shown
 from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts
 from eco2.sizing import size
+from eco2.variables import of_services
 
 
 def load() -> Settings:
     """The settings of this process's environment. Raises StartError."""
+    wrong = unknown(os.environ)
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
-        raise StartError("\n".join(["Wrong settings:", *_explain(error)])) from None
+        wrong += _explain(error)
     except SettingsError:  # its text may quote a key
-        raise StartError(
-            f"Wrong settings:\nECO2_PROVIDERS is read as JSON and is none. {_PROVIDER_ADVICE}"
-        ) from None
+        wrong.append(f"ECO2_PROVIDERS is read as JSON and is none. {_PROVIDER_ADVICE}")
+    else:
+        if not wrong:
+            return settings
+    raise StartError("\n".join(["Wrong settings:", *wrong])) from None
+
+
+def unknown(environment: Mapping[str, str]) -> list[str]:
+    """Lists the variables with our prefix that are no settings, each with the one that was probably meant.
+
+    Left alone are `ECO2_TEST_…`, which the tests read, and what Kubernetes adds for Services.
+    """
+    known = {_variable(key, field) for key, field in Settings.model_fields.items()}
+    foreign = of_services(environment)
+    found = []
+    for name in sorted(environment):
+        upper = name.upper()
+        if upper == "ECO2_PREFIX" and not clean(environment[name]):
+            found.append("ECO2_PREFIX is empty: name this installation, or unset it for the default (eco2).")
+        if not upper.startswith("ECO2_") or upper in known or name in foreign:
+            continue
+        if upper.startswith(("ECO2_TEST_", "ECO2_PROVIDERS__")):
+            continue
+        near = difflib.get_close_matches(upper, sorted(known - {"ECO2_PROVIDERS"}), n=1)
+        if upper.startswith("ECO2_PROVIDER"):
+            found.append(f"unknown {name}. {_PROVIDER_ADVICE}")
+        elif near:
+            found.append(f"unknown {name}; did you mean {near[0]}? Rename or unset it.")
+        else:
+            found.append(f"unknown {name}; unset it. `eco2 settings` lists what there is.")
+    return found
 
 
 def _explain(error: ValidationError) -> list[str]:

@@ -3,7 +3,9 @@
 Each default works as it stands. `eco2/environment.py` reads them, for the command line only.
 """
 
+import ipaddress
 import math
+import os
 import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
@@ -18,10 +20,16 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from eco2 import remote
 from eco2.sizing import RPM, TOKENS, TPM, VIEW_MINUTES, WORKER_CALLS, size
+from eco2.variables import of_services
 
 FIRST = "The eight to tune first"
 RUN = "Jobs and the broker"
@@ -29,6 +37,14 @@ HTTP = "HTTP"
 MODEL = "Models"
 MORE = "Further providers"
 LOG = "Logs"
+MAX_PREFIX = 100
+"""Characters; with a pipeline's name of 64 the longest queue name stays below AMQP's 255 bytes."""
+MAX_RPM, MAX_TPM = 1_000_000, 10_000_000_000
+"""Above what any provider allows: more is a slip, and sizes would follow from it."""
+DAY = 86_400
+MAX_CONCURRENCY = 100_000
+FEW_CALLS = 3
+"""Calls within the life of one job: one more than a scan makes."""
 COME_BACK = 6.5
 """Seconds beyond the time-out of a publish until a lost connection is noticed and opened again, at the most
 (`eco2/broker/rabbitmq/probe.py`)."""
@@ -41,7 +57,20 @@ def _amqp_url(url: str) -> str:
     return url
 
 
+def _host(host: str) -> str:
+    if ":" in host:
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise ValueError("must be an address or a name, without http:// and without a port") from None
+    elif not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+        raise ValueError("must be an address such as 127.0.0.1 or ::1, or a name")
+    return host
+
+
 def _prefix(prefix: str) -> str:
+    if len(prefix) > MAX_PREFIX:
+        raise ValueError(f"must have at most {MAX_PREFIX} characters: queue names begin with it")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)*", prefix):
         raise ValueError("must be lower-case letters, digits and dashes, in words separated by dots")
     return prefix
@@ -104,11 +133,16 @@ class ProviderSettings(BaseModel):
     rpm: int = Field(
         RPM,
         ge=1,
+        le=MAX_RPM,
         description="Requests a minute that it allows.",
         json_schema_extra=_about(MORE, "requests/min"),
     )
     tpm: int = Field(
-        TPM, ge=1, description="Tokens a minute that it allows.", json_schema_extra=_about(MORE, "tokens/min")
+        TPM,
+        ge=1,
+        le=MAX_TPM,
+        description="Tokens a minute that it allows.",
+        json_schema_extra=_about(MORE, "tokens/min"),
     )
     counting: Counting = Field(
         "request",
@@ -118,6 +152,7 @@ class ProviderSettings(BaseModel):
     concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
         0,
         ge=0,
+        le=MAX_CONCURRENCY,
         description="Calls in flight at it, per worker. Unset or 0: what its limits ask for.",
         json_schema_extra=_about(MORE, "calls", computed=True),
     )
@@ -157,24 +192,28 @@ class Settings(BaseSettings):
     rpm: int = Field(
         RPM,
         ge=1,
+        le=MAX_RPM,
         description="Requests a minute that the provider allows. `eco2 size` says what that needs.",
         json_schema_extra=_about(FIRST, "requests/min"),
     )
     tpm: int = Field(
         TPM,
         ge=1,
+        le=MAX_TPM,
         description="Tokens a minute that the provider allows.",
         json_schema_extra=_about(FIRST, "tokens/min"),
     )
     job_deadline: float = Field(
         180,
         gt=0,
+        le=7 * DAY,
         description="Life of a job from its acceptance. A job past it ends as failed with `DEADLINE`.",
         json_schema_extra=_about(FIRST, "s"),
     )
     drain_grace: float = Field(
         70,
         gt=0,
+        le=DAY,
         description="Time that a stopping worker gives the calls in flight. Give the process 20 s more "
         "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
         json_schema_extra=_about(FIRST, "s"),
@@ -182,6 +221,7 @@ class Settings(BaseSettings):
     retention_hours: float = Field(
         72,
         gt=0,
+        le=87_600,
         description="Age at which the journal drops events; results can be read that long.",
         json_schema_extra=_about(FIRST, "h"),
     )
@@ -196,16 +236,18 @@ class Settings(BaseSettings):
     concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
         0,
         ge=0,
+        le=MAX_CONCURRENCY,
         description="Model calls in flight per worker. Unset or 0: as above. Lower it where a worker's "
         "memory or the provider's connections bind before its rate limit does.",
         json_schema_extra=_about(RUN, "calls", computed=True),
     )
     call_timeout: float = Field(
-        60, gt=0, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
+        60, gt=0, le=DAY, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
     )
     view_minutes: float = Field(
         VIEW_MINUTES,
         gt=0,
+        le=10_080,
         description="How far back each process keeps the journal folded in memory; also the life of "
         "idempotency keys.",
         json_schema_extra=_about(RUN, "min"),
@@ -213,6 +255,7 @@ class Settings(BaseSettings):
     holder_timeout: float = Field(
         15,
         ge=1,
+        le=3600,
         description="Silence of a worker after which others take its jobs over. Above what a worker needs to "
         "notice a lost connection and to come back, or what it has in flight is paid for twice.",
         json_schema_extra=_about(RUN, "s"),
@@ -227,10 +270,11 @@ class Settings(BaseSettings):
     publish_timeout: float = Field(
         5,
         gt=0,
+        le=300,
         description="Longest wait for the broker to confirm a publish before it is sent again.",
         json_schema_extra=_about(RUN, "s"),
     )
-    host: str = Field(
+    host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
         description="Address that the gateway listens on; 0.0.0.0 in a container.",
         json_schema_extra=_about(HTTP),
@@ -242,7 +286,7 @@ class Settings(BaseSettings):
         description="Port of the gateway; 0 takes a free one.",
         json_schema_extra=_about(HTTP),
     )
-    worker_host: str = Field(
+    worker_host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
         description="Address of the worker's health and metrics; 0.0.0.0 in a container.",
         json_schema_extra=_about(HTTP),
@@ -276,6 +320,7 @@ class Settings(BaseSettings):
     sse_retry: float = Field(
         2,
         gt=0,
+        le=3600,
         description="Pause after which a client whose event stream broke connects again.",
         json_schema_extra=_about(HTTP, "s"),
     )
@@ -287,7 +332,11 @@ class Settings(BaseSettings):
         json_schema_extra=_about(HTTP),
     )
     max_upload_mb: float = Field(
-        10, gt=0, description="Largest request body that is read.", json_schema_extra=_about(HTTP, "MB")
+        10,
+        gt=0,
+        le=1000,
+        description="Largest request body that is read.",
+        json_schema_extra=_about(HTTP, "MB"),
     )
     default_model: ModelName | None = Field(
         None,
@@ -339,6 +388,23 @@ class Settings(BaseSettings):
         description="`auto` writes JSON lines unless standard error is a terminal.",
         json_schema_extra=_about(LOG),
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic names what it passes
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Reads the environment alone, without blanks and quotes around values and without foreign names."""
+        source = EnvSettingsSource(settings_cls)
+        foreign = {name.lower() for name in of_services(os.environ)}
+        source.env_vars = {
+            name: remote.clean(text or "") for name, text in source.env_vars.items() if name not in foreign
+        }
+        return init_settings, source
 
     @property
     def pipeline_imports(self) -> tuple[str, ...]:
@@ -418,7 +484,13 @@ def doubts(settings: Settings) -> list[str]:
     jobs = settings.prefetch * len(settings.pipeline_imports)
     slots = min(settings.concurrency, jobs)
     calls = sum(remote.concurrency for remote in settings.remotes.values())
+    per_job = settings.rpm * settings.job_deadline / 60
     rules = (
+        (
+            per_job >= FEW_CALLS,
+            f"ECO2_RPM ({settings.rpm}) allows {per_job:.0f} calls within ECO2_JOB_DEADLINE "
+            f"({settings.job_deadline:g} s): one scan needs two. Raise one of them.",
+        ),
         (
             slots >= settings.concurrency,
             f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than ECO2_CONCURRENCY "
