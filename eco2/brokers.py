@@ -12,7 +12,10 @@ from eco2.ports import Broker
 from eco2.settings import Settings
 
 if TYPE_CHECKING:
-    from eco2.broker.rabbitmq import Letter
+    from eco2.broker.rabbitmq import Inspection, Letter
+
+ORDER_OVERHEAD = 100_000
+"""Bytes of an order beside its picture."""
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -59,6 +62,15 @@ async def check(settings: Settings, needed: Topology) -> list[str]:
     from eco2.broker import rabbitmq
 
     return await rabbitmq.check(_url(settings), needed)
+
+
+async def inspect(settings: Settings, needed: Topology) -> "Inspection":
+    """What the broker is and what it lacks, with its limit of sizes. Raises as `check`."""
+    from eco2.broker import rabbitmq
+
+    # A picture travels in base64, four bytes for three.
+    largest = ceil(settings.max_upload_mb * 2**20 * 4 / 3) + ORDER_OVERHEAD
+    return await rabbitmq.inspect(_url(settings), needed, largest)
 
 
 async def apply(settings: Settings, needed: Topology) -> None:

@@ -121,10 +121,11 @@ def topology_check() -> None:
     from eco2 import brokers
 
     settings = _settings()
-    differences = _run(brokers.check(settings, _topology(settings)))
-    for difference in differences:
-        typer.echo(difference)
-    if differences:
+    found = _run(brokers.inspect(settings, _topology(settings)))
+    typer.echo(f"The broker is {found.server}.")
+    for line in (*found.cautions, *found.differences):
+        typer.echo(line)
+    if found.differences:
         raise typer.Exit(2)
     typer.echo("The broker has everything, as it should be.")
 

@@ -48,6 +48,8 @@ def unknown(environment: Mapping[str, str]) -> list[str]:
         upper = name.upper()
         if upper == "ECO2_PREFIX" and not clean(environment[name]):
             found.append("ECO2_PREFIX is empty: name this installation, or unset it for the default (eco2).")
+        if upper == "ECO2_AMQP_URL" and environment[name] and not clean(environment[name]):
+            found.append("ECO2_AMQP_URL is blank: give RabbitMQ's URL, or unset it for the broker in memory.")
         if not upper.startswith("ECO2_") or upper in known or name in foreign:
             continue
         if upper.startswith(("ECO2_TEST_", "ECO2_PROVIDERS__")):

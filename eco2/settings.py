@@ -28,6 +28,7 @@ from pydantic_settings import (
 )
 
 from eco2 import remote
+from eco2.broker import addresses
 from eco2.sizing import RPM, TOKENS, TPM, VIEW_MINUTES, WORKER_CALLS, size
 from eco2.variables import of_services
 
@@ -52,9 +53,8 @@ GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
 
 
 def _amqp_url(url: str) -> str:
-    if not re.match(r"amqps?://[^/\s]+", url):
-        raise ValueError("must look like amqp://user:password@host:5672/vhost (or amqps://)")
-    return url
+    addresses.check_files(addresses.parse(url))
+    return remote.clean(url)
 
 
 def _host(host: str) -> str:
@@ -174,8 +174,9 @@ class Settings(BaseSettings):
     amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = Field(
         None,
         repr=False,
-        description="RabbitMQ's URL. Without it `eco2 serve` and `eco2 demo` run on the embedded broker, "
-        "in memory: jobs end with the process.",
+        description="RabbitMQ's URL; the hosts of a cluster are separated by commas, and tried in turn. What "
+        "means something in a URL is escaped in a password: `%2F` for `/`. Without it `eco2 serve` and "
+        "`eco2 demo` run on the embedded broker, in memory: jobs end with the process.",
         json_schema_extra=_about(FIRST),
     )
     prefix: Annotated[str, AfterValidator(_prefix)] = Field(

@@ -31,7 +31,9 @@ class Cluster:
         (epmd,) = free_ports(1)
         self._home = folder / "home"
         self.nodes = [
-            Node(folder / name.partition("@")[0], _CONFIG, name=name, home=self._home, epmd=(epmd, not number))
+            Node(
+                folder / name.partition("@")[0], _CONFIG, name=name, home=self._home, epmd=(epmd, not number)
+            )
             for number, name in enumerate(NAMES)
         ]
 

@@ -24,6 +24,7 @@ class Connection:
         self.transport = self
         self.connection = self
         self.is_closed = False
+        self.server_properties = {"product": "RabbitMQ", "version": "4.3.7"}
         self._goodbye = goodbye
 
     async def close(self) -> None:
@@ -73,7 +74,7 @@ async def end(task: asyncio.Task[None]) -> None:
 @virtual
 async def test_the_watchdog_attaches_what_was_lost_without_any_notice() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        broker, session, link = Broker(monkeypatch), Quiet(), Link("amqp://", "eco2 test", 10)
+        broker, session, link = Broker(monkeypatch), Quiet(), Link("amqp://test", "eco2 test", 10)
         link.add(session)
         task = asyncio.create_task(link.run())
         await asyncio.sleep(100.1)
@@ -91,7 +92,7 @@ async def test_the_watchdog_attaches_what_was_lost_without_any_notice() -> None:
 @virtual
 async def test_reconnecting_is_spread_over_the_whole_span_and_its_cap_holds() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        broker, link = Broker(monkeypatch), Link("amqp://", "eco2 test", 10)
+        broker, link = Broker(monkeypatch), Link("amqp://test", "eco2 test", 10)
         broker.refusing = True
         link.add(Quiet())
         task = asyncio.create_task(link.run())
@@ -109,7 +110,7 @@ async def test_reconnecting_is_spread_over_the_whole_span_and_its_cap_holds() ->
 @virtual
 async def test_reconnects_are_counted_and_who_is_not_wanted_has_no_status() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        broker, link = Broker(monkeypatch), Link("amqp://", "eco2 test jobs", 10)
+        broker, link = Broker(monkeypatch), Link("amqp://test", "eco2 test jobs", 10)
         task = asyncio.create_task(link.run())
         await asyncio.sleep(1)
         statuses = [link.status]
@@ -133,7 +134,7 @@ async def test_reconnects_are_counted_and_who_is_not_wanted_has_no_status() -> N
 async def test_a_goodbye_that_nobody_answers_does_not_hold_up_the_next_connection() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         broker, session = Broker(monkeypatch, goodbye=3600), Quiet()
-        link = Link("amqp://", "eco2 test", 10)
+        link = Link("amqp://test", "eco2 test", 10)
         link.add(session)
         task = asyncio.create_task(link.run())
         await link.connection(1)
@@ -149,7 +150,7 @@ async def test_a_goodbye_that_nobody_answers_does_not_hold_up_the_next_connectio
 @virtual
 async def test_a_session_that_only_goes_along_opens_no_connection_and_is_attached_with_it() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        broker, companion, link = Broker(monkeypatch), Quiet(), Link("amqp://", "eco2 test", 10)
+        broker, companion, link = Broker(monkeypatch), Quiet(), Link("amqp://test", "eco2 test", 10)
         link.attend(companion)
         task = asyncio.create_task(link.run())
         await asyncio.sleep(3600)

@@ -9,15 +9,17 @@ memory alarm stops reading from connections that publish, and acks must not wait
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 from aio_pika.abc import AbstractConnection
 
-from eco2.broker.rabbitmq import probe, rpc, stream
+from eco2.broker.rabbitmq import probe, rpc, stream, versions
 from eco2.broker.rabbitmq import queue as work
 from eco2.broker.rabbitmq.caster import Caster
+from eco2.broker.rabbitmq.connect import server
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.gauge import Gauge
-from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.link import Access, Link
 from eco2.broker.rabbitmq.live import Ear
 from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
@@ -57,10 +59,11 @@ class RabbitMQ:
         self._declared = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._answers: set[asyncio.Task[None]] = set()
-        self._publish = Link(url, f"{process} publish", heartbeat, self._declare)
-        self._jobs = Link(url, f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), self._wait_for_topology)
-        self._journal = Link(url, f"{process} journal", heartbeat, self._wait_for_topology)
-        self._quota = Link(url, f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), self._wait_for_topology)
+        link, wait, access = partial(Link, url), self._wait_for_topology, Access()
+        self._publish = link(f"{process} publish", heartbeat, self._declare, access)
+        self._jobs = link(f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), wait, access)
+        self._journal = link(f"{process} journal", heartbeat, wait, access)
+        self._quota = link(f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), wait, access)
         self._orders = Publisher(self._publish, publish_timeout)
         self._events = Publisher(self._publish, publish_timeout)
         self._inputs = Publisher(self._publish, publish_timeout)
@@ -181,6 +184,9 @@ class RabbitMQ:
 
     async def _declare(self, connection: AbstractConnection) -> None:
         await declare(connection, self._topology)
+        if not self._declared.is_set():
+            for caution in versions.cautions(server(connection)):
+                log.warning(caution)
         self._declared.set()
 
     async def _wait_for_topology(self, _: AbstractConnection) -> None:

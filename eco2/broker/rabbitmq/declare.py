@@ -2,19 +2,26 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
-import aio_pika
+from aio_pika import Message
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AuthenticationError, ChannelNotFoundEntity, ProbableAuthenticationError
-from aiormq.exceptions import ChannelAccessRefused, ChannelPreconditionFailed
+from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
+from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource, ChannelPreconditionFailed
 
-from eco2.broker.rabbitmq.loss import lost_as
+from eco2.broker.addresses import parse
+from eco2.broker.rabbitmq import versions
+from eco2.broker.rabbitmq.connect import Server, connect, server
+from eco2.broker.rabbitmq.loss import lost_as, reason_of
 from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
 from eco2.errors import BrokerUnavailable, StartError
+from eco2.log import get_logger
 
-CONNECT_TIMEOUT = 10.0
-HEARTBEAT = "10"
+log = get_logger(__name__)
+
+HEARTBEAT = 10.0
 """Seconds; the library's own would notice a dead broker after three minutes."""
+REFUSALS = (ChannelPreconditionFailed, ChannelAccessRefused, ChannelLockedResource)
 UNREACHABLE = "the broker cannot be reached; look at ECO2_AMQP_URL"
 
 
@@ -27,12 +34,55 @@ async def apply(url: str, topology: Topology) -> None:
 async def check(url: str, topology: Topology) -> list[str]:
     """Every difference between the broker and `topology`, one line each; creates nothing."""
     async with _connected(url) as connection:
-        found = [await _compare(connection, entity) for entity in topology.entities]
+        return await _differences(connection, topology)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a broker is, what to know of that version, and what it lacks: a sentence each."""
+
+    server: Server
+    cautions: list[str]
+    differences: list[str]
+
+
+async def inspect(url: str, topology: Topology, largest: int) -> Inspection:
+    """Looks at everything that the broker can be asked for; creates nothing.
+
+    `largest`: bytes of the largest message that it must take. So large a message is sent, to no queue: no
+    other question tells a broker's limit.
+    """
+    async with _connected(url) as connection:
+        found = server(connection)
+        differences = await _differences(connection, topology)
+        if refusal := await _refusal_of_size(connection, f"{topology.prefix}.probe", largest):
+            differences.append(refusal)
+        if problem := versions.too_old(found):
+            differences.insert(0, problem)
+        return Inspection(found, versions.cautions(found), differences)
+
+
+async def _differences(connection: AbstractConnection, topology: Topology) -> list[str]:
+    found = [await _compare(connection, entity) for entity in topology.entities]
     return [line for line in found if line]
+
+
+async def _refusal_of_size(connection: AbstractConnection, key: str, size: int) -> str | None:
+    try:
+        async with connection.channel(publisher_confirms=True) as channel:
+            await channel.default_exchange.publish(Message(bytes(size)), key, mandatory=False)
+    except ChannelPreconditionFailed as error:
+        return (
+            f"the broker refuses requests that the gateway takes: {reason_of(error)}; raise max_message_size "
+            f"in rabbitmq.conf to {size} or more, or lower ECO2_MAX_UPLOAD_MB"
+        )
+    return None
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
     """Creates what is missing at the broker of `connection`; raises `StartError` with every difference."""
+    if problem := versions.too_old(server(connection)):
+        raise StartError(problem)
     found = [await _declare(connection, entity) for entity in topology.entities]
     if differences := [line for line in found if line]:
         raise StartError(
@@ -49,6 +99,8 @@ async def _compare(connection: AbstractConnection, entity: Entity) -> str | None
                 await channel.get_queue(entity.name)
     except ChannelNotFoundEntity:
         return missing(entity)
+    except REFUSALS as refusal:
+        return _refused(entity, refusal)
     return await _declare(connection, entity)
 
 
@@ -60,25 +112,44 @@ async def _declare(connection: AbstractConnection, entity: Entity) -> str | None
                 await channel.declare_exchange(entity.name, entity.type, durable=True)
             else:
                 await channel.declare_queue(entity.name, durable=True, arguments=dict(entity.arguments))
-    except (ChannelPreconditionFailed, ChannelAccessRefused) as reason:
-        return difference(entity, str(reason))
+    except REFUSALS as refusal:
+        return _refused(entity, refusal)
     return None
+
+
+def _refused(entity: Entity, refusal: ChannelClosed) -> str:
+    """Says what to do about the broker's `refusal` to declare `entity`, after the broker's own words."""
+    text = reason_of(refusal)
+    if isinstance(refusal, ChannelAccessRefused):
+        advice = "let the user of ECO2_AMQP_URL configure, write and read it (`rabbitmqctl set_permissions`)"
+    elif isinstance(refusal, ChannelLockedResource):
+        advice = "another connection has it for itself: end that one, or use another ECO2_PREFIX"
+    elif "limit" in text and "inequivalent" not in text:
+        advice = "raise that limit (`rabbitmqctl set_vhost_limits`), or delete queues that nobody uses"
+    else:
+        return difference(entity, text)
+    return f"{entity.kind} {entity.name}: {text}; {advice}"
 
 
 @asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[AbstractConnection]:
-    async with await connect(url, "eco2 topology") as connection:
+    async with await open_for(url, "eco2 topology") as connection:
         with lost_as(BrokerUnavailable, UNREACHABLE):
             yield connection
 
 
-async def connect(url: str, name: str) -> AbstractConnection:
-    """A connection for an operator's errand, called `name`. Raises `StartError` for a refused login,
-    `BrokerUnavailable`."""
+async def open_for(url: str, name: str) -> AbstractConnection:
+    """Opens a connection for an operator's command, called `name`: to the first host of `url` that takes it.
+
+    Raises `StartError` for a refused login or vhost, `BrokerUnavailable`, each of the last host.
+    """
+    *others, last = parse(url)
+    for address in others:
+        try:
+            return await connect(address, name, HEARTBEAT)
+        except (BrokerUnavailable, StartError) as error:
+            log.info("trying the next host", why=str(error))
     try:
-        with lost_as(BrokerUnavailable, UNREACHABLE):
-            return await aio_pika.connect(url, name=name, heartbeat=HEARTBEAT, timeout=CONNECT_TIMEOUT)
+        return await connect(last, name, HEARTBEAT)
     except BrokerUnavailable as error:
-        if isinstance(error.__cause__, AuthenticationError | ProbableAuthenticationError):
-            raise StartError(f"the broker refuses the login of ECO2_AMQP_URL: {error.__cause__}") from error
-        raise
+        raise BrokerUnavailable(f"{UNREACHABLE}: {error}") from error

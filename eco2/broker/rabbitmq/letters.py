@@ -17,7 +17,7 @@ from datetime import datetime
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
-from eco2.broker.rabbitmq.declare import connect
+from eco2.broker.rabbitmq.declare import open_for
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, DeliveryLost
@@ -161,7 +161,7 @@ async def letters(url: str, topology: Topology, limit: int = 1000) -> AsyncItera
     """
     if not 1 <= limit <= MOST:
         raise ValueError(f"limit must be from 1 to {MOST}")
-    async with await connect(url, "eco2 dead letters") as connection:
+    async with await open_for(url, "eco2 dead letters") as connection:
         with lost_as(BrokerUnavailable, "the dead letters cannot be read; see `eco2 topology check`"):
             channel = connection.channel(publisher_confirms=False)
             await channel.initialize()

@@ -12,11 +12,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import aio_pika
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
+from aio_pika.exceptions import ChannelClosed
 
-from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled
+from eco2.broker.addresses import parse
+from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
+from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled, reason_of
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
 from eco2.ports import LinkStatus
@@ -25,7 +26,9 @@ log = get_logger(__name__)
 
 BACKOFF_BASE = 0.2
 BACKOFF_CAP = 5.0
-CONNECT_TIMEOUT = 10.0
+ACCESS_PATIENCE = 10.0
+"""Seconds for which a process that has never been connected asks again after a refused login: a password that
+is being changed is at one side before the other."""
 ATTACH_TIMEOUT = 30.0
 """Only for a broker that answers nothing: a cancelled declare or consume costs the channel."""
 CLOSE_TIMEOUT = 3.0
@@ -51,8 +54,39 @@ async def _nothing(connection: AbstractConnection) -> None:
     """The preparation of a link that needs none."""
 
 
+class Access:
+    """Whether one process, over all its links, has ever been let in.
+
+    What the broker refuses at the start of a process is most likely a wrong setting, and ends it. Afterwards
+    the same refusal is most likely a change at the broker that passes, such as a new password, and ends
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._granted = False
+        self._refused_since: float | None = None
+
+    def granted(self) -> None:
+        """A connection is up, with all that it needs."""
+        self._granted = True
+
+    def is_final(self, refusal: StartError, now: float) -> bool:
+        """True if this `refusal` ends the process. `now`: seconds of any clock that only grows."""
+        if self._granted:
+            return False
+        if not isinstance(refusal, AccessRefused):
+            return True
+        if self._refused_since is None:
+            self._refused_since = now
+        return now - self._refused_since >= ACCESS_PATIENCE
+
+
 class Link:
-    """The connection called `name`; it is opened once somebody wants it. Heartbeat in seconds."""
+    """The connection called `name`; it is opened once somebody wants it. Heartbeat in seconds.
+
+    Of several hosts in `url` it begins with any, so that the links of many processes spread over the nodes,
+    and takes the next one after each failure or loss.
+    """
 
     def __init__(
         self,
@@ -60,15 +94,19 @@ class Link:
         name: str,
         heartbeat: float,
         prepare: Callable[[AbstractConnection], Awaitable[None]] = _nothing,
+        access: Access | None = None,
     ) -> None:
         self.name = name
-        self._url = url
+        self._addresses = parse(url)
+        self._turn = random.randrange(len(self._addresses))
+        self._access = access or Access()
         self._heartbeat = heartbeat
         self._prepare = prepare
         self._sessions: list[Session] = []
         self._connection: AbstractConnection | None = None
         self._connects = 0
         self._lifetime = Lifetime()
+        self._why = ""
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
         self._changed = asyncio.Event()
@@ -109,8 +147,10 @@ class Link:
         if session in self._sessions:
             self._sessions.remove(session)
 
-    def wake(self, *_: object) -> None:
-        """Something may need attaching; also a callback for aio-pika's notices."""
+    def wake(self, *notice: object) -> None:
+        """Something may need attaching; also a callback for aio-pika's notices, which bring the reason."""
+        if notice and isinstance(reason := notice[-1], ChannelClosed):
+            log.warning("the broker closed a channel", link=self.name, why=reason_of(reason))
         self._changed.set()
 
     async def connection(self, patience: float) -> AbstractConnection:
@@ -133,19 +173,28 @@ class Link:
             try:
                 async with self._open() as connection:
                     attempt = await self._hold(connection, attempt)
+            except StartError as refusal:
+                if self._access.is_final(refusal, asyncio.get_running_loop().time()):
+                    raise
+                # Without a traceback: the reason is the broker's.
+                log.error(  # noqa: TRY400
+                    "the broker refuses; asking again", link=self.name, why=str(refusal)
+                )
             except Exception as error:
                 if not is_loss(error) and not isinstance(error, BrokerUnavailable):
                     raise
-                log.warning("connecting failed", link=self.name, why=str(error) or type(error).__name__)
+                log.warning("connecting failed", link=self.name, why=self._why or reason_of(error))
             raise_if_cancelled()
             await asyncio.sleep(backoff(attempt, random.random()))
             attempt += 1
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[AbstractConnection]:
-        connection = await self._connect()
-        self._lifetime = Lifetime()
-        connection.close_callbacks.add(self.drop)
+        address = self._addresses[self._turn]
+        self._turn = (self._turn + 1) % len(self._addresses)
+        connection = await connect(address, self.name, self._heartbeat)
+        self._lifetime, self._why = Lifetime(), ""
+        connection.close_callbacks.add(self._closed)
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT), self._lifetime.scope():
                 await self._prepare(connection)
@@ -154,26 +203,21 @@ class Link:
             self._connection = connection
             self._up.set()
             self._connects += 1
-            log.info("connected", link=self.name)
+            self._access.granted()
+            log.info("connected", link=self.name, to=str(address), broker=str(server(connection)))
             yield connection
         finally:
             patience = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
             self._forget()
             await _close(connection, patience)
 
-    async def _connect(self) -> AbstractConnection:
-        try:
-            return await aio_pika.connect(
-                self._url, name=self.name, heartbeat=str(round(self._heartbeat)), timeout=CONNECT_TIMEOUT
-            )
-        except (AuthenticationError, ProbableAuthenticationError) as refused:
-            raise StartError(f"the broker refuses the login of ECO2_AMQP_URL: {refused}") from refused
-        except InvalidFrameError as refused:
-            # Also while the broker boots, so it is tried again.
-            raise BrokerUnavailable("the broker refuses the vhost; look at ECO2_AMQP_URL") from refused
+    def _closed(self, _: object, reason: BaseException | None = None) -> None:
+        """Takes aio-pika's notice that the connection is closed."""
+        self._why = reason_of(reason) if reason is not None else ""
+        self.drop()
 
     def drop(self, *_: object) -> None:
-        """The connection is of no use (any more): connect anew. Also aio-pika's notice that it closed."""
+        """The connection is of no use (any more): connect anew."""
         self._lifetime.end()
         self._forget()
         self.wake()
@@ -198,7 +242,7 @@ class Link:
                     await self._changed.wait()
             except TimeoutError:
                 continue
-        log.warning("connection lost", link=self.name)
+        log.warning("connection lost", link=self.name, why=self._why or "given up")
         return attempt
 
     async def _attach_missing(self, connection: AbstractConnection) -> int:

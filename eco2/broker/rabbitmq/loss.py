@@ -5,11 +5,13 @@ errors, a bare `Exception`, or a `CancelledError` although nobody cancelled us.
 """
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import ParamSpec
+from typing import NamedTuple, ParamSpec
 
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelClosed, ConnectionClosed
+from aiormq import spec
 
 from eco2.errors import Eco2Error, RetryableError
 from eco2.log import get_logger
@@ -28,13 +30,13 @@ def lost_as(error: type[RetryableError], message: str) -> Iterator[None]:
     except asyncio.CancelledError as reason:
         if _cancellations() > before:
             raise
-        raise error(message) from reason
+        raise error(message) from reason  # its close callbacks, and the link's log, have the broker's reason
     except Exception as reason:
         if _cancellations() > before:
             raise asyncio.CancelledError from reason
         if not is_loss(reason):
             raise
-        raise error(f"{message} ({reason})" if str(reason) else message) from reason
+        raise error(f"{message} ({reason_of(reason)})") from reason
 
 
 def is_loss(reason: Exception) -> bool:
@@ -42,6 +44,36 @@ def is_loss(reason: Exception) -> bool:
     if isinstance(reason, Eco2Error):
         return False
     return isinstance(reason, (*CONNECTION_EXCEPTIONS, TimeoutError)) or type(reason) is Exception
+
+
+class Close(NamedTuple):
+    """The broker's reason for closing a connection or channel. `code`: AMQP's, such as 320; 0 if unknown."""
+
+    code: int
+    text: str
+
+
+def closing(reason: BaseException | None) -> Close | None:
+    """Returns why the broker closed a connection, if `reason` stems from that."""
+    if reason is None:
+        return None
+    for frame, _ in traceback.walk_tb(reason.__traceback__):
+        # aiormq names only the class of a Close that answers Connection.Open; the text is in the frame alone.
+        if isinstance(answer := frame.f_locals.get("frame"), spec.Connection.Close):
+            return Close(answer.reply_code or 0, answer.reply_text or "")
+    if isinstance(reason, ConnectionClosed) and reason.args:
+        code = reason.args[0] if len(reason.args) > 1 and isinstance(reason.args[0], int) else 0
+        return Close(code, str(reason.args[-1]))
+    return None
+
+
+def reason_of(reason: BaseException) -> str:
+    """Says in one line why a channel or connection is gone, in the broker's words where it gave any."""
+    if (closed := closing(reason)) is not None and closed.text:
+        return f"{closed.code} {closed.text}" if closed.code else closed.text
+    if isinstance(reason, ChannelClosed) and reason.args:
+        return str(reason.args[-1])
+    return " ".join(str(reason).split()) or type(reason).__name__
 
 
 def raise_if_cancelled() -> None:

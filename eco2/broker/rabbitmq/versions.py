@@ -1,0 +1,54 @@
+"""What is known of the broker's versions: too old to be used, or with a fault that an operator should know.
+
+`docs/compatibility.md` lists what was tried.
+"""
+
+import re
+
+from eco2.broker.rabbitmq.connect import Server
+
+OLDEST = (3, 10, 0)
+"""The first version with dead letters that are kept until they have arrived (at-least-once)."""
+DISCONNECTED = (4, 3, 0)
+"""From here on a quorum queue waits for the consumers of a node that is gone."""
+STALL_MENDED = (4, 3, 7)
+
+
+def too_old(server: Server) -> str | None:
+    """Says why `server` cannot be used, if so."""
+    version = _parsed(server)
+    if version is None or version >= OLDEST:
+        return None
+    return (
+        f"{server} is too old: Eco² needs RabbitMQ 3.10 or newer (4.x is advised), for dead letters that "
+        "cannot be lost. Upgrade the broker"
+    )
+
+
+def cautions(server: Server) -> list[str]:
+    """What an operator should know of `server`, a sentence each."""
+    version = _parsed(server)
+    if version is None:
+        return [f"{server} is not a version of RabbitMQ that is known here: nothing was tried on it."]
+    found = []
+    if DISCONNECTED <= version < STALL_MENDED:
+        found.append(
+            f"{server}: a queue whose single active consumers were all cut off by consumer_timeout "
+            "(30 minutes without an ack, as of processes that were frozen) can stop for ever "
+            "(rabbitmq-server issue 17317). Upgrade to 4.3.7 or newer."
+        )
+    if version >= DISCONNECTED:
+        found.append(
+            f"{server}: when a node of a cluster dies, quorum queues without "
+            "x-consumer-disconnected-timeout keep its consumers' messages for 60 s. Queues that this version "
+            "makes have it; for older ones set consumer_disconnected_timeout = 5000 in rabbitmq.conf."
+        )
+    return found
+
+
+def _parsed(server: Server) -> tuple[int, int, int] | None:
+    found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", server.version)
+    if server.product != "RabbitMQ" or found is None:
+        return None
+    major, minor, patch = found.groups("0")
+    return int(major), int(minor), int(patch)
