@@ -8,7 +8,6 @@ import asyncio
 import os
 import secrets
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from eco2.brokers import open_broker, quota_service, topology
 from eco2.errors import StartError
 from eco2.journal.journal import Journal
+from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
 from eco2.log import get_logger
 from eco2.metrics import Metrics
@@ -69,6 +69,8 @@ def metrics_of(role: Role, loaded: Sequence[AnyPipeline], broker: Broker, journa
     metrics.process(role)
     metrics.show_journal((pipeline.name for pipeline in loaded), journal.status)
     metrics.show_broker(lambda: broker.links, lambda: broker.blocked is not None)
+    if journal.presence is not None:
+        metrics.show_presence(journal.presence)
     journal.observe_barriers(metrics.barrier_passed)
     return metrics
 
@@ -84,19 +86,23 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
-    journal = Journal(broker, settings.view_minutes * 60, time.time, shows=role != "worker")
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    parts = _Parts(settings, loaded, broker, journal, metrics_of(role, loaded, broker, journal), name)
+    presence = _presence(settings, role, loaded, broker, name)
+    keep, shows = settings.view_minutes * 60, role != "worker"
+    journal = Journal(broker, keep, presence.now, shows=shows, presence=presence)
+    metrics = metrics_of(role, loaded, broker, journal)
+    parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
     core = [
         Component("loop watch", LoopWatch(parts.metrics).run),
         Component("broker", broker.run),
+        Component("presence", presence.run),
         Component("journal", journal.run),
     ]
     if settings.daily_usd is not None:
         core.append(Component("spending", parts.journal.recall_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
-        yield [*core, parts.gateway(listening)]
+        yield [*core, parts.last_resort(), parts.gateway(listening)]
         return
     budgets = parts.budgets()
     async with open_models(settings, budgets.told) as models:
@@ -105,6 +111,18 @@ async def process(
             yield [*core, parts.probes(stop, listening), *worker]
         else:
             yield [*core, *worker, parts.gateway(listening)]
+
+
+def _presence(
+    settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker, name: str
+) -> Presence:
+    """What the process shows of itself to the others."""
+    from eco2.pacer import Limits
+
+    remotes = {} if role == "gateway" else settings.remotes
+    limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
+    pipelines = tuple(pipeline.name for pipeline in loaded)
+    return Presence(broker, name, role, pipelines, limits, alone=settings.amqp_url is None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +147,13 @@ class _Parts:
     pipelines: tuple[AnyPipeline, ...]
     broker: Broker
     journal: Journal
+    presence: Presence
     metrics: Metrics
     name: str
 
     def show_spending(self, limit: Decimal) -> None:
         spending = self.journal.view.spending
-        self.metrics.show_spending(float(limit), lambda: float(spending.total(day_of(time.time()))))
+        self.metrics.show_spending(float(limit), lambda: float(spending.total(day_of(self.presence.now()))))
 
     def budgets(self) -> "_Budgets":
         from eco2.journal.sizes import Sizes
@@ -147,7 +166,7 @@ class _Parts:
             if (remote := offer.remote) is None:
                 continue
             service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
-            sizes = Sizes(self.journal, offer.name, time.time)
+            sizes = Sizes(self.journal, offer.name, self.presence.now)
             leader = Leader(
                 self.broker, self.broker, service, limits, self.journal.view.may_call, sizes, remote.counting
             )
@@ -186,10 +205,10 @@ class _Parts:
             self.broker,
             self.journal,
             self.pipelines,
-            Executor(self.journal, Engine(calls, live, time.time), holders, metrics, self.name),
+            Executor(self.journal, Engine(calls, live, self.presence.now), holders, metrics, self.name),
             running,
             metrics,
-            time.time,
+            self.presence.now,
             prefetch=settings.prefetch,
             grace=settings.drain_grace,
         )
@@ -200,7 +219,7 @@ class _Parts:
             holders,
             self.pipelines,
             metrics,
-            time.time,
+            self.presence.now,
             keep=settings.view_minutes * 60,
             spending=settings.daily_usd is not None,
         )
@@ -210,6 +229,12 @@ class _Parts:
             Component("worker", worker.run, grace=settings.drain_grace + MARGIN),
             Component("sweep", sweep.run),
         ]
+
+    def last_resort(self) -> Component:
+        from eco2.consumers.sweep import Deadlines, LastResort
+
+        deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
+        return Component("deadlines", LastResort(self.journal, deadlines, self.presence).run)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.consumers.provider import Budget, Provider
@@ -251,7 +276,7 @@ class _Parts:
                 metrics=self.metrics,
                 config=config,
                 stop=stop,
-                clock=time.time,
+                clock=self.presence.now,
             )
             await serve(app, settings.host, settings.port, stop, listening.gateway)
 

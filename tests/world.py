@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
@@ -21,13 +21,14 @@ from eco2.consumers.fence import Fence
 from eco2.consumers.holders import Holders
 from eco2.consumers.provider import Budget, Provider, Providers
 from eco2.consumers.running import Running
-from eco2.consumers.sweep import Sweep
+from eco2.consumers.sweep import Deadlines, LastResort, Sweep
 from eco2.consumers.worker import Worker
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
+from eco2.journal.presence import Presence
 from eco2.journal.sizes import Sizes
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
@@ -167,6 +168,7 @@ class Process:
     providers: dict[str, Provider] = field(default_factory=dict)
     leaders: dict[str, Leader] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
+    clock: Callable[[], float] = VirtualClock.now
 
     async def leave(self) -> None:
         """Stops in order what `World.start` started."""
@@ -185,7 +187,7 @@ class Process:
         self, text: str = "q", key: str | None = None, life: float = LIFE, model: str | None = None
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
-        now = VirtualClock.now()
+        now = self.clock()
         job = order(new_id(now), text, now, life, key, model)
         await persistently(lambda: Orders(self.broker).keep(job.id, encode_order(job)))
         state = await self.journal.announce(
@@ -296,6 +298,45 @@ class World:
                 process.stop.set()
 
 
+def skewed(
+    world: World, ahead: float, name: str, model: ScriptedModel | None = None
+) -> tuple[Process, list[Component]]:
+    """A process that shows its presence, as all do outside of tests; its wall clock is `ahead` by so many
+    seconds. A worker if it has a model, else a gateway that ends jobs as a last resort."""
+    broker = world.connection()
+    role: Literal["gateway", "worker"] = "worker" if model else "gateway"
+    served = (PIPELINE.name,) if model else ()
+    wall = lambda: VirtualClock.now() + ahead  # noqa: E731
+    presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
+    journal = Journal(broker, KEEP, presence.now, presence=presence)
+    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
+    components = [
+        Component("broker", broker.run),
+        Component("presence", presence.run),
+        Component("journal", journal.run),
+    ]
+    if model is None:
+        deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
+        return process, [*components, Component("deadlines", LastResort(journal, deadlines, presence).run)]
+    components += shares(process, [Remote("scripted", model)], name, broker)
+    return process, [*components, *worker(process, PIPELINE, 10, name, spending=False)]
+
+
+@asynccontextmanager
+async def running(*started: tuple[Process, list[Component]]) -> AsyncIterator[list[Process]]:
+    """Those processes, running and with filled views; on leaving they stop in order."""
+    async with asyncio.TaskGroup() as group:
+        for process, components in started:
+            group.create_task(run(components, process.stop))
+        for process, _ in started:
+            await process.journal.filled.wait()
+        try:
+            yield [process for process, _ in started]
+        finally:
+            for process, _ in started:
+                process.stop.set()
+
+
 def monotonic() -> float:
     """A process' own clock."""
     return asyncio.get_running_loop().time()
@@ -332,8 +373,9 @@ def worker(
     live = DeltaSender(broker)
     holders = Holders(broker, running, SILENCE)
     providers = Providers(list(process.providers.values()))
+    clock = process.clock
     calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
-    executor = Executor(journal, Engine(calls, live, VirtualClock.now), holders, metrics, name)
+    executor = Executor(journal, Engine(calls, live, clock), holders, metrics, name)
     consumer = Worker(
         broker,
         journal,
@@ -341,7 +383,7 @@ def worker(
         executor,
         running,
         metrics,
-        VirtualClock.now,
+        clock,
         prefetch=prefetch,
         grace=70.0,
     )
@@ -352,7 +394,7 @@ def worker(
         holders,
         (pipeline,),
         metrics,
-        VirtualClock.now,
+        clock,
         keep=KEEP,
         spending=spending,
     )

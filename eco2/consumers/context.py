@@ -72,7 +72,7 @@ class StageContext(Generic[Input_co]):
 
     @property
     def deadline(self) -> float:
-        return self._run.job.deadline
+        return self._run.deadline
 
     @property
     def usage(self) -> JSON | None:

@@ -68,17 +68,18 @@ class Executor:
         return state is None or state.ended
 
     async def _attempt(self, run: Run) -> Outcome:
-        if self._journal.view.get(run.job.id) is None and self._engine.clock() > run.job.deadline:
+        state = await self._journal.recent(run.job.id)
+        if state is None and self._engine.clock() > run.job.deadline:
             # Too old even for the view: after hours without workers there are thousands of these, and reading
             # the journal for each would keep the jobs waiting that can still be done. A first end stands.
             return finished(run.pipeline, run.job.id, None, late(run.job), {})
-        state = await self._journal.find(run.job.id)
+        state = state or await self._journal.find(run.job.id)
         if state is None:
             return Dead("the journal knows no such job: its order was not published by a gateway")
         if state.ended:
             return Ended(dead=state.dead)
         try:
-            async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
+            async with run.interrupt.scope(self._remaining(run, state)):
                 await run.interrupt.may_begin()
                 state = await self._vacancy(run, state)
                 if state.ended:
@@ -145,7 +146,7 @@ class Executor:
         except PermanentError as error:
             return self._failed(run, state, error)
         try:
-            async with run.interrupt.scope(run.job.deadline - self._engine.clock()):
+            async with run.interrupt.scope(self._remaining(run, state)):
                 await run.interrupt.may_begin()
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
@@ -164,6 +165,13 @@ class Executor:
         finally:
             run.interrupt.close()
         return run.interrupt.outcome or progress.finished(failure)
+
+    def _remaining(self, run: Run, state: JobState) -> float:
+        """Seconds until the job's deadline. The order names it by its gateway's clock, which may be wrong."""
+        now = self._engine.clock()
+        if self._journal.view.get(state.job) is not None:
+            run.deadline = now + self._journal.view.remaining(state)
+        return run.deadline - now
 
     def _failed(self, run: Run, state: JobState, error: PermanentError) -> Finished:
         return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
@@ -210,7 +218,7 @@ class Executor:
             raise
         except RetryableError as error:
             asked = error.retry_after if isinstance(error, ProviderError) else None
-            delay = put_off(DELAYS, run.retries, asked, self._engine.clock(), run.job.deadline)
+            delay = put_off(DELAYS, run.retries, asked, self._engine.clock(), run.deadline)
             if delay is None:
                 raise DeadLetter(str(error), "UNAVAILABLE") from error
             raise _TryLater(PutOff(str(error), delay)) from error

@@ -158,6 +158,21 @@ def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished,
     )
 
 
+def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
+    """The terminal event of a job that no run ended in time.
+
+    `pipeline`: None where its code is not installed; its members of the result are then left to the gateways,
+    which show them as null.
+    """
+    error, usage = late(state), dict(state.usage)
+    if pipeline is not None:
+        return done(pipeline, state.job, None, finished(pipeline, state.job, None, error, usage), now)
+    head = {"task_id": state.job, "status": "failed", "message": legible(str(error))}
+    seq = 10 * (state.shown[-1].seq // 10 + 1) + 1
+    result: JSON = {**head, "error": _error(error), "usage": usage}
+    return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
+
+
 def late(job: Job | JobState) -> PermanentError:
     """Why a job ends that did not make it in time."""
     seconds = job.deadline - job.accepted

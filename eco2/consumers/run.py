@@ -14,8 +14,8 @@ from eco2.ports import Delivery
 class Run:
     """`delivery` may be replaced by a redelivery; `opened`: the journal has shown that the run is current.
 
-    `retries`: how often the job was put off since it last got on. `offset`, `started`: its rank, see
-    `eco2.ports.Claim`.
+    `deadline`: the job's, by the clock of this process (Unix seconds). `retries`: how often the job was put
+    off since it last got on. `offset`, `started`: its rank, see `eco2.ports.Claim`.
     """
 
     def __init__(self, job: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
@@ -24,6 +24,7 @@ class Run:
         self.pipeline = pipeline
         self.delivery = delivery
         self.opened = False
+        self.deadline = job.deadline
         self.retries = 0
         self.offset = 0
         self.started = False

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
-from eco2.gateway.health import probe_routes, readiness
+from eco2.gateway.health import probe_routes, readiness, unserved
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.openapi import document
 from eco2.gateway.owner import OWNER_HEADER
@@ -48,9 +48,11 @@ def build(
     acceptance = Acceptance(
         broker, journal, clock, config.publish_timeout, config.job_deadline, config.daily_usd
     )
-    routes: list[BaseRoute] = [*probe_routes(readiness(broker, journal, stop), metrics)]
+    names = [pipeline.name for pipeline in pipelines]
+    checks = readiness(broker, journal, stop)
+    routes: list[BaseRoute] = [*probe_routes(checks, metrics, lambda: unserved(journal, names))]
     for pipeline in pipelines:
-        lookup = Lookup(journal, pipeline.name)
+        lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, metrics, config)
         stream = StreamEndpoint(pipeline.name, feeds, lookup, metrics, config)
         result = ResultEndpoint(lookup, config)
@@ -64,7 +66,7 @@ def build(
                 Route(f"{root}/{{job_id:uuid}}", _no_method, methods=()),
             ]
     routes += _descriptions(pipelines, config)
-    metrics.gateway(pipeline.name for pipeline in pipelines)
+    metrics.gateway(names)
     app = Starlette(
         routes=routes,
         exception_handlers=handlers(config.retry_after),
@@ -77,7 +79,7 @@ def build(
 def build_probes(*, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event) -> Starlette:
     """A worker's own small application: health, readiness, metrics."""
     return Starlette(
-        routes=probe_routes(readiness(broker, journal, stop), metrics),
+        routes=probe_routes(readiness(broker, journal, stop), metrics, lambda: unserved(journal, ())),
         exception_handlers=handlers(retry_after=1),
     )
 

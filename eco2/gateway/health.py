@@ -5,7 +5,7 @@ the broker is slow. Ready means that the process can do its work now.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from eco2.gateway.problem import json_response
 from eco2.journal.journal import Journal
+from eco2.journal.presence import UNFIT
 from eco2.metrics import Metrics
 from eco2.ports import Broker
 
@@ -22,24 +23,44 @@ Checks = Mapping[str, Callable[[], bool]]
 
 def readiness(broker: Broker, journal: Journal, stop: asyncio.Event) -> Checks:
     """The checks of a process that lives on the journal."""
+    presence = journal.presence
     return {
         "the broker is not connected": lambda: broker.ready,
         "the journal is not read yet": journal.filled.is_set,
         "the process is stopping": lambda: not stop.is_set(),
+        f"this machine's clock is more than {UNFIT:g} s off those of most other processes: mend its time "
+        "service (NTP), see eco2_clock_ahead_seconds": lambda: presence is None or presence.fit,
     }
 
 
-def probe_routes(checks: Checks, metrics: Metrics) -> list[Route]:
-    """`/healthz`, `/readyz` (503 with the reasons), `/metrics`."""
+def unserved(journal: Journal, pipelines: Iterable[str]) -> list[str]:
+    """A sentence for each of these pipelines, and of those of the jobs not ended, that no worker serves.
+
+    A warning and no reason: a gateway that keeps accepting bridges the moment in which a deploy has replaced
+    no worker yet, and its jobs end at their deadline in any case.
+    """
+    presence = journal.presence
+    if presence is None or not presence.settled:
+        return []
+    wanted = {*pipelines, *(job.pipeline for job in journal.view if not job.ended)}
+    return [
+        f"no worker serves the pipeline {name}: its jobs wait, and end at their deadline"
+        for name in sorted(wanted - presence.workers().keys())
+    ]
+
+
+def probe_routes(checks: Checks, metrics: Metrics, warnings: Callable[[], list[str]]) -> list[Route]:
+    """`/healthz`, `/readyz` (503 with the reasons; `warnings` do not change the status), `/metrics`."""
 
     async def healthz(_: Request) -> Response:
         return json_response({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
         reasons = [reason for reason, holds in checks.items() if not holds()]
+        warned = {"warnings": found} if (found := warnings()) else {}
         if reasons:
-            return json_response({"status": "not ready", "reasons": reasons}, 503)
-        return json_response({"status": "ready"})
+            return json_response({"status": "not ready", "reasons": reasons, **warned}, 503)
+        return json_response({"status": "ready", **warned})
 
     async def scrape(_: Request) -> Response:
         return Response(metrics.render(), headers={"Content-Type": metrics.content_type})

@@ -29,7 +29,7 @@ class ResultEndpoint:
         except TimeoutError as error:
             raise BrokerUnavailable("the journal cannot be read at present; try again soon") from error
         if state.ended:
-            return json_response(state.result)
+            return json_response(self._lookup.whole(state).result)
         return json_response(progress(state), 202, {"Retry-After": str(self._config.retry_after)})
 
 

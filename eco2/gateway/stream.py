@@ -188,7 +188,7 @@ class StreamEndpoint:
         while True:
             news.clear()
             newest = self._feeds.view.get(state.job)
-            state = newest or state
+            state = self._lookup.whole(newest or state)
             live = self._feeds.live.get(state.job)
             chunk, cursor = advance(state, live, cursor, with_message=asked.with_message)
             if chunk:

@@ -1,6 +1,6 @@
 """How much is accepted and not ended, folded from the view: what dashboards and scalers look at. Pure."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from eco2.journal.state import JobState
@@ -16,8 +16,8 @@ class Backlog:
     oldest: float = 0.0
 
 
-def backlog(jobs: Iterable[JobState], now: float) -> dict[str, Backlog]:
-    """By pipeline; one without such jobs is missing. `now`: Unix seconds."""
+def backlog(jobs: Iterable[JobState], age: Callable[[JobState], float]) -> dict[str, Backlog]:
+    """By pipeline; one without such jobs is missing. `age`: seconds since a job's acceptance."""
     found: dict[str, Backlog] = {}
     for job in jobs:
         if job.ended:
@@ -25,7 +25,7 @@ def backlog(jobs: Iterable[JobState], now: float) -> dict[str, Backlog]:
         before = found.get(job.pipeline, Backlog())
         after = replace(before, jobs=before.jobs + 1)
         if not job.held:
-            oldest = max(before.oldest, now - job.accepted)
+            oldest = max(before.oldest, age(job))
             after = replace(after, waiting=before.waiting + 1, oldest=oldest)
         found[job.pipeline] = after
     return found

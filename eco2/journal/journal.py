@@ -8,17 +8,25 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from eco2.event import Event, Marker, Queued
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
+from eco2.journal.presence import Presence
 from eco2.journal.spending import Recall
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.log import get_logger
-from eco2.ports import Since, Stream, Subscription
+from eco2.ports import Clock, First, Since, Stream, Subscription
+
+DAY = 86_400.0
+EMPTY = 5.0
+"""Seconds for which a tail may be attached and show nothing, though the log holds the own marker."""
+LOOK = 0.5
+"""Seconds between two looks at a tail that shows nothing."""
 
 log = get_logger(__name__)
 
@@ -36,12 +44,26 @@ class Status:
 
 
 class Journal:
-    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`: as of the view."""
+    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`: as of the view.
+
+    `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
+    """
 
     def __init__(
-        self, stream: Stream, keep: float, clock: Callable[[], float], *, shows: bool = True
+        self,
+        stream: Stream,
+        keep: float,
+        clock: Clock,
+        *,
+        shows: bool = True,
+        presence: Presence | None = None,
     ) -> None:
-        self.view = View(keep, clock, shows=shows)
+        if presence is None:
+            self.view = View(keep, clock, shows=shows)
+        else:
+            clock = presence.now
+            self.view = View(keep, clock, shows=shows, earliest=presence.earliest, steady=presence.steady)
+        self.presence = presence
         self._stream = stream
         self._clock = clock
         self._keep = keep
@@ -62,7 +84,7 @@ class Journal:
             unconfirmed=self._outbox.oldest,
             skipped=view.skipped,
             paused=view.paused is not None,
-            backlog=backlog(view, now) if filled else {},
+            backlog=backlog(view, view.age) if filled else {},
         )
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
@@ -114,11 +136,13 @@ class Journal:
 
         Raises `Gone` if the journal no longer reaches back that far, `BrokerUnavailable`.
         """
-        state = self.view.get(job_id)
-        if state is None:
+        return await self.recent(job_id) or await self._history.find(job_id)
+
+    async def recent(self, job_id: str) -> JobState | None:
+        """The job's state, or None if it is unknown or older than the view: then not for a view that lags."""
+        if self.view.get(job_id) is None:
             await self.barrier()
-            state = self.view.get(job_id) or await self._history.find(job_id)
-        return state
+        return self.view.get(job_id)
 
     async def recall_spending(self, stop: asyncio.Event) -> None:
         """Once the view is filled, completes what was paid today; then it has nothing to do until `stop`."""
@@ -135,13 +159,32 @@ class Journal:
     async def _fill(self) -> None:
         """The tail begins once the log holds a marker: RabbitMQ turns a time that no record has reached yet
         into the log's end at some later moment, and what is written meanwhile would never be shown."""
+        if self.presence is not None:
+            await self.presence.met.wait()  # else a clock ahead would begin behind the log's end
+            self.view.begin()
         marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
         seen = self.view.expect(marker.id)
         await self.put(marker)
-        self._tail = self._stream.tail(Since(self.view.since), self.view.apply)
-        await seen.wait()
+        for start in (Since(self.view.since), Since(self.view.since - DAY), First()):
+            self._tail = self._stream.tail(start, self.view.apply)
+            if await self._shown(self._tail, seen):
+                break
+            log.warning("the journal shows nothing: this machine's clock may be far ahead of the broker's")
+            await self._tail.cancel()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
+
+    async def _shown(self, tail: Subscription, seen: asyncio.Event) -> bool:
+        """Returns True once the own marker has come by; False if the tail begins behind it."""
+        empty = 0.0
+        while empty < EMPTY:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK):
+                    await seen.wait()
+            if seen.is_set():
+                return True
+            empty = empty + LOOK if tail.attached and self.view.offset < 0 else 0.0
+        return False
 
     async def _serve_barriers(self) -> None:
         while True:

@@ -34,6 +34,9 @@ INDEX_SIZE = 200_000
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
 
+PLAUSIBLE = (-2.0, 10.0)
+"""Seconds from the writing of a live `queued` to its coming here that need no wrong clock to explain them."""
+
 INTAKE_SEEN = 100
 """Pauses and resumptions that are known again when they come twice."""
 
@@ -44,18 +47,34 @@ class View:
     """`keep`: seconds. `since`: Unix seconds from which on it holds every job; its tail starts there.
 
     `shows`: whether jobs that have ended are shown to anybody; else they are kept without their texts.
+    `earliest`: the clock to judge the age of what was accepted before the start. `steady`: one without jumps.
 
     Not thread-safe; every call is made on the event loop.
     """
 
-    def __init__(self, keep: float, clock: Clock, *, shows: bool = True) -> None:
+    def __init__(
+        self,
+        keep: float,
+        clock: Clock,
+        *,
+        shows: bool = True,
+        earliest: Clock | None = None,
+        steady: Clock | None = None,
+    ) -> None:
         self.since = clock() - keep
         self._keep = keep
         self._clock = clock
+        self._earliest = earliest or clock
+        self._steady = steady or clock
         self._shows = shows
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._left: dict[str, int] = {}
+        self._arrived: dict[str, float] = {}
+        """When a job came here whose `queued` names a time that cannot be: its gateway's clock is wrong."""
+        self._born: dict[str, float] = {}
+        """When a job was accepted, on the steady clock: of those not ended that came while we listened."""
+        self._live = False
         self._changes: dict[str, asyncio.Event] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
@@ -87,9 +106,27 @@ class View:
         state = self._jobs.get(job_id)
         return state is None or not (state.ended or run in state.past)
 
+    def _accepted(self, state: JobState) -> float:
+        """When the job was accepted, by this process's clock (Unix seconds)."""
+        return self._arrived.get(state.job, state.accepted)
+
+    def age(self, state: JobState) -> float:
+        """Seconds since the job was accepted. No wall clock matters where this process saw that happen; else
+        the earliest does, since an end that comes late harms nobody and one that comes early does."""
+        born = self._born.get(state.job)
+        return self._earliest() - self._accepted(state) if born is None else self._steady() - born
+
+    def remaining(self, state: JobState) -> float:
+        """Seconds until the job's deadline; negative behind it."""
+        return state.deadline - state.accepted - self.age(state)
+
     def left(self, job_id: str) -> int | None:
         """The offset of the `queued` of a job that has left the view, if it is still remembered."""
         return self._left.get(job_id)
+
+    def begin(self) -> None:
+        """The clock is as right as it gets: the view reaches back from now, before anything was applied."""
+        self.since = self._clock() - self._keep
 
     def by_key(self, owner: str, key: str, at: float) -> JobState | None:
         """The job that holds the idempotency key at the time `at` (Unix seconds)."""
@@ -154,6 +191,8 @@ class View:
                 now = min(event.ts, self._clock())  # a clock ahead must not empty the view
                 self._evict(now - self._keep)
         before = self._jobs.get(event.job)
+        if before is None and isinstance(event, Queued):
+            self._date(event)
         after = apply(before, at, event)
         if after is None or after is before:
             return
@@ -161,10 +200,21 @@ class View:
             after = self._claim(after, at)
         elif after.by is not None:
             self._release_key(after)  # it lost to a job that this view has never seen
-        if after.ended and not self._shows:
-            after = unshown(after)
+        if after.ended:
+            self._born.pop(event.job, None)
+            after = after if self._shows else unshown(after)
         self._jobs[event.job] = after
         self._announce(after)
+
+    def _date(self, event: Queued) -> None:
+        """A record from before the start may be old; a live one is at most as old as records can be."""
+        age = self._clock() - event.ts
+        soonest, latest = PLAUSIBLE
+        if age < soonest or (self._live and age > latest):
+            self._arrived[event.job] = self._clock()
+            age = 0.0
+        if self._live:
+            self._born[event.job] = self._steady() - max(0.0, age)
 
     def _note(self, event: Marker | Paused | Resumed | Spent | Large) -> None:
         """What belongs to no job."""
@@ -172,6 +222,7 @@ class View:
             case Marker():
                 if marker := self._markers.pop(event.id, None):
                     marker.set()
+                    self._live = True  # the first one of ours was written at our start
             case Spent():
                 self.spending.spent(event, self._clock())
             case Large():
@@ -212,9 +263,11 @@ class View:
         self.since = max(self.since, before)
         while self._jobs:
             state = next(iter(self._jobs.values()))
-            if state.accepted >= before:
+            if max(state.accepted, self._accepted(state)) >= before:  # keys go by the log's times
                 return
             del self._jobs[state.job]
+            self._arrived.pop(state.job, None)
+            self._born.pop(state.job, None)
             self._left[state.job] = state.queued_at
             self._wake(state.job)
             if len(self._left) > INDEX_SIZE:

@@ -24,6 +24,8 @@ from eco2.metrics.scraped import (
     JournalSeries,
     JournalStatus,
     Link,
+    Presence,
+    PresenceSeries,
     Queues,
     Spending,
     Uncreated,
@@ -304,6 +306,10 @@ class Metrics:
     def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalStatus]) -> None:
         """Shows how the process stands to the journal, and the backlog of these pipelines."""
         self._registry.register(JournalSeries(tuple(pipelines), status))
+
+    def show_presence(self, presence: Presence) -> None:
+        """Shows the workers that this process hears, and its clock beside theirs."""
+        self._registry.register(PresenceSeries(presence))
 
     def show_broker(self, links: Callable[[], Iterable[Link]], blocked: Callable[[], bool]) -> None:
         """Shows the connections to the broker."""

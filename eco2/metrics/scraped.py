@@ -70,6 +70,16 @@ class Link(Protocol):
     def reconnects(self) -> int: ...
 
 
+class Presence(Protocol):
+    """What a process knows of the others (`eco2.journal.presence.Presence`)."""
+
+    @property
+    def ahead(self) -> float: ...
+    @property
+    def pipelines(self) -> tuple[str, ...]: ...
+    def workers(self) -> Mapping[str, int]: ...
+
+
 class Budgets(Collector):
     """Series of the budgets that this process leads; of all processes together there is one of each.
 
@@ -142,6 +152,21 @@ class JournalSeries(Collector):
             waiting.add_metric([pipeline], found.waiting if found else 0)
             oldest.add_metric([pipeline], found.oldest if found else 0.0)
         yield from (backlog, waiting, oldest)
+
+
+class PresenceSeries(Collector):
+    """Workers by pipeline, 0 for one of this process's own that none serves, and the own clock."""
+
+    def __init__(self, presence: Presence) -> None:
+        self._presence = presence
+
+    def collect(self) -> Families:
+        workers = _gauge("eco2_pipeline_workers")
+        served = self._presence.workers()
+        for pipeline in sorted({*self._presence.pipelines, *served}):
+            workers.add_metric([pipeline], served.get(pipeline, 0))
+        yield workers
+        yield _gauge("eco2_clock_ahead_seconds", self._presence.ahead)
 
 
 class BrokerSeries(Collector):

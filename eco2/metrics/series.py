@@ -124,6 +124,12 @@ JOBS = (
         "are missing.",
         "queue",
     ),
+    gauge(
+        "eco2_pipeline_workers",
+        "each",
+        f"Workers that serve the pipeline, as this process heard in the last 12 s. {WHOLE}",
+        "pipeline",
+    ),
     gauge("eco2_intake_paused", "each", "1 while an operator has paused the intake."),
 )
 
@@ -247,6 +253,12 @@ PROCESS = (
         "eco2_view_lag_seconds",
         "each",
         "How late the newest journal event came here after it was written, by the writer's clock.",
+    ),
+    gauge(
+        "eco2_clock_ahead_seconds",
+        "each",
+        "How far this machine's clock is ahead of those of most processes (behind: negative); 0 without a "
+        "majority.",
     ),
     histogram(
         "eco2_barrier_seconds",

@@ -14,6 +14,7 @@ from eco2.broker.topology import Topology
 from eco2.call import Usage
 from eco2.journal.backlog import Backlog
 from eco2.journal.journal import Journal, Status
+from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.metrics.children import MOST
 from eco2.metrics.loop import LoopWatch
@@ -69,6 +70,7 @@ def everything() -> Metrics:
     metrics.show_spending(20.0, lambda: 1.5)
     metrics.show_journal(["scan"], lambda: STATUS)
     metrics.show_broker(lambda: [LinkStatus("publish", True, 2)], lambda: False)
+    metrics.show_presence(Presence(Embedded(Topology()), "p", "worker", ("scan",)))
     metrics.show_queues(lambda: {"dead": 1})
     return metrics
 

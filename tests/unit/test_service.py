@@ -21,6 +21,7 @@ from eco2.consumers.provider import Provider, Providers
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
 from eco2.journal.journal import Journal
+from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.pipeline import Pipeline
 from eco2.ports import Clock, Model, Stream
@@ -178,10 +179,11 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
     gateway = await components_of(Settings(amqp_url=url), "gateway")
     worker = await components_of(Settings(amqp_url=url), "worker")
     both = await components_of(Settings(), "serve")
-    assert list(gateway) == ["loop watch", "broker", "journal", "gateway"]
+    assert list(gateway) == ["loop watch", "broker", "presence", "journal", "deadlines", "gateway"]
     assert list(worker) == [
         "loop watch",
         "broker",
+        "presence",
         "journal",
         "probes",
         "live text",
@@ -192,6 +194,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
     assert list(both) == [
         "loop watch",
         "broker",
+        "presence",
         "journal",
         "live text",
         "holders",
@@ -227,9 +230,11 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(name, model, adapter, concurrency, *rest)
 
     class SpiedJournal(Journal):
-        def __init__(self, stream: Stream, keep: float, clock: Clock, *, shows: bool) -> None:
+        def __init__(
+            self, stream: Stream, keep: float, clock: Clock, *, shows: bool, presence: Presence
+        ) -> None:
             given["journal"] = (keep,)
-            super().__init__(stream, keep, clock, shows=shows)
+            super().__init__(stream, keep, clock, shows=shows, presence=presence)
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
     monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)

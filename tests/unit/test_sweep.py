@@ -76,7 +76,7 @@ class Orders:
 def test_a_job_is_overdue_behind_its_deadline_and_the_time_that_its_worker_has(
     job: JobState, now: float, is_overdue: bool
 ) -> None:
-    assert list(overdue([job], now)) == [job] * is_overdue
+    assert list(overdue([job], lambda one: one.deadline - now)) == [job] * is_overdue
 
 
 @pytest.mark.parametrize(
