@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
+from eco2 import __version__
 from eco2.brokers import open_broker, quota_service, topology
 from eco2.errors import StartError
 from eco2.journal.journal import Journal
@@ -25,6 +26,7 @@ from eco2.metrics.loop import LoopWatch
 from eco2.models import Offer, model_names, offers, open_models
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
+from eco2.remote import shown
 from eco2.service import Component
 from eco2.settings import Settings, doubts
 from eco2.validation import problems
@@ -63,6 +65,28 @@ def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
     return loaded
 
 
+def in_force(settings: Settings, role: Role, loaded: Sequence[AnyPipeline]) -> dict[str, object]:
+    """Returns what a process of this role works with, for the log's first line; no secret among it."""
+    probes = f"{settings.worker_host}:{settings.worker_port}"
+    return {
+        "role": role,
+        "version": __version__,
+        "pipelines": [pipeline.name for pipeline in loaded],
+        "providers": {
+            offer.name: f"{offer.model} at {shown(remote.base_url or 'OpenAI')}: {remote.rpm} requests/min, "
+            f"{remote.tpm} tokens/min, {remote.concurrency} calls"
+            if (remote := offer.remote)
+            else offer.model
+            for offer in offers(settings)
+        },
+        "prefetch": settings.prefetch,
+        "concurrency": settings.concurrency,
+        "prefix": settings.prefix,
+        "broker": shown(settings.amqp_url) if settings.amqp_url else "in memory",
+        "listen": probes if role == "worker" else f"{settings.host}:{settings.port}",
+    }
+
+
 def metrics_of(role: Role, loaded: Sequence[AnyPipeline], broker: Broker, journal: Journal) -> Metrics:
     """What every process shows of itself, whatever else it counts."""
     metrics = Metrics()
@@ -85,6 +109,7 @@ async def process(
     """
     listening = listening or Listening()
     loaded = pipelines(settings)
+    log.info("starting", **in_force(settings, role, loaded))
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     presence = _presence(settings, role, loaded, broker, name)
@@ -278,7 +303,10 @@ class _Parts:
                 stop=stop,
                 clock=self.presence.now,
             )
-            await serve(app, settings.host, settings.port, stop, listening.gateway)
+            advice = (
+                "set ECO2_PORT or --port to a free one (0 takes any), or ECO2_HOST to an address of this host"
+            )
+            await serve(app, settings.host, settings.port, stop, listening.gateway, advice)
 
         return Component("gateway", run, grace=20.0)
 
@@ -289,6 +317,10 @@ class _Parts:
         async def run(stop: asyncio.Event) -> None:
             app = build_probes(broker=self.broker, journal=self.journal, metrics=self.metrics, stop=draining)
             host, port = self.settings.worker_host, self.settings.worker_port
-            await serve(app, host, port, stop, listening.probes)
+            advice = (
+                "two workers on one host need two ports: set ECO2_WORKER_PORT or --port to a free one "
+                "(0 takes any), or ECO2_WORKER_HOST to an address of this host"
+            )
+            await serve(app, host, port, stop, listening.probes, advice)
 
         return Component("probes", run)

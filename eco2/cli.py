@@ -4,6 +4,7 @@ Everything heavy is imported inside the command that needs it, so that `eco2 --h
 """
 
 import asyncio
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,7 +31,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
 )
+Host = Annotated[str | None, typer.Option(help="Address to listen on, in place of the variable.")]
+Port = Annotated[
+    int | None, typer.Option(min=0, max=65_535, help="Port, in place of the variable; 0 takes a free one.")
+]
 topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_args_is_help=True)
 app.add_typer(topology_app, name="topology")
 app.add_typer(jobs.app, name="jobs")
@@ -53,42 +59,57 @@ def main() -> None:
         sys.exit(_code(leaf))
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan."""
+
+
 @app.command()
 def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop after the first scan; any free port.")] = False,
     photo: Annotated[Path | None, typer.Option(help="Your photo instead of the bundled one.")] = None,
+    host: Host = None,
+    port: Port = None,
 ) -> None:
     """Scan a real photo through all four stages here and now, then leave the gateway serving."""
     from eco2.demo import Photo
     from eco2.demo import demo as run_demo
     from eco2.stages import DEMO_PHOTO
 
-    settings = _settings("warning")
-    if once:
-        settings = settings.model_copy(update={"port": 0})
+    settings = _settings("warning", host=host, port=0 if once and port is None else port)
     if not _run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
         raise typer.Exit(3)
 
 
 @app.command()
-def serve() -> None:
+def serve(host: Host = None, port: Port = None) -> None:
     """Gateway and worker in one process; without ECO2_AMQP_URL on the broker in memory."""
-    settings = _settings()
+    settings = _settings(host=host, port=port)
     if settings.amqp_url is None:
         typer.echo("No ECO2_AMQP_URL: the broker is in memory, and jobs end with this process.", err=True)
-    _process("serve")
+    _process("serve", settings)
 
 
 @app.command()
-def gateway() -> None:
+def gateway(host: Host = None, port: Port = None) -> None:
     """Take requests and show events, for any number of clients. Needs ECO2_AMQP_URL."""
-    _process("gateway")
+    _process("gateway", _settings(host=host, port=port))
 
 
 @app.command()
-def worker() -> None:
-    """Run jobs from the queue. Needs ECO2_AMQP_URL."""
-    _process("worker")
+def worker(host: Host = None, port: Port = None) -> None:
+    """Run jobs from the queue. Needs ECO2_AMQP_URL. Host and port are those of its health and metrics."""
+    _process("worker", _settings(worker_host=host, worker_port=port))
 
 
 @app.command()
@@ -143,7 +164,7 @@ def topology_apply() -> None:
 @app.command("fake-openai")
 def fake_openai(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8090,
     rpm: Annotated[int, typer.Option(help="Requests per minute; 0: no limit.")] = 500,
     tpm: Annotated[int, typer.Option(help="Tokens per minute; 0: no limit.")] = 500_000,
     charge: Annotated[
@@ -159,8 +180,11 @@ def fake_openai(
 ) -> None:
     """A provider that imitates OpenAI's limits, latencies and faults; for tests and benchmarks only."""
     from eco2.fake.config import FakeConfig
-    from eco2.fake.server import serve as serve_fake
     from eco2.service import stop_on_signals
+
+    if importlib.util.find_spec("bpe_openai") is None:
+        raise StartError("the fake provider needs a tokenizer: run pip install 'eco2[fake]'")
+    from eco2.fake.server import serve as serve_fake
 
     config = FakeConfig(
         rpm=rpm or None,
@@ -213,10 +237,8 @@ def _topology(settings: "Settings") -> "Topology":
     return brokers.topology(settings, assembly.pipelines(settings))
 
 
-def _process(role: Literal["gateway", "worker", "serve"]) -> None:
+def _process(role: Literal["gateway", "worker", "serve"], settings: "Settings") -> None:
     from eco2 import assembly, service
-
-    settings = _settings()
 
     async def run() -> None:
         stop, force = asyncio.Event(), asyncio.Event()

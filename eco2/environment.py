@@ -21,11 +21,11 @@ from eco2.sizing import size
 from eco2.variables import of_services
 
 
-def load() -> Settings:
-    """The settings of this process's environment. Raises StartError."""
+def load(given: Mapping[str, str | int] | None = None) -> Settings:
+    """The settings of this process: `given` by field, else the environment's. Raises StartError."""
     wrong = unknown(os.environ)
     try:
-        settings = Settings()
+        settings = Settings(**(given or {}))  # type: ignore[arg-type]  # checked by the model
     except ValidationError as error:
         wrong += _explain(error)
     except SettingsError:  # its text may quote a key

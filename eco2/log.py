@@ -27,8 +27,9 @@ class Logger(BoundLogger):
             super().debug(event, *args, **fields)
 
 
-# Theirs, with a traceback for each lost connection; our links log the loss once.
-_ALARMIST = ("aio_pika", "aiormq")
+# Theirs, with a traceback for each lost connection; our links log the loss once. At debug they log frames,
+# and so photos, questions and passwords: they never get lower than info.
+_ALARMIST = ("aio_pika", "aiormq", "pamqp")
 # Their ordinary lines repeat what ours say (reconnects, requests), once per call or connection.
 _TALKATIVE = (
     "asyncio",
@@ -36,7 +37,10 @@ _TALKATIVE = (
     "httpcore2",
     "httpx",
     "httpx2",
+    "multipart",
     "openai",
+    "PIL",
+    "python_multipart",
     "uvicorn",
 )
 
@@ -64,7 +68,7 @@ def configure(level: str = "info", format: str = "auto", stream: TextIO | None =
     root.setLevel(level.upper())
     logging.captureWarnings(True)
     for name in _ALARMIST:
-        logging.getLogger(name).setLevel(logging.DEBUG if level == "debug" else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.INFO if level == "debug" else logging.ERROR)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.INFO if level == "debug" else logging.WARNING)
 

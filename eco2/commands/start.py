@@ -10,12 +10,15 @@ if TYPE_CHECKING:
 Value = TypeVar("Value")
 
 
-def settings(level: str = "info") -> "Settings":
-    """The settings, with the log set up as they say; `level`: the least that is written unless they do."""
+def settings(level: str = "info", **given: str | int | None) -> "Settings":
+    """The settings, with the log set up as they say; `level`: the least that is written unless they do.
+
+    `given`: values of the command line by field; one that is not None comes before the environment's.
+    """
     from eco2 import log
     from eco2.environment import load
 
-    loaded = load()
+    loaded = load({field: value for field, value in given.items() if value is not None})
     log.configure(level if loaded.log_level == "info" else loaded.log_level, loaded.log_format)
     return loaded
 

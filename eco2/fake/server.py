@@ -80,7 +80,7 @@ def _bind(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:
         raise StartError(
-            f"cannot listen on {host}:{port} ({error}): choose another port, 0 for any"
+            f"cannot listen on {host}:{port} ({error}): choose another --port, 0 for any"
         ) from error
 
 

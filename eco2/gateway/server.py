@@ -39,13 +39,18 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: ASGIApp, host: str, port: int, stop: asyncio.Event, on_port: Callable[[int], None]
+    app: ASGIApp,
+    host: str,
+    port: int,
+    stop: asyncio.Event,
+    on_port: Callable[[int], None],
+    advice: str = "choose another address or port",
 ) -> None:
     """Serves until `stop` is set and open responses have ended. Port 0 takes a free one.
 
-    `on_port(port)` is called when it listens. Raises `StartError` if it cannot.
+    `on_port(port)` is called when it listens. Raises `StartError`, with `advice`, if it cannot.
     """
-    listener = _listen(host, port)
+    listener = _listen(host, port, advice)
     bound: int = listener.getsockname()[1]
     config = uvicorn.Config(
         app,
@@ -87,11 +92,10 @@ async def _run(server: uvicorn.Server, listener: socket.socket) -> bool:
         listener.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, advice: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise StartError(
-            f"cannot listen on {host}:{port}: {error}; choose another address or port"
-        ) from error
+        reason = str(error).partition(" (while attempting")[0]
+        raise StartError(f"cannot listen on {host}:{port}: {reason}; {advice}") from error

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
-from eco2.errors import PublishUncertain, RetryableError, TooLarge
+from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
 from eco2.event import Event, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender
@@ -129,5 +129,7 @@ class Outbox:
 
 
 def _log_retry(attempt: int, error: RetryableError) -> None:
-    if attempt in (1, 10) or attempt % 100 == 0:
+    if attempt == 1 and isinstance(error, BrokerUnavailable):  # so at each start, until the link is up
+        log.info("events wait for the broker", why=str(error))
+    elif attempt in (1, 10) or attempt % 100 == 0:
         log.warning("the journal did not confirm; sending again", attempt=attempt, error=str(error))

@@ -1,10 +1,15 @@
 """The command line: help, exit codes, and errors that say what to do."""
 
+import importlib.util
+import socket
+
 import pytest
 from typer.testing import CliRunner
 
 from eco2 import __version__, cli
+from eco2.environment import load
 from eco2.errors import StartError
+from eco2.settings import Settings
 
 COMMANDS = [
     "demo",
@@ -139,3 +144,63 @@ def test_the_cause_within_nested_groups_decides_the_exit_code(
     monkeypatch.setattr(cli, "app", fail)
     assert exit_of(monkeypatch) == 2
     assert "change this" in capsys.readouterr().err
+
+
+def test_the_version_is_an_option_too() -> None:
+    assert invoke("--version").strip() == __version__
+
+
+@pytest.mark.parametrize("args", [[], ["serve"], ["jobs"], ["jobs", "list"], ["topology", "check"], ["scan"]])
+def test_h_is_help(args: list[str]) -> None:
+    assert invoke(*args, "-h") == invoke(*args, "--help")
+
+
+@pytest.mark.parametrize("command", ["demo", "serve", "gateway", "worker", "fake-openai"])
+def test_address_and_port_can_be_given(command: str) -> None:
+    text = invoke(command, "--help")
+    assert "--host" in text
+    assert "--port" in text
+
+
+def test_the_command_line_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_PORT", "none")
+    monkeypatch.setenv("ECO2_HOST", "0.0.0.0")
+    assert load({"port": 1234}).port == 1234
+    assert load({"port": 1234}).host == "0.0.0.0"
+    assert load({"port": 1234, "host": "::1"}).host == "::1"
+    monkeypatch.setattr("eco2.cli._process", lambda role, settings: found.append((role, settings)))
+    found: list[tuple[str, Settings]] = []
+    invoke("gateway", "--port", "1", "--host", "127.0.0.2")
+    monkeypatch.delenv("ECO2_PORT")
+    invoke("worker", "--port", "2", "--host", "127.0.0.3")
+    (_, gateway), (_, worker) = found
+    assert (gateway.host, gateway.port) == ("127.0.0.2", 1)
+    assert (worker.worker_host, worker.worker_port, worker.port) == ("127.0.0.3", 2, 8000)
+
+
+@pytest.mark.parametrize("args", [["--host", "http://x"], ["--host", "0.0.0.0:80"], ["--port", "65536"]])
+def test_a_wrong_address_exits_with_2(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert exit_of(monkeypatch, "serve", *args) == 2
+
+
+def test_the_fake_provider_names_the_extra_that_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "bpe_openai" else find(name))
+    assert exit_of(monkeypatch, "fake-openai", "--port", "0") == 2
+    assert "pip install 'eco2[fake]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "advice"), [(["serve"], "ECO2_PORT or --port"), (["worker"], "ECO2_WORKER_PORT or --port")]
+)
+def test_a_port_in_use_names_the_setting(
+    args: list[str], advice: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ECO2_AMQP_URL", "amqp://guest:guest@127.0.0.1:1/")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        assert exit_of(monkeypatch, *args, "--port", str(other.getsockname()[1])) == 2
+    errors = capfd.readouterr().err
+    assert advice in errors.splitlines()[-1]
+    assert "Traceback" not in errors

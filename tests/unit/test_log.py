@@ -94,3 +94,26 @@ def test_a_person_at_a_terminal_reads_text() -> None:
     assert "ready" in stream.getvalue()
     with pytest.raises(json.JSONDecodeError):
         json.loads(stream.getvalue())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aiormq.connection",
+        "aio_pika.message",
+        "pamqp.frame",
+        "httpx",
+        "httpx2",
+        "httpcore.http11",
+        "openai._base_client",
+        "python_multipart.multipart",
+        "PIL.PngImagePlugin",
+        "uvicorn.error",
+    ],
+)
+def test_debugging_shows_no_frames_of_libraries(name: str) -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream)
+    logging.getLogger(name).debug("a photo, a question, a password")
+    get_logger("eco2.test").debug("ours")
+    assert [line["event"] for line in _lines(stream)] == ["ours"]
