@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
 
-from eco2.errors import PermanentError, ProviderRefused
+from eco2.errors import InputRefused, PermanentError
 
 Answer = TypeVar("Answer")
 
@@ -69,6 +69,8 @@ class Reply(Generic[Answer]):
 class NoAnswer(PermanentError):
     """The call was paid for, and what came back is of no use. `model`, `usage`: as in a `Reply`."""
 
+    for_clients = "the model gave no answer that can be used: send it again"
+
     def __init__(self, message: str, model: str, usage: Usage) -> None:
         super().__init__(message)
         self.model = model
@@ -90,5 +92,13 @@ class UnfitAnswer(NoAnswer):
         self.problem = problem
 
 
-class AnswerRefused(NoAnswer, ProviderRefused):
+class UnreadableAnswer(NoAnswer):
+    """The answer is empty, or has a form that cannot be read: asking again would cost as much again."""
+
+    code = "UNREADABLE_ANSWER"
+
+
+class AnswerRefused(NoAnswer, InputRefused):
     """The model, or a filter behind it, declined to answer."""
+
+    for_clients = InputRefused.for_clients

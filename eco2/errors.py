@@ -9,7 +9,12 @@ from typing import Literal
 
 
 class Eco2Error(Exception):
-    """The root. Messages say what to do next."""
+    """The root. Messages tell operators what to do next.
+
+    `for_clients`: what the end client of a job reads in place of the message; None: the message.
+    """
+
+    for_clients: str | None = None
 
 
 class StartError(Eco2Error):
@@ -63,6 +68,8 @@ class ProviderError(RetryableError):
     `retry_after`: seconds that the provider asked us to wait, or None.
     """
 
+    for_clients = "the model is not available at present: send it again later"
+
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -100,10 +107,12 @@ class PermanentError(Eco2Error):
 
     code = "FAILED"
 
-    def __init__(self, message: str, code: str | None = None) -> None:
+    def __init__(self, message: str, code: str | None = None, for_clients: str | None = None) -> None:
         super().__init__(message)
         if code is not None:
             self.code = code
+        if for_clients is not None:
+            self.for_clients = for_clients
 
 
 class DeadLetter(PermanentError):
@@ -130,8 +139,22 @@ class ProviderRefused(PermanentError):
     code = "PROVIDER_REFUSED"
 
 
+class InputRefused(ProviderRefused):
+    """The provider's filter stopped what the job sent (or would get): nothing is wrong with the provider."""
+
+    for_clients = "the model's provider does not accept this photo or question: send another one"
+
+
+class CallUnsupported(ProviderRefused, DeadLetter):
+    """The model takes no such call (a parameter, pictures): another one may, or an operator changes it."""
+
+    for_clients = "the model is not available at present: send it again later"
+
+
 class ProviderClosed(ProviderRefused, DeadLetter):
     """The provider serves none of our calls until an operator acts (key, permission, quota)."""
+
+    for_clients = "the model is not available at present: send it again later"
 
 
 class TooLarge(PermanentError):

@@ -124,7 +124,8 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
     """The job's end; the first one in log order stands. `result` is all that a client reads.
 
     `run` is the run that ended it, or None where it ended without one. `dead`: its order is kept among the
-    dead letters, since it may succeed once something is mended.
+    dead letters, since it may succeed once something is mended. `cause`: why it failed, for operators, where
+    the `result` has another text; no client sees it.
     """
 
     job: str
@@ -133,6 +134,7 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
     seq: int
     result: JSON
     dead: bool = False
+    cause: str = ""
 
 
 class Marker(_Event, frozen=True, kw_only=True, tag="marker"):

@@ -4,7 +4,7 @@ A provider counts a call when it arrives, up to `GUARD` seconds after its grant.
 `SPAN` = 60 s + `GUARD` is kept at the limit, and no 60 s of arrivals can exceed it, however late each is
 (derivation: docs/decisions/0012-exact-ledger.md). What a provider counts as a call's tokens differs:
 
-* `request`: what was reserved, fixed by the request; what the call really took changes nothing;
+* `request`: what was reserved, fixed by the request; a prompt that was longer than that counts as it was;
 * `input`: what it really took (its input), which is at most what was reserved; corrected once it is known;
 * `usage`: what it really took, known at its end only. Calls in flight are reserved together: the mean of
   their kind each, and `SIGMAS` standard deviations of their sum as room for all.
@@ -111,6 +111,7 @@ class _Entry:
     request: Charge | None
     tokens: Charge | None
     variance: float
+    cost: float
     closed: bool = False
 
 
@@ -201,6 +202,7 @@ class Pacer:
             _charge(self._requests, now, 1.0),
             _charge(self._tokens, now, cost),
             variance,
+            cost,
         )
         self._order.append(entry)
         self._variance += variance
@@ -208,7 +210,11 @@ class Pacer:
     def settle(self, name: str, tokens: float) -> None:
         """The call took `tokens`. Only the first word on a call counts."""
         entry = self._close(name)
-        if entry is None or self._counting == "request":
+        if entry is None:
+            return
+        if self._counting == "request":
+            if tokens > entry.cost:  # its estimate was too low, and the provider has counted what it was
+                _correct(entry.tokens, tokens)
             return
         self._kinds[entry.kind] = self._kinds.get(entry.kind, Kind()).seen(tokens)
         _correct(entry.tokens, tokens)

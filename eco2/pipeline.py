@@ -16,8 +16,18 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, AnswerRefused, Call, Label, Reply, UnfitAnswer, Usage
-from eco2.errors import InvalidInput, PermanentError, RetryableError, StartError
+from eco2.call import (
+    Answer,
+    AnswerRefused,
+    Call,
+    Label,
+    NoAnswer,
+    Reply,
+    UnfitAnswer,
+    UnreadableAnswer,
+    Usage,
+)
+from eco2.errors import InputRefused, InvalidInput, PermanentError, RetryableError, StartError
 from eco2.job import JSON
 
 __all__ = [
@@ -26,8 +36,10 @@ __all__ = [
     "Call",
     "Context",
     "Form",
+    "InputRefused",
     "InvalidInput",
     "Label",
+    "NoAnswer",
     "Outputs",
     "PermanentError",
     "Pipeline",
@@ -35,6 +47,7 @@ __all__ = [
     "RetryableError",
     "Stage",
     "UnfitAnswer",
+    "UnreadableAnswer",
     "Upload",
     "Usage",
     "load",

@@ -61,6 +61,7 @@ def sheet(sheet: Sheet, out: Console) -> None:
         "job": state.job,
         "pipeline": state.pipeline or "the journal no longer says",
         "status": f"{state.status}{', its order went to the dead letters' if state.dead else ''}",
+        "why": state.cause,
         "accepted": _time(state.accepted),
         "deadline": _time(state.deadline),
         "model": state.model or "the default",

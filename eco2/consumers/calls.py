@@ -22,6 +22,7 @@ from eco2.consumers.run import Run
 from eco2.consumers.turn import Turn
 from eco2.errors import (
     CallTooLarge,
+    CallUnsupported,
     Eco2Error,
     ProviderClosed,
     ProviderDown,
@@ -90,9 +91,10 @@ class Calls:
                 return await self._ask(provider, run, call, on_start, on_text)
             except WentDown:
                 continue
-            except (CallTooLarge, ProviderClosed):
+            except (CallTooLarge, CallUnsupported, ProviderClosed) as error:
                 if not tries.leave_out(provider):
                     raise
+                log.warning("another provider takes the call", refused_by=provider.name, error=str(error))
             except RetryableError:
                 tries.failed_at = provider
                 raise

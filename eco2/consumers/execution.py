@@ -198,6 +198,7 @@ class Executor:
         except PermanentError as error:
             if run.interrupt.outcome is None:  # else it is the interrupt that the stage failed of
                 status = "failed"
+                log.warning("a stage failed", stage=stage.name, code=error.code, error=str(error))
                 writer.failed(clock(), error, context.usage)
             raise
         except _TryLater:
@@ -220,7 +221,7 @@ class Executor:
             asked = error.retry_after if isinstance(error, ProviderError) else None
             delay = put_off(DELAYS, run.retries, asked, self._engine.clock(), run.deadline)
             if delay is None:
-                raise DeadLetter(str(error), "UNAVAILABLE") from error
+                raise DeadLetter(str(error), "UNAVAILABLE", error.for_clients) from error
             raise _TryLater(PutOff(str(error), delay)) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

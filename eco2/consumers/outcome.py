@@ -10,13 +10,14 @@ from eco2.job import JSON
 class Finished:
     """The job is at its end; `result` is what clients read. `dead`: its order goes to the dead letters.
 
-    `code`: of the error, where there was one.
+    `code`: of the error, where there was one. `cause`: why, for operators, where clients read another text.
     """
 
     status: Literal["completed", "failed"]
     result: JSON
     dead: bool = False
     code: str | None = None
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

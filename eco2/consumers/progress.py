@@ -118,10 +118,17 @@ def finished(
     """The end of a job as clients read it; `outputs` of a job that completed, `error` of one that did not."""
     body, error = _body(pipeline, outputs, error)
     status: Literal["completed", "failed"] = "failed" if error else "completed"
-    message = legible(str(error)) if error else f"{pipeline.name} completed"
+    message = for_clients(error) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
-    return Finished(status, result, isinstance(error, DeadLetter), error.code if error else None)
+    cause = legible(str(error)) if error else ""
+    return Finished(
+        status,
+        result,
+        isinstance(error, DeadLetter),
+        error.code if error else None,
+        "" if cause == message else cause,
+    )
 
 
 def _body(
@@ -155,6 +162,7 @@ def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished,
         seq=seq,
         result=outcome.result,
         dead=outcome.dead,
+        cause=outcome.cause,
     )
 
 
@@ -180,7 +188,12 @@ def late(job: Job | JobState) -> PermanentError:
 
 
 def _error(error: PermanentError) -> JSON:
-    return {"code": error.code, "message": legible(str(error))}
+    return {"code": error.code, "message": for_clients(error)}
+
+
+def for_clients(error: PermanentError) -> str:
+    """What the end client of a job reads: never the words of a provider."""
+    return legible(error.for_clients or str(error))
 
 
 def legible(text: str) -> str:

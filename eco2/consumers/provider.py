@@ -13,7 +13,16 @@ from dataclasses import dataclass
 
 from eco2.call import NoAnswer, Usage
 from eco2.consumers.breaker import Breaker
-from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderSilent, RateLimited
+from eco2.errors import (
+    CallTooLarge,
+    CallUnsupported,
+    InputRefused,
+    PermanentError,
+    ProviderClosed,
+    ProviderDown,
+    ProviderSilent,
+    RateLimited,
+)
 from eco2.log import get_logger
 from eco2.metrics import Metrics, Opening
 from eco2.pacer import Limits
@@ -60,15 +69,20 @@ class Budget:
     counting: Counting
     limits: Limits
 
-    def counted(self, estimate: Estimate, usage: Usage) -> float:
-        """What the provider counted a call as that took `usage`, in tokens."""
+    def counted(self, estimate: Estimate, usage: Usage) -> float | None:
+        """What the provider counted a call as that took `usage`, in tokens.
+
+        None where it gave no number that can be true: then the reservation stands.
+        """
+        if not estimate.explains(usage):
+            return None
         match self.counting:
             case "request":
-                return estimate.cost
+                return max(estimate.cost, usage.input_tokens)
             case "input":
                 return usage.input_tokens
             case "usage":
-                return usage.input_tokens + usage.output_tokens
+                return usage.input_tokens + usage.output_tokens if usage.output_tokens else None
 
 
 class Provider:
@@ -157,7 +171,7 @@ class Provider:
         except ProviderClosed:
             self._moved(self._breaker.shut(_now()), "refused")
             raise
-        except (NoAnswer, RateLimited):  # it did answer
+        except (NoAnswer, RateLimited, InputRefused, CallUnsupported, CallTooLarge):  # it did answer
             self._moved(self._breaker.succeeded())
             raise
         except BaseException:

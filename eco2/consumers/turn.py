@@ -68,8 +68,9 @@ class Turn(Generic[Answer]):
         """The call took `usage`."""
         if (budget := self._provider.budget) is not None:
             budget.estimator.learn(self._estimate, usage)
-            if self._grant is not None and usage.input_tokens:  # else the provider did not say
-                self._grant.settle(budget.counted(self._estimate, usage))
+            tokens = budget.counted(self._estimate, usage)
+            if self._grant is not None and tokens is not None:
+                self._grant.settle(tokens)
 
     def pushed_back(self, retry_after: float | None) -> None:
         """The provider refused the call as too fast."""

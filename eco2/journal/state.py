@@ -70,7 +70,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     times that a stage failed, both since the job last got on. `touched`: when its last event was written.
     `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
     `by`: the job that won the key, where this one lost it ("": it was withdrawn). `dead`: its order is among
-    the dead letters. `resumes`: the job that this one replays.
+    the dead letters. `cause`: why it failed, for operators. `resumes`: the job that this one replays.
     """
 
     job: str
@@ -100,6 +100,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     ended_at: int | None = None
     by: str | None = None
     dead: bool = False
+    cause: str = ""
     resumes: str | None = None
 
     @property
@@ -179,7 +180,7 @@ def unshown(state: JobState) -> JobState:
     """Of a job that has ended, what somebody needs to know who shows it to nobody: not its texts, which are
     most of what it takes in memory."""
     last = replace(state.shown[-1], result=None)
-    return replace(state, outputs={}, usage={}, saved={}, result=None, shown=(last,))
+    return replace(state, outputs={}, usage={}, saved={}, result=None, cause="", shown=(last,))
 
 
 def _queued(at: EventId, event: Queued) -> JobState:
@@ -227,6 +228,7 @@ def _done(state: JobState, at: EventId, event: Done) -> JobState:
         result=event.result,
         ended_at=at.offset,
         dead=event.dead,
+        cause=event.cause,
         shown=(*state.shown, shown),
         touched=event.ts,
     )

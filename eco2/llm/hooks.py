@@ -4,6 +4,7 @@ A grant for a call is good for a fraction of a second, so it is looked at when t
 nothing but the request is left to be sent. The SDK has no such hook; its HTTP client has.
 """
 
+import math
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -13,6 +14,9 @@ import openai
 
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=60.0)
 """Kept open between calls: a new one costs a handshake, and grants do not wait for handshakes."""
+
+LEAST = {"requests": 1.0, "tokens": 1000.0}
+"""A limit per minute below it is an error of the provider: not even one call would fit."""
 
 BeforeSend = Callable[[], Awaitable[None]]
 OnLimits = Callable[[float | None, float | None], None]
@@ -31,8 +35,11 @@ def before_send(check: BeforeSend) -> Iterator[None]:
         _before_send.reset(token)
 
 
-def client(on_limits: OnLimits) -> httpx2.AsyncClient:
-    """The SDK's own HTTP client (proxies of the environment included) with our hooks in it."""
+def client(on_limits: OnLimits, login: tuple[str, str] | None = None) -> httpx2.AsyncClient:
+    """The SDK's own HTTP client (proxies of the environment included) with our hooks in it.
+
+    `login`: user and password, where the provider's URL had them.
+    """
 
     async def on_response(response: httpx2.Response) -> None:
         requests, tokens = (_limit(response.headers, what) for what in ("requests", "tokens"))
@@ -40,7 +47,7 @@ def client(on_limits: OnLimits) -> httpx2.AsyncClient:
             on_limits(requests, tokens)
 
     return openai.DefaultAsyncHttpxClient(
-        limits=CONNECTIONS, event_hooks={"request": [_trace], "response": [on_response]}
+        limits=CONNECTIONS, auth=login, event_hooks={"request": [_trace], "response": [on_response]}
     )
 
 
@@ -59,8 +66,9 @@ async def _trace(request: httpx2.Request) -> None:
 
 def _limit(headers: httpx2.Headers, what: str) -> float | None:
     """The provider's limit per minute, or None where it names none that makes sense."""
+    text = headers.get(f"x-ratelimit-limit-{what}", "")
     try:
-        limit = float(headers[f"x-ratelimit-limit-{what}"])
-    except (KeyError, ValueError):
+        limit = float(text) if text.isascii() else math.nan
+    except ValueError:
         return None
-    return limit if limit > 0 else None
+    return limit if LEAST[what] <= limit < math.inf else None

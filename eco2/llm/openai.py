@@ -11,10 +11,8 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from json import JSONDecodeError
 from urllib.parse import quote
 
 import httpx2  # the SDK lets its transport's errors through while a stream is read
@@ -26,9 +24,13 @@ from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, NoAnswer, Reply, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import (
+    CallTooLarge,
+    CallUnsupported,
     Eco2Error,
+    InputRefused,
+    PermanentError,
     ProviderClosed,
     ProviderDown,
     ProviderError,
@@ -36,15 +38,25 @@ from eco2.errors import (
     ProviderSilent,
     RateLimited,
 )
-from eco2.llm import hooks
-from eco2.llm.completion import Counted, Words, completion_of
+from eco2.llm import hooks, objects
+from eco2.llm.completion import Completion, Counted, Ending, completion_of, decoded
 from eco2.llm.prices import price
-from eco2.llm.refusals import limit_kind, retry_delay, words
+from eco2.llm.refusals import (
+    Meaning,
+    inner_status,
+    limit_kind,
+    meaning,
+    parameter,
+    retry_after,
+    retry_delay,
+    words,
+)
+from eco2.llm.thoughts import Visible, without_thoughts
 from eco2.ports import at_once
+from eco2.remote import without_login
 from eco2.tokens.names import plain_name
 
 PATH = "/chat/completions"
-NO_COMPLETION = "the provider answered with something that is no chat completion"
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
 
@@ -55,13 +67,45 @@ LEAST_EFFORT: Mapping[str, ReasoningEffort] = {
 }
 """Models that would think by default, on tokens of `max_tokens`, until none is left for the answer."""
 
-_MAY_PASS = (408, 409, 425, 429)
 _LONGEST_REASON = 300
-_STANDARD_TIERS = (None, "auto", "default")
+_STANDARD_TIERS = (None, "auto", "default", "standard")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
 _PROBLEMS = 3
-_KEY_REFUSED = "API_KEY_INVALID"
-"""How Google says it, with HTTP 400."""
+_FOR_CLIENTS: Mapping[type[PermanentError], str] = {
+    ProviderRefused: "the model's provider does not take this request: send another photo or question",
+    CallTooLarge: "the input is too long for the model: shorten it",
+}
+_MAY_PASS: Mapping[Meaning, type[ProviderError]] = {
+    "rate": RateLimited,
+    "down": ProviderDown,
+    "later": ProviderError,
+}
+_FINAL: Mapping[Meaning, tuple[type[PermanentError], str]] = {
+    "money": (
+        ProviderClosed,
+        "the account at the provider has no quota left ({reason}): check its plan and billing",
+    ),
+    "key": (
+        ProviderClosed,
+        "the provider does not accept our key ({reason}): check OPENAI_API_KEY, or the API_KEY among its "
+        "variables ECO2_PROVIDERS__…",
+    ),
+    "model": (
+        ProviderClosed,
+        "the provider knows no such model or address ({reason}): check the model {model} and the base URL "
+        "in its settings",
+    ),
+    "unsupported": (
+        CallUnsupported,
+        "the model {model} does not take {parameter} ({reason}): set another model for this provider",
+    ),
+    "input": (InputRefused, "the provider's filter refused the input of this job ({reason})"),
+    "too large": (
+        CallTooLarge,
+        "the call is too large for the provider's limits ({reason}): shorten its input",
+    ),
+    "request": (ProviderRefused, "the provider does not take the request ({reason}): correct it"),
+}
 _IN_HEADERS = " !#$&'()*+,/:;=?@[]~"  # what needs no %-escape in a header's value
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
@@ -71,8 +115,9 @@ class _Written:
     """What the provider wrote, why it stopped (None: it did not say), who wrote it and what for."""
 
     text: str
-    finish_reason: str | None
-    refusal: str | None
+    ending: Ending | None
+    refusal: str
+    arguments: str | None
     model: str
     usage: Usage
 
@@ -95,12 +140,14 @@ class OpenAIModel:
         self._model = model
         self._timeout = timeout
         self._effort = LEAST_EFFORT.get(plain_name(model))
+        # In the URL itself they would stand in every log line of the HTTP client.
+        base_url, login = (base_url, None) if base_url is None else without_login(base_url)
         self._client = openai.AsyncOpenAI(
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
-            http_client=hooks.client(on_limits),
+            http_client=hooks.client(on_limits, login),
         )
 
     async def aclose(self) -> None:
@@ -135,27 +182,29 @@ class OpenAIModel:
         return await self._whole(call, headers)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
-        answer = await self._client.post(
-            PATH, cast_to=object, content=self._body(call), options={"headers": headers}
+        response = await self._client.post(
+            PATH, cast_to=httpx2.Response, content=self._body(call), options={"headers": headers}
         )
-        completion = completion_of(answer)
-        if not completion.choices or (message := completion.choices[0].message) is None:
-            raise ProviderError(f"{NO_COMPLETION}: try again")
-        model = _sound(completion.model or self._model)
-        usage = _usage(completion.usage, model, completion.service_tier)
-        return _Written(
-            _sound(message.content or ""),
-            completion.choices[0].finish_reason,
-            message.refusal,
-            model,
-            usage,
-        )
+        try:
+            completion = completion_of(decoded(response.content))
+        except ValueError as error:
+            raise ProviderError(
+                f"the provider's answer broke off, or is no JSON ({error}): try again"
+            ) from error
+        if completion is None:
+            raise UnreadableAnswer(
+                "the provider answered with something that is no chat completion: check its base URL",
+                self._model,
+                Usage(),
+            )
+        if completion.error is not None and not completion.text:
+            raise self._refusal(inner_status(completion.error), completion.error, {})
+        return self._written(completion.text, completion)
 
     async def _stream(
         self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
     ) -> _Written:
-        pieces, refused = list[str](), list[str]()
-        finish_reason, model, tier, usage = None, self._model, None, None
+        pieces, refused, visible, last = list[str](), list[str](), Visible(), Completion()
         chunks = await self._client.post(
             PATH,
             cast_to=object,
@@ -165,19 +214,33 @@ class OpenAIModel:
             stream_cls=openai.AsyncStream[object],
         )
         async with chunks:
-            async for data in chunks:
-                chunk = completion_of(data)
-                model, tier = chunk.model or model, chunk.service_tier or tier
-                usage = chunk.usage or usage
-                for choice in chunk.choices or ():
-                    finish_reason = choice.finish_reason or finish_reason
-                    delta = choice.delta or Words()
-                    refused.append(delta.refusal or "")
-                    if piece := delta.content:
-                        pieces.append(piece)
-                        on_text(piece)
-        text, refusal, model = _sound("".join(pieces)), "".join(refused) or None, _sound(model)
-        return _Written(text, finish_reason, refusal, model, _usage(usage, model, tier))
+            async for data in _readable(chunks):
+                if (chunk := completion_of(data)) is None:
+                    continue
+                if chunk.error is not None:
+                    raise self._refusal(inner_status(chunk.error), chunk.error, {})
+                last = _newer(last, chunk)
+                refused.append(chunk.refusal)
+                pieces.append(chunk.text)
+                if shown := visible.add(chunk.text):
+                    on_text(shown)
+        if shown := visible.end():
+            on_text(shown)
+        ending = last.ending or ("unknown" if last.usage else None)  # a stream with its usage was not cut off
+        return self._written("".join(pieces), replace(last, ending=ending, refusal="".join(refused)))
+
+    def _written(self, text: str, completion: Completion) -> _Written:
+        model = _sound(completion.model or self._model)
+        usage = _usage(completion.usage, model, completion.tier)
+        arguments = completion.arguments
+        return _Written(
+            _sound(text),
+            completion.ending,
+            completion.refusal,
+            None if arguments is None else _sound(arguments),
+            model,
+            usage,
+        )
 
     def _body(self, call: Call[Answer], **more: object) -> bytes:
         """Encoded here: the SDK would look at each character of a picture several times."""
@@ -203,18 +266,34 @@ class OpenAIModel:
                 f"the provider did not finish within {self._timeout:g} s: try again"
             ) from error
         except openai.APIStatusError as error:
-            reason = error.message if isinstance(error.body, dict) else words(error.body) or error.message
-            raise _status_error(error, self._without_key(reason)) from error
-        except msgspec.ValidationError as error:
-            raise ProviderError(f"{NO_COMPLETION} ({error}): try again") from error
-        except (openai.OpenAIError, httpx2.HTTPError, JSONDecodeError, UnicodeDecodeError) as error:
+            raise self._refusal(error.status_code, error.body, error.response.headers) from error
+        except openai.APIConnectionError as error:
             if isinstance(error.__cause__, Eco2Error):  # of `before_send`: nothing was sent
                 raise error.__cause__ from None
-            if _out_of_quota(error):
-                raise _no_quota() from error
-            reason = self._without_key(f"{type(error).__name__}: {error}")
-            kind = ProviderDown if isinstance(error, openai.APIConnectionError) else ProviderError
-            raise kind(f"the connection to the provider failed ({reason}): try again") from error
+            raise ProviderDown(self._failed(error)) from error
+        except openai.APIError as error:  # in a stream
+            body = error.body if error.body is not None else error.message
+            raise self._refusal(inner_status(body), body, {}) from error
+        except (openai.OpenAIError, httpx2.HTTPError, UnicodeError) as error:
+            raise ProviderError(self._failed(error)) from error
+
+    def _failed(self, error: Exception) -> str:
+        reason = self._without_key(f"{type(error).__name__}: {error}")
+        return f"the connection to the provider failed ({reason}): try again"
+
+    def _refusal(self, status: int, body: object, headers: Mapping[str, str]) -> Eco2Error:
+        """What an error of the provider means for the job. `status`: 0 for one inside an answer."""
+        what = meaning(status, body)
+        reason = self._without_key(f"HTTP {status or 200}: {words(body) or body or 'no reason given'}")
+        if what in _MAY_PASS:
+            wait, message = retry_after(headers, time.time()), f"the provider cannot answer now ({reason})"
+            if what == "rate":
+                wait = retry_delay(body) if wait is None else wait
+                return RateLimited(f"{message}: try again", wait, limit_kind(body, headers))
+            return _MAY_PASS[what](f"{message}: try again", wait)
+        kind, text = _FINAL[what]
+        message = text.format(reason=reason, model=self._model, parameter=parameter(body) or "such a request")
+        return kind(message, for_clients=_FOR_CLIENTS.get(kind))
 
     def _without_key(self, text: str) -> str:
         """`text` without what clients must not read (our key, and names of accounts that providers quote) or
@@ -266,33 +345,41 @@ def _untitled(node: Mapping[str, object]) -> dict[str, object]:
 def _answer(call: Call[Answer], written: _Written) -> Answer:
     """The text or the validated object; raises for anything less, by the reason why the model stopped."""
     kind = f"the answer to the call '{call.kind}'"
-    if written.refusal is not None or written.finish_reason == "content_filter":
+    if written.refusal or written.ending == "filter":
         reason = (written.refusal or "its content filter stepped in")[:_LONGEST_REASON]
         raise AnswerRefused(
             f"the provider refused to answer the call '{call.kind}': {reason}", written.model, written.usage
         )
-    match written.finish_reason:
-        case "length" if call.schema is not str or not written.text:
-            raise _unfit(
-                f"{kind} took more than {call.max_tokens} tokens: raise the call's max_tokens", written,
-                "it was cut off because it was too long",
-            )  # fmt: skip
-        case "stop" | "length" if written.text:
-            return _value(call, written, kind)
-        case "tool_calls" | "function_call":
-            raise AnswerRefused(
-                f"{kind} is the call of a tool, and none was offered: use another model",
-                written.model,
-                written.usage,
-            )
-    raise ProviderError(f"{kind} is not whole (finish_reason {written.finish_reason}): try again")
+    if written.ending == "error":
+        raise ProviderError(f"{kind} is not whole, since the provider failed: try again")
+    text = without_thoughts(written.text)
+    if not text and written.arguments is not None and call.schema is not str:
+        text = written.arguments
+    if written.ending == "length" and (call.schema is not str or not text):
+        raise _unfit(
+            f"{kind} took more than {call.max_tokens} tokens: raise the call's max_tokens", written,
+            "it was cut off because it was too long",
+        )  # fmt: skip
+    if written.ending is None and call.stream and call.schema is str:
+        raise ProviderError(f"{kind} broke off: try again")
+    if not text:
+        raise _unreadable(kind, written)
+    return _value(call, written, text, kind)
 
 
-def _value(call: Call[Answer], written: _Written, kind: str) -> Answer:
-    value: object = written.text
+def _unreadable(kind: str, written: _Written) -> NoAnswer:
+    if written.ending == "tool":
+        what = "is the call of a tool, and none was offered: use another model"
+    else:
+        what = "is empty: use another model, or raise the call's max_tokens"
+    return UnreadableAnswer(f"{kind} {what}", written.model, written.usage)
+
+
+def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answer:
+    value: object = text
     if issubclass(call.schema, BaseModel):
         try:
-            value = call.schema.model_validate_json(written.text)
+            value = objects.read(call.schema, text)
         except ValidationError as error:
             details = error.errors(include_url=False, include_input=False)[:_PROBLEMS]
             problem = "; ".join(_problem(detail) for detail in details)
@@ -328,55 +415,28 @@ def _usage(usage: Counted | None, model: str, tier: str | None) -> Usage:
     """Zeros where a provider does not report it; without a cost where that or the price is not known."""
     if usage is None:
         return Usage()
-    details = usage.prompt_tokens_details
-    cached = (details.cached_tokens or 0) if details is not None else 0
-    known = price(model) if tier in _STANDARD_TIERS else None
-    prompt, completion = usage.prompt_tokens or 0, usage.completion_tokens or 0
+    prompt, cached, completion = usage.prompt or 0, usage.cached or 0, usage.completion or 0
+    whole = usage.prompt is not None and usage.completion is not None
+    known = price(model) if whole and tier in _STANDARD_TIERS else None
     return Usage(prompt, cached, completion, known.cost(prompt, cached, completion) if known else None)
 
 
-def _status_error(error: openai.APIStatusError, reason: str) -> ProviderError | ProviderRefused:
-    """What an HTTP error means for the job. `reason`: the provider's words, fit for clients."""
-    status = error.status_code
-    if _out_of_quota(error):
-        return _no_quota()
-    if status in (401, 403) or _KEY_REFUSED in words(error.body):
-        return ProviderClosed(
-            f"the provider does not accept our key (HTTP {status}): check OPENAI_API_KEY, or the API_KEY "
-            "among its variables ECO2_PROVIDERS__…"
-        )
-    if status == 404:
-        return ProviderClosed(
-            f"the provider knows no such model or address (HTTP 404: {reason}): check the model and the base "
-            "URL in its settings"
-        )
-    if status in _MAY_PASS or status >= 500:
-        headers, message = error.response.headers, f"the provider cannot answer now (HTTP {status}: {reason})"
-        wait = retry_after(headers, time.time())
-        if status == 429:
-            wait = retry_delay(error.body) if wait is None else wait
-            return RateLimited(f"{message}: try again", wait, limit_kind(error.body, headers))
-        kind = ProviderDown if status >= 500 else ProviderError
-        return kind(f"{message}: try again", wait)
-    return ProviderRefused(f"the provider does not take the request (HTTP {status}: {reason}): correct it")
+def _newer(known: Completion, chunk: Completion) -> Completion:
+    """What all chunks together tell, besides the text."""
+    return Completion(
+        ending=chunk.ending or known.ending,
+        model=chunk.model or known.model,
+        tier=chunk.tier or known.tier,
+        usage=chunk.usage or known.usage,
+    )
 
 
-def _out_of_quota(error: Exception) -> bool:
-    return isinstance(error, openai.APIError) and "insufficient_quota" in (error.code, error.type)
-
-
-def _no_quota() -> ProviderClosed:
-    return ProviderClosed("the account at the provider has no quota left: check its plan and billing")
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the provider asks us to wait (`now`: Unix seconds), or None if it does not say."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            return max(0.0, float(headers[name]) * unit)
-        except (KeyError, ValueError):
-            continue  # absent, or a date
+async def _readable(chunks: AsyncIterator[object]) -> AsyncIterator[object]:
+    """The chunks as they come. A broken one ends the stream as a lost connection does."""
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now)
-    except (KeyError, ValueError):
-        return None
+        async for chunk in chunks:
+            yield chunk
+    except (ValueError, RecursionError) as error:
+        raise ProviderError(
+            f"the provider's stream holds something that is no JSON ({error}): try again"
+        ) from error

@@ -76,11 +76,11 @@ def reached(state: JobState) -> str:
 
 
 def error(state: JobState) -> tuple[str, str] | None:
-    """Code and message of the error that the job ended with."""
+    """Code and message of the error that the job ended with; the message as operators read it."""
     told = (state.result or {}).get("error")
     if not isinstance(told, dict):
         return None
-    return str(told.get("code", "")), str(told.get("message", ""))
+    return str(told.get("code", "")), state.cause or str(told.get("message", ""))
 
 
 def _why(dead: DeadJob, state: JobState | None) -> tuple[str, str]:

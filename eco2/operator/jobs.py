@@ -65,6 +65,7 @@ class Sheet:
             "replayed": self.replayed,
             "superseded_by": state.by,
             "dead": state.dead,
+            "cause": state.cause,
             "retries": state.retries,
             "crashes": state.crashes,
             "holder": self.holder,

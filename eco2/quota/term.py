@@ -85,7 +85,7 @@ class Term:
 
     def status(self, now: float) -> Status:
         """For operators."""
-        factor = self.factor(now)
+        factor = self._throttle.shown(now)
         return Status(self.epoch, self.limits, self._pacer.used(now), self.waiting, factor)
 
     def factor(self, now: float) -> float:

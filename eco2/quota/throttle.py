@@ -7,11 +7,15 @@ FLOOR = 0.1
 STEP = 0.1
 QUIET = 10.0
 """Seconds without a 429 after which a `STEP` more is used."""
+MAX_PAUSE = 30.0
+"""Seconds, at the most, for which one 429 stops all calls. A provider that wants more is asked again twice a
+minute; one absurd `Retry-After` never stops an installation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """`since`: the last 429, and `factor` right after it. Nothing is granted before `paused`."""
+    """`since`: when the last 429 or its pause ended, and `factor` right after it. Nothing is granted before
+    `paused`."""
 
     factor: float = 1.0
     since: float = -math.inf
@@ -22,13 +26,17 @@ class Throttle:
         """The share of the limits that may be used."""
         if self.factor >= 1.0:
             return 1.0
-        return min(1.0, self.factor + STEP * math.floor((now - self.since) / QUIET))
+        return min(1.0, self.factor + STEP * max(0, math.floor((now - self.since) / QUIET)))
+
+    def shown(self, now: float) -> float:
+        """What is used of the limits: 0 in a pause that a 429 asked for."""
+        return 0.0 if now < self.paused and self.factor < 1.0 else self.at(now)
 
     def changes(self, now: float) -> float:
         """When `at` will be more than it is."""
         if self.at(now) >= 1.0:
             return math.inf
-        return self.since + QUIET * (math.floor((now - self.since) / QUIET) + 1)
+        return self.since + QUIET * (max(0, math.floor((now - self.since) / QUIET)) + 1)
 
     def pushed_back(self, now: float, granted: float, retry_after: float | None) -> "Throttle":
         """A call that was granted at `granted` met a 429.
@@ -39,5 +47,10 @@ class Throttle:
         factor, halved = self.at(now), self.halved
         if granted > halved:
             factor, halved = max(FLOOR, factor / 2), now
-        paused = max(self.paused, now + (retry_after or 0.0))
-        return replace(self, factor=factor, since=now, paused=paused, halved=halved)
+        paused = max(self.paused, now + _pause(retry_after))
+        return replace(self, factor=factor, since=max(now, paused), paused=paused, halved=halved)
+
+
+def _pause(asked: float | None) -> float:
+    """Seconds, whatever another process reports; NaN, which no comparison holds for, is none."""
+    return min(MAX_PAUSE, asked) if asked is not None and asked > 0 else 0.0

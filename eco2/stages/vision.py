@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, Field
 
-from eco2.pipeline import Call, Context, Label, Reply, UnfitAnswer
+from eco2.pipeline import Call, Context, Label, Reply, UnfitAnswer, UnreadableAnswer
 from eco2.stages.labels import classify
 from eco2.stages.request import ScanInput, question_line
 from eco2.stages.tags import Tag
@@ -90,10 +90,12 @@ async def run(ctx: Context[ScanInput]) -> Seen:
             return _taken(ctx, await ctx.call(vision_call(ctx.input)))
         except UnfitAnswer as error:
             unfit = Unfit(text=error.text, problem=error.problem, model=error.model)
+        except UnreadableAnswer as error:  # nothing that the model could mend
+            return _unknown(error.model, ctx.input.user_input)
         await ctx.checkpoint(UNFIT, unfit.model_dump())
     try:
         return _taken(ctx, await ctx.call(repair_call(ctx.input, unfit)))
-    except UnfitAnswer as error:
+    except (UnfitAnswer, UnreadableAnswer) as error:
         return _unknown(error.model, ctx.input.user_input)
 
 

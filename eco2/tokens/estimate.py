@@ -77,6 +77,10 @@ class Estimate:
     parts: Parts
     longest: int
 
+    def explains(self, usage: Usage) -> bool:
+        """False for a usage that is missing, or that no such call can have."""
+        return _possible(self, usage.input_tokens)
+
 
 @dataclass(slots=True)
 class _Kind:
@@ -118,7 +122,7 @@ class Estimator:
     def learn(self, estimate: Estimate, usage: Usage) -> None:
         """The call that this was the estimate of counted `usage`."""
         kind = self._kinds[estimate.kind]
-        if _possible(estimate, usage.input_tokens):
+        if estimate.explains(usage):
             _learn_prompt(kind, estimate, usage.input_tokens)
         if 0 < usage.output_tokens <= OUTLIER * estimate.longest:
             # An answer that took all that it was given may have been cut off: who knows how long it would be.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, Usage
+from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
@@ -62,11 +62,15 @@ ENDINGS: list[tuple[str | None, object, object, type[Eco2Error] | None]] = [
     ("length", "", "", UnfitAnswer),
     ("content_filter", FITTING, "네", AnswerRefused),
     ("stop", {"content": None, "refusal": "I cannot help."}, {"refusal": "I cannot help."}, AnswerRefused),
-    ("tool_calls", TOOL, {}, AnswerRefused),
-    ("function_call", TOOL, {}, AnswerRefused),
-    ("stop", "", "", ProviderError),
-    (None, FITTING, "네", ProviderError),
-    ("overheated", FITTING, "네", ProviderError),
+    ("safety", FITTING, "네", AnswerRefused),
+    ("tool_calls", TOOL, {}, UnreadableAnswer),
+    ("function_call", TOOL, {}, UnreadableAnswer),
+    ("stop", "", "", UnreadableAnswer),
+    ("stop", "<think>hm", "<think>hm", UnreadableAnswer),
+    (None, FITTING, "네", None),  # a stream with its usage was not cut off
+    ("overheated", FITTING, "네", None),
+    ("END_TURN", FITTING, "네", None),
+    ("error", FITTING, "네", ProviderError),
 ]
 
 
@@ -85,6 +89,7 @@ async def test_every_reason_to_stop_has_one_outcome(
     else:
         assert [type(one) for one in outcomes] == [kind] * 3
     assert {one.usage for one in outcomes if isinstance(one, NoAnswer)} in ({PAID}, set())
+    assert not any(one.for_clients is None for one in outcomes if isinstance(one, Eco2Error))
 
 
 async def test_a_text_cut_at_its_limit_is_shown_and_an_object_is_not() -> None:
@@ -188,12 +193,22 @@ async def test_an_error_without_quota_in_a_stream_is_final() -> None:
     [
         ("<html>Bad gateway</html>", "text/html"),
         ("{", "application/json"),
-        ("[]", "application/json"),
-        ('{"choices": []}', "application/json"),
     ],
 )
-async def test_an_answer_that_is_none_may_pass(body: str, content_type: str) -> None:
+async def test_an_answer_that_broke_off_may_pass(body: str, content_type: str) -> None:
     assert isinstance(await outcome(VISION, body, content_type=content_type), ProviderError)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["[]", "3", "null", '"text"', "{}", '{"choices": []}', '{"choices": null}', '{"choices": [null, 3]}',
+     '{"output": [{"text": "네"}]}', '{"choices": [{"message": null}]}', "[" * 100_000 + "]" * 100_000],
+)  # fmt: skip
+async def test_an_answer_of_unknown_form_is_not_asked_for_again(body: str) -> None:
+    for call in (VISION, WHOLE):
+        error = await outcome(call, body)
+        assert isinstance(error, UnreadableAnswer | ProviderError)
+        assert isinstance(error, UnreadableAnswer) or body.startswith("[[")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.errors import LimitKind
-from eco2.llm.refusals import limit_kind, retry_delay
+from eco2.llm.refusals import MAX_WAIT, inner_status, limit_kind, meaning, parameter, retry_after, retry_delay
 
 
 def openai(message: str, kind: str = "") -> object:
@@ -88,3 +88,149 @@ def test_else_the_headers_do(headers: dict[str, str], kind: LimitKind) -> None:
 )
 def test_google_says_in_the_body_how_long_to_wait(body: object, seconds: float | None) -> None:
     assert retry_delay(body) == seconds
+
+
+def coded(code: object = None, message: str = "", **more: object) -> dict[str, object]:
+    return {"message": message, "type": "invalid_request_error", "param": None, "code": code, **more}
+
+
+ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
+"""What a user may write so that a provider repeats it."""
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "expected"),
+    [
+        # an empty account
+        (402, coded(), "money"),
+        (402, None, "money"),
+        (400, coded("billing_hard_limit_reached"), "money"),
+        (429, coded("billing_not_active"), "money"),
+        (429, coded("insufficient_quota"), "money"),
+        (403, coded(type="insufficient_quota"), "money"),
+        (0, coded("insufficient_quota"), "money"),
+        (200, {"error": coded("insufficient_quota")}, "money"),
+        (0, coded(402), "later"),  # by `inner_status`
+        (400, coded(message="Your credit balance is too low to access the API."), "money"),
+        (403, coded("Arrearage", "Access denied"), "money"),
+        (400, coded("budget_exceeded"), "money"),
+        # this input
+        (400, coded("content_filter"), "input"),
+        (400, coded("content_policy_violation"), "input"),
+        (400, coded(None, "x", innererror={"code": "ResponsibleAIPolicyViolation"}), "input"),
+        (403, coded(403, "The input was flagged by the moderation model."), "input"),
+        (403, coded(403, "x", metadata={"reasons": ["hate"], "flagged_input": "…"}), "input"),
+        (400, coded("moderation_blocked"), "input"),
+        (400, coded("invalid_prompt", "Invalid prompt: your prompt was flagged"), "input"),
+        (400, coded(None, "Your request was rejected as a result of our safety system."), "input"),
+        (422, coded("data_inspection_failed"), "input"),
+        (451, coded(None, "This violates our usage policies."), "input"),
+        (500, coded("content_filter"), "input"),
+        (0, coded("content_filter"), "input"),
+        # the model's configuration
+        (400, coded("unknown_parameter", "Unknown parameter: 'reasoning_effort'."), "unsupported"),
+        (400, coded("unsupported_value", param="reasoning_effort"), "unsupported"),
+        (400, coded(None, "Unrecognized request argument supplied: reasoning_effort"), "unsupported"),
+        (422, {"detail": [{"type": "extra_forbidden", "loc": ["body", "stream_options"]}]}, "unsupported"),
+        (400, coded(None, "Invalid content type. image_url is only supported by certain models.",
+                    param="messages.[1]"), "unsupported"),
+        (404, coded(None, "No endpoints found that support image input"), "unsupported"),
+        (400, coded(None, "'max_tokens' is not supported with this model."), "unsupported"),
+        (400, coded(None, "The parameter max_tokens is not supported with this model."), "unsupported"),
+        (404, coded("model_not_found"), "model"),
+        (403, coded("model_not_found"), "model"),
+        (404, None, "model"),
+        # the key
+        (401, coded(), "key"),
+        (401, coded(None, "The input was flagged"), "key"),
+        (403, coded(), "key"),
+        (403, coded("unsupported_country_region_territory"), "key"),
+        (403, "<html>Forbidden</html>", "key"),
+        (400, [{"error": {"details": [{"reason": "API_KEY_INVALID"}]}}], "key"),
+        # limits, outages, this request
+        (429, openai(TPM), "rate"),
+        (429, gemini("generate_content_paid_tier_input_token_count"), "rate"),
+        (429, openai("Request too large for gpt-5.1 on tokens per min (TPM): Limit 30000"), "too large"),
+        (429, "slow down", "rate"),
+        (500, coded(), "down"),
+        (529, None, "down"),
+        (408, None, "later"),
+        (0, coded(None, "overloaded"), "later"),
+        (400, coded("invalid_image_format", "You uploaded an unsupported image."), "request"),
+        (400, coded("unsupported_value", "Unsupported value", param="messages[1].content"), "request"),
+        (413, None, "request"),
+        # what a provider repeats of a user's text decides nothing
+        (400, coded(None, f"Could not read '{ECHO}'."), "request"),
+        (400, coded(None, f"1 validation error: {{'input': \"{ECHO}\"}}"), "request"),
+        (400, coded(None, "Invalid value. " + "x" * 300 + ECHO), "request"),
+    ],
+)  # fmt: skip
+def test_the_meaning_decides_and_not_the_status(status: int, body: object, expected: str) -> None:
+    assert meaning(status, body) == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (coded(param="reasoning_effort"), "reasoning_effort"),
+        (coded(None, "Unknown parameter: 'response_format.type'."), "response_format.type"),
+        (coded(None, "Unrecognized request argument supplied: reasoning_effort"), "reasoning_effort"),
+        ({"detail": [{"loc": ["body", "stream_options"]}]}, "stream_options"),
+        (coded(param="\x1b[31m<b>"), None),
+        (coded(None, "no"), None),
+        (None, None),
+    ],
+)
+def test_a_parameter_is_named_where_it_can_be_shown(body: object, name: str | None) -> None:
+    assert parameter(body) == name
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [({"error": {"code": 402}}, 402), ({"code": "429"}, 429), ({"status": 503}, 503), ({"code": True}, 0),
+     ({"code": "4²"}, 0), ({"code": 200}, 0), (None, 0), ({"code": "insufficient_quota"}, 0)],
+)  # fmt: skip
+def test_an_error_inside_an_answer_may_name_its_status(body: object, status: int) -> None:
+    assert inner_status(body) == status
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "9999999999",
+        "inf",
+        "1e300",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -0000",
+        "9" * 5000,
+    ],
+)
+def test_a_wait_is_bounded(value: str) -> None:
+    assert retry_after({"retry-after": value}, now=1e9) == MAX_WAIT
+    assert retry_after({"retry-after-ms": "inf", "retry-after": value}, now=1e9) == MAX_WAIT
+    assert retry_delay([{"error": {"details": [{"retryDelay": "9" * 400 + "s"}]}}]) == MAX_WAIT
+    assert 10 <= MAX_WAIT < 100
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "nan",
+        "²",
+        "٣",
+        "",
+        "soon",
+        "5, 7",
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "Xyz, 99 Foo 2026",
+        "0x10",
+        "\x00",
+    ],
+)
+def test_a_wait_that_makes_no_sense_is_none(value: str) -> None:
+    assert retry_after({"retry-after": value}, now=1e9) is None
+
+
+@pytest.mark.parametrize("value", ["-1", "-inf", "-1e300", "0", "Thu, 01 Jan 1970 00:00:01 GMT"])
+def test_a_wait_is_never_negative(value: str) -> None:
+    assert retry_after({"retry-after": value}, now=1e9) == 0.0

@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from eco2.quota.throttle import FLOOR, Throttle
 
 
@@ -43,3 +45,23 @@ def test_what_was_regained_is_halved() -> None:
 def test_retry_after_pauses_and_a_shorter_one_does_not_end_it() -> None:
     throttle = Throttle().pushed_back(100.0, 99.0, 30.0).pushed_back(101.0, 99.0, 1.0)
     assert throttle.paused == 130.0
+
+
+@pytest.mark.parametrize("asked", [9999999999.0, math.inf, 1e300])
+def test_one_absurd_wait_pauses_for_tens_of_seconds(asked: float) -> None:
+    throttle = Throttle().pushed_back(100.0, 99.0, asked)
+    assert 110.0 <= throttle.paused <= 160.0
+    assert throttle.shown(throttle.paused - 1) == 0.0
+    assert throttle.shown(throttle.paused) == throttle.at(throttle.paused) == 0.5
+    assert throttle.at(throttle.paused + 60) == 1.0
+
+
+@pytest.mark.parametrize("asked", [math.nan, -1.0, -math.inf, 0.0, None])
+def test_a_wait_that_makes_no_sense_pauses_nothing(asked: float | None) -> None:
+    throttle = Throttle().pushed_back(100.0, 99.0, asked)
+    assert throttle.paused <= 100.0
+    assert throttle.shown(100.0) == 0.5
+
+
+def test_the_pause_of_a_new_term_shows_as_no_throttling() -> None:
+    assert Throttle(paused=10.0).shown(5.0) == 1.0

@@ -1,0 +1,48 @@
+"""Finds the one object of a schema in what a model wrote: in a fence, between words, behind a mark. Pure.
+
+An object is taken only where exactly one in the text fits the schema: nothing is guessed.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+Shape = TypeVar("Shape", bound=BaseModel)
+
+MAX_SEARCHED = 20_000
+"""Characters; a longer answer than any `max_tokens` allows is not searched."""
+MAX_TRIED = 200
+"""Braces in one text at which an object may begin; each costs a scan of what follows."""
+
+_decoder = json.JSONDecoder()
+
+
+def read(schema: type[Shape], text: str) -> Shape:
+    """The object. Raises the `ValidationError` of the text as a whole where there is none, or several."""
+    bare = text.strip("\ufeff \t\r\n")
+    try:
+        return schema.model_validate_json(bare)
+    except ValidationError:
+        fitting = {value.model_dump_json(): value for value in _fitting(schema, bare)}
+        if len(fitting) != 1:
+            raise
+        return next(iter(fitting.values()))
+
+
+def _fitting(schema: type[Shape], text: str) -> Iterator[Shape]:
+    """Every object of the text that fits, from outside to inside: none within another that fits."""
+    text = text[:MAX_SEARCHED]
+    at = text.find("{")
+    for _ in range(MAX_TRIED):
+        if at < 0:
+            return
+        after = at + 1
+        try:
+            _, end = _decoder.raw_decode(text, at)
+            yield schema.model_validate_json(text[at:end])
+            after = end
+        except (ValueError, RecursionError):  # no JSON, or (`ValidationError`) another object
+            pass
+        at = text.find("{", after)

@@ -1,0 +1,166 @@
+"""Answers in other forms: numbers, parts, fences, thoughts. What is unambiguous is read, the rest dropped."""
+
+import json
+import math
+import random
+from typing import Literal
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from eco2.llm import objects
+from eco2.llm.completion import MAX_COUNTED, Counted, completion_of, counted, decoded, ending_of
+from eco2.llm.thoughts import Visible, without_thoughts
+
+
+class Seen(BaseModel):
+    middle: Literal["종이", "유리병"]
+    tags: list[str]
+
+
+FITTING = '{"middle": "종이", "tags": ["{"]}'
+SEEN = Seen(middle="종이", tags=["{"])
+
+
+@pytest.mark.parametrize(
+    "bad", [500.5, -1, "12", None, [], {}, True, math.nan, math.inf, -math.inf, 1e300, MAX_COUNTED + 1]
+)
+def test_a_number_that_makes_no_sense_is_dropped_and_the_others_stay(bad: object) -> None:
+    assert counted({"prompt_tokens": bad, "completion_tokens": 7}) == Counted(None, 7, None)
+    assert counted({"prompt_tokens": 9, "completion_tokens": bad}) == Counted(9, None, None)
+    details = {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": bad}}
+    assert counted(details) == Counted(9, 7, None)
+    assert counted({**details, "prompt_tokens_details": bad}) == Counted(9, 7, None)
+    assert counted(bad) in (None, Counted())
+
+
+def test_whole_floats_are_numbers_and_more_cached_tokens_than_there_are_none() -> None:
+    usage = {"prompt_tokens": 9.0, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 10}}
+    assert counted(usage) == Counted(9, 0, None)
+
+
+def test_an_integer_of_thousands_of_digits_is_read() -> None:
+    data = decoded(b'{"choices": [], "usage": {"prompt_tokens": ' + b"9" * 10_000 + b"}}")
+    completion = completion_of(data)
+    assert completion is not None
+    assert completion.usage == Counted()
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "refusal"),
+    [
+        ({"content": "네"}, "네", ""),
+        ({"content": [{"type": "text", "text": "네"}, {"type": "text", "text": "요"}]}, "네요", ""),
+        (
+            {"content": [{"type": "thinking", "thinking": "hm"}, {"type": "output_text", "text": "네"}]},
+            "네",
+            "",
+        ),
+        ({"content": [{"type": "text", "text": {"value": "네"}}, "요", 3, None]}, "네요", ""),
+        ({"content": [{"type": "refusal", "refusal": "no"}]}, "", "no"),
+        ({"content": {"middle": "종이"}}, '{"middle": "종이"}', ""),
+        ({"content": {"type": "text", "text": "네"}}, "네", ""),
+        ({"content": "네", "refusal": ""}, "네", ""),
+        ({"content": None, "refusal": "no"}, "", "no"),
+        ({"content": 3}, "", ""),
+        ("네", "네", ""),
+    ],
+)
+def test_the_text_is_read_from_every_form_of_a_message(message: object, text: str, refusal: str) -> None:
+    completion = completion_of({"choices": [{"message": message}]})
+    assert completion is not None
+    assert (completion.text, completion.refusal) == (text, refusal)
+
+
+def test_the_arguments_of_the_only_tool_are_read() -> None:
+    call = {"function": {"name": "answer", "arguments": FITTING}}
+    for calls, arguments in (([call], FITTING), ([call, call], None), ([3], None), ([], None), (3, None)):
+        completion = completion_of({"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+        assert completion is not None
+        assert completion.arguments == arguments
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending"),
+    [("stop", "stop"), ("STOP", "stop"), ("end_turn", "stop"), ("MAX_TOKENS", "length"), ("SAFETY", "filter"),
+     ("tool_use", "tool"), ("overheated", "unknown"), (3, "unknown"), (None, None), ("", None)],
+)  # fmt: skip
+def test_stop_words_of_others_mean_the_same(reason: object, ending: str | None) -> None:
+    assert ending_of(reason) == ending
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FITTING,
+        f"```json\n{FITTING}\n```",
+        f"```\n{FITTING}```",
+        f"\ufeff{FITTING}",
+        f"Here you are:\n\n{FITTING}\n\nAnything {{else}}?",
+        f"[{FITTING}]",
+        f'{{"answer": {FITTING}}}',
+        f"{FITTING}\n{FITTING}",
+        f'{{"middle": "우주"}} or rather {FITTING}',
+        "{" * 50 + FITTING,
+    ],
+)
+def test_the_one_object_that_fits_is_found(text: str) -> None:
+    assert objects.read(Seen, text) == SEEN
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", "no", '{"middle": "우주", "tags": []}', FITTING[:-1],
+     FITTING + FITTING.replace("종이", "유리병"),
+     "{" * 100_000, '{"a":' * 50_000, "{}" * 50_000],
+)  # fmt: skip
+def test_nothing_is_guessed(text: str) -> None:
+    with pytest.raises(ValidationError):
+        objects.read(Seen, text)
+
+
+THOUGHTS = [
+    ("<think>hm</think>네", "네"),
+    ("\ufeff\n<think>\nhm <b> 1 < 2\n</think>\n\n네 1 < 2", "네 1 < 2"),
+    ("<THINKING depth='3'>hm</THINKING>네", "네"),
+    ("네 <think>hm</think>요", "네 요"),
+    ("<think>a</think>네<reasoning>b</reasoning>요", "네요"),
+    ("<think>never closed", ""),
+    ("네 <think", "네 <think"),
+    ("a <b>c</b> <thinker> < > <<", "a <b>c</b> <thinker> < > <<"),
+    ("<think></think>", ""),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "visible"), THOUGHTS)
+def test_thoughts_are_never_shown_however_the_pieces_fall(text: str, visible: str) -> None:
+    assert without_thoughts(text) == visible
+    for seed in range(30):
+        dice, shown, rest, parts = random.Random(seed), Visible(), text, list[str]()
+        while rest:
+            cut = dice.randint(1, 4)
+            parts.append(shown.add(rest[:cut]))
+            rest = rest[cut:]
+        assert "".join([*parts, shown.end()]) == visible
+
+
+def test_in_front_of_a_lone_closing_tag_all_is_a_thought() -> None:
+    assert without_thoughts("I should say {1}.\n</think>\n\n네") == "네"
+
+
+def test_text_is_not_held_back_without_a_reason() -> None:
+    shown = Visible()
+    assert [shown.add(piece) for piece in ("네", " <", "3", " x", "<thi", "ng>")] == [
+        "네",
+        " ",
+        "<3",
+        " x",
+        "",
+        "<thing>",
+    ]
+
+
+@pytest.mark.parametrize("data", [None, 3, "x", [], {}, {"id": "1"}])
+def test_what_is_no_completion_is_none(data: object) -> None:
+    assert completion_of(json.loads(json.dumps(data))) is None
