@@ -10,7 +10,7 @@ import secrets
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
@@ -34,6 +34,7 @@ from eco2.validation import problems
 if TYPE_CHECKING:
     from eco2.consumers.provider import Provider
     from eco2.quota.asker import Asker
+    from eco2.quota.named import Named
 
 log = get_logger(__name__)
 
@@ -156,12 +157,21 @@ class _Budgets:
 
     askers: "Mapping[str, Asker]"
     components: list[Component]
+    named: "dict[tuple[str, str], Named]" = field(default_factory=dict)
 
     def told(self, provider: str, requests: float | None, tokens: float | None) -> None:
-        """The provider has named its limits."""
+        """An answer of the provider names these limits."""
         from eco2.pacer import Limits
 
-        self.askers[provider].told(Limits(requests, tokens))
+        believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
+        self.askers[provider].told(Limits(*believed))
+
+    def _named(self, provider: str, what: str, limit: float | None) -> float | None:
+        from eco2.quota.named import Named
+
+        now = time.monotonic()
+        named = self.named[provider, what] = self.named.get((provider, what), Named()).add(now, limit)
+        return named.at(now)
 
 
 @dataclass(frozen=True, slots=True)

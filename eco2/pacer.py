@@ -126,7 +126,7 @@ class Pacer:
     ) -> None:
         self._counting = counting
         self._largest = largest
-        self._full = limits
+        self._most = limits.tokens
         self._requests = self._ledger(None, limits.requests, now, 1.0)
         self._tokens = self._ledger(None, limits.tokens, now, largest)
         self._entries: dict[str, _Entry] = {}
@@ -162,7 +162,6 @@ class Pacer:
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
         """From now on `factor` of `limits` may be used."""
-        self._full = limits
         scaled = limits.scaled(factor)
         self._requests = self._ledger(self._requests, scaled.requests, now, 1.0)
         self._tokens = self._ledger(self._tokens, scaled.tokens, now, self._largest)
@@ -170,13 +169,14 @@ class Pacer:
     def when(self, now: float, tokens: float, kind: str = "") -> float:
         """The first moment from `now` on when a call of so many tokens may be granted, if nothing changes.
 
-        Raises `CallTooLarge` for one that never may.
+        Raises `CallTooLarge` for one that never may by the limits that this pacer began with. A lower limit
+        from elsewhere makes it wait for an empty window: an answer of the provider may name it by error.
         """
         self._expire(now)
         cost, variance = self._estimate(tokens, kind)
-        if self._full.tokens is not None and cost > self._full.tokens:
+        if self._most is not None and cost > self._most:
             raise CallTooLarge(
-                f"a call of {cost:g} tokens is more than the {self._full.tokens:g} of a whole minute: "
+                f"a call of {cost:g} tokens is more than the {self._most:g} of a whole minute: "
                 "shorten its input or its longest answer, or raise the limit"
             )
         moment = now

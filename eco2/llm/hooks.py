@@ -42,7 +42,7 @@ def client(on_limits: OnLimits, login: tuple[str, str] | None = None) -> httpx2.
     """
 
     async def on_response(response: httpx2.Response) -> None:
-        requests, tokens = (_limit(response.headers, what) for what in ("requests", "tokens"))
+        requests, tokens = named(response.headers)
         if requests is not None or tokens is not None:
             on_limits(requests, tokens)
 
@@ -62,6 +62,11 @@ async def _trace(request: httpx2.Request) -> None:
             await check()
 
     request.extensions = {**request.extensions, "trace": trace}
+
+
+def named(headers: httpx2.Headers) -> tuple[float | None, float | None]:
+    """The limits of requests and tokens per minute that an answer names."""
+    return _limit(headers, "requests"), _limit(headers, "tokens")
 
 
 def _limit(headers: httpx2.Headers, what: str) -> float | None:

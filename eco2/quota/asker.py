@@ -5,6 +5,7 @@ this process' own clock; what is not used goes back, also when the caller is can
 """
 
 import asyncio
+import math
 import random
 import time
 import uuid
@@ -29,6 +30,7 @@ from eco2.quota.message import (
     decode_reply,
     encode,
 )
+from eco2.quota.named import FORGET
 from eco2.quota.term import HOLD
 
 LIFE = GUARD / 2
@@ -113,7 +115,8 @@ class Asker:
         self._worker = worker
         self._near = near
         self._own = limits
-        self._limits = limits
+        self._named = Limits()
+        self._named_at = -math.inf
         self._clock = clock
         self._words: list[Word] = []
         self._spoken = asyncio.Event()
@@ -128,7 +131,13 @@ class Asker:
             await self._report(FAREWELL)
 
     def told(self, limits: Limits) -> None:
-        self._limits = self._own.lowest(limits)
+        """The provider's answers name these limits. They count for `FORGET` seconds, unless named again."""
+        self._named, self._named_at = limits, self._clock()
+
+    def _limits(self) -> Limits:
+        """The lower of the own limits and the named ones."""
+        fresh = self._clock() < self._named_at + FORGET
+        return self._own.lowest(self._named) if fresh else self._own
 
     @asynccontextmanager
     async def reserve(self, claim: Claim) -> AsyncIterator[CallGrant]:
@@ -177,7 +186,7 @@ class Asker:
         ask = Ask(
             id=name,
             worker=self._worker,
-            limits=self._limits,
+            limits=self._limits(),
             job=claim.job,
             run=claim.run,
             offset=claim.offset,
@@ -208,7 +217,7 @@ class Asker:
         words = self._words[:MOST_REPORTED]
         report = Report(
             worker=self._worker,
-            limits=self._limits,
+            limits=self._limits(),
             unsent=tuple(word for word in words if isinstance(word, str)),
             settled=tuple(word for word in words if isinstance(word, Settled)),
             pushed_back=tuple(word for word in words if isinstance(word, PushedBack)),
