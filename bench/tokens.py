@@ -76,7 +76,7 @@ def cases() -> list[Case]:
 def scan(case: Case) -> Scan:
     """What a scan weighs whose photo shows the item with these tags."""
     seen, rules, vision_asked, answer_asked = _asked(case)
-    sight = Sight(middle_category=seen.middle, minor_category=seen.minor, situation_tags=seen.tags)
+    sight = Sight(middle_category=seen.middle, minor_category=seen.name, situation_tags=seen.tags)
     return Scan(
         vision=prompt(vision_asked),
         vision_completion=count(sight.model_dump_json()),

@@ -24,7 +24,7 @@ from eco2.journal.spending import day_of
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
-from eco2.models import Offer, model_names, offers, open_models
+from eco2.models import LOCAL, Offer, model_names, offers, open_models
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
@@ -292,7 +292,9 @@ class _Parts:
 
         settings = self.settings
         config = GatewayConfig(
-            models=model_names(settings),
+            models=(models := model_names(settings)),
+            default_model=settings.default_model,
+            local_model=LOCAL if LOCAL in models else None,
             auth=settings.auth,
             cors_origins=settings.allowed_origins,
             max_upload=int(settings.max_upload_mb * 2**20),

@@ -50,6 +50,7 @@ __all__ = [
     "UnreadableAnswer",
     "Upload",
     "Usage",
+    "language_model_required",
     "load",
 ]
 
@@ -148,6 +149,8 @@ class Pipeline(Generic[Input]):
     field, each with the member of `input` that it stands for. `routes`: further `GET /<name>/<path>`
     documents.
     `check()` runs once when a process starts and raises `StartError` if the pipeline's data is not whole.
+    `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
+    such a job where it can go to no other model. `language_model_required` refuses every job.
     """
 
     name: str
@@ -158,6 +161,12 @@ class Pipeline(Generic[Input]):
     uploads: Mapping[str, str] = field(default_factory=dict)
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
+    check_local: Callable[[Input], None] | None = None
+
+
+def language_model_required(_: BaseModel) -> None:
+    """Refuses every job: for `Pipeline.check_local` of a pipeline whose calls have no `local`."""
+    raise InvalidInput("this needs a language model, and none is offered here", "MODEL_REQUIRED")
 
 
 AnyPipeline = Pipeline[Any]

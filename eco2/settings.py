@@ -314,8 +314,8 @@ class Settings(BaseSettings):
         4,
         ge=1,
         le=40,
-        description="A comment line this often keeps an idle event stream open: read time-outs of HTTP clients "
-        "start at 5 s (httpx) and 10 s (OkHttp), those of proxies at 60 s; `eco2.client`'s is 45 s.",
+        description="A comment line this often keeps an idle event stream open: read time-outs of HTTP "
+        "clients start at 5 s (httpx) and 10 s (OkHttp), those of proxies at 60 s; `eco2.client`'s is 45 s.",
         json_schema_extra=_about(HTTP, "s"),
     )
     sse_retry: float = Field(
@@ -327,9 +327,9 @@ class Settings(BaseSettings):
     )
     sse_done_message: bool = Field(
         True,
-        description="Under `/api/v1`, a `done` that failed or was cancelled is followed by an unnamed message "
-        "that says `completed`: the existing Eco² app then shows its error page at once, not after two minutes. "
-        "Turn it off where clients of that prefix read unnamed messages.",
+        description="Under `/api/v1`, an unnamed message with the status `completed` follows a `done` that "
+        "failed or was cancelled: the existing Eco² app then shows its error page at once, not after two "
+        "minutes. Turn it off where clients of that prefix read unnamed messages.",
         json_schema_extra=_about(HTTP),
     )
     max_upload_mb: float = Field(

@@ -149,8 +149,7 @@ class Acceptance:
         total = spending.total(day_of(now))
         if total >= self._daily:
             raise SpendLimit(
-                f"${total:f} were paid for models today, and no job is taken from ${self._daily:f} on "
-                "(ECO2_DAILY_USD): raise it, or send the request again after midnight UTC",
+                "no further jobs are taken today; send the request again after midnight UTC",
                 until_midnight(now),
             )
 

@@ -12,15 +12,20 @@ Auth = Literal["none", "header"]
 class GatewayConfig:
     """Times are seconds, sizes bytes.
 
-    `models`: names that a client may pin. `auth`: see `Auth`. `job_deadline`: life of a job from its
-    acceptance. `publish_timeout`: how long a request waits for the broker before 503; `lookup_timeout`: how
-    long an event stream waits before it opens without knowing its job. `retry_after`: what that header says.
+    `models`: names that a client may pin. `default_model`: of a job that pins none; None: any of them.
+    `local_model`: the one of them that is no language model (`Pipeline.check_local`), if it is offered.
+    `auth`: see `Auth`. `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a
+    request waits for the broker before 503; `lookup_timeout`: how long an event stream waits before it
+    opens without knowing its job. `retry_after`: what that header says.
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
-    again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`; `sse_stall`: a client that takes no byte for so long is cut off. `upload_stall`: so is one that
-    sends none of its body. `daily_usd`: what may be paid per UTC day before no further job is taken.
+    again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`; `sse_stall`: a
+    client that takes no byte for so long is cut off. `upload_stall`: so is one that sends none of its body.
+    `daily_usd`: what may be paid per UTC day before no further job is taken.
     """
 
     models: tuple[str, ...]
+    default_model: str | None = None
+    local_model: str | None = None
     auth: Auth = "none"
     cors_origins: tuple[str, ...] = ()
     max_upload: int = 10 * 2**20

@@ -110,8 +110,8 @@ def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
     stream = _content("text/event-stream", _message(stages)) | {"headers": _STREAM}
     stream["description"] = (
         "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and an "
-        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`. `retry` comes "
-        "with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
+        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`. `retry` "
+        "comes with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
     )
     item = _get(
         "The job's events, as they come.",

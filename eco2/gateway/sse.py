@@ -1,8 +1,8 @@
 """Server-sent events as pure functions: how they are written, where a client goes on, what it sees next.
 
-Two details of the format exist for clients that read less strictly than the standard. `id:` is the last line of
-a frame, because some commit it when its line arrives: behind `data:`, a connection that is cut inside a frame
-cannot move their cursor past an event that they never delivered. And no blank line follows comments and
+Two details of the format exist for clients that read less strictly than the standard. `id:` is the last line
+of a frame, because some commit it when its line arrives: behind `data:`, a connection that is cut inside a
+frame cannot move their cursor past an event that they never delivered. And no blank line follows comments and
 `retry:`, because some deliver an empty message at each blank line.
 """
 
@@ -63,8 +63,9 @@ def frame(job_id: str, shown: Shown) -> bytes:
 def done_message(job_id: str) -> bytes:
     """An unnamed message without id that reports a failed job's end as `completed`.
 
-    For the existing Eco² app: it acts on `done` only if the status is `completed` (it then fetches the result,
-    which says `failed`), and otherwise polls for two minutes. Listeners of named events do not get it.
+    For the existing Eco² app: it acts on `done` only if the status is `completed` (it then fetches the
+    result, which says `failed`), and otherwise polls for two minutes. Listeners of named events do not get
+    it.
     """
     data = {"job_id": job_id, "stage": "done", "status": "completed", "progress": 100}
     return b"data: %s\n\n" % msgspec.json.encode(data)
@@ -78,8 +79,8 @@ def delta_frame(stage: str, text: str) -> bytes:
 def last_event_id(headers: Mapping[str, str], query: Mapping[str, str]) -> str | None:
     """The id of the last event that the client has seen, or None.
 
-    A client that reconnects repeats the URL that it began with and adds what it has seen since: browsers as the
-    header, polyfills as `lastEventId`. So these two are newer than `last_event_id`, which the page wrote.
+    A client that reconnects repeats the URL that it began with and adds what it has seen since: browsers as
+    the header, polyfills as `lastEventId`. So these two are newer than `last_event_id`, which the page wrote.
     """
     return headers.get("last-event-id") or query.get("lastEventId") or query.get("last_event_id") or None
 

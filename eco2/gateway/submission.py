@@ -64,11 +64,26 @@ class SubmissionEndpoint:
         return Submission(
             pipeline=self._pipeline.name,
             digest=await form_digest(self._pipeline.name, form),
-            parse=lambda: _parse(self._pipeline, Form(rest, form.files)),
+            parse=lambda: self._parse(Form(rest, form.files), model),
             owner=owner,
             key=key,
             model=model,
         )
+
+    async def _parse(self, form: Form, model: str | None) -> BaseModel:
+        pipeline = self._pipeline
+        value: BaseModel = (
+            await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
+        )
+        if pipeline.check_local is not None and only_local(model, self._config):
+            pipeline.check_local(value)
+        return value
+
+
+def only_local(model: str | None, config: GatewayConfig) -> bool:
+    """True if a job with that pinned model can go to the local model only."""
+    possible = {model or config.default_model} - {None} or set(config.models)
+    return possible == {config.local_model}
 
 
 def idempotency_key(request: Request) -> str | None:
@@ -87,10 +102,3 @@ def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:
     if not isinstance(model, str) or model not in supported:
         raise UnsupportedModel(model, supported)
     return model
-
-
-async def _parse(pipeline: AnyPipeline, form: Form) -> BaseModel:
-    value: BaseModel = (
-        await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
-    )
-    return value

@@ -15,8 +15,6 @@ from eco2.ports import at_once
 
 NAME = "local/efficientnet-lite0"
 
-_PIECE = 6
-
 
 class Sees(Protocol):
     """What the model needs of a classifier."""
@@ -41,24 +39,19 @@ class LocalModel:
         await before_send()
         if call.local is None:
             raise ProviderRefused(
-                f"the call '{call.kind}' needs a language model: set OPENAI_API_KEY", code="MODEL_REQUIRED"
+                f"the call '{call.kind}' needs a language model, and none is offered here",
+                code="MODEL_REQUIRED",
             )
         labels = () if call.image is None else await asyncio.to_thread(self._see, call.image)
         value = call.local(labels)
         if call.stream and isinstance(value, str):
-            await _stream(value, on_text)
+            on_text(value)  # whole: the answer follows at once, and what comes after it is never shown
         return Reply(value, NAME, Usage(cost=Decimal(0)))
 
     def _see(self, url: str) -> tuple[Label, ...]:
         from eco2.llm.picture import image_bytes
 
         return self._classifier.classify(image_bytes(url))
-
-
-async def _stream(text: str, on_text: Callable[[str], None]) -> None:
-    for start in range(0, len(text), _PIECE):
-        on_text(text[start : start + _PIECE])
-        await asyncio.sleep(0)
 
 
 async def open_local() -> LocalModel:

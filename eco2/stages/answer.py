@@ -72,9 +72,9 @@ def answer_call(request: ScanInput, seen: Seen, rules: Rules) -> Call[str]:
 def chosen(seen: Seen, rules: Rules) -> Mapping[str, str | list[str]]:
     """All that the model is told: only what applies, since tokens count against the provider's limit."""
     document = documents()[seen.middle]
-    special = special_rule(document, taxonomy().find(seen.middle, seen.minor))
+    special = special_rule(document, taxonomy().find(seen.middle, seen.name))
     return {
-        "item": rules.item or seen.minor or seen.middle,
+        "item": rules.item or seen.minor,
         "class": [seen.major, seen.middle],
         "class_covers": rules.covers,
         "steps": rules.steps,
@@ -86,7 +86,7 @@ def chosen(seen: Seen, rules: Rules) -> Mapping[str, str | list[str]]:
 
 def compose(rules: Rules, seen: Seen) -> str:
     """The answer without a language model: what it is, the first thing to do, and where it goes."""
-    name = rules.item or seen.minor or seen.middle
+    name = rules.item or seen.minor
     return f"{_introduction(name, rules)} {directions(rules)}"
 
 

@@ -1,10 +1,13 @@
 """The scan as a pipeline: vision, rule, answer, reward, and what clients read at the end."""
 
+from collections.abc import Sequence
+
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.stages import answer, reward, rule, vision
 from eco2.stages.catalog import categories
 from eco2.stages.integrity import check
-from eco2.stages.request import ScanInput, parse
+from eco2.stages.language import Language
+from eco2.stages.request import ScanInput, check_local, parse
 
 
 def result(outputs: Outputs | None) -> JSON:
@@ -18,7 +21,7 @@ def result(outputs: Outputs | None) -> JSON:
             "classification_result": _classification(seen),
             "disposal_rules": _rules(rules),
             "final_answer": {
-                "disposal_steps": _numbered(rules),
+                "disposal_steps": _numbered(rules.steps if rules.found else [text], rules.language),
                 "insufficiencies": rules.insufficiencies,
                 "user_answer": text,
             },
@@ -51,10 +54,13 @@ def _rules(rules: rule.Rules) -> JSON | None:
     }
 
 
-def _numbered(rules: rule.Rules) -> JSON:
-    """An object, not a list: the app shows each member as "name: text", in this order."""
-    name = "단계" if rules.language == "ko" else "Step "
-    return {f"{name}{number}": step for number, step in enumerate(rules.steps, start=1)}
+def _numbered(steps: Sequence[str], language: Language) -> JSON:
+    """An object, not a list: the app shows each member as "name: text", in this order.
+
+    Without a rule the only step is the answer, because the app shows nothing but steps.
+    """
+    name = "단계" if language == "ko" else "Step "
+    return {f"{name}{number}": step for number, step in enumerate(steps, start=1)}
 
 
 scan: Pipeline[ScanInput] = Pipeline(
@@ -71,4 +77,5 @@ scan: Pipeline[ScanInput] = Pipeline(
     uploads={"image": "image_url"},
     routes={"categories": categories},
     check=check,
+    check_local=check_local,
 )

@@ -31,6 +31,16 @@ def question_line(question: str) -> str:
     return f"Question: {json.dumps(question, ensure_ascii=False)}"
 
 
+def check_local(request: ScanInput) -> None:
+    """Raises `InvalidInput` for a picture that would have to be fetched: the local model fetches nothing."""
+    if not request.image_url.startswith("data:"):
+        raise InvalidInput(
+            "the model here opens no web addresses: upload the photo (form field `image`), or send it as a "
+            "data: URL",
+            "IMAGE_URL_UNSUPPORTED",
+        )
+
+
 async def parse(form: Form) -> ScanInput:
     """The input of a request: field `image_url` or file `image`, and optionally `user_input`.
 

@@ -30,7 +30,7 @@ class Character(Frozen):
 
 
 class Won(BaseModel):
-    """What clients read. `match_reason`: "middle>minor"; `type`: the middle that the character stands for."""
+    """What clients read. `match_reason`: "middle>name"; `type`: the middle that the character stands for."""
 
     name: str
     dialog: str
@@ -62,7 +62,7 @@ def character_won(seen: Seen, language: Language) -> Won:
     return Won(
         name=character.name,
         dialog=character.dialog.said(language),
-        match_reason=f"{seen.middle.value}>{seen.minor}" if seen.minor else seen.middle.value,
+        match_reason=f"{seen.middle.value}>{seen.name}" if seen.name else seen.middle.value,
         type=seen.middle.value,
     )
 

@@ -38,7 +38,7 @@ class Rules(BaseModel):
 async def run(ctx: Context[ScanInput]) -> Rules:
     """The rules for the output of `vision`, in the language of the question."""
     seen = ctx.outputs.get(Seen)
-    return apply_rules(seen.middle, seen.minor, seen.tags, language_of(ctx.input.user_input))
+    return apply_rules(seen.middle, seen.name, seen.tags, language_of(ctx.input.user_input))
 
 
 def apply_rules(middle: Middle, minor: str | None, tags: Sequence[Tag], language: Language) -> Rules:

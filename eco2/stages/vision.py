@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from eco2.pipeline import Call, Context, Label, Reply, UnfitAnswer, UnreadableAnswer
 from eco2.stages.labels import classify
@@ -19,6 +19,8 @@ from eco2.stages.taxonomy import Major, Middle, major_of
 
 MAX_TOKENS = 300
 MAX_MINOR = 40
+UNKNOWN_THING = "무엇인지 알 수 없는 물건"
+"""A thing that cannot be told: "something, and it is not clear what"."""
 UNFIT = "unfit"
 """Name of the checkpoint that holds an answer to be mended."""
 QUOTED = 500
@@ -63,15 +65,30 @@ class Sight(BaseModel):
 class Seen(BaseModel):
     """What the scan goes on with. `major` always fits `middle`.
 
-    `model`: who looked; `question`: what the person asked.
+    `minor`: what the thing is called, never empty, since the app prints it: the name that the model gave,
+    else the middle class, or `UNKNOWN_THING`. `model`: who looked; `question`: what the person asked.
     """
 
     major: Major
     middle: Middle
-    minor: str | None = None
+    minor: str = ""
     tags: list[Tag] = Field(default_factory=list)
     model: str
     question: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called(cls, data: object) -> object:
+        # Also for outputs in the journal that 0.1 wrote: there `minor` may be null.
+        if isinstance(data, dict) and "middle" in data and not data.get("minor"):
+            middle = Middle(data["middle"])
+            return data | {"minor": UNKNOWN_THING if middle is Middle.UNKNOWN else middle.value}
+        return data
+
+    @property
+    def name(self) -> str | None:
+        """The name that the model gave; None if it gave none."""
+        return None if self.minor in (self.middle.value, UNKNOWN_THING) else self.minor
 
 
 class Unfit(BaseModel):
@@ -139,18 +156,9 @@ def sight_of(labels: Sequence[Label]) -> Sight:
 def settle(sight: Sight, model: str, question: str) -> Seen:
     """The answer with its major, in the form in which the scan goes on with it."""
     middle = sight.middle_category
-    if middle is Middle.UNKNOWN:
-        return _unknown(model, question)
     minor = " ".join((sight.minor_category or "").split())[:MAX_MINOR]
-    tags = list(dict.fromkeys(sight.situation_tags))
-    return Seen(
-        major=major_of(middle),
-        middle=middle,
-        minor=minor or None,
-        tags=tags,
-        model=model,
-        question=question,
-    )
+    tags = [] if middle is Middle.UNKNOWN else list(dict.fromkeys(sight.situation_tags))
+    return Seen(major=major_of(middle), middle=middle, minor=minor, tags=tags, model=model, question=question)
 
 
 def _unknown(model: str, question: str) -> Seen:

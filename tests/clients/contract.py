@@ -70,7 +70,7 @@ class Classification(Strict):
         "미분류",
     ]
     middle_category: str
-    minor_category: str | None
+    minor_category: str = Field(min_length=1)
 
 
 class Meta(Strict):

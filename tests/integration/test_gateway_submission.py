@@ -1,10 +1,12 @@
 """POST: what is accepted, what is refused and how, and one job per key whichever gateways are asked."""
 
 import asyncio
+import base64
 import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,8 +15,10 @@ import pytest
 from pydantic import BaseModel, ConfigDict
 
 from eco2.event import Queued
-from eco2.pipeline import Pipeline
-from tests.gateways import CONFIG, Cluster, cluster, eventually, life
+from eco2.pipeline import Pipeline, language_model_required
+from eco2.stages import scan
+from tests.gateways import CONFIG, ECHO, Cluster, EchoInput, cluster, eventually, life
+from tests.unit.test_stages_request import CUP
 
 
 @asynccontextmanager
@@ -89,6 +93,43 @@ async def test_refusals_have_a_detail_and_a_code(
         assert (response.status_code, response.json()["code"]) == (status, code)
         assert response.json()["detail"]
         assert len(world.gateways[0].journal.view) == 0
+
+
+@pytest.mark.parametrize(
+    ("models", "default", "pinned", "refused"),
+    [
+        (("local",), None, None, True),
+        (("local",), None, "local", True),
+        (("large", "local"), "local", None, True),
+        (("large", "local"), "local", "large", False),
+        (("large", "local"), "large", "local", True),
+        (("large",), None, None, False),
+        (("large", "local"), None, None, False),
+    ],
+)
+async def test_what_only_the_local_model_could_take_is_refused_at_once(
+    models: tuple[str, ...], default: str | None, pinned: str | None, refused: bool
+) -> None:
+    local = "local" if "local" in models else None
+    config = replace(CONFIG, models=models, default_model=default, local_model=local)
+    letter = Pipeline("letter", EchoInput, (), ECHO.result, check_local=language_model_required)
+    picture = "data:image/jpeg;base64," + base64.b64encode(CUP).decode()
+    async with (
+        cluster(config=config, pipelines=(letter, scan, ECHO)) as world,
+        httpx.AsyncClient(base_url=world.gateways[0].url) as http,
+    ):
+
+        async def submitted(pipeline: str, **fields: str) -> tuple[int, str | None]:
+            answer = await http.post(f"/{pipeline}", json=fields | ({"model": pinned} if pinned else {}))
+            return answer.status_code, answer.json().get("code")
+
+        taken = (202, None)
+        assert await submitted("letter", text="a") == ((422, "MODEL_REQUIRED") if refused else taken)
+        url = await submitted("scan", image_url="https://photos.example/can.jpg")
+        assert url == ((422, "IMAGE_URL_UNSUPPORTED") if refused else taken)
+        assert await submitted("scan", image_url=picture) == taken
+        assert await submitted("echo", text="a") == taken
+        await eventually(lambda: len(world.worker.orders) == (2 if refused else 4))
 
 
 async def test_a_body_without_declared_length_is_cut_at_the_limit() -> None:

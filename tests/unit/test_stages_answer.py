@@ -16,7 +16,7 @@ from eco2.stages.vision import Seen
 
 
 def seen(middle: Middle, minor: str | None = None) -> Seen:
-    return Seen(major=major_of(middle), middle=middle, minor=minor, model="m", question="q")
+    return Seen(major=major_of(middle), middle=middle, minor=minor or "", model="m", question="q")
 
 
 def sentences(text: str) -> int:

@@ -17,7 +17,7 @@ from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Major, Middle
-from eco2.stages.vision import QUOTED, UNFIT, Seen, Sight
+from eco2.stages.vision import QUOTED, UNFIT, UNKNOWN_THING, Seen, Sight
 from tests.clock import virtual
 from tests.world import Question, ScriptedModel, World, until
 
@@ -103,7 +103,12 @@ async def test_a_long_answer_is_quoted_in_part_and_as_one_line() -> None:
 async def test_a_second_answer_outside_the_lists_is_unknown_and_no_third_is_asked_for() -> None:
     desk = Desk([unfit(), unfit()])
     seen = await vision.run(desk)
-    assert (seen.major, seen.middle, seen.minor, seen.tags) == (Major.UNKNOWN, Middle.UNKNOWN, None, [])
+    assert (seen.major, seen.middle, seen.minor, seen.tags) == (
+        Major.UNKNOWN,
+        Middle.UNKNOWN,
+        UNKNOWN_THING,
+        [],
+    )
     assert (seen.question, seen.model, len(desk.calls)) == ("뭐예요?", "gpt-5.1", 2)
 
 

@@ -14,12 +14,17 @@ from eco2.stages.vision import Seen
 
 def seen(middle: Middle, minor: str | None = None, *tags: Tag) -> Seen:
     return Seen(
-        major=major_of(middle), middle=middle, minor=minor, tags=list(tags), model="m", question="어떻게?"
+        major=major_of(middle),
+        middle=middle,
+        minor=minor or "",
+        tags=list(tags),
+        model="m",
+        question="어떻게?",
     )
 
 
 def rules_for(what: Seen) -> Rules:
-    return apply_rules(what.middle, what.minor, what.tags, "ko")
+    return apply_rules(what.middle, what.name, what.tags, "ko")
 
 
 def test_a_clean_bottle_has_the_common_steps_in_order_and_nothing_missing() -> None:

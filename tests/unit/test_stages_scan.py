@@ -9,6 +9,9 @@ from eco2.call import Answer, Call, Label, Reply, Usage
 from eco2.pipeline import JSON, Form, Outputs, Upload
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
+from eco2.stages.rule import apply_rules
+from eco2.stages.taxonomy import Middle
+from eco2.stages.vision import Sight, settle
 from tests.unit.test_stages_request import CUP
 
 
@@ -98,7 +101,12 @@ async def test_what_is_not_recognised_costs_one_call_and_gets_an_honest_reply() 
     assert isinstance(inner, dict)
     assert desk.calls == ["vision"]
     assert inner["disposal_rules"] is None
-    assert inner["final_answer"]["disposal_steps"] == {}
+    assert inner["classification_result"]["classification"] == {
+        "major_category": "미분류",
+        "middle_category": "미분류",
+        "minor_category": "무엇인지 알 수 없는 물건",
+    }
+    assert inner["final_answer"]["disposal_steps"] == {"단계1": desk.shown}
     assert inner["final_answer"]["user_answer"] == desk.shown
     assert "확실히 알 수 없어서" in desk.shown
     assert result["reward"] is None
@@ -110,6 +118,20 @@ async def test_an_english_question_is_answered_in_english() -> None:
     assert isinstance(inner, dict)
     assert inner["final_answer"]["user_answer"].startswith("This looks like a ceramic cup")
     assert list(inner["final_answer"]["disposal_steps"]) == ["Step 1", "Step 2", "Step 3"]
+
+
+async def test_the_name_of_a_class_chooses_no_rules() -> None:
+    """의류및원단 contains the name of an item, 원단 (fabric)."""
+    desk = Desk(ScanInput(image_url="data:x"), ())
+    outputs = [
+        settle(Sight(middle_category=Middle.CLOTHING, minor_category=None, situation_tags=[]), "m", "?")
+    ]
+    desk.outputs.add(outputs[0])
+    rules = await scan.stages[1].run(desk)
+    assert rules == apply_rules(Middle.CLOTHING, None, [], "ko")
+    desk.outputs.add(rules)
+    reward = await scan.stages[3].run(desk)
+    assert reward.model_dump()["won"]["match_reason"] == "의류및원단"
 
 
 def test_a_job_that_did_not_complete_has_nulls() -> None:

@@ -7,7 +7,7 @@ from eco2.stages.labels import THRESHOLD, best_middle, classify
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Major, Middle, major_of
-from eco2.stages.vision import MAX_MINOR, Sight, settle, sight_of, vision_call
+from eco2.stages.vision import MAX_MINOR, Seen, Sight, settle, sight_of, vision_call
 
 
 def sight(middle: Middle, minor: str | None = None, *tags: Tag) -> Sight:
@@ -31,14 +31,35 @@ def test_the_major_follows_from_the_middle(middle: Middle) -> None:
     assert (seen.major, seen.middle) == (major_of(middle), middle)
 
 
-def test_what_is_not_known_has_neither_name_nor_state() -> None:
-    seen = settle(sight(Middle.UNKNOWN, "우유팩", Tag.EMPTY), "m", "q")
-    assert (seen.major, seen.middle, seen.minor, seen.tags) == (Major.UNKNOWN, Middle.UNKNOWN, None, [])
+def test_what_is_not_known_keeps_its_name_and_has_no_state() -> None:
+    seen = settle(sight(Middle.UNKNOWN, "고양이", Tag.EMPTY), "m", "q")
+    assert (seen.major, seen.middle, seen.minor, seen.tags) == (Major.UNKNOWN, Middle.UNKNOWN, "고양이", [])
+    assert seen.name == "고양이"
 
 
-def test_a_name_is_cut_and_an_empty_one_is_none() -> None:
-    assert settle(sight(Middle.FOOD, "  "), "m", "q").minor is None
-    assert len(settle(sight(Middle.FOOD, "가" * 99), "m", "q").minor or "") == MAX_MINOR
+@pytest.mark.parametrize("given", [None, "", " \n "])
+@pytest.mark.parametrize("middle", Middle)
+def test_a_thing_without_a_name_is_called_by_its_class(middle: Middle, given: str | None) -> None:
+    seen = settle(sight(middle, given), "m", "q")
+    assert seen.minor == ("무엇인지 알 수 없는 물건" if middle is Middle.UNKNOWN else middle.value)
+    assert seen.name is None
+
+
+def test_an_output_of_an_older_version_has_a_name_too() -> None:
+    old = {
+        "major": "재활용폐기물",
+        "middle": "금속류",
+        "minor": None,
+        "tags": [],
+        "model": "m",
+        "question": "q",
+    }
+    assert Seen.model_validate(old).minor == "금속류"
+    assert Seen.model_validate(old | {"minor": "못"}).minor == "못"
+
+
+def test_a_name_is_cut() -> None:
+    assert len(settle(sight(Middle.FOOD, "가" * 99), "m", "q").minor) == MAX_MINOR
 
 
 def test_answers_outside_the_lists_do_not_fit_the_schema() -> None:

@@ -61,7 +61,7 @@ def choose(task: Task, state: JSON) -> JSON:
     """The rules that apply."""
     _started(task, state["job"], "rule")
     seen = vision.Seen.model_validate(state["seen"])
-    rules = rule.apply_rules(seen.middle, seen.minor, seen.tags, language_of(seen.question))
+    rules = rule.apply_rules(seen.middle, seen.name, seen.tags, language_of(seen.question))
     return _completed(task, state["job"], "rule", state | {"rules": _dump(rules)})
 
 
