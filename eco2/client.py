@@ -7,21 +7,25 @@ it raises is an `Eco2Error`. How to use it: docs/clients.md.
 """
 
 import asyncio
+import os
 import random
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from mimetypes import guess_type
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import BinaryIO, Self, TypeVar
 
 import httpx
 import msgspec
 
 from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
-from eco2.eventstream import ClientEvent, EventLines, LiveTexts
+from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
 from eco2.job import JSON
 from eco2.pipeline import Upload
 
@@ -30,6 +34,7 @@ __all__ = [
     "ClientEvent",
     "ClientJob",
     "Eco2Error",
+    "File",
     "NotFinished",
     "Refused",
     "Unavailable",
@@ -40,8 +45,17 @@ __all__ = [
 Message = TypeVar("Message")
 
 SILENCE = 45.0
-"""Seconds without a byte after which a stream counts as dropped: three of the gateway's comments."""
+"""Seconds without a byte after which a stream counts as dropped; gateways write a comment far more often."""
 LONGEST_PAUSE = 10.0
+HELD = 5.0
+"""Seconds that a connection must stay open to count as one that worked, if it brings no event."""
+RECHECK = 30.0
+"""Seconds after which `result` asks again although the stream goes on: a proxy may be holding it back."""
+LONGEST_WAIT = 86_400.0
+"""Seconds; a gateway that asks for more has its clock or its proxy wrong."""
+
+File = Upload | str | os.PathLike[str] | bytes | BinaryIO
+"""What can be uploaded: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
 
 
 class Refused(PermanentError):
@@ -122,22 +136,25 @@ class Client:
         pipeline: str,
         input: Mapping[str, object],
         key: str | None = None,
-        files: Mapping[str, Upload | Path] | None = None,
+        files: Mapping[str, File] | None = None,
     ) -> ClientJob:
         """The accepted job. `key`: requests with the same key are one job (default: a new key per call).
 
-        With `files` it is sent as a multipart form; of a path the file is read. Raises `Refused`,
-        `Unavailable`, and `OSError` for a file that cannot be read.
+        With `files` it is sent as a multipart form; files are read whole. Raises `Refused`, `Unavailable`,
+        `OSError` for a file that cannot be read, `TypeError` for what is no file.
         """
-        headers = {"Idempotency-Key": key or uuid.uuid4().hex}
+        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode()}
         url = f"{self._base}/{pipeline}"
         if files:
-            uploads = {name: await asyncio.to_thread(_upload, file) for name, file in files.items()}
+            uploads = {name: await asyncio.to_thread(_upload, name, file) for name, file in files.items()}
             parts = {name: (file.filename, file.data, file.content_type) for name, file in uploads.items()}
             request = self._http.build_request("POST", url, headers=headers, data=dict(input), files=parts)
         else:
             request = self._http.build_request("POST", url, headers=headers, json=dict(input))
-        answer = _decoded(await self._send(request), _Accepted)
+        response = await self._send(request)
+        answer = _decoded(response, _Accepted)
+        if not all(_PATH.match(place) for place in (answer.stream_url, answer.result_url)):
+            raise _no_gateway(response)  # never follow, with our headers, to where an answer leads
         return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
     async def events(
@@ -148,53 +165,74 @@ class Client:
         Who leaves the loop before `done` should close it (`contextlib.aclosing`), or the connection stays
         open. Raises `Refused` (no such job), `Unavailable`.
         """
-        seq, failures = -1, 0
-        # Since when no connection has brought a byte; None after one that has. A stream may be idle, and its
-        # reader busy, for longer than anybody is patient.
-        silent: float | None = time.monotonic()
-        live = LiveTexts()
+        seen, failures = _Seen(last_event_id), 0
+        since = time.monotonic()  # of the first failure after the last connection that worked
         while True:
-            live.connected()
+            seen.connected()
+            broken = False
             try:
-                async with aclosing(self._connection(job, last_event_id)) as connection:
+                async with aclosing(self._connection(job, seen.last_event_id)) as connection:
                     async for event in connection:
-                        silent = None
-                        if event is None:
-                            continue
-                        failures = 0
-                        if event.seq is None:
-                            if news := live.news(event):
-                                yield news
-                        elif event.seq > seq:
-                            seq, last_event_id = event.seq, event.id
-                            yield event
-                        if event.name == "done":
+                        if news := seen.news(event):
+                            yield news
+                        if event is not None and event.name == "done":
                             return
                 problem = Unavailable("the stream ended before the job did")
             except _Complete:
                 return
+            except BrokenEvent as error:
+                broken, problem = True, Unavailable(f"{error}: is a proxy in between?")
             except Unavailable as error:
                 problem = error
+            # A stream may be idle, and its reader busy, for longer than the patience; but one that is closed
+            # at once, or brings the same broken event, again and again, must not be followed for ever.
+            if seen.progress or (not broken and seen.held(min(HELD, self._patience))):
+                failures, since = 0, time.monotonic()
             failures += 1
-            silent = time.monotonic() if silent is None else silent
-            await self._pause(failures, silent, problem)
+            await self._pause(failures, since, problem)
 
     async def result(self, job: ClientJob, timeout: float = 180.0) -> JSON:
-        """The job's result, once it has ended. Raises `NotFinished` after `timeout` seconds, `Refused`."""
-        url = self._base.join(job.result_url)
+        """The job's result, once it has ended. Raises `NotFinished` after `timeout` seconds, `Refused`.
+
+        While it waits it holds an event stream, whose `done` ends the wait at once. Where that breaks, it
+        asks again after as many seconds as the gateway wants.
+        """
+        url = self._url(job.result_url)
         try:
             async with asyncio.timeout(timeout):
                 while True:
                     response = await self._send(self._http.build_request("GET", url))
                     if response.status_code == 200:
                         return _decoded(response, JSON)
-                    await asyncio.sleep(_retry_after(response) or 1.0)
+                    if not await self._saw_done(job):
+                        await asyncio.sleep(_retry_after(response) or 1.0)
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
+
+    async def _saw_done(self, job: ClientJob) -> bool:
+        """Follows one connection for at most `RECHECK` seconds."""
+        try:
+            async with asyncio.timeout(RECHECK), aclosing(self._connection(job, None)) as connection:
+                async for event in connection:
+                    if event is not None and event.name == "done":
+                        return True
+        except _Complete:
+            return True
+        except (TimeoutError, Unavailable, BrokenEvent):
+            return False
+        return False
+
+    def _url(self, path: str) -> httpx.URL:
+        try:
+            return self._base.join(path)
+        except (httpx.InvalidURL, ValueError, TypeError) as error:
+            raise StartError(f"{path!r} is no URL of a job ({error}); keep what `submit` returned") from error
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         failures, began = 0, time.monotonic()
         while True:
+            if self._http.is_closed:
+                raise Unavailable("this client was closed; open another")
             try:
                 response = await self._http.send(request)
                 return _checked(response)
@@ -215,12 +253,16 @@ class Client:
         self, job: ClientJob, last_event_id: str | None
     ) -> AsyncGenerator[ClientEvent | None, None]:
         """The events of one connection; None for each sign of life without one."""
-        headers = {"Accept": "text/event-stream"} | (
-            {"Last-Event-ID": last_event_id} if last_event_id else {}
-        )
-        url = self._base.join(job.stream_url)
+        headers = {"Accept": "text/event-stream"}
+        if last_event_id and _EVENT_ID.fullmatch(
+            last_event_id
+        ):  # else a full replay; known events are left out
+            headers["Last-Event-ID"] = last_event_id
+        url = self._url(job.stream_url)
         timeout = httpx.Timeout(SILENCE, connect=5.0, pool=self._patience)
         lines = EventLines()
+        if self._http.is_closed:
+            raise Unavailable("this client was closed; open another")
         try:
             async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
                 if response.status_code == 204:
@@ -228,7 +270,7 @@ class Client:
                 if response.status_code != 200:
                     await response.aread()
                 _checked(response)
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
                     raise _no_gateway(response)
                 async for chunk in response.aiter_bytes():
                     yield None
@@ -255,6 +297,12 @@ def pause(failures: int, asked: float | None, chance: float) -> float:
     return max(asked or 0.0, longest * (0.5 + chance / 2))
 
 
+_PATH = re.compile(r"/(?!/)[!-\[\]-~]*\Z")
+"""A path, as the gateway answers it; nothing that leads to another host."""
+_EVENT_ID = re.compile(r"[!-~]{1,200}")
+"""What can stand in a header."""
+
+
 class _Accepted(msgspec.Struct):
     job_id: str
     stream_url: str
@@ -265,9 +313,49 @@ class _Complete(Exception):
     """204: the client has seen all."""
 
 
+class _Seen:
+    """What the reader of a job's events has seen, over all connections.
+
+    `progress`: the present connection has brought a durable event that is new.
+    """
+
+    def __init__(self, last_event_id: str | None) -> None:
+        self.last_event_id = last_event_id
+        self.progress = False
+        self._seq = -1
+        self._live = LiveTexts()
+        self._opened: float | None = None
+
+    def connected(self) -> None:
+        """A new connection is going to be opened."""
+        self._live.connected()
+        self._opened, self.progress = None, False
+
+    def held(self, seconds: float) -> bool:
+        """True if the connection has been open for so long since it brought its first byte."""
+        return self._opened is not None and time.monotonic() - self._opened >= seconds
+
+    def news(self, event: ClientEvent | None) -> ClientEvent | None:
+        """What is new of what came; `None` came for bytes that completed no event."""
+        if self._opened is None:
+            self._opened = time.monotonic()
+        if event is None:
+            return None
+        if event.seq is None:
+            return self._live.news(event)
+        if event.seq <= self._seq:
+            return None
+        self._seq, self.last_event_id, self.progress = event.seq, event.id or self.last_event_id, True
+        return event
+
+
 class _Problem(msgspec.Struct):
     detail: str = ""
     code: str = ""
+
+
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for JSON that is none, or has another shape."""
 
 
 def _base(url: str) -> httpx.URL:
@@ -280,17 +368,29 @@ def _base(url: str) -> httpx.URL:
     return base
 
 
-def _upload(file: Upload | Path) -> Upload:
-    """Blocks while it reads."""
+def _upload(field: str, file: object) -> Upload:
+    """Reads the file; blocks meanwhile."""
+    name, data = field, file
     if isinstance(file, Upload):
         return file
-    return Upload(file.name, guess_type(file.name)[0] or "application/octet-stream", file.read_bytes())
+    if isinstance(file, str | os.PathLike):
+        path = Path(file)
+        name, data = path.name, path.read_bytes()
+    elif callable(read := getattr(file, "read", None)):
+        known = getattr(file, "name", None)  # a number where the file was opened by its descriptor
+        name, data = (Path(known).name if isinstance(known, str) else field), read()
+    if not isinstance(data, bytes | bytearray | memoryview):
+        kind = "a file that is open as text" if isinstance(data, str) else f"a {type(file).__name__}"
+        raise TypeError(
+            f"files[{field!r}] is {kind}: give a path, bytes, a file opened with mode 'rb', or an Upload"
+        )
+    return Upload(name, guess_type(name)[0] or "application/octet-stream", bytes(data))
 
 
 def _decoded(response: httpx.Response, kind: type[Message]) -> Message:
     try:
         return msgspec.json.decode(response.content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise _no_gateway(response) from error
 
 
@@ -308,16 +408,32 @@ def _checked(response: httpx.Response) -> httpx.Response:
         raise Refused(f"the gateway has moved to {place}: use that as the base URL", "MOVED", status)
     try:
         problem = msgspec.json.decode(response.content, type=_Problem)
-    except msgspec.MsgspecError:  # a proxy's page
-        problem = _Problem(detail=f"HTTP {status} from {response.url.host}")
+    except _UNREADABLE:
+        problem = _Problem()
+    if not problem.detail:  # a proxy's page
+        problem = _Problem(f"HTTP {status} from {response.url.host}, not from an Eco² gateway", "NO_GATEWAY")
     if status == 429 or status >= 500:
         raise Unavailable(problem.detail, _retry_after(response))
     raise Refused(problem.detail, problem.code, status)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    value = response.headers.get("Retry-After", "")
-    return float(value) if value.isdigit() else None
+    return retry_after(response.headers.get("Retry-After", ""), time.time())
+
+
+def retry_after(value: str, now: float) -> float | None:
+    """Seconds that the header asks to wait, at most a day; None where it does not make sense.
+
+    A number of seconds or a date, which is compared with `now` (Unix seconds, this machine's clock).
+    """
+    if value.isascii() and value.isdigit():
+        return min(float(value[:10]), LONGEST_WAIT)
+    try:
+        date = parsedate_to_datetime(value)
+        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
+    except (ValueError, OverflowError):
+        return None
+    return min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 def _dropped(error: httpx.HTTPError) -> Unavailable:

@@ -3,11 +3,32 @@
 The client uses it; so can whoever brings the bytes by another library.
 """
 
+import re
 from typing import Literal
 
 import msgspec
 
+from eco2.errors import RetryableError
 from eco2.job import JSON
+
+MAX_EVENT = 64 * 2**20
+"""Bytes of one event; the largest result that a gateway has is far below."""
+QUOTED = 40
+"""Characters of a strange name that a message repeats."""
+_LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
+
+Ending = Literal["started", "completed", "failed", "cancelled"]
+
+
+class _Data(msgspec.Struct, frozen=True):
+    """What the data of an event may say; further members are ignored."""
+
+    seq: int | None = None
+    status: Ending | None = None
+    ts: float | None = None
+    progress: int | None = None
+    result: JSON | None = None
+    text: str | None = None
 
 
 class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,7 +41,7 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     id: str | None = None
     seq: int | None = None
-    status: Literal["started", "completed", "failed", "cancelled"] | None = None
+    status: Ending | None = None
     ts: float | None = None
     progress: int | None = None
     result: JSON | None = None
@@ -28,32 +49,72 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
 
 
+class BrokenEvent(RetryableError):
+    """What came is no event of a job, so the connection is of no further use: open the stream again."""
+
+
 class EventLines:
-    """Reads server-sent events from bytes that come in pieces of any size."""
+    """Reads server-sent events from bytes that come in pieces of any size.
+
+    At most `MAX_EVENT` bytes of one event are held. After a `BrokenEvent` it is of no further use.
+    """
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._pieces: list[bytes] = []  # of the last line, joined once: a line may be megabytes long
+        self._held = 0
+        self._begun = False
         self._fields: dict[str, str] = {}
+        self._data: list[str] = []
+        self._data_size = 0
 
     def feed(self, chunk: bytes) -> list[ClientEvent]:
-        """The events that `chunk` completed."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        events = (self._line(line.removesuffix(b"\r").decode()) for line in lines)
-        return [event for event in events if event is not None]
+        """The events that `chunk` completed. Raises `BrokenEvent`."""
+        self._pieces.append(chunk)
+        self._held += len(chunk)
+        found = []
+        if b"\n" in chunk or b"\r" in chunk:
+            *lines, rest = _LINE_END.split(b"".join(self._pieces))
+            self._pieces, self._held = [rest], len(rest)
+            for line in lines:
+                if (event := self._line(line)) is not None:
+                    found.append(event)
+        if self._held + self._data_size > MAX_EVENT:
+            raise BrokenEvent(f"one event of the stream has more than {MAX_EVENT:,} bytes")
+        return found
 
-    def _line(self, line: str) -> ClientEvent | None:
-        if line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            again = name == "data" and name in self._fields
-            self._fields[name] = f"{self._fields[name]}\n{value}" if again else value
+    def _line(self, raw: bytes) -> ClientEvent | None:
+        if not self._begun:
+            raw, self._begun = raw.removeprefix(b"\xef\xbb\xbf"), True
+        if not raw:
+            return self._event()
+        name, _, value = raw.partition(b":")
+        if name not in (b"data", b"event", b"id"):
             return None
-        fields, self._fields = self._fields, {}
-        if "data" not in fields:
+        try:
+            text = value.removeprefix(b" ").decode()
+        except UnicodeDecodeError as error:
+            raise BrokenEvent(f"the stream is not UTF-8 ({error})") from error
+        if name == b"data":
+            self._data.append(text)
+            self._data_size += len(raw)
+        elif name == b"event" or "\0" not in text:  # an id with NUL is none, by the standard
+            self._fields[name.decode()] = text
+        return None
+
+    def _event(self) -> ClientEvent | None:
+        (fields, self._fields), (data, self._data) = (self._fields, {}), (self._data, [])
+        self._data_size = 0
+        if not data:
             return None
-        data = msgspec.json.decode(fields["data"], type=JSON)
-        return msgspec.convert(
-            {**data, "name": fields.get("event", "message"), "id": fields.get("id")}, ClientEvent
+        name = fields.get("event", "message")
+        try:
+            said = msgspec.json.decode("\n".join(data), type=_Data)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise BrokenEvent(f"the event {name[:QUOTED]!r} cannot be read ({error})") from error
+        if name == "done" and said.seq is None:
+            raise BrokenEvent("the event 'done' has no seq")
+        return ClientEvent(
+            name=name, id=fields.get("id"), **{key: getattr(said, key) for key in _Data.__struct_fields__}
         )
 
 

@@ -75,8 +75,9 @@ def _summary(result: JSON, console: Console) -> None:
     ]
     lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names))]
     steps = _at(answer, "disposal_steps").values()
-    if steps := [step for step in steps if step != answer.get("user_answer")]:
-        lines += ["", "[bold]Dispose[/]", *(f"  {number}. {step}" for number, step in enumerate(steps, 1))]
+    told = [step for step in steps if step != answer.get("user_answer")]
+    lines += ["", "[bold]Dispose[/]"] if told else []
+    lines += [f"  {number}. {step}" for number, step in enumerate(told, 1)]
     missing = answer.get("insufficiencies")
     if isinstance(missing, list) and missing:
         lines += ["", "[bold]First[/]    " + "; ".join(map(str, missing))]

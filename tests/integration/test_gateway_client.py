@@ -2,9 +2,11 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -211,16 +213,24 @@ async def test_events_go_on_over_connections_that_break_in_every_way() -> None:
     assert resumed == [b"", b"", b"5", b"5", b"5", b"5", b"7"]
 
 
-async def test_a_stream_that_was_idle_for_longer_than_ones_patience_is_opened_again() -> None:
+async def test_a_stream_that_was_idle_for_longer_than_ones_patience_is_opened_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read = asyncio.Event()
+    clock = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: clock.now)
+    monkeypatch.setattr("eco2.client.time", clock)
+
     async def idle_then_cut(head: bytes, writer: asyncio.StreamWriter) -> None:
-        await events(b": opened\n\n", clean=False)(head, writer)
-        await writer.drain()
-        await asyncio.sleep(0.6)
+        await events(b'event: answer.delta\ndata: {"text": "a"}\n\n', clean=False)(head, writer)
+        await read.wait()
+        clock.now += 120.0  # longer than the patience; nothing else lets the client's time pass
         writer.transport.abort()
 
     answers = [idle_then_cut, dropped, events(DONE, clean=True)]
-    async with scripted(iter(answers)) as url, Client(url, patience=0.5) as client:
-        assert seqs(await collect(client.events(ClientJob.at("echo", "j")))) == [51]
+    async with scripted(iter(answers)) as url, Client(url) as client:
+        async for event in client.events(ClientJob.at("echo", "j")):
+            read.set()
+        assert event.seq == 51
 
 
 async def test_a_hundred_clients_that_are_cut_again_and_again_see_every_event_once() -> None:

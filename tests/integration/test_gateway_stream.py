@@ -9,15 +9,18 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
+from typing import Literal
 
 import httpx
 import pytest
 
-from eco2.event import Checkpoint, Done, Queued, RunStarted, Status
+from eco2.event import Checkpoint, Done, Queued, RunStarted
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
 from tests.counted import counted
 from tests.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
+
+Ending = Literal["completed", "failed", "cancelled"]
 
 
 class Received:
@@ -239,7 +242,7 @@ async def test_live_text_of_a_void_run_or_an_ended_stage_is_not_shown() -> None:
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "completed"])
-async def test_the_existing_app_learns_of_a_failed_job_by_an_unnamed_message(status: Status) -> None:
+async def test_the_existing_app_learns_of_a_failed_job_by_an_unnamed_message(status: Ending) -> None:
     """It fetches the result only when it is shown `completed`; nobody else is shown two ends."""
     async with cluster() as world:
         job_id, url = await submitted(world)
@@ -267,7 +270,7 @@ async def test_the_unnamed_message_can_be_turned_off() -> None:
         assert received.events[-1].name == "done"
 
 
-def done(job_id: str, status: Status) -> Done:
+def done(job_id: str, status: Ending) -> Done:
     return Done(ts=6.0, job=job_id, run="r1", status=status, seq=SEQS[-1], result={"status": status})
 
 

@@ -46,7 +46,7 @@ def test_a_thing_without_a_name_is_called_by_its_class(middle: Middle, given: st
 
 
 def test_an_output_of_an_older_version_has_a_name_too() -> None:
-    old = {
+    old: dict[str, object] = {
         "major": "재활용폐기물",
         "middle": "금속류",
         "minor": None,
