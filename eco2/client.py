@@ -245,7 +245,7 @@ class Client:
 
     async def _pause(self, failures: int, since: float, problem: Unavailable) -> None:
         seconds = pause(failures, problem.retry_after, random.random())
-        if time.monotonic() + seconds - since > self._patience:
+        if self._http.is_closed or time.monotonic() + seconds - since > self._patience:
             raise problem
         await asyncio.sleep(seconds)
 

@@ -11,8 +11,8 @@ import msgspec
 from eco2.errors import RetryableError
 from eco2.job import JSON
 
-MAX_EVENT = 64 * 2**20
-"""Bytes of one event; the largest result that a gateway has is far below."""
+MAX_EVENT = 16 * 2**20
+"""Bytes of one event; the journal takes no result that is half as large."""
 QUOTED = 40
 """Characters of a strange name that a message repeats."""
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
@@ -96,7 +96,7 @@ class EventLines:
             raise BrokenEvent(f"the stream is not UTF-8 ({error})") from error
         if name == b"data":
             self._data.append(text)
-            self._data_size += len(raw)
+            self._data_size += len(raw) + 64  # an empty line takes memory as well
         elif name == b"event" or "\0" not in text:  # an id with NUL is none, by the standard
             self._fields[name.decode()] = text
         return None

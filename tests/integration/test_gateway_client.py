@@ -217,13 +217,13 @@ async def test_a_stream_that_was_idle_for_longer_than_ones_patience_is_opened_ag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read = asyncio.Event()
-    clock = SimpleNamespace(now=0.0, time=time.time, monotonic=lambda: clock.now)
-    monkeypatch.setattr("eco2.client.time", clock)
+    now = [0.0]
+    monkeypatch.setattr("eco2.client.time", SimpleNamespace(time=time.time, monotonic=lambda: now[0]))
 
     async def idle_then_cut(head: bytes, writer: asyncio.StreamWriter) -> None:
         await events(b'event: answer.delta\ndata: {"text": "a"}\n\n', clean=False)(head, writer)
         await read.wait()
-        clock.now += 120.0  # longer than the patience; nothing else lets the client's time pass
+        now[0] += 120.0  # longer than the patience; nothing else lets the client's time pass
         writer.transport.abort()
 
     answers = [idle_then_cut, dropped, events(DONE, clean=True)]
