@@ -304,6 +304,7 @@ class _Parts:
             sse_retry=settings.sse_retry,
             sse_done_message=settings.sse_done_message,
             daily_usd=settings.daily_usd,
+            compat=settings.compat,
         )
 
         async def run(stop: asyncio.Event) -> None:

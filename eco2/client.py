@@ -54,7 +54,7 @@ RECHECK = 30.0
 LONGEST_WAIT = 86_400.0
 """Seconds; a gateway that asks for more has its clock or its proxy wrong."""
 
-File = Upload | str | os.PathLike[str] | bytes | BinaryIO
+File = Upload | str | os.PathLike[str] | bytes | bytearray | BinaryIO
 """What can be uploaded: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
 
 

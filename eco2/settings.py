@@ -332,6 +332,12 @@ class Settings(BaseSettings):
         "minutes. Turn it off where clients of that prefix read unnamed messages.",
         json_schema_extra=_about(HTTP),
     )
+    compat: bool = Field(
+        False,
+        description="Answer as the predecessor's gateway did, too: its paths, and 200 for a new scan "
+        "(`docs/http.md`). For its load scripts and clients; new ones do not need it.",
+        json_schema_extra=_about(HTTP),
+    )
     max_upload_mb: float = Field(
         10,
         gt=0,

@@ -1,6 +1,7 @@
 """The HTTP applications, built from data: routes, middleware, error handlers, lifespan."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -11,16 +12,17 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
+from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
 from eco2.gateway.health import probe_routes, readiness, unserved
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.openapi import document
 from eco2.gateway.owner import OWNER_HEADER
-from eco2.gateway.problem import handlers, json_response
+from eco2.gateway.problem import LONGEST_QUOTE, handlers, json_response
 from eco2.gateway.result import ResultEndpoint
 from eco2.gateway.stream import StreamEndpoint
 from eco2.gateway.submission import KEY_HEADERS, SubmissionEndpoint
@@ -73,7 +75,9 @@ def build(
         lifespan=_lifespan(broker, feeds),
     )
     app.router.redirect_slashes = False  # to http:, whatever the client came by, and without our error body
-    return _cross_origin(app, config)
+    app.router.default = _unserved(pipelines)
+    outer = _cross_origin(app, config)
+    return Compat(outer) if config.compat else outer
 
 
 def build_probes(*, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event) -> Starlette:
@@ -98,6 +102,20 @@ def _descriptions(pipelines: Sequence[AnyPipeline], config: GatewayConfig) -> It
         described = partial(document, pipelines, config, prefixes)
         described()  # a model that cannot be described stops the process at its start, not its clients
         yield Route(f"{prefix}/openapi.json", _document(described))
+
+
+def _unserved(pipelines: Sequence[AnyPipeline]) -> ASGIApp:
+    """Answers what no route serves: most often the name of a pipeline is wrong, or it is served elsewhere."""
+    names = ", ".join(pipeline.name for pipeline in pipelines)
+
+    async def refuse(scope: Scope, _: Receive, __: Send) -> None:
+        path = scope["path"][:LONGEST_QUOTE]
+        found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)", path)
+        if scope["method"] == "POST" and found:
+            raise HTTPException(404, f"this gateway serves no pipeline {found[1]}; it serves {names}")
+        raise HTTPException(404, f"nothing is served at {path}; GET /openapi.json lists what is")
+
+    return refuse
 
 
 async def _no_method(_: Request) -> Response:

@@ -1,7 +1,7 @@
 """The paths and statuses of Eco²'s predecessor, for its clients and load scripts; only with `ECO2_COMPAT=1`.
 
-It wraps the application and changes nothing in it: a request for an old path goes to the present one, and a new
-scan is answered with 200 in place of 202. What it does not imitate: docs/http.md.
+It wraps the application and changes nothing in it: a request for an old path goes to the present one, and
+a new scan is answered with 200 in place of 202. What it does not imitate: docs/http.md.
 """
 
 import re
@@ -41,12 +41,12 @@ class Compat:
             return
         path = present_path(scope["path"], scope["query_string"])
         if path != scope["path"]:
-            scope = scope | {"path": path, "raw_path": path.encode()}
+            scope = {**scope, "path": path, "raw_path": path.encode()}
         submits = scope["method"] == "POST" and _SCAN.fullmatch(path) is not None
 
         async def answer(message: Message) -> None:
             if submits and message["type"] == "http.response.start" and message["status"] == 202:
-                message = message | {"status": 200}
+                message = {**message, "status": 200}
             await send(message)
 
         await self._app(scope, receive, answer)

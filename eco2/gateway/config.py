@@ -20,7 +20,8 @@ class GatewayConfig:
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
     again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`; `sse_stall`: a
     client that takes no byte for so long is cut off. `upload_stall`: so is one that sends none of its body.
-    `daily_usd`: what may be paid per UTC day before no further job is taken.
+    `daily_usd`: what may be paid per UTC day before no further job is taken. `compat`: answer as the
+    predecessor did, too (`eco2.gateway.compat`).
     """
 
     models: tuple[str, ...]
@@ -39,3 +40,4 @@ class GatewayConfig:
     sse_stall: float = 30.0
     upload_stall: float = 30.0
     daily_usd: Decimal | None = None
+    compat: bool = False

@@ -1,19 +1,22 @@
 """The client against real gateways, and against servers that drop, stall and refuse."""
 
 import asyncio
+import io
 import itertools
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from eco2.client import Client, ClientEvent, ClientJob, NotFinished, Refused, Unavailable, submit
+from eco2.client import Client, ClientEvent, ClientJob, File, NotFinished, Refused, Unavailable, submit
 from eco2.job import new_id
 from eco2.pipeline import Upload
-from tests.gateways import SEQS, Cluster, cluster, eventually, life
+from tests.gateways import CONFIG, PATIENCE, SEQS, Cluster, cluster, eventually, life
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -57,6 +60,64 @@ async def test_a_file_is_uploaded_from_its_path(tmp_path: Path) -> None:
         assert world.worker.orders[0].input == {"size": 70, "question": "?"}
         with pytest.raises(FileNotFoundError):
             await client.submit("photo", {}, files={"image": tmp_path / "b.jpg"})
+
+
+async def test_a_file_is_whatever_can_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(b"x" * 70)
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        with (
+            path.open("rb") as opened,
+            path.open("rb") as raw,
+            os.fdopen(os.dup(raw.fileno()), "rb") as unnamed,
+        ):
+            files: list[File] = [str(path), path, b"x" * 70, bytearray(b"x" * 70), opened, unnamed]
+            files += [io.BytesIO(b"x" * 70), Upload("a.jpg", "image/jpeg", b"x" * 70)]
+            for file in files:
+                await client.submit("photo", {}, files={"image": file})
+        await eventually(lambda: len(world.worker.orders) == len(files))
+        assert {job.input["size"] for job in world.worker.orders} == {70}
+        for wrong in (7, None, ["a.jpg"], io.StringIO("text")):
+            with pytest.raises(
+                TypeError, match="give a path, bytes, a file opened with mode 'rb', or an Upload"
+            ):
+                await client.submit("photo", {}, files={"image": wrong})  # type: ignore[dict-item]
+
+
+async def test_a_wrong_name_of_a_pipeline_is_told_with_the_right_ones() -> None:
+    async with cluster() as world:
+        for base in ("", "/api/v1"):
+            async with Client(world.gateways[0].url + base) as client:
+                with pytest.raises(
+                    Refused, match="serves no pipeline ehco; it serves echo, photo"
+                ) as refused:
+                    await client.submit("ehco", {"text": "a"})
+                assert (refused.value.status, refused.value.code) == (404, "NOT_FOUND")
+
+
+async def test_a_result_comes_with_the_end_of_its_job_not_with_the_next_look() -> None:
+    """The pause that the gateway asks for would be longer than the test may take."""
+    async with (
+        cluster(config=replace(CONFIG, retry_after=600)) as world,
+        Client(world.gateways[0].url) as client,
+    ):
+        job = await client.submit("echo", {"text": "a"})
+        waiting = asyncio.create_task(client.result(job))
+        await eventually(lambda: b'eco2_sse_connections{pipeline="echo"} 1.0' in metrics(world))
+        await world.worker.append(*life(job.id))
+        assert (await asyncio.wait_for(waiting, PATIENCE))["task_id"] == job.id
+        assert (await client.result(job))["task_id"] == job.id
+
+
+async def test_a_result_is_asked_for_where_streams_do_not_get_through() -> None:
+    waiting = reply(202, b"{}", b"Retry-After: 0")
+    answers = [waiting, reply(503, b"<html>"), waiting, events(b"data: no\n\n", clean=True), waiting, dropped]
+    async with scripted(iter([*answers, reply(200, b'{"a": 1}')])) as url, Client(url) as client:
+        assert await client.result(ClientJob.at("echo", "j")) == {"a": 1}
+
+
+def metrics(world: Cluster) -> bytes:
+    return world.gateways[0].metrics.render()
 
 
 async def test_headers_go_with_every_request_and_a_client_can_be_closed() -> None:
