@@ -1,5 +1,15 @@
-"""`python -m eco2` is `eco2`."""
+"""The program: `python -m eco2`, and the script `eco2`.
 
-from eco2.cli import main
+A process that decodes pictures runs this file once more, under another name: it imports nothing for that.
+"""
 
-main()
+
+def main() -> None:
+    """Runs the command line."""
+    from eco2.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -114,7 +114,9 @@ def worker(host: Host = None, port: Port = None) -> None:
 
 @app.command()
 def scan(
-    photo: Annotated[Path, typer.Argument(help="A JPEG, PNG or WebP file.", exists=True, dir_okay=False)],
+    photo: Annotated[
+        Path, typer.Argument(help="A JPEG, PNG, WebP or GIF file.", exists=True, dir_okay=False)
+    ],
     question: Annotated[str | None, typer.Option(help="What you want to know about it.")] = None,
     url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8000",
     model: Annotated[str | None, typer.Option(help="A model that the gateway offers.")] = None,

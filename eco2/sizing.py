@@ -23,6 +23,9 @@ WORKER_MB, JOB_MB = 76.0, 0.4
 """Memory of an idle worker, and of each job that it holds."""
 GATEWAY_MB = 60.0
 """Memory of a gateway with a hundred open event streams."""
+PICTURES_MB = 268.0
+"""Room in a gateway's limit for the two processes that decode pictures. They may take some 430 MB for
+a moment; the rest of that is in the double of what the gateway needs."""
 VIEW_MINUTES = 15.0
 """How far back each process keeps jobs in memory (`ECO2_VIEW_MINUTES`)."""
 WORKER_KEPT_MB, GATEWAY_KEPT_MB = 0.004, 0.019

@@ -19,8 +19,8 @@ from pathlib import Path
 from eco2.call import Label
 from eco2.llm.classifier import Classifier, open_classifier, user_cache
 from eco2.stages.labels import best_middle, classify
-from eco2.stages.photo import to_jpeg
 from eco2.stages.taxonomy import Major, major_of
+from eco2.thumbnail import to_jpeg
 
 LIST = Path(__file__).parent / "integration" / "photos.json"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "local-model.md"

@@ -98,6 +98,7 @@ def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
                 _problem(413, "IMAGE_TOO_LARGE"),
                 _problem(415, "UNSUPPORTED_IMAGE"),
                 _problem(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH"),
+                _problem(429, "OVER_CAPACITY: too many at once", _RETRY),
                 *_always(config),
                 *([_problem(503, "BROKER_UNAVAILABLE, SPEND_LIMIT", _RETRY)] if config.daily_usd else []),
             ]

@@ -64,6 +64,7 @@ class Unauthorized(InvalidInput):
 HEADERS: Mapping[int, Mapping[str, str]] = {
     401: {"WWW-Authenticate": 'Proxy realm="X-User-ID"'},
     408: {"Connection": "close"},
+    429: {"Retry-After": "1"},
 }
 """What goes with a refusal of that status, whoever refuses."""
 

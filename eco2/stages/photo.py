@@ -1,130 +1,143 @@
-"""Photos as clients send them, made small: JPEG, at most 512 px and 64 kB, upright, without metadata.
+"""Photos as clients send them, made small in processes of their own: JPEG, at most 512 px and 64 kB, upright.
 
-Guarantees: sizes are checked before anything is decoded; decoding runs on two threads of its own, so that
-neither the event loop nor anyone else's threads wait for it, and at most two pictures are in memory at once.
+Guarantees: no picture is decoded in this process. A decoding process has a bounded memory, is killed after
+`MAX_SECONDS`, and there are at most two, which end with the event loop and with this process, however it
+ends. More than `MAX_WAITING` pictures never wait for them. The price: 20 MB for each process, 0.2 s for the
+first picture, and a copy of the file on its way (docs/decisions/0028-pictures-in-processes.md).
 """
 
 import asyncio
 import base64
 import binascii
-import io
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from PIL import Image, ImageOps
+from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+from anyio.lowlevel import RunVar
 
+from eco2 import picturefile, thumbnail
+from eco2.picturefile import MAX_BYTES, Format
 from eco2.pipeline import InvalidInput
 
-MAX_BYTES = 10_000_000
-MAX_PIXELS = 50_000_000
-SIDE = 512
-MAX_JPEG_BYTES = 64_000
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-_QUALITIES = (85, 75, 60, 45, 30)
+PROCESSES = 2
+MAX_WAITING = 16
+MAX_WAIT = 5.0
+"""Seconds that a picture waits for a process. With `MAX_SECONDS` less than a stop waits for open requests."""
+MAX_SECONDS = 3.0
+"""For one picture, of which the slowest take one."""
 
 
 async def normalise(data: bytes) -> str:
-    """The picture as a `data:` URL. Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`."""
-    return await asyncio.get_running_loop().run_in_executor(_threads(), _to_data_url, data)
+    """The picture as a `data:` URL.
+
+    Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`, 429 `OVER_CAPACITY`.
+    """
+    kind = picturefile.format_of(data)
+    decoders = _decoders()
+    async with decoders.slot(kind):
+        jpeg = await decoders.decode(data, kind)
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 async def normalise_url(url: str) -> str:
-    """The same for the picture in a `data:` URL. Raises `InvalidInput`, like `from_data_url` besides."""
-    return await asyncio.get_running_loop().run_in_executor(
-        _threads(), lambda: _to_data_url(from_data_url(url))
-    )
-
-
-def _to_data_url(data: bytes) -> str:
-    return "data:image/jpeg;base64," + base64.b64encode(to_jpeg(data)).decode()
-
-
-@cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=2, thread_name_prefix="photo")
+    """The same for the picture in a `data:` URL. Raises `InvalidInput`, like `from_data_url` also."""
+    return await normalise(await asyncio.to_thread(from_data_url, url))
 
 
 def from_data_url(url: str) -> bytes:
     """The bytes of a `data:image/...;base64,` URL. Raises `InvalidInput`."""
     header, _, payload = url.partition(",")
     if len(payload) > MAX_BYTES * 4 / 3 + 4:
-        raise _too_large()
+        raise picturefile.too_large(
+            f"the picture is larger than {MAX_BYTES // 1_000_000} MB: send a smaller one"
+        )
     if not header.lower().startswith("data:image/") or not header.lower().endswith(";base64"):
-        raise _unsupported("image_url is not a data:image/...;base64 URL")
+        raise picturefile.unsupported(
+            f"image_url is not a data:image/...;base64 URL: {picturefile.TAKEN} as one, or as the file image"
+        )
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _unsupported(f"image_url is not valid base64 ({error})") from error
+        raise picturefile.unsupported(
+            "image_url is not valid base64: encode the file's bytes, without line breaks"
+        ) from error
 
 
-def to_jpeg(data: bytes) -> bytes:
-    """The picture as a small JPEG. Blocks for up to some tenths of a second. Raises `InvalidInput`."""
-    if len(data) > MAX_BYTES:
-        raise _too_large()
+class _Decoders:
+    """The decoding processes: for two pictures at once, of which one may be a WebP, since a large one takes
+    240 MB and others 150. `_warm`: processes that are idle and have loaded what they need."""
+
+    def __init__(self) -> None:
+        self._any = CapacityLimiter(PROCESSES)
+        self._webp = CapacityLimiter(1)
+        self._inside = 0
+        self._warm = 0
+
+    @asynccontextmanager
+    async def slot(self, kind: Format) -> AsyncIterator[None]:
+        if self._inside >= PROCESSES + MAX_WAITING:
+            raise _busy()
+        self._inside += 1
+        try:
+            async with AsyncExitStack() as held:
+                try:
+                    async with asyncio.timeout(MAX_WAIT):
+                        if kind == "WEBP":
+                            await held.enter_async_context(self._webp)
+                        await held.enter_async_context(self._any)
+                except TimeoutError as error:
+                    raise _busy() from error
+                yield
+        finally:
+            self._inside -= 1
+
+    async def decode(self, data: bytes, kind: Format) -> bytes:
+        """The small JPEG. A process that ends under a picture is replaced once: it may have been killed for
+        another reason."""
+        for _ in range(2):
+            try:
+                return await self._attempt(data, kind)
+            except TimeoutError as error:
+                raise picturefile.unsupported(
+                    f"the picture takes longer than {MAX_SECONDS:g} s to read: save it as a baseline JPEG"
+                ) from error
+            except MemoryError as error:
+                raise picturefile.too_large(thumbnail.TOO_MUCH) from error
+            except BrokenWorkerProcess:
+                continue
+        raise picturefile.unsupported("the picture cannot be read: save it as a baseline JPEG")
+
+    async def _attempt(self, data: bytes, kind: Format) -> bytes:
+        """The limiters here are never waited for: `run_sync` would copy the picture before it waits."""
+        if self._warm:
+            self._warm -= 1
+        else:  # outside the time-out: a busy machine needs long to start a process
+            await to_process.run_sync(thumbnail.confine, limiter=CapacityLimiter(1))
+        try:
+            async with asyncio.timeout(MAX_SECONDS):
+                jpeg = await to_process.run_sync(
+                    thumbnail.confined, data, kind, cancellable=True, limiter=CapacityLimiter(1)
+                )
+        except (InvalidInput, MemoryError):
+            self._warm += 1
+            raise
+        self._warm += 1
+        return jpeg
+
+
+_of_loop: RunVar[_Decoders] = RunVar("decoders of photos")
+
+
+def _decoders() -> _Decoders:
+    """Those of the running event loop, as its processes are."""
     try:
-        small = _read_small(io.BytesIO(data))
-    except InvalidInput:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large() from error
-    except Exception as error:  # readers of a dozen formats, and what broken files make of each
-        raise _unsupported(f"the picture cannot be read ({error})") from error
-    while len(jpeg := _encode(small)) > MAX_JPEG_BYTES:
-        small.thumbnail((small.width * 3 // 4, small.height * 3 // 4), Image.Resampling.LANCZOS)
-    return jpeg
+        return _of_loop.get()
+    except LookupError:
+        _of_loop.set(decoders := _Decoders())
+        return decoders
 
 
-def _read_small(file: io.BytesIO) -> Image.Image:
-    """The first frame, upright. It is made small before anything else copies it: a photo may be 200 MB wide
-    open, and JPEG is never opened wider than needed."""
-    with Image.open(file, formats=_FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_large()
-        image.draft("RGB", (SIDE, SIDE))
-        image.load()
-        wide: Image.Image = image
-        if image.mode in ("1", "P", "PA"):  # these shrink by leaving out pixels
-            wide = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        wide.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-        ImageOps.exif_transpose(wide, in_place=True)
-        return _opaque(wide)
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB on white: what lies under transparent pixels is arbitrary, often black."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I"):
-        image = image.point(lambda value: value / 256).convert("L")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layers = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
-
-
-def _encode(image: Image.Image) -> bytes:
-    """The best quality that fits, else the least."""
-    clean = Image.new("RGB", image.size)
-    clean.paste(image)
-    encoded = b""
-    for quality in _QUALITIES:
-        file = io.BytesIO()
-        clean.save(file, "JPEG", quality=quality)
-        encoded = file.getvalue()
-        if len(encoded) <= MAX_JPEG_BYTES:
-            break
-    return encoded
-
-
-def _too_large() -> InvalidInput:
+def _busy() -> InvalidInput:
     return InvalidInput(
-        f"the picture is larger than {MAX_BYTES // 1_000_000} MB or {MAX_PIXELS // 1_000_000} megapixels: "
-        "send a smaller one",
-        "IMAGE_TOO_LARGE",
-        413,
+        "too many pictures are being read at present: send the request again", "OVER_CAPACITY", 429
     )
-
-
-def _unsupported(reason: str) -> InvalidInput:
-    return InvalidInput(f"{reason}: send a JPEG, PNG, WebP or GIF", "UNSUPPORTED_IMAGE", 415)

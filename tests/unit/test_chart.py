@@ -101,6 +101,7 @@ def test_a_tier_is_sized_as_eco2_size_says(path: Path) -> None:
     for resources, needed in ((worker, sized.worker_mb), (gateway, sized.gateway_mb)):
         assert megabytes(resources["requests"]["memory"]) >= needed
         assert megabytes(resources["limits"]["memory"]) >= 2 * needed
+    assert megabytes(gateway["limits"]["memory"]) >= 2 * sized.gateway_mb + 268  # for pictures
     assert float(worker["requests"]["cpu"].removesuffix("m")) / 1000 >= sized.cores / sized.needed
     scaler = values["keda"]
     assert scaler["jobsPerWorker"] == math.floor(WORKER_CALLS * BETWEEN)

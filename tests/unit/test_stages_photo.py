@@ -1,122 +1,157 @@
-"""Photos as they come: made small, upright and anonymous, or refused with the documented code."""
+"""Photos are made small in other processes, and whatever becomes of those, a client gets its answer."""
 
+import asyncio
 import base64
 import io
-import random
-import threading
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from eco2 import thumbnail
+from eco2.picturefile import Format
 from eco2.pipeline import InvalidInput
 from eco2.stages import photo
-from eco2.stages.photo import MAX_BYTES, MAX_JPEG_BYTES, SIDE, from_data_url, normalise, to_jpeg
-from tests import pictures
+from eco2.stages.photo import from_data_url, normalise, normalise_url
+from tests import decoders, pictures
+
+Decoder = Callable[[bytes, Format], bytes]
 
 
-def encoded(image: Image.Image, kind: str = "PNG", exif: Image.Exif | None = None) -> bytes:
-    file = io.BytesIO()
-    if exif is None:
-        image.save(file, kind)
-    else:
-        image.save(file, kind, exif=exif)
-    return file.getvalue()
+def use(monkeypatch: pytest.MonkeyPatch, decoder: Decoder) -> None:
+    monkeypatch.setattr(thumbnail, "confined", decoder)
 
 
-def opened(jpeg: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(jpeg))
-    assert image.format == "JPEG"
-    return image
-
-
-def noise(width: int, height: int) -> Image.Image:
-    return Image.frombytes("RGB", (width, height), random.Random(5).randbytes(width * height * 3))
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_every_kind_becomes_a_small_jpeg(kind: str) -> None:
-    jpeg = opened(to_jpeg(encoded(Image.new("RGB", (2000, 1000), "teal"), kind)))
-    assert (jpeg.size, jpeg.mode) == ((512, 256), "RGB")
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "I", "F"])
-def test_every_mode_of_colour_is_read(mode: str) -> None:
-    image = Image.new(mode, (64, 64))
-    kind = "TIFF" if mode in ("CMYK", "F", "I") else "PNG"
-    assert opened(to_jpeg(encoded(image, kind))).mode == "RGB"
-
-
-def test_16_bits_keep_their_brightness() -> None:
-    image = Image.new("I;16", (64, 64), 0x8000)
-    assert opened(to_jpeg(encoded(image))).getpixel((10, 10)) == (128, 128, 128)
-
-
-def test_a_small_picture_is_not_blown_up() -> None:
-    assert opened(to_jpeg(encoded(Image.new("RGB", (40, 30))))).size == (40, 30)
-
-
-def test_even_noise_fits() -> None:
-    jpeg = to_jpeg(encoded(noise(900, 900)))
-    assert len(jpeg) <= MAX_JPEG_BYTES
-    assert max(opened(jpeg).size) <= SIDE
-
-
-def test_the_rotation_is_applied_and_the_metadata_gone() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # lay on its side
-    exif[0x010F] = "a camera that tells who owns it"
-    jpeg = to_jpeg(encoded(Image.new("RGB", (300, 100)), "JPEG", exif))
-    assert opened(jpeg).size == (100, 300)
-    assert dict(opened(jpeg).getexif()) == {}
-    assert b"camera" not in jpeg
-
-
-def test_transparent_is_white() -> None:
-    assert opened(to_jpeg(encoded(Image.new("RGBA", (9, 9), (0, 0, 0, 0))))).getpixel((4, 4)) == (255,) * 3
-
-
-def test_an_animation_shows_its_first_picture() -> None:
-    file = io.BytesIO()
-    frames = [Image.new("RGB", (50, 50), colour) for colour in ("white", "black")]
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
-    assert opened(to_jpeg(file.getvalue())).getpixel((25, 25)) == (255, 255, 255)
-
-
-def test_a_bomb_is_refused_undecoded() -> None:
+async def refusal(data: bytes) -> tuple[str, int]:
     with pytest.raises(InvalidInput) as refused:
-        to_jpeg(encoded(Image.new("1", (10_000, 10_000))))
-    assert (refused.value.code, refused.value.status) == ("IMAGE_TOO_LARGE", 413)
+        await normalise(data)
+    return refused.value.code, refused.value.status
 
 
-def test_a_truncated_photo_is_refused() -> None:
-    with pytest.raises(InvalidInput) as refused:
-        to_jpeg(encoded(noise(200, 200), "JPEG")[:9000])
-    assert (refused.value.code, refused.value.status) == ("UNSUPPORTED_IMAGE", 415)
+def payload(url: str) -> bytes:
+    header, _, payload = url.partition(",")
+    assert header == "data:image/jpeg;base64"
+    return base64.b64decode(payload)
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", b"%PDF-1.7 ", b"<svg xmlns='x'/>", b"\xff\xd8\xff"])
-def test_what_is_no_photo_is_refused(data: bytes) -> None:
-    with pytest.raises(InvalidInput) as refused:
-        to_jpeg(data)
-    assert (refused.value.code, refused.value.status) == ("UNSUPPORTED_IMAGE", 415)
+def children() -> list[int]:
+    return [
+        int(child)
+        for task in Path("/proc/self/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
-async def test_too_many_bytes_are_refused_undecoded() -> None:
-    with pytest.raises(InvalidInput) as refused:
-        await normalise(b"\0" * (MAX_BYTES + 1))
-    assert refused.value.status == 413
+def address_space(pid: int) -> int:
+    limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    return next(int(line.split()[3]) for line in limits if line.startswith("Max address space"))
 
 
-async def test_the_work_is_done_on_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
+def alive(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
-    def note(data: bytes) -> bytes:
-        threads.append(threading.get_ident())
-        return data
 
-    monkeypatch.setattr(photo, "to_jpeg", note)
-    assert await normalise(b"x") == "data:image/jpeg;base64,eA=="
-    assert threads != [threading.get_ident()]
+async def test_a_photo_comes_back_as_a_small_jpeg() -> None:
+    small = Image.open(io.BytesIO(payload(await normalise(pictures.plain("PNG", 2000)))))
+    assert (small.format, small.size) == ("JPEG", (512, 512))
+
+
+async def test_a_data_url_goes_the_same_way() -> None:
+    data = pictures.plain("WEBP")
+    url = "data:image/webp;base64," + base64.b64encode(data).decode()
+    assert await normalise_url(url) == await normalise(data)
+
+
+async def test_a_refusal_of_the_decoder_arrives_with_its_code() -> None:
+    assert await refusal(pictures.noise("JPEG", 100)[:-2000]) == ("UNSUPPORTED_IMAGE", 415)
+    assert await refusal(pictures.bomb(10_000, 10_000)) == ("IMAGE_TOO_LARGE", 413)
+
+
+async def test_it_is_another_process_that_decodes_and_it_is_used_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, decoders.pid)
+    first, second = [int(payload(await normalise(pictures.plain()))) for _ in range(2)]
+    assert first == second != os.getpid()
+
+
+async def test_the_process_is_limited_and_leaves_signals_to_its_parent() -> None:
+    await normalise(pictures.plain())
+    (child,) = children()
+    assert address_space(child) < 350e6
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(child, number)
+    await normalise(pictures.plain())
+    assert alive(child)
+
+
+async def test_a_decoder_that_takes_too_long_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, decoders.pid)
+    process = int(payload(await normalise(pictures.plain())))
+    use(monkeypatch, decoders.endless)
+    monkeypatch.setattr(photo, "MAX_SECONDS", 0.1)
+    assert await refusal(pictures.plain()) == ("UNSUPPORTED_IMAGE", 415)
+    assert not alive(process)
+    monkeypatch.undo()
+    assert await normalise(pictures.plain())
+
+
+@pytest.mark.parametrize(
+    ("decoder", "code"),
+    [(decoders.crashing, ("UNSUPPORTED_IMAGE", 415)), (decoders.greedy, ("IMAGE_TOO_LARGE", 413))],
+)
+async def test_a_decoder_that_dies_costs_that_picture_only(
+    decoder: Decoder, code: tuple[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, decoder)
+    assert await refusal(pictures.plain()) == code
+    monkeypatch.undo()
+    assert await normalise(pictures.plain())
+
+
+async def test_a_process_that_is_killed_between_two_photos_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(monkeypatch, decoders.pid)
+    process = int(payload(await normalise(pictures.plain())))
+    os.kill(process, signal.SIGKILL)
+    assert int(payload(await normalise(pictures.plain()))) != process
+
+
+async def test_more_than_sixteen_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, decoders.endless)
+    monkeypatch.setattr(photo, "MAX_SECONDS", 60)
+    async with asyncio.TaskGroup() as group:
+        inside = [group.create_task(normalise(pictures.plain())) for _ in range(2 + 16)]
+        await asyncio.sleep(0)  # each is inside now
+        assert await refusal(pictures.plain()) == ("OVER_CAPACITY", 429)
+        for task in inside:
+            task.cancel()
+    monkeypatch.undo()
+    assert await normalise(pictures.plain())
+
+
+async def test_a_photo_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, decoders.endless)
+    monkeypatch.setattr(photo, "MAX_SECONDS", 60)
+    monkeypatch.setattr(photo, "MAX_WAIT", 0.1)
+    async with asyncio.TaskGroup() as group:
+        busy = [group.create_task(normalise(pictures.plain())) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await refusal(pictures.plain()) == ("OVER_CAPACITY", 429)
+        for task in busy:
+            task.cancel()
+
+
+def test_the_processes_end_with_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, decoders.pid)
+    process = int(payload(asyncio.run(normalise(pictures.plain()))))
+    assert not alive(process)
+    assert int(payload(asyncio.run(normalise(pictures.plain())))) != process
 
 
 def test_a_data_url_gives_its_bytes() -> None:
@@ -130,50 +165,8 @@ def test_other_data_urls_are_refused(url: str) -> None:
     assert refused.value.code == "UNSUPPORTED_IMAGE"
 
 
-def test_a_huge_data_url_is_refused_undecoded() -> None:
+async def test_too_many_bytes_are_refused_undecoded() -> None:
+    assert await refusal(b"\0" * 10_000_001) == ("IMAGE_TOO_LARGE", 413)
     with pytest.raises(InvalidInput) as refused:
-        from_data_url("data:image/png;base64," + "A" * (MAX_BYTES * 4 // 3 + 8))
+        from_data_url("data:image/png;base64," + "A" * (10_000_000 * 4 // 3 + 8))
     assert refused.value.code == "IMAGE_TOO_LARGE"
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # readers also complain
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_whatever_a_file_is_damaged_by_it_is_read_or_refused(kind: str) -> None:
-    good, dice, outcomes = pictures.noise(kind, 40), random.Random(7), set()
-    for _ in range(150):
-        damaged = bytearray(good)
-        for _ in range(dice.choice([1, 4, 30])):
-            damaged[dice.randrange(min(len(damaged), dice.choice([64, 4000])))] = dice.randrange(256)
-        del damaged[dice.choice([len(good), dice.randrange(len(good))]) :]
-        try:
-            outcomes.add(opened(to_jpeg(bytes(damaged))).mode)
-        except InvalidInput as refused:
-            outcomes.add(refused.code)
-    assert outcomes <= {"RGB", "UNSUPPORTED_IMAGE", "IMAGE_TOO_LARGE"}
-    assert "UNSUPPORTED_IMAGE" in outcomes
-
-
-@pytest.mark.parametrize("data", [pictures.cmyk(), pictures.palette_with_holes()], ids=["CMYK", "palette"])
-def test_colours_stay(data: bytes) -> None:
-    red, green, blue = opened(to_jpeg(data)).getpixel((30, 30))  # type: ignore[misc]
-    assert red > 200 > 60 > max(green, blue)
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_of_every_animation_the_first_picture_counts(kind: str) -> None:
-    red, _, blue = opened(to_jpeg(pictures.animated(kind))).getpixel((30, 30))  # type: ignore[misc]
-    assert red > 200 > 60 > blue
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
-def test_the_rotation_is_applied_in_every_format(kind: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert opened(to_jpeg(encoded(Image.new("RGB", (900, 300)), kind, exif))).size == (171, 512)
-
-
-def test_transparent_edges_of_large_pictures_do_not_darken() -> None:
-    image = Image.new("RGBA", (2048, 2048), (0, 0, 0, 0))
-    image.paste((255, 255, 255, 255), (0, 0, 1027, 2048))
-    darkest, _ = opened(to_jpeg(encoded(image))).convert("L").getextrema()
-    assert int(darkest) > 240  # type: ignore[arg-type]
