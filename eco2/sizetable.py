@@ -93,6 +93,6 @@ def _memory(sized: Sizing) -> list[tuple[str, str, str]]:
             "gateway, MB",
             str(sized.gateway_mb),
             f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
-            f"safe limits are twice these, and {sizing.PICTURES_MB:g} more in a gateway, for pictures",
+            f"safe limits are twice these; here {sizing.PICTURES_MB:g} more, for pictures",
         ),
     ]

@@ -121,7 +121,7 @@ def test_a_header_that_is_cut_short_is_refused_at_every_length(kind: str) -> Non
     for length in range(12, min(len(data), 120)):
         outcome = None
         try:
-            outcome = read(data[:length]).format
+            outcome: object = read(data[:length]).format
         except InvalidInput as refused:
             outcome = refused.status
         assert outcome in (kind, 415)
