@@ -204,7 +204,14 @@ class _Parts:
             service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
             sizes = Sizes(self.journal, offer.name, self.presence.now)
             leader = Leader(
-                self.broker, self.broker, service, limits, self.journal.view.may_call, sizes, remote.counting
+                self.broker,
+                self.broker,
+                service,
+                limits,
+                self.journal.view.may_call,
+                sizes,
+                remote.counting,
+                gone=self.presence.gone,
             )
             asker = Asker(self.broker, service, self.name, limits, leader.near)
             self.metrics.show_budget(offer.name, leader.status)

@@ -31,6 +31,8 @@ class Ledger:
         self._first = 0  # the key of the oldest entry that is kept
         self._gone = 0  # how many of those kept have expired
         self._times: list[float] = []
+        self._assumed = 0  # keys below it are of a spent window, not of calls that are known
+        self._lump = 0.0
         self._load([])
 
     @classmethod
@@ -46,6 +48,7 @@ class Ledger:
         costs = [min(step, limit - lump - step * back) for back in range(steps)]
         ledger._times = [now - STEP * back for back in reversed(range(steps))] + [now]
         ledger._load([*reversed(costs), lump])
+        ledger._assumed, ledger._lump = len(ledger._times), min(lump, largest)
         return ledger
 
     def entries(self, now: float) -> list[tuple[float, float]]:
@@ -58,6 +61,26 @@ class Ledger:
         """The sum of what counts at `now`."""
         self._expire(now)
         return self._sum[1]
+
+    def assumed(self, now: float) -> float:
+        """The part of `used` that stands for calls which may never have been made (see `spent`)."""
+        self._expire(now)
+        return sum(self._cost(key) for key in self._assumed_keys())
+
+    def assume(self, factor: float) -> None:
+        """The limit that a predecessor kept was this one times `factor`, and so was what it spent.
+
+        Its largest call stays what it was. Only what was assumed changes, not what is known.
+        """
+        for key in self._assumed_keys():
+            least = self._lump if key == self._assumed - 1 else 0.0
+            self.correct(key, max(self._cost(key) * factor, least))
+
+    def _assumed_keys(self) -> range:
+        return range(self._first + self._gone, self._assumed)
+
+    def _cost(self, key: int) -> float:
+        return self._sum[self._size + key - self._first]
 
     def fits(self, now: float, cost: float, margin: float = 0.0) -> float:
         """The first moment from `now` on when `cost` fits if nothing else changes.

@@ -13,7 +13,7 @@ A provider counts a call when it arrives, up to `GUARD` seconds after its grant.
 import heapq
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -58,6 +58,10 @@ class Limits:
         """What keeps both."""
         return Limits(_lower(self.requests, other.requests), _lower(self.tokens, other.tokens))
 
+    def less(self, other: "Limits") -> "Limits":
+        """What is left of this without `other`; sums of floats drift, so it is never negative."""
+        return Limits(_left(self.requests, other.requests), _left(self.tokens, other.tokens))
+
     def scaled(self, factor: float) -> "Limits":
         return Limits(
             None if self.requests is None else self.requests * factor,
@@ -67,6 +71,10 @@ class Limits:
 
 def _lower(one: float | None, other: float | None) -> float | None:
     return other if one is None else one if other is None else min(one, other)
+
+
+def _left(one: float | None, other: float | None) -> float | None:
+    return None if one is None else max(0.0, one - (other or 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +134,7 @@ class Pacer:
     ) -> None:
         self._counting = counting
         self._largest = largest
+        self._limits = limits
         self._most = limits.tokens
         self._requests = self._ledger(None, limits.requests, now, 1.0)
         self._tokens = self._ledger(None, limits.tokens, now, largest)
@@ -161,7 +170,14 @@ class Pacer:
         self._variance = sum(variance for _, variance in self._told)
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
-        """From now on `factor` of `limits` may be used."""
+        """From now on `factor` of `limits` may be used.
+
+        A window that is assumed to be spent was spent at the limits that hold now: a provider that names a
+        lower one has held the predecessor to it, too.
+        """
+        before, self._limits = self._limits, limits
+        _assume(self._requests, before.requests, limits.requests)
+        _assume(self._tokens, before.tokens, limits.tokens)
         scaled = limits.scaled(factor)
         self._requests = self._ledger(self._requests, scaled.requests, now, 1.0)
         self._tokens = self._ledger(self._tokens, scaled.tokens, now, self._largest)
@@ -229,9 +245,16 @@ class Pacer:
 
     def used(self, now: float) -> Limits:
         """What counts at `now`."""
+        return self._sums(lambda ledger: ledger.used(now))
+
+    def assumed(self, now: float) -> Limits:
+        """The part of `used` that no known call stands for: a predecessor may have spent it."""
+        return self._sums(lambda ledger: ledger.assumed(now))
+
+    def _sums(self, of: Callable[[Ledger], float]) -> Limits:
         return Limits(
-            None if self._requests is None else self._requests.used(now),
-            None if self._tokens is None else self._tokens.used(now),
+            None if self._requests is None else of(self._requests),
+            None if self._tokens is None else of(self._tokens),
         )
 
     def _estimate(self, tokens: float, kind: str) -> tuple[float, float]:
@@ -275,6 +298,11 @@ class Pacer:
         if ledger.limit != limit:
             ledger.relimit(limit)
         return ledger
+
+
+def _assume(ledger: Ledger | None, before: float | None, limit: float | None) -> None:
+    if ledger is not None and before and limit and before != limit:
+        ledger.assume(limit / before)
 
 
 def _entries(ledger: Ledger | None, now: float) -> list[tuple[float, float]]:

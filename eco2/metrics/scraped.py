@@ -26,6 +26,8 @@ class Budget(Protocol):
     @property
     def used(self) -> Limits: ...
     @property
+    def assumed(self) -> Limits: ...
+    @property
     def waiting(self) -> int: ...
     @property
     def factor(self) -> float: ...
@@ -92,8 +94,9 @@ class Budgets(Collector):
         self._terms: dict[str, int] = {}
 
     def collect(self) -> Families:
-        leader, limit, used, waiting, factor = (
-            _gauge(f"eco2_quota_{name}") for name in ("leader", "limit", "used", "waiting", "factor")
+        leader, limit, used, assumed, waiting, factor = (
+            _gauge(f"eco2_quota_{name}")
+            for name in ("leader", "limit", "used", "assumed", "waiting", "factor")
         )
         terms = _counter("eco2_quota_terms")
         for provider, ask in self.statuses.items():
@@ -104,11 +107,12 @@ class Budgets(Collector):
                 continue
             waiting.add_metric([provider], status.waiting)
             factor.add_metric([provider], status.factor)
-            for family, amounts in ((limit, status.limits), (used, status.used)):
+            shown = ((limit, status.limits), (used, status.used), (assumed, status.assumed))
+            for family, amounts in shown:
                 for what, amount in (("requests", amounts.requests), ("tokens", amounts.tokens)):
                     if amount is not None:
                         family.add_metric([provider, what], amount)
-        yield from (leader, terms, limit, used, waiting, factor)
+        yield from (leader, terms, limit, used, assumed, waiting, factor)
 
     def _counted(self, provider: str, status: Budget | None) -> int:
         if status is not None and self._epochs.get(provider) != status.epoch:

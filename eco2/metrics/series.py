@@ -197,6 +197,13 @@ BUDGET = (
         "eco2_quota_limit", "leader", "What may be used in a minute, before the factor.", "provider", "what"
     ),
     gauge("eco2_quota_used", "leader", "What was granted in the last minute.", "provider", "what"),
+    gauge(
+        "eco2_quota_assumed",
+        "leader",
+        "What earlier leaders may have granted in the last minute besides; it is kept free, and fades.",
+        "provider",
+        "what",
+    ),
     gauge("eco2_quota_waiting", "leader", "Calls that wait for a grant.", "provider"),
     gauge("eco2_quota_factor", "leader", "Share of the limit that is used, after 429 answers.", "provider"),
     histogram(

@@ -187,6 +187,7 @@ class Asker:
             id=name,
             worker=self._worker,
             limits=self._limits(),
+            own=self._own,
             job=claim.job,
             run=claim.run,
             offset=claim.offset,
@@ -218,6 +219,7 @@ class Asker:
         report = Report(
             worker=self._worker,
             limits=self._limits(),
+            own=self._own,
             unsent=tuple(word for word in words if isinstance(word, str)),
             settled=tuple(word for word in words if isinstance(word, Settled)),
             pushed_back=tuple(word for word in words if isinstance(word, PushedBack)),

@@ -37,7 +37,7 @@ from eco2.quota.message import (
 from eco2.quota.office import Seat
 from eco2.quota.shadow import Shadow
 from eco2.quota.sizes import Sizes
-from eco2.quota.term import Current, Status, Term
+from eco2.quota.term import Current, Gone, Status, Term, present
 
 ELECTION = 0.1
 """Seconds after which one that asked between two terms asks again."""
@@ -64,7 +64,7 @@ log = get_logger(__name__)
 class Leader:
     """`service`: which budget. `current`: see `eco2.quota.term.Current`. `sizes`: of its large calls.
 
-    `clock`: seconds of this process alone, never set back.
+    `clock`: seconds of this process alone, never set back. `gone`: see `Term`.
     """
 
     def __init__(
@@ -77,7 +77,9 @@ class Leader:
         sizes: Sizes,
         counting: Counting = "request",
         clock: Clock = time.monotonic,
+        gone: Gone = present,
     ) -> None:
+        self._gone = gone
         self._rpc = rpc
         self._live = live
         self._topic = f"{service}.granted"
@@ -262,7 +264,7 @@ class Leader:
         if not self._hearing():
             self._shadow.lost(now)
         pacer = self._shadow.lead(now, epoch)
-        self._term = Term(epoch, self._limits, self._current, pacer, quiet=now + QUIET)
+        self._term = Term(epoch, self._limits, self._current, pacer, now + QUIET, self._gone)
 
     def _end(self) -> None:
         self._term = None

@@ -23,7 +23,8 @@ class _Tagged(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag
 class Ask(_Tagged, frozen=True, kw_only=True, tag="ask"):
     """Call `id` wants to go out. Asked again under the same id it is the same wish.
 
-    `limits`: what this worker believes the minute's budget to be. The rest: see `eco2.ports.Claim`.
+    `limits`: what this worker believes the minute's budget to be; `own`: what it was given, without what the
+    provider named. The rest: see `eco2.ports.Claim`.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Ask(_Tagged, frozen=True, kw_only=True, tag="ask"):
     started: bool
     call: str
     tokens: float
+    own: Limits | None = None
 
 
 class Settled(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class Report(_Tagged, frozen=True, kw_only=True, tag="report"):
     unsent: tuple[str, ...] = ()
     settled: tuple[Settled, ...] = ()
     pushed_back: tuple[PushedBack, ...] = ()
+    own: Limits | None = None
 
 
 class Office(_Tagged, frozen=True, kw_only=True, tag="office"):

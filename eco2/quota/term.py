@@ -31,6 +31,15 @@ Current = Callable[[str, str], bool]
 process has not heard of yet may."""
 
 
+Gone = Callable[[str], bool]
+"""Has this worker stopped, as far as anybody can tell?"""
+
+
+def present(_: str) -> bool:
+    """For a leader that cannot tell: a worker counts for as long as what it was granted does."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class _Held:
     ask: Ask
@@ -42,13 +51,23 @@ class _Held:
 
 
 @dataclass(frozen=True, slots=True)
+class _Heard:
+    """The limits of a worker. `given`: they are what it was given; else the provider named lower ones."""
+
+    at: float
+    limits: Limits
+    given: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
-    """A minute's budget as its leader sees it. `used`: granted in the last minute; `waiting`: asks;
-    `factor`: of the limits, after 429 answers."""
+    """A minute's budget as its leader sees it. `used`: granted in the last minute; `assumed`: what earlier
+    leaders may have granted besides; `waiting`: asks; `factor`: of the limits, after 429 answers."""
 
     epoch: str
     limits: Limits
     used: Limits
+    assumed: Limits
     waiting: int
     factor: float
 
@@ -56,7 +75,8 @@ class Status:
 class Term:
     """`own`: the limits that this process was given; workers tell theirs, and the lowest hold.
 
-    `pacer`: with what is known of the terms before. Nothing is granted before `quiet`.
+    `pacer`: with what is known of the terms before. Nothing is granted before `quiet`. `gone`: says of a
+    worker that it has stopped: what it was given holds no longer, what the provider named to it does.
     """
 
     def __init__(
@@ -66,7 +86,9 @@ class Term:
         current: Current,
         pacer: Pacer,
         quiet: float = 0.0,
+        gone: Gone = present,
     ) -> None:
+        self._gone = gone
         self.epoch = epoch
         self.limits = own
         self._own = own
@@ -74,7 +96,7 @@ class Term:
         self._pacer = pacer
         self._throttle = Throttle(paused=quiet)
         self._news: list[Entry] = []
-        self._workers: dict[str, tuple[float, Limits]] = {}
+        self._workers: dict[str, _Heard] = {}
         self._held: dict[str, _Held] = {}
         self._granted: dict[str, float] = {}
         self._withdrawn: dict[str, float] = {}
@@ -85,8 +107,9 @@ class Term:
 
     def status(self, now: float) -> Status:
         """For operators."""
-        factor = self._throttle.shown(now)
-        return Status(self.epoch, self.limits, self._pacer.used(now), self.waiting, factor)
+        assumed = self._pacer.assumed(now)
+        used = self._pacer.used(now).less(assumed)
+        return Status(self.epoch, self.limits, used, assumed, self.waiting, self._throttle.shown(now))
 
     def factor(self, now: float) -> float:
         """The share of the limits that may be used."""
@@ -94,7 +117,7 @@ class Term:
 
     def ask(self, now: float, ask: Ask) -> Reply | None:
         """The answer where there is one at once; None where the ask waits for `due`."""
-        self._hear(now, ask.worker, ask.limits)
+        self._hear(now, ask)
         if ask.id in self._withdrawn:
             return Refused(code=WITHDRAWN, message="its asker said that it will not be sent")
         if ask.id in self._granted:
@@ -117,7 +140,7 @@ class Term:
 
     def report(self, now: float, report: Report) -> None:
         """Calls were sent, or will not be."""
-        self._hear(now, report.worker, report.limits)
+        self._hear(now, report)
         for name in report.unsent:
             self._withdrawn.setdefault(name, now)
             self._held.pop(name, None)
@@ -192,18 +215,19 @@ class Term:
         del self._held[held.ask.id]
         return held.ask.id, answer
 
-    def _hear(self, now: float, worker: str, limits: Limits) -> None:
-        self._workers.pop(worker, None)
-        self._workers[worker] = (now, limits)
+    def _hear(self, now: float, said: Ask | Report) -> None:
+        self._workers.pop(said.worker, None)
+        self._workers[said.worker] = _Heard(now, said.limits, said.limits == said.own)
 
     def _tidy(self, now: float) -> None:
         """Forgets what is a window old, and applies the limits and the factor of this moment."""
         for known in (self._granted, self._withdrawn):
             _drop(known, lambda since: since + SPAN <= now)
-        _drop(self._workers, lambda heard: heard[0] + SPAN <= now)
+        _drop(self._workers, lambda heard: heard.at + SPAN <= now)
         self.limits = self._own
-        for _, limits in self._workers.values():
-            self.limits = self.limits.lowest(limits)
+        for worker, heard in self._workers.items():
+            if not (heard.given and self._gone(worker)):
+                self.limits = self.limits.lowest(heard.limits)
         self._pacer.limit(self.limits, self._throttle.at(now), now)
 
 

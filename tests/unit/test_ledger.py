@@ -108,3 +108,33 @@ def test_a_spent_window_is_full_and_no_emptier_than_any_that_kept_the_rules(
         left = ledger.used(now + tenths / 10)
         assert left >= min(limit, rate * (SPAN - tenths / 10) + max(rate * SLACK, largest)) - 1e-6
     assert ledger.used(now + SPAN) == 0
+
+
+@pytest.mark.parametrize("largest", [0.0, 5.0, 500.0])
+@pytest.mark.parametrize("lower", [0.02, 1 / 6, 0.9])
+def test_a_spent_window_of_a_lower_limit_is_full_and_no_emptier_than_any_that_kept_it(
+    largest: float, lower: float
+) -> None:
+    now, limit = 500.0, 3000.0
+    ledger = Ledger.spent(limit, SPAN, SLACK, now, largest)
+    ledger.assume(lower)
+    ledger.relimit(limit * lower)
+    rate = limit * lower / SPAN
+    for tenths in range(600):
+        left = ledger.used(now + tenths / 10)
+        assert left >= min(limit * lower, rate * (SPAN - tenths / 10) + max(rate * SLACK, largest)) - 1e-6
+
+
+def test_only_what_was_assumed_follows_the_limit_down_and_up() -> None:
+    ledger = Ledger.spent(600.0, SPAN, SLACK, 0.0)
+    ledger.add(1.0, 7.0)
+    known = ledger.used(1.0) - ledger.assumed(1.0)
+    assert known == pytest.approx(7.0)
+    ledger.assume(0.1)
+    assert ledger.used(1.0) - ledger.assumed(1.0) == pytest.approx(7.0)
+    assert ledger.assumed(1.0) == pytest.approx(59.5, abs=1.0)
+    ledger.relimit(60.0)
+    ledger.assume(10.0)
+    assert ledger.assumed(1.0) == pytest.approx(595.0, abs=10.0)
+    assert ledger.assumed(SPAN + 0.5) == 0.0
+    assert ledger.used(SPAN + 0.5) == 7.0

@@ -31,6 +31,7 @@ class Standing:
     epoch: str = "a"
     limits: Limits = field(default_factory=lambda: Limits(500.0, 500_000.0))
     used: Limits = field(default_factory=lambda: Limits(120.0, 40_000.0))
+    assumed: Limits = field(default_factory=lambda: Limits(0.0, 0.0))
     waiting: int = 7
     factor: float = 1.0
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 
-LIMITS, USED = Limits(500.0), Limits(120.0)
+LIMITS, USED, ASSUMED = Limits(500.0), Limits(120.0), Limits(80.0)
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,7 @@ class Status:
     epoch: str
     limits: Limits = LIMITS
     used: Limits = USED
+    assumed: Limits = ASSUMED
     waiting: int = 7
     factor: float = 0.6
 
@@ -31,6 +32,7 @@ def test_a_leader_shows_its_budget_and_others_only_that_they_do_not_lead() -> No
         'eco2_quota_terms_total{provider="gemini"} 1.0',
         'eco2_quota_limit{provider="gemini",what="requests"} 500.0',
         'eco2_quota_used{provider="gemini",what="requests"} 120.0',
+        'eco2_quota_assumed{provider="gemini",what="requests"} 80.0',
         'eco2_quota_waiting{provider="gemini"} 7.0',
         'eco2_quota_factor{provider="gemini"} 0.6',
     }

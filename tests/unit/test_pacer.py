@@ -287,3 +287,51 @@ def test_the_lower_limit_counts() -> None:
     assert Limits(500, None).lowest(Limits(300, 1000)) == Limits(300, 1000)
     assert Limits(500, 10).scaled(0.5) == Limits(250, 5)
     assert Limits().scaled(0.5) == Limits()
+
+
+@pytest.mark.parametrize("real", [500.0, 60.0, 2999.0])
+def test_a_lower_limit_that_is_named_costs_no_minute(real: float) -> None:
+    """ECO2_RPM is 3000; the first answer says what the provider allows."""
+    pacer = Pacer(Limits(3000.0), 0.0)
+    first = pacer.when(0.0, 1.0)
+    pacer.grant(first, "first", 1.0)
+    pacer.limit(Limits(real), 1.0, first + 1.0)
+    assert pacer.when(first + 1.0, 1.0) - first < 1.0 + 2 * SPAN / real + SLACK
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    before=st.floats(60.0, 3000.0),
+    share=st.floats(0.02, 1.0),
+    takeover=st.floats(0.0, 70.0),
+    named=st.floats(0.0, 5.0),
+)
+def test_a_takeover_before_the_limit_is_known_overruns_no_minute(
+    before: float, share: float, takeover: float, named: float
+) -> None:
+    """The predecessor kept the true limit; its successor begins with the one that it was given."""
+    true = Limits(requests=before * share)
+    assert true.requests is not None
+    arrivals: list[tuple[float, float]] = []
+
+    def serve(pacer: Pacer, now: float, until: float) -> None:
+        while (now := pacer.when(now, 1.0)) < until:
+            pacer.grant(now, str(len(arrivals)), 1.0)
+            arrivals.append((now, 1.0))
+
+    predecessor = Pacer(true, -SPAN)
+    serve(predecessor, 0.0, takeover)
+    successor = Pacer(Limits(before), takeover)
+    first = successor.when(takeover, 1.0)
+    successor.grant(first, "first", 1.0)
+    arrivals.append((first, 1.0))
+    successor.limit(true, 1.0, first + named)
+    serve(successor, first + named, takeover + 130.0)
+    assert fullest(arrivals) <= true.requests + 1e-6 or true.requests < 2
+
+
+def test_the_factor_of_a_429_does_not_shrink_what_may_have_been_spent() -> None:
+    pacer = Pacer(Limits(600.0), 0.0)
+    before = pacer.assumed(0.0)
+    pacer.limit(Limits(600.0), 0.5, 0.0)
+    assert pacer.assumed(0.0) == before

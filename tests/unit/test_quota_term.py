@@ -249,6 +249,41 @@ def test_the_lowest_limits_hold_as_long_as_their_worker_is_heard() -> None:
     assert scene.term.limits == LIMITS
 
 
+@pytest.mark.parametrize(("own", "kept"), [(Limits(requests=30.0), False), (LIMITS, True)])
+def test_the_limit_of_a_worker_that_has_gone_ends_unless_the_provider_named_it(
+    own: Limits, kept: bool
+) -> None:
+    scene, gone = Scene(), set[str]()
+    scene.term = Term(
+        "epoch", LIMITS, lambda job, run: True, Pacer(LIMITS, -SPAN, "input"), gone=gone.__contains__
+    )
+    wish = replace(scene.wish("a"), worker="other", limits=Limits(requests=30.0), own=own)
+    scene.term.ask(0.0, wish)
+    assert scene.term.limits.requests == 30.0
+    gone.add("other")
+    scene.term.due(1.0)
+    assert (scene.term.limits.requests == 30.0) is kept
+
+
+def test_a_worker_with_a_low_limit_does_not_stop_the_calls_of_the_others() -> None:
+    """They have made four calls, and may have made 3000 before their leader began."""
+    high, low = Limits(requests=3000.0), Limits(requests=60.0)
+    scene = Scene(high)
+    scene.term = Term("epoch", high, lambda job, run: True, Pacer(high, 0.0))
+    for number in range(4):
+        scene.ask(3.0, f"{number}", limits=high)
+    assert len(scene.granted(3.0)) == 4
+    status = scene.term.status(3.0)
+    assert status.used.requests == pytest.approx(4.0)
+    assert status.assumed.requests is not None
+    assert status.assumed.requests > 2800
+    scene.ask(4.0, "a", limits=low, worker="low")
+    wake = scene.term.wake(4.0)
+    assert wake is not None
+    assert wake < 10.0
+    assert scene.granted(wake) == ["a"]
+
+
 def test_a_term_begins_with_a_full_window() -> None:
     scene = Scene()
     scene.term = Term("epoch", LIMITS, lambda job, run: True, Pacer(LIMITS, 0.0))
