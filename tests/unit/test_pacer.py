@@ -309,7 +309,8 @@ def test_a_lower_limit_that_is_named_costs_no_minute(real: float) -> None:
 def test_a_takeover_before_the_limit_is_known_overruns_no_minute(
     before: float, share: float, takeover: float, named: float
 ) -> None:
-    """The predecessor kept the true limit; its successor begins with the one that it was given."""
+    """The predecessor kept the true limit; its successor begins with the one that it was given. Only the call
+    whose answer names the true limit goes out before that is known."""
     true = Limits(requests=before * share)
     assert true.requests is not None
     arrivals: list[tuple[float, float]] = []
@@ -327,7 +328,7 @@ def test_a_takeover_before_the_limit_is_known_overruns_no_minute(
     arrivals.append((first, 1.0))
     successor.limit(true, 1.0, first + named)
     serve(successor, first + named, takeover + 130.0)
-    assert fullest(arrivals) <= true.requests + 1e-6 or true.requests < 2
+    assert fullest(arrivals) <= true.requests + 1 + 1e-6
 
 
 def test_the_factor_of_a_429_does_not_shrink_what_may_have_been_spent() -> None:
