@@ -94,8 +94,10 @@ class Delivery(Protocol):
 
     @property
     def returned(self) -> int:
-        """How often the broker has taken it back before, as counted towards its delivery limit; 0 where
-        the broker does not tell."""
+        """How often it was given back or taken back before; 0 where the broker does not tell.
+
+        Not the broker's own count towards its delivery limit: RabbitMQ counts `requeue` there until 4.2 only.
+        """
 
     async def ack(self) -> None:
         """Done with it: the broker forgets it."""

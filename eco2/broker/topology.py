@@ -13,12 +13,19 @@ from types import MappingProxyType
 from eco2.ports import DEAD, DELAYS, delay_queue, first_queue, jobs_queue
 
 DELIVERY_LIMIT = 1000
-"""Deliveries after which the broker itself gives a message up. Attempts are counted by the engine; lost
-connections count here too, and RabbitMQ 4 would stop after 20."""
+"""Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.
+
+Rejects and lost connections count. What is given back by a nack counts until RabbitMQ 4.2 and not from 4.3 on, so
+an end of give-backs is the engine's own (`Delivery.returned`)."""
 
 UNLIMITED = 2**31 - 1
-"""Deliveries that nobody reaches, for letters that are looked at as often as anybody likes. Neither none nor
--1 says so on all versions: RabbitMQ 4 takes none as 20, and 3.10 drops at -1 what comes back once."""
+"""A delivery limit out of reach, for letters that are looked at any number of times: until RabbitMQ 4.2 each
+look counts. Neither none nor -1 means it on all versions: RabbitMQ 4 takes none as 20, and 3.10 drops at -1
+what comes back once."""
+
+DISCONNECTED_TIMEOUT = 5000
+"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held, and the role of
+the single active consumer. RabbitMQ 4.3 waits 60 s by default; older versions do not wait, and ignore it."""
 
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
@@ -35,6 +42,9 @@ _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for \w+ '[^']+' in vhost '[^']*': "
     r"received (?P<here>.+?) but current is (?P<there>.+)"
 )
+_AGE = re.compile(r"(?P<count>\d+)(?P<unit>[YMDhms]?)")
+_HOURS = {"Y": 8760, "M": 720, "D": 24, "h": 1, "m": 1 / 60, "s": 1 / 3600, "": 1 / 3_600_000}
+"""Hours of RabbitMQ's units of age. From 4.3 on it names an age in milliseconds, without a unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,11 @@ class Topology:
 
 
 def _quorum() -> dict[str, str | int | bool]:
-    return {"x-queue-type": "quorum", "x-delivery-limit": DELIVERY_LIMIT}
+    return {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": DELIVERY_LIMIT,
+        "x-consumer-disconnected-timeout": DISCONNECTED_TIMEOUT,
+    }
 
 
 def _dead_letters(queue: str) -> dict[str, str | int | bool]:
@@ -168,8 +182,9 @@ def difference(entity: Entity, reason: str) -> str:
     """The broker's `reason` for refusing to declare `entity` (a 406), in words that say what to do."""
     advice = "delete it when it is empty, or use another ECO2_PREFIX"
     if found := _INEQUIVALENT.search(reason):
-        there, here = (_value(found[side]) for side in ("there", "here"))
-        reason = f"{found['argument']} is {there} at the broker, {here} here"
+        argument = found["argument"]
+        there, here = (_value(argument, found[side]) for side in ("there", "here"))
+        reason = f"{argument} is {there} at the broker, {here} here"
     return f"{entity.kind} {entity.name}: {reason}; {advice}"
 
 
@@ -178,9 +193,12 @@ def missing(entity: Entity) -> str:
     return f"{entity.kind} {entity.name} does not exist at the broker; run `eco2 topology apply`"
 
 
-def _value(text: str) -> str:
+def _value(argument: str, text: str) -> str:
     quoted = re.search(r"'(.*?)'", text)
-    return (quoted[1] or "empty") if quoted else text
+    value = (quoted[1] or "empty") if quoted else text
+    if argument == "x-max-age" and (age := _AGE.fullmatch(value)):
+        return f"{int(age['count']) * _HOURS[age['unit']]:g}h"
+    return value
 
 
 def show(topology: Topology) -> str:

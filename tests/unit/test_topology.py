@@ -130,6 +130,35 @@ def test_a_refusal_is_translated(reason: str, said: str) -> None:
     assert "ECO2_PREFIX" in sentence
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("received '72h' but current is '24h'", "x-max-age is 24h at the broker, 72h here"),
+        ("received 259200000 but current is 86400000", "x-max-age is 24h at the broker, 72h here"),
+        ("received '259200000' but current is '86400000'", "x-max-age is 24h at the broker, 72h here"),
+        (
+            "received the value '259200000' of type 'signedint' but current is none",
+            "is none at the broker, 72h",
+        ),
+        ("received '90m' but current is '1D'", "x-max-age is 24h at the broker, 1.5h here"),
+    ],
+)
+def test_a_retention_is_said_in_hours_whatever_the_unit_of_the_broker(reason: str, said: str) -> None:
+    text = f"PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': {reason}"
+    assert said in difference(queue("eco2.events"), text)
+
+
+@pytest.mark.parametrize("kind", ["quorum", "stream"])
+def test_only_quorum_queues_hand_on_soon_what_consumers_of_a_lost_node_held(kind: str) -> None:
+    queues = [each for each in TOPOLOGY.entities if isinstance(each, Queue)]
+    timeouts = {
+        each.arguments.get("x-consumer-disconnected-timeout")
+        for each in queues
+        if each.arguments["x-queue-type"] == kind
+    }
+    assert timeouts == ({5000} if kind == "quorum" else {None})
+
+
 def test_an_unknown_refusal_is_kept_as_it_is() -> None:
     assert "RESOURCE_LOCKED - by another" in difference(queue("eco2.dead"), "RESOURCE_LOCKED - by another")
 

@@ -36,8 +36,10 @@ class QueueDelivery:
 
     @property
     def returned(self) -> int:
-        count = (self._properties.headers or {}).get("x-delivery-count")
-        return count if isinstance(count, int) else 0
+        # From RabbitMQ 4.3 a nack raises only the second; versions before have only the first.
+        headers = self._properties.headers or {}
+        counts = (headers.get("x-delivery-count"), headers.get("x-acquired-count"))
+        return max((count for count in counts if isinstance(count, int)), default=0)
 
     async def ack(self) -> None:
         await self._feed.ack(self._tag)
