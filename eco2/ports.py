@@ -72,7 +72,12 @@ class Since:
     ts: float
 
 
-Start = First | From | Since
+@dataclass(frozen=True, slots=True)
+class Last:
+    """Read the stream from near its end: at least its newest record, if it has one, and what follows."""
+
+
+Start = First | From | Since | Last
 
 
 class Delivery(Protocol):
@@ -120,6 +125,21 @@ class Subscription(Protocol):
         """No further message after this returns. Deliveries already handed out can still be settled."""
 
 
+class Tail(Subscription, Protocol):
+    """A standing reader of the stream.
+
+    `attached` holds from the record on that proves the stream to be the one that was read: after each
+    attachment the last record is read again and compared.
+    """
+
+    async def reattach(self) -> None:
+        """Reads on over a new connection, for a tail that has fallen silent: none lost, none repeated."""
+
+
+def ignore() -> None:
+    """For a reader to whom a replaced stream is no news."""
+
+
 class WorkQueue(Protocol):
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         """Returns once the broker holds the message safely in `queue`.
@@ -141,9 +161,19 @@ class Appender(Protocol):
 
 
 class Stream(Appender, Protocol):
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Subscription:
+    def tail(
+        self,
+        start: Start,
+        on_record: Callable[[Record], None],
+        on_replaced: Callable[[], None] = ignore,
+    ) -> Tail:
         """Calls `on_record` for every record from `start` on, for ever: in order, none lost or repeated,
-        over any number of lost connections. `on_record` must neither block nor raise."""
+        over any number of lost connections. `on_record` must neither block nor raise.
+
+        `on_replaced` is called when the stream has another record, or none, where the last one was read: it
+        was deleted and made again, or its end was lost. Nothing more is handed over then: cancel, tail anew.
+        A stream that ends before that place is silent instead.
+        """
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         """A second, independent reader: in order, waits at the end for more; leave it when you have enough.

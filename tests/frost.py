@@ -13,9 +13,9 @@ from functools import partial
 from typing import Unpack
 
 from eco2.broker.embedded import Embedded, Server
-from eco2.broker.embedded.subscription import Standing
+from eco2.broker.embedded.subscription import Following, Standing
 from eco2.broker.topology import Topology
-from eco2.ports import Delivery, Express, Record, Start
+from eco2.ports import Delivery, Express, Record, Start, ignore
 from tests.clock import Arguments, VirtualLoop
 
 HEARTBEAT = 10.0
@@ -135,8 +135,11 @@ class Freezable(Embedded):
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
         return super().consume(queue, prefetch, partial(self.frost.enter, on_delivery))
 
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Standing:
-        return super().tail(start, partial(self.frost.enter, on_record))
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Following:
+        enter = self.frost.enter
+        return super().tail(start, partial(enter, on_record), partial(enter, on_replaced))
 
     def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
         return super().listen(pattern, partial(self.frost.enter, on_message))

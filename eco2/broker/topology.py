@@ -15,8 +15,8 @@ from eco2.ports import DEAD, DELAYS, delay_queue, first_queue, jobs_queue
 DELIVERY_LIMIT = 1000
 """Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.
 
-Rejects and lost connections count. What is given back by a nack counts until RabbitMQ 4.2 and not from 4.3 on, so
-an end of give-backs is the engine's own (`Delivery.returned`)."""
+Rejects and lost connections count. What a nack gives back counts until RabbitMQ 4.2 and not from 4.3 on, so
+the engine bounds give-backs itself (`Delivery.returned`)."""
 
 UNLIMITED = 2**31 - 1
 """A delivery limit out of reach, for letters that are looked at any number of times: until RabbitMQ 4.2 each
@@ -24,8 +24,9 @@ look counts. Neither none nor -1 means it on all versions: RabbitMQ 4 takes none
 what comes back once."""
 
 DISCONNECTED_TIMEOUT = 5000
-"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held, and the role of
-the single active consumer. RabbitMQ 4.3 waits 60 s by default; older versions do not wait, and ignore it."""
+"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held, and the role
+of the single active consumer. RabbitMQ 4.3 waits 60 s by default; older versions do not wait, and ignore
+it."""
 
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""

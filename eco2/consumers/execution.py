@@ -19,7 +19,7 @@ from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, Pu
 from eco2.consumers.progress import Progress, finished, late
 from eco2.consumers.retries import left, put_off
 from eco2.consumers.run import Run
-from eco2.errors import DeadLetter, Gone, PermanentError, ProviderError, RetryableError
+from eco2.errors import BrokerUnavailable, DeadLetter, Gone, PermanentError, ProviderError, RetryableError
 from eco2.event import RunStarted, StageChanged
 from eco2.job import JSON
 from eco2.journal.journal import Journal
@@ -63,8 +63,8 @@ class Executor:
         try:
             while state is not None and not state.ended and (state.run == run.id or not run.opened):
                 state = await self._journal.view.change(run.job.id, state)
-        except Gone:
-            return True
+        except (Gone, BrokerUnavailable):
+            return True  # the journal has dropped it, or was replaced: no end stands against this one
         return state is None or state.ended
 
     async def _attempt(self, run: Run) -> Outcome:

@@ -15,6 +15,8 @@ from contextlib import ExitStack, suppress
 from decimal import Decimal
 from functools import partial
 
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
 from eco2.consumers.holders import Holders
 from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, NoReply, RetryableError
@@ -84,7 +86,10 @@ class Deadlines:
         self._ended: set[str] = set()
 
     def enforce(self, margin: float) -> None:
-        """Writes the end of every job that is past its deadline by more than `margin` seconds."""
+        """Writes the end of every job that is past its deadline by more than `margin` seconds. Not while the
+        view does not follow the journal: what it shows as late may have ended long ago."""
+        if not self._journal.current:
+            return
         view = self._journal.view
         late = {job.job: job for job in overdue(view, view.remaining, margin)}
         self._ended = {job for job in self._ended if (state := view.get(job)) and not state.ended}
@@ -191,6 +196,9 @@ class Sweep:
         return b""
 
     async def _sweep(self) -> None:
+        if not self._journal.current:
+            log.warning("no sweep: the view of this worker does not follow the journal")
+            return
         now = self._clock()
         self._renew_pause(now)
         if self._spending:
@@ -261,6 +269,13 @@ class Sweep:
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return
-        await self._broker.publish(first_queue(job.pipeline), order, job.job)
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RetryableError),
+            wait=wait_random_exponential(multiplier=0.1, max=1.0),
+            stop=stop_after_delay(INTERVAL),  # an alarm of a moment must not cost another wait for silence
+            reraise=True,
+        ):
+            with attempt:
+                await self._broker.publish(first_queue(job.pipeline), order, job.job)
         log.warning("ordered again: its order was lost", job=job.job)
         self._metrics.job_swept(job.pipeline, "ordered again")

@@ -8,7 +8,7 @@ from functools import partial
 
 from eco2.consumers.execution import Executor
 from eco2.consumers.interrupt import DRAINED
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
+from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff, Released
 from eco2.consumers.progress import done, finished
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
@@ -62,6 +62,7 @@ class Worker:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
         self._journal.view.observe(self._fence)
         self._journal.view.observe_intake(self._changed.set)
+        self._journal.view.observe_resets(self._give_back)
         async with asyncio.TaskGroup() as group:
             if not await self._journal.ready(stop):
                 return
@@ -174,6 +175,11 @@ class Worker:
         run = self._running.get(state.job)
         if run is not None and run.opened and (state.ended or state.run != run.id):
             run.interrupt.fire(Ended(dead=state.dead) if state.ended else Overtaken())
+
+    def _give_back(self) -> None:
+        """The journal is another one, which does not know the jobs that run here."""
+        for run in self._running:
+            run.interrupt.fire(Released("the journal was replaced"))
 
     async def _drain(self) -> None:
         log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._running))

@@ -134,8 +134,10 @@ class Acceptance:
         """What a blocked broker holds back would arrive as a ghost, after the client was refused."""
         if why := self._broker.blocked:
             raise BrokerUnavailable(f"the broker takes nothing at present ({why}); try again soon")
-        if not (self._broker.ready and self._journal.filled.is_set()):
+        if not self._broker.ready:
             raise BrokerUnavailable("this gateway is not connected to its broker yet; try again soon")
+        if not self._journal.current:
+            raise BrokerUnavailable("this gateway has not read the journal to its end; try again soon")
 
     def _check_spending(self) -> None:
         if self._daily is None:

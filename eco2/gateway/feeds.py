@@ -25,6 +25,7 @@ class Feeds:
     async def flowing(self, live: Live) -> AsyncGenerator[None, None]:
         """Listens to the journal's view and to live text while the block runs."""
         self.view.observe(self._changed)
+        self.view.observe_resets(self._forget)
         subscription = live.listen(DELTA_TOPIC, self._heard)
         async with asyncio.TaskGroup() as group:
             waker = group.create_task(self._wake_on_stop())
@@ -35,6 +36,11 @@ class Feeds:
     def _changed(self, state: JobState) -> None:
         self.live.forget(state)
         self.followers.wake(state.job)
+
+    def _forget(self) -> None:
+        """The journal is another one: every stream ends, and its client learns more when it comes back."""
+        self.live.clear()
+        self.followers.wake_all()
 
     def _heard(self, _: str, body: bytes) -> None:
         for delta in decode_deltas(body):

@@ -61,6 +61,10 @@ class LiveText:
         self._texts[delta.job] = replace(live, text=live.text + delta.text)
         return True
 
+    def clear(self) -> None:
+        """Drops every text."""
+        self._texts.clear()
+
     def forget(self, state: JobState) -> None:
         """Drops the job's text if its stage is over."""
         live = self._texts.get(state.job)

@@ -1,7 +1,9 @@
 """The journal: every durable fact about every job in one total order, and the views of it.
 
 What it guarantees: what `append` returned from is in the log; what `find` answers is at least as new as
-everything that any process had confirmed, and any client had been shown, before the call.
+everything that any process had confirmed, and any client had been shown, before the call. A tail that falls
+silent is attached again. Of a log that was deleted, wiped or cut short nothing stays in the view: the new one
+is read instead, and until then the journal is not `current`.
 """
 
 import asyncio
@@ -10,30 +12,45 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import cycle
 
+from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import Event, Marker, Queued
 from eco2.journal.backlog import Backlog, backlog
+from eco2.journal.echo import Echo
 from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
 from eco2.journal.presence import Presence
 from eco2.journal.spending import Recall
 from eco2.journal.state import JobState
-from eco2.journal.view import View
+from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Clock, First, Since, Stream, Subscription
+from eco2.ports import Clock, First, Last, Record, Since, Stream, Tail
+
+log = get_logger(__name__)
 
 DAY = 86_400.0
 EMPTY = 5.0
 """Seconds for which a tail may be attached and show nothing, though the log holds the own marker."""
 LOOK = 0.5
 """Seconds between two looks at a tail that shows nothing."""
-
-log = get_logger(__name__)
+WATCH_INTERVAL = 1.0
+"""Seconds between two looks at a tail that was filled."""
+MAX_SILENCE = 5.0
+"""Seconds in which the tail must show what was confirmed, or after a loss of its connection where it
+stands."""
+MAX_IDLE = 30.0
+"""Seconds without any record after which a marker is written, so that the tail has something to show."""
+MAX_EXAMINATION = 10.0
+"""Seconds that a second reader gets to find a marker."""
+MAX_PATIENCE = 60.0
+"""Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How this process stands to the journal. Seconds: `lag` of its view, `unconfirmed` of what it wrote."""
+    """How this process stands to the journal. Seconds: `lag` of its view, `unconfirmed` of what it wrote,
+    `behind` of what was confirmed and its tail has not shown. `replaced`: times that it was another log."""
 
     jobs: int
     lag: float
@@ -41,6 +58,8 @@ class Status:
     skipped: int
     paused: bool
     backlog: Mapping[str, Backlog]
+    behind: float = 0.0
+    replaced: int = 0
 
 
 class Journal:
@@ -67,8 +86,10 @@ class Journal:
         self._stream = stream
         self._clock = clock
         self._keep = keep
-        self._outbox = Outbox(stream)
-        self._tail: Subscription | None = None
+        self._echo = Echo(stream)
+        self._outbox = Outbox(self._echo)
+        self._tail: Tail | None = None
+        self._replaced = asyncio.Event()
         self._history = History(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
@@ -82,10 +103,27 @@ class Journal:
             jobs=len(view),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
+            behind=self._echo.behind,
+            replaced=view.resets,
             skipped=view.skipped,
             paused=view.paused is not None,
             backlog=backlog(view, view.age) if filled else {},
         )
+
+    @property
+    def current(self) -> bool:
+        """True while the view is filled and follows the log: what is confirmed comes back by the tail."""
+        return self.filled.is_set() and self.follows
+
+    @property
+    def follows(self) -> bool:
+        """False while the tail shows nothing, although there is something to show, or not where it stands."""
+        return self._tail is None or (self._tail.attached and not self._stalled)
+
+    @property
+    def _stalled(self) -> bool:
+        silent = self._echo.behind > MAX_SILENCE and self._echo.silence > MAX_SILENCE
+        return silent and self.view.offset >= 0
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
         """Calls `observer(seconds)` for each barrier that was passed. It must neither block nor raise."""
@@ -95,10 +133,9 @@ class Journal:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run(stop))
-            asking = [group.create_task(self._serve_barriers()), group.create_task(self._fill())]
+            reading = group.create_task(self._read())
             await stop.wait()
-            for task in asking:
-                task.cancel()  # which withdraws their markers: a dead broker must not hold up the flush
+            reading.cancel()  # which withdraws its markers: a dead broker must not hold up the flush
         if self._tail is not None:
             await self._tail.cancel()
 
@@ -125,7 +162,10 @@ class Journal:
         return await self.view.change(queued.job, None)
 
     async def barrier(self) -> None:
-        """Returns once the view holds everything that was in the log when this was called."""
+        """Returns once the view holds everything that was in the log when this was called.
+
+        Raises `BrokerUnavailable` if the log is replaced meanwhile.
+        """
         if self._next_barrier is None:
             self._next_barrier = asyncio.get_running_loop().create_future()
             self._wanted.set()
@@ -156,25 +196,50 @@ class Journal:
             recalling.cancel()
             await stopping
 
+    async def _read(self) -> None:
+        """Reads the log for as long as it is the same one, then forgets it and reads the next."""
+        while True:
+            await self._read_one()
+            log.error(
+                "the journal was replaced: its jobs are lost, and the new one is read", jobs=len(self.view)
+            )
+            self.filled.clear()
+            self.view.reset()
+
+    async def _read_one(self) -> None:
+        self._replaced.clear()
+        self._echo.begin()
+        async with asyncio.TaskGroup() as group:
+            parts = (self._fill(), self._serve_barriers(), self._watch())
+            reading = [group.create_task(part) for part in parts]
+            await self._replaced.wait()
+            for task in reading:
+                task.cancel()
+        if self._tail is not None:
+            await self._tail.cancel()
+            self._tail = None
+
     async def _fill(self) -> None:
         """The tail begins once the log holds a marker: RabbitMQ turns a time that no record has reached yet
         into the log's end at some later moment, and what is written meanwhile would never be shown."""
         if self.presence is not None:
             await self.presence.met.wait()  # else a clock ahead would begin behind the log's end
             self.view.begin()
-        marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
+        marker = self._marker()
         seen = self.view.expect(marker.id)
         await self.put(marker)
-        for start in (Since(self.view.since), Since(self.view.since - DAY), First()):
-            self._tail = self._stream.tail(start, self.view.apply)
+        for start in cycle((Since(self.view.since), Since(self.view.since - DAY), First())):
+            self._tail = self._stream.tail(start, self._show, self._replaced.set)
             if await self._shown(self._tail, seen):
                 break
             log.warning("the journal shows nothing: this machine's clock may be far ahead of the broker's")
+            if isinstance(start, First):
+                await self._tail.reattach()  # no clock matters there: it is the connection that is silent
             await self._tail.cancel()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
 
-    async def _shown(self, tail: Subscription, seen: asyncio.Event) -> bool:
+    async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:
         """Returns True once the own marker has come by; False if the tail begins behind it."""
         empty = 0.0
         while empty < EMPTY:
@@ -186,16 +251,71 @@ class Journal:
             empty = empty + LOOK if tail.attached and self.view.offset < 0 else 0.0
         return False
 
+    def _show(self, record: Record) -> None:
+        self._echo.show(record)
+        self.view.apply(record)
+
+    async def _watch(self) -> None:
+        """Attaches a tail again that has fallen silent, and finds out if the log ends before its place."""
+        loop = asyncio.get_running_loop()
+        attached, patience = loop.time(), MAX_SILENCE
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL)
+            if self._tail is None or self._tail.attached or self.view.offset < 0:
+                attached = loop.time()  # or it is begun by `_fill` again and again
+            if not self._stalled and loop.time() - attached <= MAX_SILENCE:
+                patience = MAX_SILENCE
+                self._speak()
+            elif await self._ends_earlier():
+                self._replaced.set()
+            elif self._tail is not None and not self.follows:
+                log.warning("attaching the tail again: it shows nothing", offset=self.view.offset)
+                await self._tail.reattach()
+                await asyncio.sleep(patience)
+                patience = min(MAX_PATIENCE, 2 * patience)
+
+    def _speak(self) -> None:
+        """Writes a marker if nothing has come for long: else a deaf tail looks like a quiet log."""
+        if self._echo.silence > MAX_IDLE and not (self._outbox.oldest or self._echo.behind):
+            self.put(self._marker())
+
+    async def _ends_earlier(self) -> bool:
+        """True if the log ends before the place that the tail has reached: then it is another one.
+
+        A second reader stands at the log's end while a marker is written, and the marker's offset tells.
+        """
+        marker, reached = self._marker(), self.view.offset
+        try:
+            async with asyncio.timeout(MAX_EXAMINATION), self._stream.read(Last()) as records:
+                await self.put(marker)
+                async for record in records:
+                    if marker.id.encode() in record.body:
+                        return record.offset <= reached
+        except (TimeoutError, RetryableError) as error:
+            log.info("the end of the journal is not known yet", why=str(error) or "no answer")
+        return False
+
     async def _serve_barriers(self) -> None:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
             reached, self._next_barrier = self._next_barrier, None
-            marker = Marker(id=uuid.uuid4().hex, ts=self._clock())
-            seen, began = self.view.expect(marker.id), time.monotonic()
-            await self.put(marker)
-            await seen.wait()
-            for observer in self._barrier_observers:
-                observer(time.monotonic() - began)
-            if reached is not None:
-                reached.set_result(None)
+            try:
+                began = time.monotonic()
+                await self._come_by(self._marker())
+                for observer in self._barrier_observers:
+                    observer(time.monotonic() - began)
+                if reached is not None:
+                    reached.set_result(None)
+            finally:
+                if reached is not None and not reached.done():
+                    reached.set_exception(BrokerUnavailable(REPLACED))
+                    reached.exception()  # perhaps nothing waits for it any more
+
+    def _marker(self) -> Marker:
+        return Marker(id=uuid.uuid4().hex, ts=self._clock())
+
+    async def _come_by(self, marker: Marker) -> None:
+        seen = self.view.expect(marker.id)
+        await self.put(marker)
+        await seen.wait()

@@ -99,6 +99,12 @@ class Spending:
         self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.upto}
         self.complete |= 0 <= self.first <= event.upto
 
+    def restart(self) -> None:
+        """The journal is another one: what was counted so far is the beginning of what follows in it."""
+        self._base, self._since = self.total(self.day), {}
+        self.first = self._upto = -1
+        self.written = None
+
     def preceded(self, earlier: "Spending") -> None:
         """What was in the log before `first` came to `earlier`."""
         if not self.complete and earlier.day and self._today(earlier.day):

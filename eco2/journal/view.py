@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from eco2.errors import Gone, Malformed
+from eco2.errors import BrokerUnavailable, Gone, Malformed
 from eco2.event import (
     Event,
     IntakeEvent,
@@ -39,6 +39,8 @@ PLAUSIBLE = (-2.0, 10.0)
 
 INTAKE_SEEN = 100
 """Pauses and resumptions that are known again when they come twice."""
+
+REPLACED = "the journal at the broker was replaced, and the jobs in it are lost; send the request again"
 
 log = get_logger(__name__)
 
@@ -79,10 +81,12 @@ class View:
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
         self._intake_observers: list[Callable[[], None]] = []
+        self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
         self._resumed = False
         self._unknown_logged = False
         self.offset = -1
+        self.resets = 0
         self.spending = Spending()
         self.large = LargeCalls()
         self.skipped = 0
@@ -150,15 +154,41 @@ class View:
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is another than `seen` (the object itself) and returns it.
 
-        Raises `Gone` if the job leaves the view first.
+        Raises `Gone` if the job leaves the view first, `BrokerUnavailable` if the journal itself is gone.
         """
+        resets = self.resets
         while True:
             state = self._jobs.get(job_id)
             if state is not None and state is not seen:
                 return state
             if job_id in self._left:
                 raise Gone(f"job {job_id} has left the view; its time is over")
+            if resets != self.resets or (state is None and seen is not None):
+                raise BrokerUnavailable(REPLACED)
             await self._changes.setdefault(job_id, asyncio.Event()).wait()
+
+    def observe_resets(self, observer: Callable[[], None]) -> None:
+        """Calls `observer()` after each `reset`. It must neither block nor raise."""
+        self._reset_observers.append(observer)
+
+    def reset(self) -> None:
+        """The journal is another one: forgets what the old one said, and ends every wait for more of it.
+
+        What was paid today stays known: it was paid, whatever became of the record.
+        """
+        self.resets += 1
+        self.since, self.offset = self._clock() - self._keep, -1
+        self._written = self._came = 0.0
+        for known in (self._jobs, self._keys, self._left, self._markers, self._arrived, self._born):
+            known.clear()
+        self._intake.clear()
+        self._live, self._resumed, self.paused = False, False, None
+        self.spending.restart()
+        changes, self._changes = self._changes, {}
+        for change in changes.values():
+            change.set()
+        for notify in (*self._intake_observers, *self._reset_observers):
+            notify()
 
     def expect(self, marker_id: str) -> asyncio.Event:
         """An event that is set when the marker has come by."""

@@ -54,6 +54,10 @@ class JournalStatus(Protocol):
     @property
     def unconfirmed(self) -> float: ...
     @property
+    def behind(self) -> float: ...
+    @property
+    def replaced(self) -> int: ...
+    @property
     def skipped(self) -> int: ...
     @property
     def paused(self) -> bool: ...
@@ -143,7 +147,11 @@ class JournalSeries(Collector):
         yield _gauge("eco2_view_jobs", status.jobs)
         yield _gauge("eco2_view_lag_seconds", status.lag)
         yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
+        yield _gauge("eco2_tail_behind_seconds", status.behind)
         yield _gauge("eco2_intake_paused", float(status.paused))
+        replaced = _counter("eco2_journal_replaced")
+        replaced.add_metric([], status.replaced)
+        yield replaced
         skipped = _counter("eco2_journal_skipped")
         skipped.add_metric([], status.skipped)
         yield skipped

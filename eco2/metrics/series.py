@@ -278,6 +278,16 @@ PROCESS = (
         "each",
         "Age of the oldest event of this process that the journal has not confirmed; 0 without one.",
     ),
+    gauge(
+        "eco2_tail_behind_seconds",
+        "each",
+        "Age of the oldest confirmed event of this process that its own tail has not shown; 0 without one.",
+    ),
+    counter(
+        "eco2_journal_replaced",
+        "each",
+        "Times that the journal turned out to be another one, deleted or wiped: its jobs were lost.",
+    ),
     counter("eco2_journal_skipped", "each", "Journal messages and events that this version cannot read."),
     gauge("eco2_broker_up", "each", "1 while the connection to the broker stands.", "link"),
     counter("eco2_broker_reconnects", "each", "Connections made after the first one was lost.", "link"),

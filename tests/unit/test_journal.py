@@ -13,7 +13,7 @@ from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, Su
 from eco2.job import JSON, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
-from eco2.ports import Record, Start
+from eco2.ports import Record, Start, ignore
 from tests.clock import VirtualClock, virtual
 from tests.world import KEEP, Process, World, until
 
@@ -210,7 +210,12 @@ class Withheld:
     async def append(self, body: bytes, message_id: str) -> None:
         self.records.append(Record(len(self.records), body))
 
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Self:
+    async def reattach(self) -> None:
+        pass
+
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Self:
         self._on_record = on_record
         return self
 
@@ -241,9 +246,11 @@ class EndLater(Withheld):
     """As RabbitMQ does now and then: a tail from a time that the log has not reached yet begins at the end of
     a moment later, behind what was written meanwhile."""
 
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Self:
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Self:
         self._shown = 0 if self.records else 1
-        return super().tail(start, on_record)
+        return super().tail(start, on_record, on_replaced)
 
 
 @virtual

@@ -34,6 +34,10 @@ class Chaos:
     """Stream records in front of which offsets are left out."""
     lag: float = 0.1
     """Batches of a tail that come late: the writer's confirm comes first."""
+    withheld: float = 0.0005
+    """Publishes from which on a connection gets no confirms any more; all take effect."""
+    silent: float = 0.0005
+    """Batches from which on a tail shows nothing any more until it is attached again."""
     lost_live: float = 0.01
     """Live messages, requests and replies that reach nobody."""
     early: int = 300
@@ -56,6 +60,8 @@ CALM = Chaos(
     redeliver=0,
     gap=0,
     lag=0,
+    withheld=0,
+    silent=0,
     lost_live=0,
     early=0,
     delay=0,
@@ -113,6 +119,14 @@ class Dice:
     def lag(self) -> float:
         """Seconds by which a tail's next batch is late."""
         return self.delay("lag") if self._happens("lags", self.chaos.lag) else 0.0
+
+    def withheld(self) -> bool:
+        """Does the connection get no confirms from this publish on?"""
+        return self._happens("withheld", self.chaos.withheld)
+
+    def silent(self) -> bool:
+        """Does the tail fall silent at this batch?"""
+        return self._happens("silent", self.chaos.silent)
 
     def gap(self) -> int:
         """Offsets to leave out in front of the next record."""

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import TypeVar
 
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
@@ -17,9 +18,12 @@ from eco2.broker.embedded.rpc import MOST_REQUESTS, Answered, Desk, ask
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import Following, Link, Standing
+from eco2.broker.position import Position
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, Unroutable
-from eco2.ports import Delivery, Express, LinkStatus, Record, Start
+from eco2.ports import Delivery, Express, LinkStatus, Record, Start, ignore
+
+Wish = TypeVar("Wish", bound=Standing)
 
 
 class Embedded:
@@ -51,7 +55,6 @@ class Embedded:
         return (LinkStatus("memory", self._channel is not None, max(0, self._connects - 1)),)
 
     async def run(self, stop: asyncio.Event) -> None:
-        self._server.declare(self._topology)
         async with asyncio.TaskGroup() as tasks:
             self._desk, self._draining = Desk(tasks), False
             self._connect()
@@ -92,9 +95,11 @@ class Embedded:
     async def append(self, body: bytes, message_id: str) -> None:
         await self._add(self._topology.stream, body, message_id)
 
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Standing:
-        log = partial(self._log, self._topology.stream)
-        return self._subscribe(Following(log, start, on_record).link)
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Following:
+        log, position = partial(self._log, self._topology.stream), Position(start, on_record, on_replaced)
+        return self._add_wish(Following(log, position, self._forget))
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.stream, start)
@@ -135,7 +140,9 @@ class Embedded:
         return serving
 
     def _subscribe(self, link: Callable[[Channel], Link]) -> Standing:
-        wish = Standing(link, self._forget)
+        return self._add_wish(Standing(link, self._forget))
+
+    def _add_wish(self, wish: Wish) -> Wish:
         self._subscriptions[wish] = None
         if self._channel is not None:
             asyncio.get_running_loop().call_soon(wish.attach, self._channel)
@@ -145,6 +152,7 @@ class Embedded:
         self._subscriptions.pop(wish, None)
 
     def _connect(self) -> None:
+        self._server.declare(self._topology)  # perhaps anew: it may have been wiped meanwhile
         self._channel = Channel(on_cut=self.disrupt)
         self._connects += 1
         self._server.channels.add(self._channel)

@@ -13,6 +13,8 @@ from eco2.broker.embedded.server import Server
 from eco2.errors import BrokerUnavailable, PublishUncertain
 
 ALARM = "low on memory"
+MAX_MISSED = 3
+"""Publishes without a confirm, one after the other, behind which a connection is given up."""
 
 
 class Publisher:
@@ -21,6 +23,9 @@ class Publisher:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._in_flight = 0
+        self._missed = 0
+        self._withheld: Channel | None = None
+        """The connection that gets no confirms any more."""
         self._all_confirmed = asyncio.Event()
 
     async def publish(self, channel: Channel, message_id: str, effect: Callable[[], None]) -> None:
@@ -45,6 +50,8 @@ class Publisher:
             await self._all_confirmed.wait()
 
     async def _confirmed(self, channel: Channel, effect: Callable[[], None]) -> bool:
+        if self._server.dice.withheld():
+            self.withhold(channel)
         fate = self._server.dice.publish()
         if fate is Fate.BLOCKED:
             self._block()
@@ -55,7 +62,21 @@ class Publisher:
         if fate is Fate.GHOST:
             late = self._server.dice.delay("ghost", times=5)
             asyncio.get_running_loop().call_later(late, effect)
+        if channel is self._withheld:
+            self._miss(channel)
+            return False
         return channel.open and fate in (Fate.CONFIRMED, Fate.LATE_CONFIRM)
+
+    def withhold(self, channel: Channel) -> None:
+        """From now on what is published over `channel` takes effect, and no confirm of it comes back."""
+        self._withheld = channel
+        self._missed = 0
+
+    def _miss(self, channel: Channel) -> None:
+        """One more confirm stays away, as RabbitMQ's publisher sees it."""
+        self._missed += 1
+        if self._missed >= MAX_MISSED:
+            channel.cut()
 
     def _take_effect(self, fate: Fate, effect: Callable[[], None]) -> None:
         match fate:

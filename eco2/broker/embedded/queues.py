@@ -89,6 +89,11 @@ class Queue:
         if self._dead is not None:
             self._dead(Message(message.body, message.id))
 
+    def delete(self) -> None:
+        """The queue is gone, and all that it held: nothing of it goes to the dead letters either."""
+        self._dead = None
+        self._ready.clear()
+
     def attach(self, consumer: "Consumer") -> None:
         self._consumers.append(consumer)
         self.schedule()

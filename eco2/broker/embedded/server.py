@@ -58,6 +58,21 @@ class Server:
     def unblock(self) -> None:
         self.blocked = None
 
+    def delete(self, name: str) -> None:
+        """Deletes a queue or stream with all that it holds, and cuts every connection; who connects declares
+        it again, empty."""
+        self._declared.pop(name, None)
+        self.logs.pop(name, None)
+        if (queue := self.queues.pop(name, None)) is not None:
+            queue.delete()
+        self.disrupt()
+
+    def wipe(self) -> None:
+        """Loses everything, as a broker that is started on an empty disk."""
+        for name in tuple(self._declared):
+            self.delete(name)
+        self.exchanges.clear()
+
     def disrupt(self) -> None:
         """Cuts every connection at once; all connect again by themselves."""
         for channel in list(self.channels):
@@ -77,4 +92,7 @@ class Server:
         )
 
     def _bury(self, queue: str, message: Message) -> None:
-        self.queues[queue].put(message)
+        if (
+            dead := self.queues.get(queue)
+        ) is not None:  # else it was deleted, and nobody has declared it again yet
+            dead.put(message)

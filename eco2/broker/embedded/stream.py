@@ -15,7 +15,7 @@ from itertools import accumulate
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.errors import BrokerUnavailable
-from eco2.ports import First, From, Record, Since, Start
+from eco2.ports import First, From, Last, Record, Since, Start
 
 BATCH = 64
 """Records handed to one reader per turn of the loop."""
@@ -69,6 +69,8 @@ class Log:
                 return 0
             case From(offset):
                 return offset
+            case Last():
+                return self._records[-1].offset if self._records else self._next
             case Since(ts):
                 index = max(0, bisect_left(self._times, ts) - self.dice.early())
                 return self._records[index].offset if index < len(self._records) else self._next
@@ -107,13 +109,14 @@ def _offset(record: Record) -> int:
 
 
 class Tail:
-    """Calls back for every record over one connection; `position` tells where the next one goes on."""
+    """Calls back for every record from `position` on, over one connection; under chaos it may fall silent."""
 
     def __init__(self, log: Log, position: int, on_record: Callable[[Record], None]) -> None:
         self._log = log
-        self.position = position
+        self._position = position
         self._on_record = on_record
         self._scheduled = False
+        self._silent = False
         self._attached = True
         log.watch(self._schedule)
         self._schedule()
@@ -134,12 +137,13 @@ class Tail:
 
     def _hand_out(self) -> None:
         self._scheduled = False
-        records = self._log.after(self.position)
+        self._silent = self._silent or self._log.dice.silent()
+        records = [] if self._silent else self._log.after(self._position)
         try:
             for record in records:
                 if not self._attached:
                     return
-                self.position = record.offset + 1
+                self._position = record.offset + 1
                 self._on_record(record)
         finally:  # a callback that raises, against the port's rule, must not end the tail
             if records:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.stream import Log, Tail
-from eco2.ports import Record, Start
+from eco2.broker.position import Position
 
 
 class Link(Protocol):
@@ -45,18 +45,30 @@ class Standing:
         self._forget(self)
 
 
-class Following:
-    """The wish behind a tail: remembers over all connections how far it came."""
+class Following(Standing):
+    """`ports.Tail`: remembers over all connections how far it came. `log` gives the present stream."""
 
-    def __init__(self, log: Callable[[], Log], start: Start, on_record: Callable[[Record], None]) -> None:
+    def __init__(
+        self,
+        log: Callable[[], Log],
+        position: Position,
+        forget: "Callable[[Standing], None]",
+    ) -> None:
+        super().__init__(self._tail, forget)
         self._log = log
-        self._start = start
-        self._on_record = on_record
-        self._last: Tail | None = None
+        self._position = position
+        self._channel: Channel | None = None
 
-    def link(self, _: Channel) -> Tail:
-        """Goes on behind the last record that was handed over."""
-        log = self._log()
-        position = log.resolve(self._start) if self._last is None else self._last.position
-        self._last = Tail(log, position, self._on_record)
-        return self._last
+    @property
+    def attached(self) -> bool:
+        return super().attached and self._position.proven
+
+    async def reattach(self) -> None:
+        channel = self._channel
+        if channel is not None and channel.open:
+            self.detach()
+            self.attach(channel)
+
+    def _tail(self, channel: Channel) -> Tail:
+        self._channel, log = channel, self._log()
+        return Tail(log, log.resolve(self._position.attach()), self._position.take)

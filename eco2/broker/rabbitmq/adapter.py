@@ -23,10 +23,11 @@ from eco2.broker.rabbitmq.link import Access, Link
 from eco2.broker.rabbitmq.live import Ear
 from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
+from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
-from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription
+from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
 
 log = get_logger(__name__)
 
@@ -59,14 +60,17 @@ class RabbitMQ:
         self._declared = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
         self._answers: set[asyncio.Task[None]] = set()
+        self._recovery = TopologyRecovery(topology)
         link, wait, access = partial(Link, url), self._wait_for_topology, Access()
         self._publish = link(f"{process} publish", heartbeat, self._declare, access)
         self._jobs = link(f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), wait, access)
         self._journal = link(f"{process} journal", heartbeat, wait, access)
         self._quota = link(f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), wait, access)
-        self._orders = Publisher(self._publish, publish_timeout)
-        self._events = Publisher(self._publish, publish_timeout)
-        self._inputs = Publisher(self._publish, publish_timeout)
+        for each in self._links:
+            each.on_missing = self._recovery.missing
+        self._orders = Publisher(self._publish, publish_timeout, self._recovery.missing)
+        self._events = Publisher(self._publish, publish_timeout, self._recovery.missing)
+        self._inputs = Publisher(self._publish, publish_timeout, self._recovery.missing)
         self._caster = Caster(self._publish)
         self._probes = (
             Probe(self._publish, probe.publish(f"{topology.prefix}.probe"), publish_timeout),
@@ -75,7 +79,7 @@ class RabbitMQ:
         )
         self._ear = Ear(self._journal, topology.live)
         self._asker = rpc.Asker(self._quota)
-        self._gauge = Gauge(self._journal, publish_timeout)
+        self._gauge = Gauge(self._journal, publish_timeout, self._recovery.missing)
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         self._must_run()
@@ -92,8 +96,10 @@ class RabbitMQ:
         self._must_run()
         await self._events.publish(self._topology.stream, body, message_id)
 
-    def tail(self, start: Start, on_record: Callable[[Record], None]) -> Subscription:
-        return stream.tail(self._journal, self._topology.stream, start, on_record)
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Tail:
+        return stream.StreamTail(self._journal, self._topology.stream, start, on_record, on_replaced)
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.stream, start)
@@ -138,7 +144,8 @@ class RabbitMQ:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 loops = [link.run() for link in self._links] + [each.run() for each in self._probes]
-                upkeep = [self._tasks.create_task(loop) for loop in (*loops, self._caster.run())]
+                loops += [self._caster.run(), self._recovery.run(self._publish)]
+                upkeep = [self._tasks.create_task(loop) for loop in loops]
                 self._running = True
                 await stop.wait()
                 self._running = False

@@ -6,6 +6,7 @@ back is in that queue, not in the one to which it will go.
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aio_pika.abc import AbstractChannel
 from aiormq.exceptions import ChannelNotFoundEntity
@@ -16,10 +17,11 @@ from eco2.errors import BrokerUnavailable
 
 
 class Gauge:
-    """Asks over `link`, on one channel that is kept; `timeout` in seconds."""
+    """Asks over `link`, on one channel that is kept; `timeout` in seconds. `on_missing`: no such queue."""
 
-    def __init__(self, link: Link, timeout: float) -> None:
+    def __init__(self, link: Link, timeout: float, on_missing: Callable[[], None]) -> None:
         self._link = link
+        self._on_missing = on_missing
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
         self._lifetime = Lifetime()
@@ -33,6 +35,7 @@ class Gauge:
                     return await self._ask(queue)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, ChannelNotFoundEntity):
+                self._on_missing()
                 raise BrokerUnavailable(
                     f"no queue {queue} at the broker; run `eco2 topology apply`"
                 ) from error

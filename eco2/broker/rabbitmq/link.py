@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from aio_pika.abc import AbstractConnection
-from aio_pika.exceptions import ChannelClosed
+from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 
 from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
@@ -52,6 +52,10 @@ class Session(Protocol):
 
 async def _nothing(connection: AbstractConnection) -> None:
     """The preparation of a link that needs none."""
+
+
+def _ignore() -> None:
+    """A link on its own leaves it to others to make what is missing."""
 
 
 class Access:
@@ -97,6 +101,8 @@ class Link:
         access: Access | None = None,
     ) -> None:
         self.name = name
+        self.on_missing: Callable[[], None] = _ignore
+        """Called when a session cannot be attached since its queue does not exist."""
         self._addresses = parse(url)
         self._turn = random.randrange(len(self._addresses))
         self._access = access or Access()
@@ -258,6 +264,8 @@ class Link:
                     raise
                 # Such as the 404 of a stream whose leader is not up yet: others on this link go on.
                 log.warning("not attached yet", link=self.name, why=str(error))
+                if isinstance(error.__cause__, ChannelNotFoundEntity):
+                    self.on_missing()
                 failed += 1
         return failed
 

@@ -5,6 +5,7 @@ that gets `PublishUncertain` must assume both outcomes and repeat with the same 
 """
 
 import asyncio
+from collections.abc import Callable
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import DeliveryError, PublishError
@@ -14,8 +15,13 @@ from aiormq.abc import AbstractChannel as AmqpChannel
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable, PublishUncertain, Unroutable
+from eco2.log import get_logger
+
+log = get_logger(__name__)
 
 PERSISTENT = 2
+MAX_MISSED = 3
+"""Rounds of publishes without a confirm, one after the other, behind which the connection is given up."""
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
 
 
@@ -23,11 +29,18 @@ class Publisher:
     """A confirm channel for messages that must not be lost. One for life: a channel per publish is slow.
 
     Publishes with the same id wait for each other, because a returned message is known by its id only.
+
+    A channel may go on taking publishes and never confirm again: RabbitMQ 4.3 keeps a stream's dead writer
+    after a partition. No probe notices that, so confirms that stay away end the connection. `on_missing` is
+    called when there is no queue for a message.
     """
 
-    def __init__(self, link: Link, timeout: float) -> None:
+    def __init__(self, link: Link, timeout: float, on_missing: Callable[[], None]) -> None:
         self._link = link
         self._timeout = timeout
+        self._on_missing = on_missing
+        self._missed = 0
+        self._missed_at = 0.0
         self._channel: AbstractChannel | None = None
         self._amqp: AmqpChannel | None = None
         self._in_flight: dict[str, asyncio.Event] = {}
@@ -50,6 +63,7 @@ class Publisher:
 
     def detach(self) -> None:
         self._channel = self._amqp = None
+        self._missed = 0
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         """Returns once `queue` (the broker's name) holds the message. Errors as `ports.WorkQueue.publish`."""
@@ -68,6 +82,7 @@ class Publisher:
                 self._idle.set()
 
     async def _send(self, amqp: AmqpChannel, queue: str, body: bytes, message_id: str) -> None:
+        began = asyncio.get_running_loop().time()
         try:
             await amqp.basic_publish(
                 body,
@@ -76,11 +91,27 @@ class Publisher:
                 mandatory=True,
                 timeout=self._timeout,
             )
+        except TimeoutError:
+            if amqp is self._amqp:
+                self._no_confirm(began)
+            raise
         except PublishError:
+            self._on_missing()
             raise Unroutable(f"no queue {queue} at the broker; run `eco2 topology apply`") from None
         except DeliveryError as nack:
             # A nack says that the queue could not take it; after a change of its leader it may have.
             raise PublishUncertain(f"{message_id}: {nack}; publish it again with the same id") from nack
+        self._missed = 0
+
+    def _no_confirm(self, began: float) -> None:
+        """Counts rounds, not publishes: of many at once that miss their confirm only the first counts."""
+        if self._link.blocked or began < self._missed_at:
+            return  # under an alarm confirms come when it is over
+        self._missed += 1
+        self._missed_at = asyncio.get_running_loop().time()
+        if self._missed >= MAX_MISSED:
+            log.warning("connecting again: confirms stay away", link=self._link.name, publishes=self._missed)
+            self._link.drop()
 
     def _usable(self) -> AmqpChannel:
         if self._amqp is None or self._amqp.is_closed:

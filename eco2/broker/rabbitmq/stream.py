@@ -1,7 +1,8 @@
 """Reading the stream: tails that survive lost connections, and readers that end with theirs.
 
-A tail resumes at its last offset + 1 and drops what it has seen, so that no record is lost or repeated.
-Offsets are sparse: they are compared, never counted with.
+A tail resumes at its last record, compares it, and drops what it has seen: no record is lost or repeated, and
+a stream that was deleted and made again is not taken for the old one (`Position`). Offsets are sparse: they
+are compared, never counted with.
 """
 
 import asyncio
@@ -12,14 +13,12 @@ from math import floor
 
 from aiormq.abc import DeliveredMessage
 
+from eco2.broker.position import Position
 from eco2.broker.rabbitmq.consumer import Arguments, Consumer, Feed
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.errors import BrokerUnavailable
-from eco2.log import get_logger
-from eco2.ports import First, From, Record, Since, Start
-
-log = get_logger(__name__)
+from eco2.ports import First, From, Last, Record, Since, Start
 
 TAIL_PREFETCH = 400
 READ_PREFETCH = 200
@@ -34,6 +33,8 @@ def arguments(start: Start) -> Arguments:
             return {"x-stream-offset": "first"}
         case From(offset):
             return {"x-stream-offset": offset}
+        case Last():
+            return {"x-stream-offset": "last"}  # the whole last chunk
         case Since(ts):
             whole = max(0, floor(ts - CLOCK_MARGIN))
             return {"x-stream-offset": datetime.fromtimestamp(whole, UTC)}
@@ -78,24 +79,45 @@ def record(message: DeliveredMessage) -> Record:
     return Record(offset, message.body)
 
 
-def tail(link: Link, stream: str, start: Start, on_record: Callable[[Record], None]) -> Consumer:
-    """A standing reader of `stream` (the broker's name) on `link`."""
-    position = start
+class StreamTail:
+    """`ports.Tail` of `stream` (the broker's name) on `link`."""
 
-    async def begin(consumer: Consumer, feed: Feed) -> None:
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        start: Start,
+        on_record: Callable[[Record], None],
+        on_replaced: Callable[[], None],
+    ) -> None:
+        self._link = link
+        self._stream = stream
+        self._position = Position(start, lambda item: call(on_record, item), lambda: call(on_replaced))
+        self._feed: Feed | None = None
+        self._consumer = Consumer(link, stream, self._begin)
+
+    @property
+    def attached(self) -> bool:
+        return self._consumer.attached and self._position.proven
+
+    async def reattach(self) -> None:
+        # The whole connection: what keeps a tail silent may keep every channel of it silent.
+        if self._consumer.attached:
+            self._link.drop()
+
+    async def cancel(self) -> None:
+        await self._consumer.cancel()
+
+    async def _begin(self, consumer: Consumer, feed: Feed) -> None:
         acks = Acks(feed, TAIL_PREFETCH)
+        self._feed = feed
 
         async def on_message(message: DeliveredMessage) -> None:
-            nonlocal position
-            item = record(message)
-            if wanted(position, item.offset) and not consumer.cancelled:
-                position = From(item.offset + 1)
-                call(on_record, item)
+            if feed is self._feed and not consumer.cancelled:  # else left over from the connection before
+                self._position.take(record(message))
             await acks.seen(message)
 
-        await feed.consume(stream, on_message, TAIL_PREFETCH, arguments(position))
-
-    return Consumer(link, stream, begin)
+        await feed.consume(self._stream, on_message, TAIL_PREFETCH, arguments(self._position.attach()))
 
 
 @asynccontextmanager
