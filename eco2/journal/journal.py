@@ -25,7 +25,7 @@ from eco2.journal.spending import Recall
 from eco2.journal.state import JobState
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Clock, First, Last, Record, Since, Stream, Tail
+from eco2.ports import Clock, First, Last, Record, Since, Start, Stream, Tail
 
 log = get_logger(__name__)
 
@@ -228,7 +228,8 @@ class Journal:
         marker = self._marker()
         seen = self.view.expect(marker.id)
         await self.put(marker)
-        for start in cycle((Since(self.view.since), Since(self.view.since - DAY), First())):
+        starts: tuple[Start, ...] = (Since(self.view.since), Since(self.view.since - DAY), First())
+        for start in cycle(starts):
             self._tail = self._stream.tail(start, self._show, self._replaced.set)
             if await self._shown(self._tail, seen):
                 break

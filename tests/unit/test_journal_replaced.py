@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 
-from eco2.broker.embedded.stream import Log
+from eco2.broker.embedded.stream import Log, Tail
 from eco2.errors import BrokerUnavailable
 from eco2.event import Checkpoint, decode_events
 from eco2.gateway.health import readiness
@@ -142,8 +142,7 @@ async def test_what_was_paid_today_is_still_known_in_the_next_journal() -> None:
 def silence(world: World) -> None:
     """Every tail that is attached now shows nothing any more; new ones work."""
     for watcher in list(log(world)._watchers):
-        tail = getattr(watcher, "__self__", None)
-        if hasattr(tail, "_silent"):
+        if isinstance(tail := getattr(watcher, "__self__", None), Tail):
             tail._silent = True
 
 
@@ -208,13 +207,6 @@ async def test_a_confirm_that_stays_away_costs_a_connection_and_nothing_else() -
         gateway.broker._publisher.withhold(channel)  # type: ignore[attr-defined]
         state = await asyncio.wait_for(gateway.submit("x"), 60)
         assert gateway.broker.links[0].reconnects == 1
-        ids = [
-            event.job
-            for each in everything(world)
-            for event in decode_events(each.body)
-            if hasattr(event, "job")
-        ]
-        assert ids.count(state.job) >= 1
         assert gateway.journal.view.get(state.job) == state
 
 
