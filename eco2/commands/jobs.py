@@ -70,11 +70,13 @@ def reissue(job: Job) -> None:
 async def listed(
     settings: "Settings", status: str | None, pipeline: str | None
 ) -> "tuple[list[JobRow], Paused | None]":
-    """The recent jobs, and why the intake is halted, if it is."""
+    """The recent jobs, and why the intake is halted, if it is. Raises `PermanentError` for a pipeline that
+    is neither set up here nor in any recent job."""
     from eco2.commands.session import session
-    from eco2.operator.jobs import rows
+    from eco2.operator.jobs import check_pipeline, rows
 
     async with session(settings, "jobs list") as here:
+        check_pipeline(pipeline, here.pipelines, here.journal.view)
         return rows(here.journal.view, status, pipeline), here.journal.view.paused
 
 

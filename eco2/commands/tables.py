@@ -9,10 +9,12 @@ from rich.table import Table
 
 from eco2.event import Paused
 from eco2.job import JSON
+from eco2.journal.state import JobState
 from eco2.operator.cost import Cost, total, usd
 from eco2.operator.dead import DeadRow
 from eco2.operator.jobs import JobRow, Sheet
 from eco2.operator.plan import Plan, Refusal, sums
+from eco2.operator.trace import retry_at
 
 WIDE = 170
 """Columns where nobody looks at a terminal: rows stay whole, for grep."""
@@ -48,6 +50,8 @@ def jobs(rows: Iterable[JobRow]) -> Table:
     table = _table("job", "pipeline", "status", "at", "accepted", "ended", "run", "paid")
     for row in rows:
         status = f"{row.status} {row.code}".rstrip()
+        if row.put_off is not None:
+            status = f"put off until {_clock(row.put_off)}"
         paid = usd(row.cost) if row.cost.calls else "–"
         times = _time(row.accepted), _time(row.ended)
         table.add_row(row.job, row.pipeline, status, row.stage, *times, str(row.attempt), paid)
@@ -60,7 +64,7 @@ def sheet(sheet: Sheet, out: Console) -> None:
     facts = {
         "job": state.job,
         "pipeline": state.pipeline or "the journal no longer says",
-        "status": f"{state.status}{', its order went to the dead letters' if state.dead else ''}",
+        "status": _status(state),
         "why": state.cause,
         "accepted": _time(state.accepted),
         "deadline": _time(state.deadline),
@@ -148,6 +152,12 @@ def _expected(cost: Cost | None) -> str:
     return f"about {cost}" if cost.calls else str(cost)
 
 
+def _status(state: JobState) -> str:
+    if (until := retry_at(state)) is not None:
+        return f"put off until {_clock(until)}"
+    return f"{state.status}, its order went to the dead letters" if state.dead else state.status
+
+
 def _letter(letter: JSON) -> str:
     return f"{letter['reason']} at {letter['queue']} ({letter['bytes']:,} bytes)"
 
@@ -165,6 +175,11 @@ def _table(first: str, *columns: str) -> Table:
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
+
+
+def _clock(ts: float) -> str:
+    """The time of day, for what happens within minutes."""
+    return datetime.fromtimestamp(ts, UTC).strftime("%H:%M:%SZ")
 
 
 def _time(ts: float | None) -> str:

@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from eco2.errors import PermanentError
 from eco2.job import JSON
 from eco2.journal.state import JobState
 from eco2.operator.cost import Cost, paid, total
 from eco2.operator.dead import error, reached
-from eco2.operator.trace import Run, StageTime
+from eco2.operator.trace import Run, StageTime, retry_at
 
 LONGEST = 120
 """Characters of a text that are shown; a picture in an input has many more."""
@@ -15,7 +16,7 @@ LONGEST = 120
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One recent job. Times are Unix seconds."""
+    """One recent job. Times are Unix seconds. `put_off`: when it is tried again, if it waits for that."""
 
     job: str
     pipeline: str
@@ -27,6 +28,7 @@ class JobRow:
     ended: float | None
     cost: Cost
     code: str
+    put_off: float | None = None
 
     def document(self) -> JSON:
         return {
@@ -40,6 +42,7 @@ class JobRow:
             "ended": self.ended,
             "cost": self.cost.document(),
             "code": self.code,
+            "put_off_until": self.put_off,
         }
 
 
@@ -99,7 +102,18 @@ def job_row(state: JobState) -> JobRow:
         ended=state.touched if state.ended else None,
         cost=total(paid(state).values()),
         code=told[0] if told else "",
+        put_off=retry_at(state),
     )
+
+
+def check_pipeline(pipeline: str | None, known: Iterable[str], view: Iterable[JobState]) -> None:
+    """Raises `PermanentError` for a name that no pipeline here has (`known`), and no recent job."""
+    names = sorted({*known, *(state.pipeline for state in view)} - {""})
+    if pipeline is not None and pipeline not in names:
+        raise PermanentError(
+            f"there is no pipeline {pipeline}: ECO2_PIPELINES and the recent jobs have {', '.join(names)}",
+            "UNKNOWN",
+        )
 
 
 def rows(view: Iterable[JobState], status: str | None, pipeline: str | None) -> list[JobRow]:

@@ -8,7 +8,7 @@ from eco2.event import Done, JobEvent, Released, RunStarted, decode_events
 from eco2.job import JSON
 from eco2.journal.state import TRUNCATED, EventId, JobState, apply, remnant
 from eco2.operator.cost import Cost, paid
-from eco2.ports import From, Stream
+from eco2.ports import DELAYS, From, Stream, delay_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,4 +135,17 @@ def holder(state: JobState, history: Sequence[Run], answer: str | None) -> str:
         return "a worker that has its order and waits for its turn"
     if state.held:
         return f"{worker} by the journal, but nobody answers: it is taken over soon"
+    if state.put_off:
+        queue = delay_queue(state.pipeline, delay(state))
+        return f"nobody: put off until its next try, its order waits in the queue {queue}"
     return "nobody: its order waits in a queue, or is lost"
+
+
+def delay(state: JobState) -> int:
+    """Seconds for which a job that is put off waits from its release on; longer each time."""
+    return DELAYS[min(max(state.retries, 1), len(DELAYS)) - 1]
+
+
+def retry_at(state: JobState) -> float | None:
+    """When a job that is put off is tried again (Unix seconds); None for any other."""
+    return state.touched + delay(state) if state.put_off and not state.ended else None

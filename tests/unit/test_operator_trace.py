@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from eco2.commands import tables
+from eco2.errors import PermanentError
 from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged
 from eco2.journal.state import EventId, JobState, apply, remnant
-from eco2.operator.jobs import Sheet
+from eco2.operator.jobs import Sheet, check_pipeline, job_row
 from eco2.operator.trace import Event, holder, runs, stages
 from tests.operators import state, used
 
@@ -105,6 +106,11 @@ def test_a_stage_that_a_later_run_went_on_with_began_once() -> None:
         ((QUEUED, run(1, 2.0)), "", "a worker that has its order and waits for its turn"),
         ((QUEUED, run(1, 2.0)), None, "w1 by the journal, but nobody answers: it is taken over soon"),
         ((QUEUED,), None, "nobody: its order waits in a queue, or is lost"),
+        (
+            (QUEUED, run(1, 2.0), given_back(1, 5.0, "no answer", retry=True)),
+            None,
+            "nobody: put off until its next try, its order waits in the queue jobs.ask.wait-5s",
+        ),
         ((QUEUED, run(1, 2.0), done(3.0, "r1")), None, "nobody: it has ended"),
     ],
 )
@@ -126,3 +132,28 @@ def test_a_sheet_shows_all_of_it() -> None:
     document = sheet.document()
     assert document["holder"] == "nobody: it has ended"
     assert document["retries"] == 2
+
+
+def test_a_job_that_is_put_off_says_until_when_and_in_which_queue() -> None:
+    events: list[JobEvent] = [QUEUED]
+    for number in (1, 2, 3):
+        events += [run(number, 100.0 * number), given_back(number, 100.0 * number + 5, "busy", retry=True)]
+    untils, queues = [], []
+    for upto in (3, 5, 7):
+        now, history = told(*events[:upto])
+        untils.append(job_row(now).document()["put_off_until"])
+        queues.append(holder(now, runs(now, history), None).rpartition(".")[2])
+    assert untils == [110.0, 235.0, 425.0]
+    assert queues == ["wait-5s", "wait-30s", "wait-120s"]
+    (cell,) = tables.jobs([job_row(now)]).columns[2].cells
+    assert cell == "put off until 00:07:05Z"
+    assert job_row(told(*events, run(4, 430.0))[0]).put_off is None
+
+
+def test_an_unknown_pipeline_is_said_with_those_that_exist() -> None:
+    now, _ = told(QUEUED)
+    check_pipeline("ask", [], [now])
+    check_pipeline("scan", ["scan"], [])
+    check_pipeline(None, [], [])
+    with pytest.raises(PermanentError, match=r"no pipeline foo: .* have ask, scan"):
+        check_pipeline("foo", ["scan"], [now])

@@ -16,6 +16,7 @@ from eco2.broker.rabbitmq.loss import lost_as, reason_of
 from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
 from eco2.errors import BrokerUnavailable, StartError
 from eco2.log import get_logger
+from eco2.ports import jobs_queue
 
 log = get_logger(__name__)
 
@@ -59,7 +60,8 @@ async def inspect(url: str, topology: Topology, largest: int) -> Inspection:
             differences.append(refusal)
         if problem := versions.too_old(found):
             differences.insert(0, problem)
-        return Inspection(found, versions.cautions(found), differences)
+        cautions = [*versions.cautions(found), *await _unserved(connection, topology)]
+        return Inspection(found, cautions, differences)
 
 
 async def _differences(connection: AbstractConnection, topology: Topology) -> list[str]:
@@ -77,6 +79,25 @@ async def _refusal_of_size(connection: AbstractConnection, key: str, size: int) 
             f"in rabbitmq.conf to {size} or more, or lower ECO2_MAX_UPLOAD_MB"
         )
     return None
+
+
+async def _unserved(connection: AbstractConnection, topology: Topology) -> list[str]:
+    """A sentence for each pipeline whose work queue has no consumer."""
+    return [
+        f"no worker takes jobs of the pipeline {name}: start one that serves it (or `eco2 resume`, if the "
+        "intake is paused); until then its jobs wait, and end at their deadline"
+        for name in topology.pipelines
+        if not await _consumed(connection, topology, name)
+    ]
+
+
+async def _consumed(connection: AbstractConnection, topology: Topology, pipeline: str) -> bool:
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            queue = await channel.get_queue(topology.queue(jobs_queue(pipeline)))
+            return bool(queue.declaration_result.consumer_count)
+    except ChannelNotFoundEntity:
+        return True  # it is named as a difference
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
