@@ -93,6 +93,7 @@ def _memory(sized: Sizing) -> list[tuple[str, str, str]]:
             "gateway, MB",
             str(sized.gateway_mb),
             f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
-            f"safe limits are twice these; here {sizing.PICTURES_MB:g} more, for pictures",
+            "safe limits are twice these",
         ),
+        ("pictures, MB", f"{sizing.PICTURES_MB:g}", "more in a gateway's limit, for decoding"),
     ]

@@ -1,57 +1,102 @@
 """Which picture URLs are passed on: public web addresses, told from everything else by their text alone.
 
-Nothing is resolved or fetched here; whoever fetches checks again what the name resolves to. It guarantees
-that no literal private address passes, in whatever notation, and nothing that two URL parsers may read
-differently.
+Nothing is resolved or fetched here; whoever fetches checks what the name resolves to. It guarantees that no
+literal private address passes, in whatever notation, nor inside a name that public resolvers read as one, and
+nothing that two URL parsers may read differently: a host is plain ASCII, on the ports of the web.
 """
 
 import re
 import socket
-import unicodedata
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from urllib.parse import urlsplit
 
 from eco2.pipeline import InvalidInput
 
 MAX_URL = 2000
+PORTS = (None, 80, 443)
 
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
-_HOST = re.compile(r"[^\x00-\x2f\x3a-\x40\[-\x5e`{-\x7f][^\x00-\x2c\x2f\x3a-\x40\[-\x5e`{-\x7f]*")
-_PRIVATE_NAMES = frozenset({"localhost", "local", "internal", "intranet", "lan", "home", "corp", "arpa"})
-_NAT64 = 0x64_FF9B << 96
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_TOP = re.compile(r"[a-z]{2,63}|xn--[a-z0-9-]{1,59}")
+_PRIVATE_TOPS = frozenset(
+    "local localhost localdomain internal intranet private corp home lan svc cluster consul arpa onion test invalid "
+    "alt default scan eco2 rabbitmq monitoring".split()
+)
+"""Of names that no public resolver has: those of clusters and networks, and usual namespaces of Kubernetes."""
+_PRIVATE_LABELS = frozenset({"svc", "localhost", "internal"})
+_ADDRESS_NAMES = frozenset(
+    "nip.io sslip.io xip.io traefik.me localtest.me lvh.me vcap.me lacolhost.com local.gd readme.localtest.me "
+    "1u.ms rbndr.us backname.io ip.addr.tools".split()
+)
+"""Public domains whose names resolve to whatever address they contain, or to this machine."""
+_CARRIED = re.compile(r"(?<![0-9])(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9])")
+_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_DENIED = (
+    IPv4Network("0.0.0.0/8"),
+    IPv4Network("100.64.0.0/10"),
+    IPv4Network("168.63.129.16/32"),  # Azure's host
+    IPv4Network("192.0.0.0/24"),
+    IPv4Network("192.88.99.0/24"),  # 6to4's relays
+    IPv4Network("198.18.0.0/15"),
+    IPv6Network("fec0::/10"),
+    IPv6Network("2001::/23"),  # Teredo and others: packets may end at an address inside
+    IPv6Network("100::/64"),
+    IPv6Network("5f00::/16"),
+    IPv6Network("3fff::/20"),
+)
+"""Not on the public internet, though some versions of `ipaddress` call them global."""
 
 
 def check(url: str) -> str:
     """The URL, if it may be a picture on the web. Raises `InvalidInput`."""
     if len(url) > MAX_URL:
-        raise InvalidInput(f"image_url is longer than {MAX_URL} characters")
+        raise InvalidInput(f"image_url is longer than {MAX_URL} characters: upload the picture")
     if _UNSAFE.search(url):
         raise InvalidInput("image_url has a space, a backslash or a control character: encode it")
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise InvalidInput(f"image_url is no URL ({error})") from error
+        raise InvalidInput("image_url is no URL: send https://host/path, or upload the picture") from error
     bracketed = "[" in parts.netloc
-    if parts.scheme not in ("http", "https") or not host or port == 0 or bracketed != (":" in host):
+    if parts.scheme not in ("http", "https") or not host or bracketed != (":" in host):
         raise InvalidInput("image_url must be an http(s) URL or a data:image/...;base64 URL")
     if "@" in parts.netloc:
         raise InvalidInput("image_url has a user name or password: send a URL without")
+    if not parts.netloc.isascii():
+        raise InvalidInput("image_url has a host that is not ASCII: send it as xn--…")
+    if port not in PORTS:
+        raise InvalidInput("image_url has a port other than 80 and 443: upload the picture")
     if not is_public(host):
-        raise InvalidInput("image_url is not on the public internet: send the picture itself")
+        raise InvalidInput("image_url is not on the public internet: upload the picture")
     return url
 
 
 def is_public(host: str) -> bool:
     """False for a private name, and for an address that is private in any notation."""
-    host = unicodedata.normalize("NFKC", host).replace("。", ".").lower().removesuffix(".")
+    host = host.lower().removesuffix(".")
     if ":" in host:
         return _is_public_address(host)
-    *parents, last = host.split(".")
-    if re.fullmatch(r"\d+|0x[0-9a-f]*", last):  # browsers and libc read such a name as a number
+    labels = host.split(".")
+    if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):  # browsers and libc read such a name as a number
         return _is_public_number(host)
-    names = [*parents, last]
-    return bool(parents) and last not in _PRIVATE_NAMES and all(_HOST.fullmatch(name) for name in names)
+    return (
+        len(labels) > 1
+        and len(host) <= 253
+        and all(_LABEL.fullmatch(label) for label in labels)
+        and _TOP.fullmatch(labels[-1]) is not None
+        and labels[-1] not in _PRIVATE_TOPS
+        and not _PRIVATE_LABELS & set(labels)
+        and not any(host == name or host.endswith(f".{name}") for name in _ADDRESS_NAMES)
+        and not _carries_private(host)
+    )
+
+
+def _carries_private(name: str) -> bool:
+    """Whether the name contains a private IPv4 address, as `10.0.0.1` or `10-0-0-1`: services like nip.io
+    resolve it to that, under whatever domain."""
+    quads = (".".join(str(int(part)) for part in found.groups()) for found in _CARRIED.finditer(name))
+    return any(not _is_public_address(quad) for quad in quads)
 
 
 def _is_public_number(host: str) -> bool:
@@ -78,10 +123,11 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that packets to this one end up at."""
     if address.ipv4_mapped or address.sixtofour:
         return address.ipv4_mapped or address.sixtofour
-    if int(address) >> 32 == _NAT64 >> 32:
+    if any(address in network for network in _NAT64):
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return None
 
 
 def _is_global(address: IPv4Address | IPv6Address) -> bool:
-    return address.is_global and not address.is_multicast and not address.is_reserved
+    denied = any(address.version == network.version and address in network for network in _DENIED)
+    return address.is_global and not denied and not address.is_multicast and not address.is_reserved

@@ -126,6 +126,7 @@ def test_the_table_gives_a_reason_for_each_figure() -> None:
         "replicas": "2",
         "worker, MB": "132",
         "gateway, MB": "113",
+        "pictures, MB": "268",
     }
     assert all(len(why) > 20 for _, why in values.values())
     assert max(map(len, lines)) <= 110

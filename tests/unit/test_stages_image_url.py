@@ -6,9 +6,10 @@ from eco2.pipeline import InvalidInput
 from eco2.stages.image_url import MAX_URL, check
 
 PUBLIC = """
-    https://example.org/a.jpg HTTPS://EXAMPLE.ORG/x https://example.org:8443/a?b=c#d https://example.org./x
+    https://example.org/a.jpg HTTPS://EXAMPLE.ORG/x https://example.org:443/a?b=c#d http://example.org:80/ https://example.org./x
     http://8.8.8.8/x http://1.2.3.4 https://[2606:4700::1111]/a https://[64:ff9b::808:808]/
-    https://재활용.kr/사진.jpg https://xn--9n2bp8q.kr https://a_b.example.org https://1password.com
+    https://xn--9n2bp8q.kr/사진.jpg https://a_b.example.org https://xn--9n2bp8q.xn--3e0b707e/a.jpg
+    https://i1-2-3.example.org/8.8.8.8.jpg https://v8-8-8-8.example.org https://service.example.org https://1password.com
     https://cdn.example.org/a@b.jpg
 """
 PRIVATE = """
@@ -21,7 +22,17 @@ PRIVATE = """
     http://localhost http://LOCALHOST. http://a.localhost http://metadata.google.internal/
     http://printer.local http://intranet http://1.168.192.in-addr.arpa
     http://１２７.0.0.1/ http://127。0。0。1/ http://①27.0.0.1
+    http://rabbitmq.scan/ http://rabbitmq.scan.svc/ http://kubernetes.default.svc http://a.b.svc.cluster.local/
+    http://kubernetes/ http://a.consul http://router.localdomain http://a.internal.example.org
+    http://127.0.0.1.nip.io/ http://10-0-0-1.nip.io http://8.8.8.8.nip.io http://a.sslip.io http://lvh.me
+    http://app.10.0.0.1.example.org http://169-254-169-254.example.org http://x010.000.000.001.example.org
+    http://[fec0::1]/ http://192.0.0.192/ http://168.63.129.16/ http://0.1.2.3/ http://198.18.0.1
+    http://192.88.99.1/ http://240.0.0.1/ http://[2001:0:7f00:1::]/ http://[64:ff9b:1::a00:1]/ http://[::a00:1]/
+    http://[::ffff:169.254.169.254]/ http://[::ffff:0:127.0.0.1]/ http://0250.0077.0201.0020/ http://0xa83f8110/
+    http://rabbitmq.example.org:15672/ https://example.org:8443/ http://example.org:22/ http://8.8.8.8:81/
+    https://재활용.kr/사진.jpg https://example.орг/
 """
+IGNORED = "\u00ad\u034f\u061c\u115f\u17b4\u180b\u180e\u200b\u200c\u200d\u2060\u2064\u3164\ufe00\ufe0f\ufeff\U000e0101\U000e0041"
 NO_URLS = """
     http://%31%32%37.0.0.1 http://256.1.1.1 http://1.2.3.4.5 http://example.0x7f http://u:p@example.org
     http://u@example.org http://@example.org http://example.org\\@127.0.0.1 http://example.org:99999
@@ -47,6 +58,21 @@ def test_everything_else_is_refused(url: str) -> None:
 def test_characters_that_parsers_drop_are_refused(character: str) -> None:
     with pytest.raises(InvalidInput):
         check(f"https://exam{character}ple.org/a.jpg")
+
+
+@pytest.mark.parametrize("at", [len("http://"), len("http://169.254.169.2"), len("http://169.254.169.254")])
+@pytest.mark.parametrize("character", IGNORED, ids=ascii)
+def test_characters_that_resolvers_ignore_are_refused(character: str, at: int) -> None:
+    url = "http://169.254.169.254/latest"
+    for host in (url, "http://public-site.example.org/"):
+        with pytest.raises(InvalidInput) as refused:
+            check(host[:at] + character + host[at:])
+        assert refused.value.status == 422
+
+
+def test_a_name_in_another_script_is_told_its_form() -> None:
+    with pytest.raises(InvalidInput, match="xn--"):
+        check("https://재활용.kr/사진.jpg")
 
 
 def test_length() -> None:
