@@ -303,6 +303,7 @@ class _Parts:
             default_model=settings.default_model,
             local_model=LOCAL if LOCAL in models else None,
             auth=settings.auth,
+            image_urls=settings.takes_image_urls,
             cors_origins=settings.allowed_origins,
             max_upload=int(settings.max_upload_mb * 2**20),
             job_deadline=settings.job_deadline,

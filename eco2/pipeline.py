@@ -131,10 +131,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class Form:
-    """A request's body, decoded: the members of a JSON object, or fields and files of a multipart form."""
+    """A request's body, decoded: the members of a JSON object, or fields and files of a multipart form.
+
+    `image_urls`: whether a URL that the provider would fetch may be passed on (`ECO2_IMAGE_URLS`).
+    """
 
     fields: Mapping[str, object]
     files: Mapping[str, Upload] = field(default_factory=dict)
+    image_urls: bool = True
 
 
 @dataclass(frozen=True)

@@ -345,6 +345,13 @@ class Settings(BaseSettings):
         description="Largest request body that is read.",
         json_schema_extra=_about(HTTP, "MB"),
     )
+    image_urls: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether a client may name its picture by an `http(s)` URL, which the provider fetches. "
+        "`auto`: only where every provider is OpenAI, which fetches from its own network; one at a URL of yours "
+        "(`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
+        json_schema_extra=_about(HTTP),
+    )
     default_model: ModelName | None = Field(
         None,
         description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` where a key is set, "
@@ -420,6 +427,14 @@ class Settings(BaseSettings):
     @property
     def allowed_origins(self) -> tuple[str, ...]:
         return _entries(self.cors_origins)
+
+    @property
+    def takes_image_urls(self) -> bool:
+        """What `image_urls` comes to here."""
+        if self.image_urls != "auto":
+            return self.image_urls == "on"
+        urls = [self.openai_base_url, *(provider.base_url for provider in self.providers.values())]
+        return all(url is None or re.match(r"https://api\.openai\.com(/|$)", url) for url in urls)
 
     @property
     def remotes(self) -> dict[str, ProviderSettings]:

@@ -104,6 +104,7 @@ async def installation(amqp_url: str, prefix: str) -> AsyncIterator[Installation
             pipelines="tests.mendable:scan",
             openai_api_key="test",
             openai_base_url=f"{provider.url}/v1",
+            image_urls="on",
             port=0,
             worker_port=0,
             prefetch=10,

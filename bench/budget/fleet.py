@@ -167,6 +167,7 @@ def _environment(case: Case, amqp_url: str, prefix: str, provider: str) -> dict[
         "ECO2_WORKER_PORT": "0",
         "OPENAI_API_KEY": "bench",
         "OPENAI_BASE_URL": provider,
+        "ECO2_IMAGE_URLS": "on",
     }
 
 

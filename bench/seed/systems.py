@@ -93,6 +93,7 @@ async def _eco2(
         "ECO2_WORKER_PORT": "0",
         "OPENAI_API_KEY": "bench",
         "OPENAI_BASE_URL": provider,
+        "ECO2_IMAGE_URLS": "on",
     }
     if scale != 1:  # what is in flight is the same, and so are the slots
         env |= {"ECO2_CONCURRENCY": "140", "ECO2_PREFETCH": "146"}

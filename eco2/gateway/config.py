@@ -14,7 +14,8 @@ class GatewayConfig:
 
     `models`: names that a client may pin. `default_model`: of a job that pins none; None: any of them.
     `local_model`: the one of them that is no language model (`Pipeline.check_local`), if it is offered.
-    `auth`: see `Auth`. `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a
+    `auth`: see `Auth`. `image_urls`: see `Form`.
+    `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a
     request waits for the broker before 503; `lookup_timeout`: how long an event stream waits before it
     opens without knowing its job. `retry_after`: what that header says.
     `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
@@ -28,6 +29,7 @@ class GatewayConfig:
     default_model: str | None = None
     local_model: str | None = None
     auth: Auth = "none"
+    image_urls: bool = True
     cors_origins: tuple[str, ...] = ()
     max_upload: int = 10 * 2**20
     job_deadline: float = 180.0

@@ -64,7 +64,7 @@ class SubmissionEndpoint:
         return Submission(
             pipeline=self._pipeline.name,
             digest=await form_digest(self._pipeline.name, form),
-            parse=lambda: self._parse(Form(rest, form.files), model),
+            parse=lambda: self._parse(Form(rest, form.files, self._config.image_urls), model),
             owner=owner,
             key=key,
             model=model,

@@ -19,14 +19,50 @@ _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _TOP = re.compile(r"[a-z]{2,63}|xn--[a-z0-9-]{1,59}")
 _PRIVATE_TOPS = frozenset(
-    "local localhost localdomain internal intranet private corp home lan svc cluster consul arpa onion test invalid "
-    "alt default scan eco2 rabbitmq monitoring".split()
+    {
+        "local",
+        "localhost",
+        "localdomain",
+        "internal",
+        "intranet",
+        "private",
+        "corp",
+        "home",
+        "lan",
+        "svc",
+        "cluster",
+        "consul",
+        "arpa",
+        "onion",
+        "test",
+        "invalid",
+        "alt",
+        "default",
+        "scan",
+        "eco2",
+        "rabbitmq",
+        "monitoring",
+    }
 )
-"""Of names that no public resolver has: those of clusters and networks, and usual namespaces of Kubernetes."""
+"""Of names that no public resolver has: those of networks, and usual namespaces of Kubernetes."""
 _PRIVATE_LABELS = frozenset({"svc", "localhost", "internal"})
 _ADDRESS_NAMES = frozenset(
-    "nip.io sslip.io xip.io traefik.me localtest.me lvh.me vcap.me lacolhost.com local.gd readme.localtest.me "
-    "1u.ms rbndr.us backname.io ip.addr.tools".split()
+    {
+        "nip.io",
+        "sslip.io",
+        "xip.io",
+        "traefik.me",
+        "localtest.me",
+        "lvh.me",
+        "vcap.me",
+        "lacolhost.com",
+        "local.gd",
+        "readme.localtest.me",
+        "1u.ms",
+        "rbndr.us",
+        "backname.io",
+        "ip.addr.tools",
+    }
 )
 """Public domains whose names resolve to whatever address they contain, or to this machine."""
 _CARRIED = re.compile(r"(?<![0-9])(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9])")

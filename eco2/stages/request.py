@@ -52,7 +52,9 @@ async def parse(form: Form) -> ScanInput:
     upload = form.files.get("image")
     if upload is not None:
         return ScanInput(image_url=await photo.normalise(upload.data), user_input=question)
-    return ScanInput(image_url=await _image(_text(form.fields, "image_url")), user_input=question)
+    return ScanInput(
+        image_url=await _image(_text(form.fields, "image_url"), form.image_urls), user_input=question
+    )
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:
@@ -70,9 +72,13 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     return value.strip()
 
 
-async def _image(url: str) -> str:
+async def _image(url: str, passed_on: bool) -> str:
     """A URL to pass on, or the normalised picture of a `data:` URL."""
     scheme = url.partition(":")[0].lower()
     if not url:
         raise InvalidInput("send image_url, or a file named image", "IMAGE_URL_REQUIRED", 400)
-    return await photo.normalise_url(url) if scheme == "data" else image_url.check(url)
+    if scheme == "data":
+        return await photo.normalise_url(url)
+    if not passed_on:
+        raise InvalidInput("picture URLs are turned off here: upload the picture, or send it as a data: URL")
+    return image_url.check(url)

@@ -125,4 +125,4 @@ async def provider(scale: float) -> AsyncIterator[dict[str, str]]:
     """A fake provider; yields the environment that makes a worker use it."""
     limits = ("--rpm", "0", "--tpm", "0")
     async with eco2("fake-openai", "--port", "0", "--scale", str(scale), *limits, probe=False) as fake:
-        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": fake.url, **NO_LIMITS}
+        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": fake.url, "ECO2_IMAGE_URLS": "on", **NO_LIMITS}

@@ -55,4 +55,9 @@ class Sighting:
 async def seeing(sighting: Sighting) -> AsyncIterator[dict[str, str]]:
     """Runs the provider; yields the environment that makes a worker ask it."""
     async with running(sighting.config()) as fake:
-        yield {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": f"{fake.url}/v1", **NO_LIMITS}
+        yield {
+            "OPENAI_API_KEY": "test",
+            "OPENAI_BASE_URL": f"{fake.url}/v1",
+            "ECO2_IMAGE_URLS": "on",
+            **NO_LIMITS,
+        }

@@ -31,7 +31,7 @@ class Provider:
     @property
     def env(self) -> dict[str, str]:
         """What makes a worker use it."""
-        return {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": self.url}
+        return {"OPENAI_API_KEY": "test", "OPENAI_BASE_URL": self.url, "ECO2_IMAGE_URLS": "on"}
 
     async def faults(self, *faults: Mapping[str, object]) -> None:
         """Replaces the faults in force; none: it works again."""

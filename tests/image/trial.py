@@ -61,6 +61,7 @@ class Installation:
             "ECO2_AMQP_URL": self._node.url,
             "OPENAI_API_KEY": "test",
             "OPENAI_BASE_URL": f"{self._provider.url}/v1",
+            "ECO2_IMAGE_URLS": "on",
             PORTS[role]: str(port),
             **NO_LIMITS,
         }

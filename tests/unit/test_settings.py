@@ -271,3 +271,20 @@ def test_every_setting_is_documented_once_with_a_group_and_a_description() -> No
     assert sum(line.startswith("| `") for line in table.splitlines()) == fields
     assert all(f"## {group}\n" in table for group in GROUPS)
     assert all(field.description for field in Settings.model_fields.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "taken"),
+    [
+        ({}, True),
+        ({"openai_base_url": "https://api.openai.com/v1"}, True),
+        ({"openai_base_url": "https://api.openai.com.llm.example/v1"}, False),
+        ({"openai_base_url": "http://llm:8000/v1"}, False),
+        ({"openai_base_url": "http://llm:8000/v1", "image_urls": "on"}, True),
+        ({"providers": {"own": {"api_key": "k", "model": "m", "base_url": "http://llm:8000/v1"}}}, False),
+        ({"providers": {"more": {"api_key": "k", "model": "m"}}}, True),
+        ({"image_urls": "off"}, False),
+    ],
+)
+def test_picture_urls_are_taken_where_openai_fetches_them(values: dict[str, object], taken: bool) -> None:
+    assert Settings.model_validate(values).takes_image_urls is taken

@@ -32,7 +32,10 @@ PRIVATE = """
     http://rabbitmq.example.org:15672/ https://example.org:8443/ http://example.org:22/ http://8.8.8.8:81/
     https://재활용.kr/사진.jpg https://example.орг/
 """
-IGNORED = "\u00ad\u034f\u061c\u115f\u17b4\u180b\u180e\u200b\u200c\u200d\u2060\u2064\u3164\ufe00\ufe0f\ufeff\U000e0101\U000e0041"
+IGNORED = (
+    "\u00ad\u034f\u061c\u115f\u17b4\u180b\u180e\u200b\u200c\u200d"
+    "\u2060\u2064\u3164\ufe00\ufe0f\ufeff\U000e0101\U000e0041"
+)
 NO_URLS = """
     http://%31%32%37.0.0.1 http://256.1.1.1 http://1.2.3.4.5 http://example.0x7f http://u:p@example.org
     http://u@example.org http://@example.org http://example.org\\@127.0.0.1 http://example.org:99999

@@ -56,3 +56,10 @@ async def test_what_is_not_a_request(fields: dict[str, object]) -> None:
     with pytest.raises(InvalidInput) as refused:
         await parse(Form(fields))
     assert (refused.value.code, refused.value.status) == ("INVALID_REQUEST", 422)
+
+
+async def test_urls_that_the_operator_turned_off_are_refused_and_pictures_are_not() -> None:
+    with pytest.raises(InvalidInput, match="upload the picture"):
+        await parse(Form({"image_url": "https://example.org/a.jpg"}, image_urls=False))
+    url = "data:image/jpeg;base64," + base64.b64encode(CUP).decode()
+    assert await parse(Form({"image_url": url}, image_urls=False))
