@@ -43,6 +43,8 @@ class Call(Generic[Answer]):
     `image`: an http(s) URL or a `data:image/...;base64,` URL. `schema`: `str` for text, else the pydantic
     model that the answer must fit. `max_tokens`: the most that the answer may take.
     `stream`: show the text to clients as it is written (text calls only).
+    `user_text`: the part of `text` that a user wrote, as it stands there. Its tokens are reserved at the most
+    that they can be, and teach the estimates nothing where it is unusual.
     `local`: how a plain image classifier answers this call without a language model: it gets the labels
     seen in `image`, best first (none where the call has no image), and returns the answer.
     """
@@ -55,6 +57,7 @@ class Call(Generic[Answer]):
     image: str | None = None
     stream: bool = False
     local: Callable[[Sequence[Label]], Answer] | None = None
+    user_text: str = ""
 
 
 @dataclass(frozen=True, slots=True)

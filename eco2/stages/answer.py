@@ -58,14 +58,16 @@ async def run(ctx: Context[ScanInput]) -> Answer:
 def answer_call(request: ScanInput, seen: Seen, rules: Rules) -> Call[str]:
     """The call: the stable part first, then what `rule` chose, the question last."""
     facts = json.dumps(chosen(seen, rules), ensure_ascii=False)
+    question = question_line(request.user_input)
     return Call(
         kind="answer",
         system=SYSTEM,
-        text=f"Rules: {facts}\n{question_line(request.user_input)}",
+        text=f"Rules: {facts}\n{question}",
         schema=str,
         max_tokens=MAX_TOKENS,
         stream=True,
         local=lambda _: compose(rules, seen),
+        user_text=question,
     )
 
 

@@ -128,14 +128,16 @@ def _taken(ctx: Context[ScanInput], reply: Reply[Sight]) -> Seen:
 
 def vision_call(request: ScanInput) -> Call[Sight]:
     """The call: what is the same for all jobs first, so that providers can cache it."""
+    question = question_line(request.user_input)
     return Call(
         kind="vision",
         system=SYSTEM,
-        text=question_line(request.user_input),
+        text=question,
         schema=Sight,
         max_tokens=MAX_TOKENS,
         image=request.image_url,
         local=sight_of,
+        user_text=question,
     )
 
 
@@ -144,7 +146,8 @@ def repair_call(request: ScanInput, unfit: Unfit) -> Call[Sight]:
     call = vision_call(request)
     written = json.dumps(unfit.text[:QUOTED], ensure_ascii=False)
     remark = f"Your first answer does not fit the schema ({unfit.problem}). It was: {written}. Answer again."
-    return replace(call, text=f"{call.text}\n{remark}")
+    text = f"{call.text}\n{remark}"
+    return replace(call, text=text, user_text=text)  # a user may have led the model to what it wrote
 
 
 def sight_of(labels: Sequence[Label]) -> Sight:

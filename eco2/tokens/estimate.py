@@ -8,6 +8,10 @@ Pure and deterministic: equal calls in equal order give equal estimates. What is
   So the first estimate is too high, and those that follow have a margin that fades;
 * the completion: the 99th percentile of the last 300.
 
+Not by a mean: what a user wrote (`Call.user_text`), unless it is short and usual, and characters that hardly
+occur. They are bounded from above (`eco2/tokens/worst.py`), since a minute's budget must hold for any text; a
+call in which they weigh much teaches nothing, so that one user's text changes no other's estimate.
+
 Not learnt: a usage that is missing or impossible, and one that is off by more than a factor of two, unless it
 stays so: then the model behind the name is another one, and its kind is learnt anew.
 """
@@ -26,6 +30,7 @@ from eco2.tokens.images import image_tokens
 from eco2.tokens.pixels import size_of
 from eco2.tokens.quantile import Quantile
 from eco2.tokens.ratios import Ratios
+from eco2.tokens.worst import bound, common, ordinary, rare
 
 Counting = Literal["request", "input", "usage"]
 """What a provider counts against the tokens of a minute: `request`: the greater of prompt and
@@ -47,6 +52,8 @@ OUTLIER = 2.0
 APART = 0.15
 """Error of an estimate that points at another model, if it is seen `IN_A_ROW` times on the same side."""
 IN_A_ROW = 8
+FOREIGN = 0.05
+"""Share of a prompt's mean that a user's unusual text may add before the call teaches nothing."""
 
 _FRAME = 12
 """Tokens around the texts: roles, and what opens the answer."""
@@ -66,7 +73,8 @@ class Estimate:
     """What a call will count. All in tokens.
 
     `completion`: all but 1 % stay below. `cost`: what the provider will count against the minute's limit.
-    `max_completion_tokens`: what to send; at most the call's own `max_tokens`. The rest is for `learn`.
+    `max_completion_tokens`: what to send; at most the call's own `max_tokens`. The rest is for `learn`;
+    `usual`: the prompt may teach.
     """
 
     prompt: int
@@ -76,6 +84,7 @@ class Estimate:
     kind: str
     parts: Parts
     longest: int
+    usual: bool = True
 
     def explains(self, usage: Usage) -> bool:
         """False for a usage that is missing, or that no such call can have."""
@@ -104,8 +113,14 @@ class Estimator:
         kind = self._kinds[call.kind]
         schema: type = call.schema
         image = 0 if call.image is None else image_tokens(self._model, size_of(call.image))
-        parts = (_stable(call.system) + _schema(schema) + _FRAME, *_weight(call.text), image)
-        prompt = max(1, math.ceil(kind.ratios.total(parts) * _margin(kind.ratios.learnt)))
+        rest, strange = _told_apart(call)
+        own, foreign = _weight(rest), _weight(strange)
+        stable = _stable(call.system) + _schema(schema) + _FRAME
+        mean = kind.ratios.total((stable, *own, image)) * _margin(kind.ratios.learnt)
+        foreign_mean = kind.ratios.total((0, *foreign, 0))
+        most = max(bound(strange), foreign_mean)
+        parts = (stable, own[0] + foreign[0], own[1] + foreign[1], image)
+        prompt = max(1, math.ceil(mean + most))
         learnt = kind.completions.value
         completion = call.max_tokens if learnt is None else min(learnt, call.max_tokens)
         longest = self._longest(call.max_tokens, learnt, prompt)
@@ -117,12 +132,13 @@ class Estimator:
             kind=call.kind,
             parts=parts,
             longest=call.max_tokens,
+            usual=most - foreign_mean <= FOREIGN * mean,
         )
 
     def learn(self, estimate: Estimate, usage: Usage) -> None:
         """The call that this was the estimate of counted `usage`."""
         kind = self._kinds[estimate.kind]
-        if estimate.explains(usage):
+        if estimate.usual and estimate.explains(usage):
             _learn_prompt(kind, estimate, usage.input_tokens)
         if 0 < usage.output_tokens <= OUTLIER * estimate.longest:
             # An answer that took all that it was given may have been cut off: who knows how long it would be.
@@ -143,6 +159,17 @@ class Estimator:
                 return prompt
             case "usage":
                 return prompt + completion
+
+
+def _told_apart(call: Call[Answer]) -> tuple[str, str]:
+    """What a mean describes, and what it does not: a user's text that is long or unusual, rare characters."""
+    user = call.user_text if call.user_text in call.text else ""
+    if not user or ordinary(user):
+        user, others = "", call.text
+    else:
+        others = call.text.replace(user, "", 1)
+    few = rare(others)
+    return (common(others) if few else others), user + few
 
 
 def _margin(learnt: int) -> float:

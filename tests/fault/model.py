@@ -1,10 +1,13 @@
 """The model's provider fails: errors, limits, answers that stall or break off, an empty account."""
 
 import asyncio
+import random
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 
+from eco2.stages.request import MAX_QUESTION
+from tests.fault.clients import photo
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
 from tests.fault.size import Size
@@ -12,6 +15,8 @@ from tests.fault.trial import trial
 
 CALL_TIMEOUT = "6"
 """Seconds after which a worker gives a stalled call up; short, so that the run is."""
+TOKENS_EACH = 20_000
+"""Of one scan with such a question, at the most: two calls of up to 9,500."""
 
 
 async def down(lab: Lab, size: Size) -> Evidence:
@@ -55,6 +60,20 @@ async def broken_answers(lab: Lab, size: Size) -> Evidence:
         await run.over()
         struck = sum(call.fault is not None for call in await run.provider.calls())
         run.check("answers were broken", struck >= size.jobs // 10, f"{struck}")
+    return run.seen()
+
+
+async def rare_script(lab: Lab, size: Size) -> Evidence:
+    """The longest questions in the dearest scripts, as many as a minute of the true limit holds: no 429."""
+    dice, jobs = random.Random(1), min(size.jobs, 60)
+    scripts = ((0x12000, 0x12399), (0x01, 0x1B), (0xD700, 0xD7A3))
+    async with trial(lab, size, tpm=jobs * TOKENS_EACH) as run:
+        for first, last in scripts:
+            question = "".join(chr(dice.randint(first, last)) for _ in range(MAX_QUESTION))
+            run.submit(jobs // len(scripts), body={"image_url": photo(), "user_input": question})
+        await run.over()
+        refused = sum(not call.paid for call in await run.provider.calls())
+        run.check("no call met a limit", refused == 0, f"{refused} of {2 * jobs} calls")
     return run.seen()
 
 

@@ -1,7 +1,8 @@
 """The provider of the suite: the fake in a process of its own, and what the suite asks of it.
 
-`python -m tests.fault.provider SECONDS` serves it on a free port until SIGTERM: vision sees the same can each
-time, so that no answer needs a repair. A call takes `SECONDS` on average; one in a hundred 2.5 times as long.
+`python -m tests.fault.provider SECONDS [TPM]` serves it on a free port until SIGTERM: vision sees the same
+can each time, so that no answer needs a repair. A call takes `SECONDS` on average; one in a hundred 2.5 times
+as long.
 """
 
 import asyncio
@@ -59,9 +60,10 @@ class Provider:
 
 
 @asynccontextmanager
-async def providing(seconds: float) -> AsyncIterator[Provider]:
-    """Runs the provider."""
-    program = await spawn("tests.fault.provider", str(seconds))
+async def providing(seconds: float, tpm: int | None = None) -> AsyncIterator[Provider]:
+    """Runs the provider. `tpm`: its limit of tokens a minute; None: no limit."""
+    limit = () if tpm is None else (str(tpm),)
+    program = await spawn("tests.fault.provider", str(seconds), *limit)
     async with asyncio.TaskGroup() as group:
         group.create_task(program.read())
         try:
@@ -78,21 +80,21 @@ async def providing(seconds: float) -> AsyncIterator[Provider]:
                     program.process.kill()
 
 
-def config(seconds: float) -> FakeConfig:
-    """Latencies that vary by job, no limits."""
+def config(seconds: float, tpm: int | None = None) -> FakeConfig:
+    """Latencies that vary by job, no limits but `tpm`."""
     kinds = {kind: Kind(seconds, 2.5 * seconds, 40) for kind in (VISION, ANSWER)}
-    return replace(Sighting(seconds=seconds).config(), kinds=kinds, chunks=8)
+    return replace(Sighting(seconds=seconds).config(), kinds=kinds, chunks=8, tpm=tpm)
 
 
-async def _main(seconds: float) -> None:
+async def _main(seconds: float, tpm: int | None) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
 
     def say(port: int) -> None:
         print(f"fake provider on http://127.0.0.1:{port}/v1", file=sys.stderr, flush=True)
 
-    await serve(config(seconds), "127.0.0.1", 0, stop, say)
+    await serve(config(seconds, tpm), "127.0.0.1", 0, stop, say)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(float(sys.argv[1])))
+    asyncio.run(_main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None))

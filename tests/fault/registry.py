@@ -64,6 +64,11 @@ FAULTS = (
         model.broken_answers,
     ),
     Fault("no-quota", "The provider answers `insufficient_quota` to everything for 30 s.", model.no_quota),
+    Fault(
+        "rare-script",
+        "Questions of 2,000 signs of cuneiform, control characters and rare syllables, at true limits.",
+        model.rare_script,
+    ),
     Fault("poison-order", "Undecodable messages are put into the work queue.", poison.orders),
     Fault("poison-bug", "A pipeline whose handler raises ZeroDivisionError.", poison.bugs),
     Fault("poison-crash", "A pipeline whose handler kills its process with SIGKILL.", poison.crashes),

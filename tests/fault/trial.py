@@ -262,11 +262,12 @@ async def trial(
     env: Mapping[str, str] | None = None,
     pipelines: Mapping[str, str] | None = None,
     url: Callable[[], str] | None = None,
+    tpm: int | None = None,
 ) -> AsyncIterator[Trial]:
     """A fleet that is ready, and what is needed to maltreat it; the evidence is gathered on leaving.
 
     `pipelines`: import strings by name (default: the scan). `url`: a living node (default: the lab's).
-    `wire`: what the processes reach it over.
+    `wire`: what the processes reach it over. `tpm`: the provider's true limit of tokens a minute.
     """
     served = {"scan": SCAN} if pipelines is None else pipelines
     prefix = f"f{uuid.uuid4().hex[:10]}"
@@ -274,7 +275,7 @@ async def trial(
     folder.mkdir(parents=True)
     lab.say(f"logs in {folder}")
     where = url or await lab.url()
-    async with providing(size.call) as provider:
+    async with providing(size.call, tpm) as provider:
         settings = {
             **size.env,
             **provider.env,
@@ -282,6 +283,7 @@ async def trial(
             "ECO2_PREFIX": prefix,
             "ECO2_PIPELINES": ",".join(served.values()),
             "ECO2_LOG_FORMAT": "json",
+            **({} if tpm is None else {"ECO2_TPM": str(tpm)}),
             **(env or {}),
         }
         async with (
