@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from eco2 import __version__
 from eco2.brokers import open_broker, quota_service, topology
 from eco2.errors import StartError
-from eco2.journal.journal import Journal
+from eco2.journal.journal import MAX_REPLY_BYTES, Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
 from eco2.log import get_logger
@@ -116,7 +116,8 @@ async def process(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     presence = _presence(settings, role, loaded, broker, name)
     keep, shows = settings.view_minutes * 60, role != "worker"
-    journal = Journal(broker, keep, presence.now, shows=shows, presence=presence)
+    replies = 0 if role == "gateway" else MAX_REPLY_BYTES
+    journal = Journal(broker, keep, presence.now, shows=shows, replies=replies, presence=presence)
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
     core = [
@@ -248,7 +249,13 @@ class _Parts:
             self.broker,
             self.journal,
             self.pipelines,
-            Executor(self.journal, Engine(calls, live, self.presence.now), holders, metrics, self.name),
+            Executor(
+                self.journal,
+                Engine(calls, live, self.journal, self.presence.now),
+                holders,
+                metrics,
+                self.name,
+            ),
             running,
             metrics,
             self.presence.now,

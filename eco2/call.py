@@ -45,6 +45,7 @@ class Call(Generic[Answer]):
     `stream`: show the text to clients as it is written (text calls only).
     `user_text`: the part of `text` that a user wrote, as it stands there. Its tokens are reserved at the most
     that they can be, and teach the estimates nothing where it is unusual.
+    `key`: names the call within its stage; by default its recorded reply is found by all that it asks.
     `local`: how a plain image classifier answers this call without a language model: it gets the labels
     seen in `image`, best first (none where the call has no image), and returns the answer.
     """
@@ -58,6 +59,7 @@ class Call(Generic[Answer]):
     stream: bool = False
     local: Callable[[Sequence[Label]], Answer] | None = None
     user_text: str = ""
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,12 @@ class UnreadableAnswer(NoAnswer):
     """The answer is empty, or has a form that cannot be read: asking again would cost as much again."""
 
     code = "UNREADABLE_ANSWER"
+
+
+class CallChanged(PermanentError):
+    """A call with an explicit key asks something else than the recorded call of that key."""
+
+    code = "CALL_CHANGED"
 
 
 class AnswerRefused(NoAnswer, InputRefused):

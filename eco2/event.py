@@ -110,14 +110,29 @@ class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
     usage: JSON | None = None
 
 
-class Checkpoint(_Event, frozen=True, kw_only=True, tag="checkpoint"):
-    """A value that a stage saved under `name` before its end, for a later run of the same stage."""
+class CallCompleted(_Event, frozen=True, kw_only=True, tag="call_completed"):
+    """Records a paid model call, so that a later run of the stage takes `reply` and pays nothing.
+
+    `key` names the call within its stage; `digest` is the SHA-256 (hex) of what was asked. `reply` is
+    `{value, model, usage}`, or `{error, model, usage}` of an answer that was of no use.
+    """
 
     job: str
     run: str
     stage: str
-    name: str
-    value: JSON
+    key: str
+    digest: str
+    reply: JSON
+
+
+class StepCompleted(_Event, frozen=True, kw_only=True, tag="step_completed"):
+    """Records the value of a step, so that a later run of the stage uses it; `key` as in a call."""
+
+    job: str
+    run: str
+    stage: str
+    key: str
+    value: object
 
 
 class Done(_Event, frozen=True, kw_only=True, tag="done"):
@@ -176,7 +191,7 @@ class Large(_Event, frozen=True, kw_only=True, tag="large"):
     tokens: float
 
 
-JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | Checkpoint | Done
+JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
 IntakeEvent = Paused | Resumed
 Event = JobEvent | IntakeEvent | Spent | Large | Marker
 

@@ -20,6 +20,7 @@ from eco2.call import (
     Answer,
     AnswerRefused,
     Call,
+    CallChanged,
     Label,
     NoAnswer,
     Reply,
@@ -34,6 +35,7 @@ __all__ = [
     "JSON",
     "AnswerRefused",
     "Call",
+    "CallChanged",
     "Context",
     "Form",
     "InputRefused",
@@ -95,20 +97,22 @@ class Context(Protocol[Input_co]):
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
 
-        Everything that this job wrote before is confirmed in the journal first, so that a crash repeats
-        at most this call. Raises `PermanentError` when the model will not answer, as `UnfitAnswer` when it
-        answered and the answer does not fit `call.schema`; `RetryableError` when it did not answer before
-        the deadline.
+        A paid call is paid once: its reply is recorded, and a later run of the stage gets it at once. Calls
+        may run side by side (`asyncio.gather`). Raises `PermanentError` when the model will not answer, as
+        `UnfitAnswer` when it answered and the answer does not fit `call.schema`, as `CallChanged` when
+        `call.key` stands for another question; `RetryableError` when it did not answer before the deadline.
         """
 
     def emit(self, text: str) -> None:
         """Shows `text` to the job's clients as the next piece of this stage's live text. Not stored."""
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        """Returns once `value` is stored: a later run of this stage finds it with `saved(name)`."""
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        """Runs `work` at least once and returns its recorded value, which is used once it is recorded.
 
-    def saved(self, name: str) -> JSON | None:
-        """What an earlier call of `checkpoint` (in this run or one before) stored under `name`."""
+        A later run of the stage gets the value without running `work`. `work` gets an id that is the same in
+        every run: the idempotency key for a foreign API. It may run twice after a crash, and twice at the
+        same time if its worker was silent for `ECO2_HOLDER_TIMEOUT`. Steps of one name are numbered.
+        """
 
 
 @dataclass(frozen=True)

@@ -375,7 +375,7 @@ def worker(
     providers = Providers(list(process.providers.values()))
     clock = process.clock
     calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
-    executor = Executor(journal, Engine(calls, live, clock), holders, metrics, name)
+    executor = Executor(journal, Engine(calls, live, journal, clock), holders, metrics, name)
     consumer = Worker(
         broker,
         journal,

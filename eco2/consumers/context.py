@@ -1,24 +1,24 @@
 """What a running stage sees of the engine: the implementation of `eco2.pipeline.Context`."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, NoAnswer, Reply, Usage
+from eco2.call import Answer, Call, CallChanged, NoAnswer, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.deltas import DeltaSender
+from eco2.consumers.replies import base_key, digest_of, reply_from_json, reply_to_json
 from eco2.consumers.run import Run
-from eco2.event import Checkpoint, sound
+from eco2.event import CallCompleted, StepCompleted, sound
 from eco2.job import JSON
-from eco2.journal.state import OWN
+from eco2.journal.journal import Journal
+from eco2.journal.state import EventId, Recorded
 from eco2.pipeline import Outputs
 from eco2.ports import Clock
-
-USAGE = f"{OWN}usage"
-"""The checkpoint that keeps what a stage has paid for when a later run goes on with it."""
 
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
@@ -29,6 +29,7 @@ class Engine:
 
     calls: Calls
     live: DeltaSender
+    journal: Journal
     clock: Clock
 
 
@@ -36,6 +37,7 @@ class StageContext(Generic[Input_co]):
     """One per stage and run; see `eco2.pipeline.Context` for what each member promises.
 
     `started` is called when the stage shows itself: at each of its calls, and when it emits text.
+    `recorded`: what runs before this one recorded of the job, by "stage/key".
     """
 
     def __init__(
@@ -45,16 +47,18 @@ class StageContext(Generic[Input_co]):
         stage: str,
         input: Input_co,
         outputs: Outputs,
-        saved: dict[str, JSON],
+        recorded: Mapping[str, Recorded],
         started: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._started = started
         self._run = run
         self._stage = stage
-        self._saved = saved
+        self._recorded = recorded
+        self._taken = Counter[str]()
+        self._keyed: dict[str, Recorded] = {}
         self._text = 0
-        self._usage = saved.get(self._key(USAGE))
+        self._usage: JSON | None = None
         self._input = input
         self._outputs = outputs
 
@@ -76,44 +80,100 @@ class StageContext(Generic[Input_co]):
 
     @property
     def usage(self) -> JSON | None:
-        """What this stage's calls took, those of earlier runs before their last checkpoint included:
+        """What this stage's calls took, those of earlier runs included:
         `{model, calls, input_tokens, cached_tokens, output_tokens, cost_usd}`; None if there were none."""
         return self._usage
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
-        await self._run.confirmed()
-        try:
-            reply = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
-        except NoAnswer as error:
-            self._usage = added(self._usage, error.model, error.usage)
-            raise
+        digest = digest_of(call, self._run.job.model)
+        base = base_key(call, digest)
+        reply = await self._recorded_reply(call, base, digest)
+        if reply is None:
+            reply = await self._pay(call, base, digest)
+        else:
+            self._started()
         self._usage = added(self._usage, reply.model, reply.usage)
+        if isinstance(reply, NoAnswer):
+            raise reply
         return reply
+
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        key = self._next_key(f"step/{name}")
+        if (record := self._record(key)) is not None:
+            value = await self._engine.journal.value_of(record)
+            if isinstance(value, dict):
+                return value
+        await self._run.confirmed()
+        await self._run.interrupt.may_begin()
+        done = await work(f"{self.job_id}/{self._stage}/{key}")
+        self._run.write(
+            StepCompleted(
+                ts=self._engine.clock(),
+                job=self.job_id,
+                run=self._run.id,
+                stage=self._stage,
+                key=key,
+                value=done,
+            )
+        )
+        await self._run.confirmed()
+        self._run.retries = 0  # the job made progress, as every reader of the journal sees it
+        return done
 
     def emit(self, text: str) -> None:
         self._started()
         self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, sound(text))
         self._text += len(text)
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        paid = [self._checkpoint(USAGE, self._usage)] if self._usage else []
-        self._run.write(*paid, self._checkpoint(name, value))
+    async def _recorded_reply(
+        self, call: Call[Answer], base: str, digest: str
+    ) -> Reply[Answer] | NoAnswer | None:
+        """The reply of an earlier run, or of a void run that is still at work; None if there is none."""
+        key = base if call.key is not None else f"{base}/{self._taken[base]}"
+        if (record := self._record(key)) is None:
+            return None
+        if record.digest != digest:
+            raise CallChanged(
+                f"the call {call.key!r} of stage {self._stage} asks something else than before: "
+                "give the new question a key of its own, or submit the job again"
+            )
+        self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
+        return reply_from_json(call, await self._engine.journal.value_of(record))
+
+    async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | NoAnswer:
         await self._run.confirmed()
-        if self.saved(name) != value:
-            self._run.retries = 0  # the job got on, as every reader of the journal sees it
-        self._saved[self._key(name)] = value
-
-    def saved(self, name: str) -> JSON | None:
-        return self._saved.get(self._key(name))
-
-    def _checkpoint(self, name: str, value: JSON) -> Checkpoint:
-        now = self._engine.clock()
-        return Checkpoint(
-            ts=now, job=self.job_id, run=self._run.id, stage=self._stage, name=name, value=value
+        paid: Reply[Answer] | NoAnswer
+        try:
+            paid = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
+        except NoAnswer as error:
+            paid = error
+        # No await from here to the write: a drain must not come between a paid reply and its record.
+        self._run.interrupt.recorded()
+        key = base if call.key is not None else self._next_key(base)
+        event = CallCompleted(
+            ts=self._engine.clock(),
+            job=self.job_id,
+            run=self._run.id,
+            stage=self._stage,
+            key=key,
+            digest=digest,
+            reply=reply_to_json(paid),
         )
+        self._run.write(event)
+        if call.key is not None:  # it may be asked again before the own tail shows the record
+            self._keyed[key] = Recorded(EventId(-1), self._run.id, digest, event.reply)
+        self._run.retries = 0  # as in `step`
+        return paid
 
-    def _key(self, name: str) -> str:
-        return f"{self._stage}/{name}"
+    def _next_key(self, base: str) -> str:
+        """Equal calls, and steps of one name, are numbered in the order in which they are recorded."""
+        self._taken[base] += 1
+        return f"{base}/{self._taken[base] - 1}"
+
+    def _record(self, key: str) -> Recorded | None:
+        state = self._engine.journal.view.get(self.job_id)
+        recorded = self._recorded if state is None else state.recorded
+        return self._keyed.get(key) or recorded.get(f"{self._stage}/{key}")
 
     def _begin_call(self) -> None:
         self._started()

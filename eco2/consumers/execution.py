@@ -150,7 +150,7 @@ class Executor:
                 await run.interrupt.may_begin()
                 for stage in run.pipeline.stages:
                     if stage.name not in state.outputs:
-                        await self._stage(run, stage, progress)
+                        await self._stage(run, stage, progress, state)
                         if alone:
                             await run.confirmed()  # or a crash right now would still be blamed on it
                             got_on()
@@ -176,7 +176,7 @@ class Executor:
     def _failed(self, run: Run, state: JobState, error: PermanentError) -> Finished:
         return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
 
-    async def _stage(self, run: Run, stage: Stage[BaseModel], progress: Progress) -> None:
+    async def _stage(self, run: Run, stage: Stage[BaseModel], progress: Progress, state: JobState) -> None:
         """Awaits one stage and writes its events. Raises `_TryLater`, or `PermanentError` if that is all."""
         clock = self._engine.clock
         began, status = clock(), "interrupted"
@@ -187,7 +187,7 @@ class Executor:
             stage.name,
             progress.input,
             progress.outputs,
-            progress.saved,
+            state.recorded,
             lambda: writer.started(clock()),
         )
         try:

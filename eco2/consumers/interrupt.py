@@ -1,7 +1,7 @@
 """Ending a run's stages before their time: because of a drain, or because the run is not current any more.
 
 Stages run inside one timeout scope; an interrupt lets it expire at once. So no task is cancelled from
-outside, and what has been paid for is saved first: a drain waits for calls in flight and for their stage.
+outside, and what has been paid for is recorded first: a drain waits for calls in flight, not for their stage.
 """
 
 import asyncio
@@ -22,24 +22,24 @@ class Interrupt:
         self._scope: asyncio.Timeout | None = None
         self._draining = False
         self._calls = 0
-        self._unsaved = False
+        self._unrecorded = 0
 
     @contextmanager
     def calling(self) -> Iterator[None]:
-        """A model call is in flight; once it was paid for, there is something to save."""
+        """A model call is in flight; once it was paid for, there is a reply to record."""
         self._calls += 1
         try:
             yield
-            self._unsaved = True
+            self._unrecorded += 1
         except NoAnswer:
-            self._unsaved = True  # the stage may go on from it
+            self._unrecorded += 1
             raise
         finally:
             self._calls -= 1
 
-    def saved(self) -> None:
-        """The run wrote to the journal what its calls brought."""
-        self._unsaved = False
+    def recorded(self) -> None:
+        """The reply of one paid call was put into the journal; a drain need not wait for it any more."""
+        self._unrecorded -= 1
 
     def scope(self, seconds: float) -> asyncio.Timeout:
         """The time that the run has from now on; `fire` ends it early."""
@@ -51,9 +51,9 @@ class Interrupt:
         self._scope = None
 
     def reset(self) -> None:
-        """The interrupt has been heeded; another may come. What the run paid for and did not save is void."""
+        """The interrupt has been heeded; another may come."""
         self.outcome = None
-        self._unsaved = False
+        self._unrecorded = 0
 
     def fire(self, outcome: Outcome) -> None:
         """Ends the scope at its next await; the first reason stands."""
@@ -62,7 +62,7 @@ class Interrupt:
             self._scope.reschedule(asyncio.get_running_loop().time())
 
     def drain(self) -> None:
-        """Ends the run now, or as soon as what it has paid for is saved."""
+        """Ends the run now, or before its next call once the replies that it paid for are recorded."""
         self._draining = True
         if self._free:
             self.fire(DRAINED)
@@ -89,4 +89,4 @@ class Interrupt:
 
     @property
     def _free(self) -> bool:
-        return not (self._calls or self._unsaved)
+        return not (self._calls or self._unrecorded)

@@ -31,7 +31,6 @@ class Progress:
         self._pipeline = pipeline
         self._places = {stage.name: place for place, stage in enumerate(pipeline.stages, start=1)}
         self.usage: dict[str, JSON] = dict(state.usage)
-        self.saved: dict[str, JSON] = dict(state.saved)
         try:
             self.input: BaseModel = pipeline.input.model_validate(job.input)
             self.outputs = Outputs(

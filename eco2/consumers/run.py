@@ -46,7 +46,6 @@ class Run:
     def write(self, *events: JobEvent) -> None:
         """Puts events of this run into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)
-        self.interrupt.saved()
 
     async def confirmed(self) -> None:
         """Returns once everything that this run wrote is confirmed."""

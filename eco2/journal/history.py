@@ -3,7 +3,7 @@
 import asyncio
 
 from eco2.errors import Gone, Malformed
-from eco2.event import JobEvent, decode_events
+from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, remnant
 from eco2.journal.view import View
@@ -34,6 +34,21 @@ class History:
         start: Start = Since(born - SEEK_BEFORE) if offset is None else From(offset)
         async with self._readers:
             return await self._search(_Search(job_id, born, known=offset is not None), start)
+
+    async def value_at(self, at: EventId) -> object:
+        """The value of the call or step that was recorded at `at`; None if the journal has dropped it."""
+        async with self._readers, self._stream.read(From(at.offset)) as records:
+            async for record in records:
+                if record.offset != at.offset:
+                    return None
+                event = decode_events(record.body)[at.place]
+                match event:
+                    case CallCompleted():
+                        return event.reply
+                    case StepCompleted():
+                        return event.value
+                return None
+        return None
 
     async def _search(self, search: "_Search", start: Start) -> JobState | None:
         if self._view.offset < 0:

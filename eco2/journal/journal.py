@@ -22,7 +22,7 @@ from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
 from eco2.journal.presence import Presence
 from eco2.journal.spending import Recall
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import Clock, First, Last, Record, Since, Start, Stream, Tail
@@ -45,6 +45,8 @@ MAX_EXAMINATION = 10.0
 """Seconds that a second reader gets to find a marker."""
 MAX_PATIENCE = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
+MAX_REPLY_BYTES = 256_000_000
+"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Status:
 
 
 class Journal:
-    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`: as of the view.
+    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`, `replies`: see `View`.
 
     `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
     """
@@ -75,13 +77,21 @@ class Journal:
         clock: Clock,
         *,
         shows: bool = True,
+        replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
     ) -> None:
         if presence is None:
-            self.view = View(keep, clock, shows=shows)
+            self.view = View(keep, clock, shows=shows, replies=replies)
         else:
             clock = presence.now
-            self.view = View(keep, clock, shows=shows, earliest=presence.earliest, steady=presence.steady)
+            self.view = View(
+                keep,
+                clock,
+                shows=shows,
+                replies=replies,
+                earliest=presence.earliest,
+                steady=presence.steady,
+            )
         self.presence = presence
         self._stream = stream
         self._clock = clock
@@ -183,6 +193,13 @@ class Journal:
         if self.view.get(job_id) is None:
             await self.barrier()
         return self.view.get(job_id)
+
+    async def value_of(self, record: Recorded) -> object:
+        """The value of a recorded call or step, read again where memory does not keep it; None if it is gone.
+
+        Raises `BrokerUnavailable`.
+        """
+        return record.value if record.kept else await self._history.value_at(record.at)
 
     async def recall_spending(self, stop: asyncio.Event) -> None:
         """Once the view is filled, completes what was paid today; then it has nothing to do until `stop`."""

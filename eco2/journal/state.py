@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from eco2.event import (
-    Checkpoint,
+    CallCompleted,
     Done,
     JobEvent,
     Queued,
@@ -19,16 +19,13 @@ from eco2.event import (
     RunStarted,
     StageChanged,
     Status,
+    StepCompleted,
     Superseded,
 )
 from eco2.job import JSON
 
 TRUNCATED = "truncated"
 """What stands for the events of a job that the journal has dropped."""
-
-
-OWN = "."
-"""Names of checkpoints that begin with it are the engine's own."""
 
 
 class EventId(NamedTuple):
@@ -61,6 +58,22 @@ class Shown(msgspec.Struct, frozen=True, gc=False):
     result: JSON | None = None
 
 
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """A call or a step that a later run of its stage need not repeat.
+
+    `run` recorded it at `at` in the journal. `digest`: of a call, see `CallCompleted`; "" of a step.
+    `value`: the reply, or the step's value; where it is not `kept` in memory it must be read at `at`.
+    `size`: bytes that it counts for among those that are kept.
+    """
+
+    at: EventId
+    run: str
+    digest: str
+    value: object = None
+    kept: bool = True
+    size: int = 0
+
+
 class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
 
@@ -68,7 +81,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     `released`: it gave the job back; `put_off`: to be tried again later.
     `alone`: it ran without neighbours. `crashes`: runs before it that ended without a word, and `retries`:
     times that a stage failed, both since the job last got on. `touched`: when its last event was written.
-    `outputs`, `usage`: by stage; `saved`: checkpoints by "stage/name". `shown`: what clients see, in order.
+    `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by "stage/key".
+    `shown`: what clients see, in order.
     `by`: the job that won the key, where this one lost it ("": it was withdrawn). `dead`: its order is among
     the dead letters. `cause`: why it failed, for operators. `resumes`: the job that this one replays.
     """
@@ -94,7 +108,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     retries: int = 0
     outputs: Mapping[str, JSON] = {}
     usage: Mapping[str, JSON] = {}
-    saved: Mapping[str, JSON] = {}
+    recorded: Mapping[str, Recorded] = {}
     shown: tuple[Shown, ...] = ()
     result: JSON | None = None
     ended_at: int | None = None
@@ -129,10 +143,11 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
         return self.shown[-1].progress
 
 
-def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | None:
+def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | None = 0) -> JobState | None:
     """The state after `event`; the very same object if the event changes nothing.
 
-    None for events of a job whose `queued` this reader has not seen.
+    None for events of a job whose `queued` this reader has not seen. `keep`: bytes that the value of a
+    recorded call counts for; None: its value is not kept.
     """
     if state is None:
         return _queued(at, event) if isinstance(event, Queued) else None
@@ -145,7 +160,9 @@ def apply(state: JobState | None, at: EventId, event: JobEvent) -> JobState | No
             return _run(state, event)
         case Done():
             return _done(state, at, event)
-        case StageChanged() | Checkpoint() | Released() if event.run == state.run and not state.released:
+        case CallCompleted() | StepCompleted():
+            return _record(state, at, event, keep)
+        case StageChanged() | Released() if _is_current(state, event.run):
             return _of_run(state, at, event)
     return state
 
@@ -180,7 +197,7 @@ def unshown(state: JobState) -> JobState:
     """Of a job that has ended, what somebody needs to know who shows it to nobody: not its texts, which are
     most of what it takes in memory."""
     last = replace(state.shown[-1], result=None)
-    return replace(state, outputs={}, usage={}, saved={}, result=None, cause="", shown=(last,))
+    return replace(state, outputs={}, usage={}, result=None, cause="", shown=(last,))
 
 
 def _queued(at: EventId, event: Queued) -> JobState:
@@ -229,29 +246,38 @@ def _done(state: JobState, at: EventId, event: Done) -> JobState:
         ended_at=at.offset,
         dead=event.dead,
         cause=event.cause,
+        recorded={},
         shown=(*state.shown, shown),
         touched=event.ts,
     )
 
 
-def _of_run(state: JobState, at: EventId, event: StageChanged | Checkpoint | Released) -> JobState:
+def _of_run(state: JobState, at: EventId, event: StageChanged | Released) -> JobState:
     match event:
         case Released():
             retries = state.retries + event.retry
             return replace(state, released=True, put_off=event.retry, retries=retries, touched=event.ts)
-        case Checkpoint():
-            return _saved(state, event)
         case StageChanged():
             return _stage(state, at, event)
 
 
-def _saved(state: JobState, event: Checkpoint) -> JobState:
-    """The same value again is no progress, and neither is what a call has cost."""
-    name = f"{event.stage}/{event.name}"
-    if state.saved.get(name) == event.value:
+def _is_current(state: JobState, run: str) -> bool:
+    return run == state.run and not state.released
+
+
+def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:
+    """Keeps the first record of each key; that of the current run replaces one of a run that is void.
+
+    Records of a void run count, since what it paid for need not be paid again.
+    """
+    key, current = f"{event.stage}/{event.key}", _is_current(state, event.run)
+    known = state.recorded.get(key)
+    if event.stage in state.outputs or (known is not None and (known.run == state.run or not current)):
         return state
-    state = replace(state, saved={**state.saved, name: event.value}, touched=event.ts)
-    return state if event.name.startswith(OWN) else replace(state, crashes=0, retries=0)
+    digest, value = (event.digest, event.reply) if isinstance(event, CallCompleted) else ("", event.value)
+    record = Recorded(at, event.run, digest, None if keep is None else value, keep is not None, keep or 0)
+    state = replace(state, recorded={**state.recorded, key: record}, touched=event.ts)
+    return replace(state, crashes=0, retries=0) if current else state
 
 
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
@@ -260,6 +286,7 @@ def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
             state,
             outputs={**state.outputs, event.stage: event.output},
             usage={**state.usage, event.stage: event.usage} if event.usage else state.usage,
+            recorded=_without(state.recorded, f"{event.stage}/"),
             crashes=0,
             retries=0,
         )
@@ -268,3 +295,7 @@ def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
     result = event.output if event.status == "completed" else event.error
     shown = Shown(at, event.stage, event.status, event.seq, event.ts, event.progress, result)
     return replace(state, shown=(*state.shown, shown), touched=event.ts)
+
+
+def _without(recorded: Mapping[str, Recorded], stage: str) -> Mapping[str, Recorded]:
+    return {key: each for key, each in recorded.items() if not key.startswith(stage)}

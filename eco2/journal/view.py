@@ -49,6 +49,8 @@ class View:
     """`keep`: seconds. `since`: Unix seconds from which on it holds every job; its tail starts there.
 
     `shows`: whether jobs that have ended are shown to anybody; else they are kept without their texts.
+    `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
+    place in the journal.
     `earliest`: the clock to judge the age of what was accepted before the start. `steady`: one without jumps.
 
     Not thread-safe; every call is made on the event loop.
@@ -60,6 +62,7 @@ class View:
         clock: Clock,
         *,
         shows: bool = True,
+        replies: int = 0,
         earliest: Clock | None = None,
         steady: Clock | None = None,
     ) -> None:
@@ -69,6 +72,7 @@ class View:
         self._earliest = earliest or clock
         self._steady = steady or clock
         self._shows = shows
+        self._replies_left = replies
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._left: dict[str, int] = {}
@@ -179,6 +183,7 @@ class View:
         self.resets += 1
         self.since, self.offset = self._clock() - self._keep, -1
         self._written = self._came = 0.0
+        self._replies_left += sum(map(_kept, self._jobs.values()))
         for known in (self._jobs, self._keys, self._left, self._markers, self._arrived, self._born):
             known.clear()
         self._intake.clear()
@@ -207,10 +212,10 @@ class View:
             if event is None:
                 self._skip(record.offset, "unknown kind of event")
             else:
-                self._apply(EventId(record.offset, index), event)
+                self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written, self._came = event.ts, self._clock()
 
-    def _apply(self, at: EventId, event: Event) -> None:
+    def _apply(self, at: EventId, event: Event, size: int) -> None:
         match event:
             case Marker() | Paused() | Resumed() | Spent() | Large():
                 self._note(event)
@@ -223,13 +228,15 @@ class View:
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
             self._date(event)
-        after = apply(before, at, event)
+        after = apply(before, at, event, keep=size if size <= self._replies_left else None)
         if after is None or after is before:
             return
         if before is None:
             after = self._claim(after, at)
         elif after.by is not None:
             self._release_key(after)  # it lost to a job that this view has never seen
+        if before is not None and before.recorded is not after.recorded:
+            self._replies_left += _kept(before) - _kept(after)
         if after.ended:
             self._born.pop(event.job, None)
             after = after if self._shows else unshown(after)
@@ -298,6 +305,7 @@ class View:
             del self._jobs[state.job]
             self._arrived.pop(state.job, None)
             self._born.pop(state.job, None)
+            self._replies_left += _kept(state)
             self._left[state.job] = state.queued_at
             self._wake(state.job)
             if len(self._left) > INDEX_SIZE:
@@ -313,3 +321,7 @@ class View:
         if not self._unknown_logged:
             self._unknown_logged = True
             log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
+
+
+def _kept(state: JobState) -> int:
+    return sum(record.size for record in state.recorded.values())

@@ -1,7 +1,7 @@
 """Stage `vision`: what the photo shows, by one call of the model, as classes from our lists.
 
 The model names the middle only; the major follows from it, so the two cannot disagree. An answer outside the
-lists is stored, so that a crash does not pay for it again, and the model is told once what was wrong with it.
+lists is returned to the model once, with what is wrong with it.
 A second one becomes 미분류: nothing is guessed from it.
 """
 
@@ -21,8 +21,6 @@ MAX_TOKENS = 300
 MAX_MINOR = 40
 UNKNOWN_THING = "무엇인지 알 수 없는 물건"
 """A thing that cannot be told: "something, and it is not clear what"."""
-UNFIT = "unfit"
-"""Name of the checkpoint that holds an answer to be mended."""
 QUOTED = 500
 """Characters of such an answer that the model gets to see again."""
 
@@ -101,25 +99,16 @@ class Unfit(BaseModel):
 
 async def run(ctx: Context[ScanInput]) -> Seen:
     """One call with the photo and the question; one more where the answer does not fit the lists."""
-    unfit = _stored(ctx)
-    if unfit is None:
-        try:
-            return _taken(ctx, await ctx.call(vision_call(ctx.input)))
-        except UnfitAnswer as error:
-            unfit = Unfit(text=error.text, problem=error.problem, model=error.model)
-        except UnreadableAnswer as error:  # nothing that the model could mend
-            return _unknown(error.model, ctx.input.user_input)
-        await ctx.checkpoint(UNFIT, unfit.model_dump())
+    try:
+        return _taken(ctx, await ctx.call(vision_call(ctx.input)))
+    except UnfitAnswer as error:
+        unfit = Unfit(text=error.text, problem=error.problem, model=error.model)
+    except UnreadableAnswer as error:  # nothing that the model could mend
+        return _unknown(error.model, ctx.input.user_input)
     try:
         return _taken(ctx, await ctx.call(repair_call(ctx.input, unfit)))
     except (UnfitAnswer, UnreadableAnswer) as error:
         return _unknown(error.model, ctx.input.user_input)
-
-
-def _stored(ctx: Context[ScanInput]) -> Unfit | None:
-    """The answer that an earlier run of this job paid for and could not use."""
-    saved = ctx.saved(UNFIT)
-    return None if saved is None else Unfit.model_validate(saved)
 
 
 def _taken(ctx: Context[ScanInput], reply: Reply[Sight]) -> Seen:

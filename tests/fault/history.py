@@ -92,8 +92,8 @@ class History:
                 _close(current, fact.ts)
             case "stage" if _of(fact, current):
                 self._show(fact)
-            case "checkpoint" if _of(fact, current):
-                self.repairs += fact.body.get("name") == "unfit"
+            case "call_completed":
+                self.repairs += _is_unfit(fact)
             case "released" if _of(fact, current):
                 _close(current, fact.ts)
             case _:
@@ -140,3 +140,10 @@ def histories(facts: Iterable[Fact]) -> dict[str, History]:
                 history.superseded = owned in keys
                 keys.add(owned)
     return found
+
+
+def _is_unfit(fact: Fact) -> bool:
+    """True for a paid answer that did not fit, for which one repair is right."""
+    reply = fact.body.get("reply")
+    error = reply.get("error") if isinstance(reply, dict) else None
+    return isinstance(error, dict) and error.get("kind") == "UNFIT"

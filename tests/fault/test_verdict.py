@@ -158,7 +158,9 @@ def test_a_fault_of_the_provider_excuses_one_call_of_its_kind() -> None:
 
 def test_a_repair_excuses_one_vision_call() -> None:
     journal = right()
-    stored = Fact(3, 1, 101.9, 101.9, "checkpoint", "a", {"run": "run-1", "name": "unfit"})
+    stored = Fact(
+        3, 1, 101.9, 101.9, "call_completed", "a", {"run": "run-1", "reply": {"error": {"kind": "UNFIT"}}}
+    )
     seen = evidence(journal)
     twice = replace(seen, calls=(*seen.calls, seen.calls[0]))
     assert judge(replace(twice, facts=(*twice.facts, stored))).overpaid == 0

@@ -14,7 +14,7 @@ from typing import Literal
 import httpx
 import pytest
 
-from eco2.event import Checkpoint, Done, Queued, RunStarted
+from eco2.event import Done, Queued, RunStarted, StepCompleted
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.job import new_id
 from tests.counted import counted
@@ -318,9 +318,8 @@ async def test_an_idle_stream_is_kept_open_though_a_stage_saves_again_and_again(
 
         async def save() -> None:
             for number in count():
-                name = str(number)
                 await world.worker.append(
-                    Checkpoint(ts=1.0, job=job, run="r", stage="s", name=name, value={})
+                    StepCompleted(ts=1.0, job=job, run="r", stage="s", key=str(number), value={})
                 )
                 await asyncio.sleep(0.05)
 

@@ -4,7 +4,7 @@ Each test compares a scan with an innocent one: same provider, same photo, but t
 something. Lists, steps and rewards are computed by us, so they must come out the same, or not at all.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -36,7 +36,6 @@ class Desk:
     model: OpenAIModel
     input: ScanInput
     outputs: Outputs = field(default_factory=Outputs)
-    checkpoints: dict[str, JSON] = field(default_factory=dict)
     systems: list[str] = field(default_factory=list)
     job_id: str = "job"
     deadline: float = 180.0
@@ -53,11 +52,8 @@ class Desk:
     def emit(self, text: str) -> None:
         """Nobody watches."""
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        self.checkpoints[name] = value
-
-    def saved(self, name: str) -> JSON | None:
-        return self.checkpoints.get(name)
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        raise AssertionError("the scan has no steps")
 
 
 @asynccontextmanager

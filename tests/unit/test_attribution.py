@@ -5,8 +5,7 @@ from typing import Literal
 import pytest
 
 from eco2.consumers.attribution import ALONE, SUSPECT_AFTER, crashed_alone, suspect
-from eco2.consumers.context import USAGE
-from eco2.event import Checkpoint, Done, JobEvent, Queued, Released, RunStarted, StageChanged
+from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged, StepCompleted
 from eco2.job import JSON
 from eco2.journal.state import EventId, JobState, apply
 
@@ -29,8 +28,8 @@ def stage(attempt: int, status: Literal["started", "completed"]) -> StageChanged
     )
 
 
-def saved(attempt: int, value: int = 1) -> Checkpoint:
-    return Checkpoint(ts=3.0, job="j", run=f"r{attempt}", stage="s", name="half", value={"n": value})
+def saved(attempt: int) -> StepCompleted:
+    return StepCompleted(ts=3.0, job="j", run=f"r{attempt}", stage="s", key="step/half/0", value={})
 
 
 def fold(*events: JobEvent) -> JobState:
@@ -71,12 +70,6 @@ def test_progress_clears_of_suspicion(progress: JobEvent) -> None:
 def test_doing_the_same_again_is_no_progress(nothing_new: JobEvent) -> None:
     state = fold(opened(1), stage(1, "completed"), saved(1), opened(2), opened(3), nothing_new)
     assert (state.crashes, suspect(state)) == (2, True)
-
-
-def test_what_a_call_has_cost_is_no_progress() -> None:
-    usage = Checkpoint(ts=3.0, job="j", run="r2", stage="s", name=USAGE, value={"calls": 2})
-    state = fold(opened(1), opened(2), usage)
-    assert (state.crashes, state.saved) == (1, {f"s/{USAGE}": {"calls": 2}})
 
 
 def test_a_stage_that_began_is_no_progress() -> None:

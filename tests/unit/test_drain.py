@@ -10,7 +10,7 @@ import pytest
 from eco2.call import UnfitAnswer, Usage
 from eco2.errors import ProviderError
 from eco2.event import Released
-from eco2.pipeline import Call, Context, Pipeline, Stage
+from eco2.pipeline import JSON, Call, Context, Pipeline, Stage
 from eco2.ports import Delivery, Subscription
 from eco2.service import run
 from tests.clock import VirtualClock, virtual
@@ -78,17 +78,19 @@ async def test_a_job_that_waits_for_a_slot_is_given_back_at_once_by_a_drain() ->
 
 
 @virtual
-async def test_a_checkpoint_within_a_stage_survives_a_drain() -> None:
-    gate, seen = asyncio.Event(), []
+async def test_a_step_survives_a_drain() -> None:
+    gate, ran = asyncio.Event(), list[str]()
+
+    async def work(step_id: str) -> JSON:
+        ran.append(step_id)
+        return {"n": 1}
 
     async def halting(context: Context[Question]) -> Draft:
-        half = context.saved("half")
-        seen.append(half)
-        if half is None:
-            await context.checkpoint("half", {"n": 1})
+        half = await context.step("half", work)
+        if not gate.is_set():
             gate.set()
             await asyncio.sleep(100)
-        return Draft(text="whole")
+        return Draft(text=str(half["n"]))
 
     only = Pipeline("ask", Question, (Stage("draft", halting, Draft),), lambda outputs: {})
     world = World()
@@ -98,12 +100,13 @@ async def test_a_checkpoint_within_a_stage_survives_a_drain() -> None:
             await gate.wait()
             leaving.stop.set()
         async with world.process(ScriptedModel(), only):
-            assert (await gateway.ended(job)).status == "completed"
-    assert seen == [None, {"n": 1}]
+            state = await gateway.ended(job)
+    assert state.outputs["draft"] == {"text": "1"}
+    assert ran == [f"{job}/draft/step/half/0"]
 
 
 @virtual
-async def test_a_drain_waits_for_every_call_of_a_stage_and_for_what_they_brought() -> None:
+async def test_a_drain_repeats_no_call_of_a_stage() -> None:
     """Calls side by side, work after the reply, a second call: nothing that was paid is paid again."""
 
     async def thorough(context: Context[Question]) -> Draft:
@@ -127,8 +130,8 @@ async def test_a_drain_waits_for_every_call_of_a_stage_and_for_what_they_brought
 
 
 @virtual
-async def test_a_drain_waits_for_a_stage_that_goes_on_from_an_answer_of_no_use() -> None:
-    """It was paid for, too: given back in between, the job would pay for it again."""
+async def test_a_drain_repeats_no_call_whose_answer_was_of_no_use() -> None:
+    """It was paid for, too."""
 
     async def patient(context: Context[Question]) -> Draft:
         with suppress(UnfitAnswer):
@@ -154,12 +157,13 @@ async def test_a_drain_waits_for_a_stage_that_goes_on_from_an_answer_of_no_use()
 
 @virtual
 async def test_a_stage_that_fails_of_being_drained_is_not_a_failed_stage() -> None:
+    untidy_runs = iter([True])
+
     async def untidy(context: Context[Question]) -> Draft:
         try:
             await asyncio.sleep(10)
         finally:
-            if context.saved("tidy") is None:
-                await context.checkpoint("tidy", {})
+            if next(untidy_runs, False):
                 raise ZeroDivisionError
         return Draft(text="")
 

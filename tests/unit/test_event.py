@@ -5,7 +5,7 @@ import pytest
 
 from eco2.errors import Malformed
 from eco2.event import (
-    Checkpoint,
+    CallCompleted,
     Done,
     Event,
     Large,
@@ -15,6 +15,7 @@ from eco2.event import (
     RunStarted,
     Spent,
     StageChanged,
+    StepCompleted,
     Superseded,
     decode_events,
     encode_events,
@@ -26,7 +27,10 @@ EVENTS: list[Event] = [
     RunStarted(ts=1.0, job="a", run="r", attempt=1, worker="w"),
     Released(ts=1.0, job="a", run="r", reason="drain"),
     StageChanged(ts=1.0, job="a", run="r", stage="s", status="started", seq=10, progress=0),
-    Checkpoint(ts=1.0, job="a", run="r", stage="s", name="n", value={"x": [1, None]}),
+    CallCompleted(
+        ts=1.0, job="a", run="r", stage="s", key="call/k/0", digest="d", reply={"value": [1, None]}
+    ),
+    StepCompleted(ts=1.0, job="a", run="r", stage="s", key="step/n/0", value={"x": [1, None]}),
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
     Spent(ts=1.0, day="2026-11-26", usd="0.0029", upto=7),

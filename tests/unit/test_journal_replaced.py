@@ -7,7 +7,7 @@ import pytest
 
 from eco2.broker.embedded.stream import Log, Tail
 from eco2.errors import BrokerUnavailable
-from eco2.event import Checkpoint, decode_events
+from eco2.event import StepCompleted, decode_events
 from eco2.gateway.health import readiness
 from eco2.journal.spending import day_of
 from eco2.ports import First, Record
@@ -161,7 +161,7 @@ async def test_a_tail_that_falls_silent_is_attached_again_without_loss_or_repeti
         await gateway.submit("before")
         silence(world)
         job = order("01900000-0000-7000-8000-000000000001", "x", VirtualClock.now())
-        gateway.journal.put(Checkpoint(ts=1.0, job=job.id, run="r", stage="s", name="n", value={}))
+        gateway.journal.put(StepCompleted(ts=1.0, job=job.id, run="r", stage="s", key="k", value={}))
         await until(lambda: not ready(gateway))
         assert gateway.journal.status().behind > 5
         await until(lambda: ready(gateway) and ready(other))

@@ -131,11 +131,9 @@ async def test_a_job_that_got_on_has_all_its_retries_again() -> None:
 
 
 @virtual
-async def test_a_checkpoint_gives_a_job_all_its_retries_again() -> None:
+async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
     async def in_two_steps(context: Context[Question]) -> Draft:
-        if context.saved("half") is None:
-            await context.call(Call("first", "", "", str, 10))
-            await context.checkpoint("half", {})
+        await context.call(Call("first", "", "", str, 10))
         return Draft(text=(await context.call(Call("second", "", "", str, 10))).value)
 
     cut = ProviderError("cut")

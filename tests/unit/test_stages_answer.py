@@ -1,6 +1,7 @@
 """Stage `answer`: what is sent, and what is said without a language model."""
 
 import json
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -39,11 +40,8 @@ class Desk:
     def emit(self, text: str) -> None:
         raise AssertionError("nothing was written")
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        raise AssertionError("nothing to keep")
-
-    def saved(self, name: str) -> JSON | None:
-        return None
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        raise AssertionError("the scan has no steps")
 
 
 async def test_a_model_that_declines_to_write_does_not_take_the_rules_away() -> None:

@@ -4,7 +4,7 @@ The expectations are computed here a second time, from the data files and not by
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -90,11 +90,8 @@ class Desk:
     def emit(self, text: str) -> None:
         assert text
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        raise AssertionError("an answer that fits is not kept for a repair")
-
-    def saved(self, name: str) -> JSON | None:
-        return None
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        raise AssertionError("the scan has no steps")
 
 
 async def scanned(sight: Sight, answer: str, question: str) -> Any:

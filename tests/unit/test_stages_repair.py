@@ -10,14 +10,14 @@ import pytest
 from pydantic import BaseModel
 
 from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import Eco2Error, ProviderError, RetryableError
+from eco2.errors import Eco2Error, ProviderError
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.ports import at_once
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Major, Middle
-from eco2.stages.vision import QUOTED, UNFIT, UNKNOWN_THING, Seen, Sight
+from eco2.stages.vision import QUOTED, UNKNOWN_THING, Seen, Sight
 from tests.clock import virtual
 from tests.world import Question, ScriptedModel, World, until
 
@@ -37,7 +37,6 @@ class Desk:
     """A context whose model gives these answers, in order. `log`: what was done, in order."""
 
     answers: list[Sight | Eco2Error]
-    checkpoints: dict[str, JSON] = field(default_factory=dict)
     calls: list[Call[Sight]] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     input: ScanInput = field(default_factory=lambda: ScanInput(image_url="data:x", user_input="뭐예요?"))
@@ -57,25 +56,21 @@ class Desk:
     def emit(self, text: str) -> None:
         raise AssertionError("vision shows no text")
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        self.log.append("checkpoint")
-        self.checkpoints[name] = value
-
-    def saved(self, name: str) -> JSON | None:
-        return self.checkpoints.get(name)
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        raise AssertionError("the scan has no steps")
 
 
-async def test_an_answer_that_fits_needs_neither_checkpoint_nor_repair() -> None:
+async def test_an_answer_that_fits_needs_no_repair() -> None:
     desk = Desk([CARTON])
     seen = await vision.run(desk)
     assert (seen.middle, desk.log) == (Middle.CARTON, ["call"])
 
 
-async def test_an_answer_outside_the_lists_is_stored_and_then_repaired() -> None:
+async def test_an_answer_outside_the_lists_is_repaired() -> None:
     desk = Desk([unfit(), CARTON])
     seen = await vision.run(desk)
     assert (seen.major, seen.middle, seen.minor) == (Major.RECYCLABLE, Middle.CARTON, "우유팩")
-    assert desk.log == ["call", "checkpoint", "call"]
+    assert desk.log == ["call", "call"]
 
 
 async def test_the_repair_call_is_the_same_call_with_the_fault_behind_it() -> None:
@@ -110,16 +105,6 @@ async def test_a_second_answer_outside_the_lists_is_unknown_and_no_third_is_aske
         [],
     )
     assert (seen.question, seen.model, len(desk.calls)) == ("뭐예요?", "gpt-5.1", 2)
-
-
-async def test_a_later_run_goes_on_with_the_repair() -> None:
-    crashed = Desk([unfit(), ProviderError("cut")])
-    with pytest.raises(RetryableError):
-        await vision.run(crashed)
-    desk = Desk([CARTON], checkpoints=crashed.checkpoints)
-    assert (await vision.run(desk)).middle is Middle.CARTON
-    assert desk.log == ["call"]
-    assert desk.calls[0].text == crashed.calls[1].text
 
 
 @pytest.mark.parametrize(
@@ -183,7 +168,6 @@ async def test_a_crash_during_the_repair_does_not_pay_for_the_first_answer_again
         async with world.process(second, _pipeline()):
             state = await gateway.ended(job)
     assert second.texts == first.texts[1:]
-    assert f"vision/{UNFIT}" in state.saved
     assert state.result is not None
     assert state.result["middle"] == "종이팩"
     assert state.result["usage"] == {

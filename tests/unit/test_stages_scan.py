@@ -1,6 +1,7 @@
 """The scan as a whole, stage after stage, on the bundled photo and on labels given by hand."""
 
 import json
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -35,11 +36,8 @@ class Desk:
     def emit(self, text: str) -> None:
         self.shown += text
 
-    async def checkpoint(self, name: str, value: JSON) -> None:
-        raise AssertionError("the scan saves nothing between stages")
-
-    def saved(self, name: str) -> JSON | None:
-        return None
+    async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
+        raise AssertionError("the scan has no steps")
 
 
 async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> tuple[Desk, JSON]:

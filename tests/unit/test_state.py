@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.event import Checkpoint, Done, JobEvent, Queued, Released, RunStarted, StageChanged, Superseded
+from eco2.event import (
+    CallCompleted,
+    Done,
+    JobEvent,
+    Queued,
+    Released,
+    RunStarted,
+    StageChanged,
+    StepCompleted,
+    Superseded,
+)
 from eco2.journal.state import EventId, JobState, apply
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
@@ -68,7 +78,7 @@ def test_of_two_runs_with_one_number_the_first_in_the_log_holds() -> None:
 
 
 def test_what_a_run_wrote_before_it_gave_the_job_back_counts_once_though_it_comes_again() -> None:
-    saved = Checkpoint(ts=2.0, job="j", run="r", stage="s1", name="half", value={})
+    saved = StepCompleted(ts=2.0, job="j", run="r", stage="s1", key="step/half/0", value={})
     put_off = Released(ts=3.0, job="j", run="r", reason="503", retry=True)
     once = fold(QUEUED, started("r", 1), saved, put_off)
     assert once.retries == 1
@@ -114,9 +124,32 @@ def test_a_released_job_is_free_until_the_next_run() -> None:
     assert not fold(QUEUED, started("a", 1), released, started("b", 2)).released
 
 
-def test_checkpoints_are_kept_across_runs() -> None:
-    saved = Checkpoint(ts=3.0, job="j", run="a", stage="s1", name="half", value={"n": 1})
-    assert fold(QUEUED, started("a", 1), saved, started("b", 2)).saved == {"s1/half": {"n": 1}}
+def paid(run: str, key: str = "k", value: str = "x") -> CallCompleted:
+    return CallCompleted(ts=3.0, job="j", run=run, stage="s1", key=key, digest="d", reply={"value": value})
+
+
+def values(state: JobState) -> dict[str, object]:
+    return {key: record.value for key, record in state.recorded.items()}
+
+
+def test_recorded_calls_are_kept_across_runs_and_until_their_stage_is_completed() -> None:
+    state = fold(QUEUED, started("a", 1), paid("a"), started("b", 2))
+    assert values(state) == {"s1/k": {"value": "x"}}
+    assert fold(QUEUED, started("a", 1), paid("a"), stage("a", 11)).recorded == {}
+    assert fold(QUEUED, started("a", 1), paid("a"), done("a")).recorded == {}
+
+
+def test_what_a_void_run_paid_for_counts_but_is_no_progress() -> None:
+    state = fold(QUEUED, started("a", 1), started("b", 2), paid("a"))
+    assert (values(state), state.crashes) == ({"s1/k": {"value": "x"}}, 1)
+    assert fold(QUEUED, started("a", 1), started("b", 2), stage("b", 11), paid("a")).recorded == {}
+
+
+def test_the_reply_that_the_current_run_used_stands() -> None:
+    first, own = paid("a", value="void"), paid("b", value="own")
+    runs = (QUEUED, started("a", 1), started("b", 2))
+    assert values(fold(*runs, first, own)) == values(fold(*runs, own, first)) == {"s1/k": {"value": "own"}}
+    assert values(fold(*runs, own, paid("b", value="again"))) == {"s1/k": {"value": "own"}}
 
 
 def test_a_superseded_job_ends_and_names_the_winner() -> None:

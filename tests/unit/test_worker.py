@@ -200,4 +200,5 @@ async def test_every_fact_is_written_once_and_a_late_order_writes_nothing() -> N
         await process.ended((await process.submit()).job)
         await process.order(order(first, "q", VirtualClock.now()))
         await process.ended((await process.submit()).job)
-    assert written == ["Queued", "RunStarted", *["StageChanged"] * 4, "Done"] * 3
+    stage = ["StageChanged", "CallCompleted", "StageChanged"]
+    assert written == ["Queued", "RunStarted", *stage * 2, "Done"] * 3

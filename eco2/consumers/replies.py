@@ -1,0 +1,107 @@
+"""Keys and JSON forms of durable calls: pure functions of a call and of what came back.
+
+A call is found again by what it asks. Its key is (kind, digest of the call, ordinal among equal digests), or
+the key that the stage gave it. A key by position alone would hand a branch the reply of another branch, since
+calls that run side by side end in any order (decision 36).
+"""
+
+import hashlib
+import json
+from decimal import Decimal
+from functools import lru_cache
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+
+from eco2.call import Answer, AnswerRefused, Call, NoAnswer, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.job import JSON
+
+_ERRORS = {"UNFIT": UnfitAnswer, "UNREADABLE": UnreadableAnswer, "REFUSED": AnswerRefused, "NONE": NoAnswer}
+
+
+def digest_of(call: Call[Answer], model: str | None) -> str:
+    """SHA-256 (hex) of what the call asks of `model`; how its text is shown does not count."""
+    schema: type = call.schema
+    asked = [call.kind, model, call.system, call.text, call.image, _schema(schema), call.max_tokens]
+    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()  # ASCII, so half characters are no error
+
+
+@lru_cache(maxsize=64)
+def _schema(schema: type) -> object:
+    return schema.model_json_schema() if issubclass(schema, BaseModel) else schema.__name__
+
+
+def base_key(call: Call[Answer], digest: str) -> str:
+    """The key without the ordinal: equal for equal calls of one stage."""
+    return f"key/{call.key}" if call.key is not None else f"call/{call.kind}/{digest[:32]}"
+
+
+def reply_to_json(reply: "Reply[Answer] | NoAnswer") -> JSON:
+    """The form in which the journal keeps what a paid call brought."""
+    usage: JSON = {
+        "input_tokens": reply.usage.input_tokens,
+        "cached_tokens": reply.usage.cached_tokens,
+        "output_tokens": reply.usage.output_tokens,
+        "cost_usd": None if reply.usage.cost is None else str(reply.usage.cost),
+    }
+    paid: JSON = {"model": reply.model, "usage": usage}
+    if isinstance(reply, Reply):
+        value = reply.value
+        return {**paid, "value": value.model_dump(mode="json") if isinstance(value, BaseModel) else value}
+    error: JSON = {"message": str(reply), "kind": _kind(reply)}
+    if isinstance(reply, UnfitAnswer):
+        error |= {"text": reply.text, "problem": reply.problem}
+    return {**paid, "error": error}
+
+
+def _kind(error: NoAnswer) -> str:
+    return next(kind for kind, known in _ERRORS.items() if isinstance(error, known))
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    input_tokens: int
+    cached_tokens: int
+    output_tokens: int
+    cost_usd: str | None = None
+
+
+class _Error(msgspec.Struct, frozen=True):
+    message: str
+    kind: str
+    text: str = ""
+    problem: str = ""
+
+
+class _Reply(msgspec.Struct, frozen=True):
+    model: str
+    usage: _Usage
+    value: object = None
+    error: _Error | None = None
+
+
+def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | NoAnswer | None:
+    """The reply that the journal kept; None if it does not fit the call, which must then be made."""
+    try:
+        kept = msgspec.convert(recorded, _Reply)
+        cost = None if kept.usage.cost_usd is None else Decimal(kept.usage.cost_usd)
+        counted = kept.usage
+        usage = Usage(counted.input_tokens, counted.cached_tokens, counted.output_tokens, cost)
+        if (error := kept.error) is not None:
+            return _error(error, kept.model, usage)
+        value: object = kept.value
+        if issubclass(call.schema, BaseModel):
+            value = call.schema.model_validate(value)
+    except (msgspec.ValidationError, ValidationError, ArithmeticError):
+        return None
+    return Reply(value, kept.model, usage) if isinstance(value, call.schema) else None
+
+
+def _error(error: _Error, model: str, usage: Usage) -> NoAnswer:
+    match error.kind:
+        case "UNFIT":
+            return UnfitAnswer(error.message, model, usage, error.text, error.problem)
+        case "UNREADABLE":
+            return UnreadableAnswer(error.message, model, usage)
+        case "REFUSED":
+            return AnswerRefused(error.message, model, usage)
+    return NoAnswer(error.message, model, usage)
