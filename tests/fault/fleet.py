@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import urlsplit
 
+import httpx
+
 from tests.acceptance.programs import STOP, Program, spawn
 from tests.fault.evidence import Check, Death
 from tests.proxy import Proxy
@@ -66,6 +68,21 @@ class Slot:
     def broker_port(self) -> int:
         return urlsplit(self.env["ECO2_AMQP_URL"]).port or 5672
 
+    @property
+    def _module(self) -> str:
+        return "tests.skewed" if "CLOCK_AHEAD" in self.env else "eco2"
+
+    async def set_clock(self, ahead: float) -> None:
+        """Starts it again on a machine whose clock is wrong; returns once it says so and is not ready."""
+        self.env["CLOCK_AHEAD"] = str(ahead)
+        starts = self.starts
+        self.terminate()
+        while self.starts == starts:  # noqa: ASYNC110 - a process's end
+            await asyncio.sleep(0.05)
+        async with httpx.AsyncClient(base_url=self.url) as http:
+            while "clock" not in await _reasons(http):  # noqa: ASYNC110 - of another process
+                await asyncio.sleep(0.2)
+
     def connections(self) -> int:
         """To the broker, as the kernel counts them; 0 while it is down."""
         if self._program is None or self._program.process.returncode is not None:
@@ -80,7 +97,7 @@ class Slot:
         while self._wanted:
             self._stopping, self._killed_at = False, None
             self.starts += 1
-            program = self._program = await spawn("eco2", self.role, env=self.env, copy=self._log)
+            program = self._program = await spawn(self._module, self.role, env=self.env, copy=self._log)
             reading = asyncio.create_task(program.read())
             watching = asyncio.create_task(self._ready(program))
             try:
@@ -172,6 +189,15 @@ class Slot:
     def _send(self, number: int) -> None:
         if self._program is not None and self._program.process.returncode is None:
             self._program.process.send_signal(number)
+
+
+async def _reasons(http: httpx.AsyncClient) -> str:
+    """Why it is not ready; nothing while it cannot be asked."""
+    try:
+        answer = await http.get("/readyz")
+    except httpx.TransportError:
+        return ""
+    return "" if answer.status_code == 200 else answer.text
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,3 +136,14 @@ async def _cut_off(deaf: list[socket.socket], within: float) -> int:
                 cut.add(number)
         await asyncio.sleep(0.5)
     return len(cut)
+
+
+async def clock_behind(lab: Lab, size: Size) -> Evidence:
+    """The clock of one gateway is twenty minutes behind: longer than a job lives, and than views reach."""
+    async with trial(lab, size, workers=3) as run:
+        lab.say("a gateway's clock goes twenty minutes behind")
+        await run.fleet.gateways[0].set_clock(-1200.0)
+        run.moment = Moment(time.time())
+        run.submit(size.jobs, over=size.call)
+        await run.over()
+    return run.seen()

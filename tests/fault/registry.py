@@ -24,6 +24,12 @@ FAULTS = (
         "`kill -9` of the oldest of three workers; then jobs without an order run out of time.",
         workers.leader_killed,
     ),
+    Fault(
+        "clock-ahead",
+        "The clock of one of three workers, the one that leads the sweep, is 10 minutes ahead.",
+        workers.clock_ahead,
+    ),
+    Fault("clock-behind", "The clock of one of two gateways is 20 minutes behind.", gateways.clock_behind),
     Fault("broker-restart", "An orderly stop and start of RabbitMQ under load.", broker.restarted),
     Fault("broker-kill9", "`kill -9` of RabbitMQ under load, started again with its data.", broker.killed),
     Fault("connection-cut", "A proxy resets every connection of every process, three times.", broker.cut),

@@ -10,6 +10,8 @@ from tests.fault.recorder import append
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
 
+AHEAD = 600.0
+"""Seconds by which a wrong clock is ahead."""
 ORPHANS = 5
 SWEPT = 30.0
 """Seconds behind its deadline in which a job that nobody runs must have its end."""
@@ -76,6 +78,20 @@ async def leader_killed(lab: Lab, size: Size) -> Evidence:
         orphans = await abandon(run, ORPHANS, life=5.0)
         await swept(run, orphans, within=5.0 + SWEPT)
         oldest.back()
+        await run.over()
+    return run.seen()
+
+
+async def clock_ahead(lab: Lab, size: Size) -> Evidence:
+    """The clock of the worker that leads the sweep is ten minutes ahead of all others."""
+    async with trial(lab, size, workers=3) as run:
+        wrong, *right = run.fleet.workers
+        lab.say("a worker's clock goes ten minutes ahead")
+        await wrong.set_clock(AHEAD)
+        for worker in right:
+            await worker.replace()  # so that the wrong one is the oldest, and sweeps
+        run.moment = Moment(time.time())
+        run.submit(size.jobs, over=size.call)
         await run.over()
     return run.seen()
 

@@ -138,7 +138,7 @@ def test_a_job_that_is_put_off_says_until_when_and_in_which_queue() -> None:
     events: list[JobEvent] = [QUEUED]
     for number in (1, 2, 3):
         events += [run(number, 100.0 * number), given_back(number, 100.0 * number + 5, "busy", retry=True)]
-    untils, queues = [], []
+    now, untils, queues = told(QUEUED)[0], [], []
     for upto in (3, 5, 7):
         now, history = told(*events[:upto])
         untils.append(job_row(now).document()["put_off_until"])
