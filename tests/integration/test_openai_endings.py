@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, UnreadableAnswer, Usage
-from eco2.errors import Eco2Error, ProviderError, ProviderRefused
+from eco2.errors import Eco2Error, ProviderClosed, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
 
@@ -223,3 +223,51 @@ async def test_a_schema_that_is_neither_text_nor_a_model_is_a_defect() -> None:
     async with saying(completion("stop", "네")) as url, model(url) as adapter:
         with pytest.raises(TypeError, match="not int"):
             await adapter.complete(Call("vision", "", "", int, 10), "job", lambda text: None)
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [["<think>hm</think>", "네", "요"], ["<th", "ink>h", "m</t", "hink>\n\n네", "요"], ["\ufeff네", "요"]],
+)
+async def test_thoughts_are_neither_streamed_nor_returned(pieces: list[str]) -> None:
+    shown: list[str] = []
+    deltas: list[dict[str, object]] = [{"content": text} for text in pieces]
+    body = streamed("stop", *deltas)
+    async with saying(body, content_type=STREAM_TYPE) as url, model(url) as adapter:
+        reply = await adapter.complete(ANSWER, "job", shown.append)
+    assert (reply.value, "".join(shown)) == ("네요", "네요")
+
+
+@pytest.mark.parametrize("bad", [500.5, -1, "12", None, [], True, float("nan"), float("inf"), 10**30])
+@pytest.mark.parametrize("name", ["prompt_tokens", "completion_tokens", "prompt_tokens_details"])
+async def test_no_number_loses_an_answer(name: str, bad: object) -> None:
+    usage = {**USAGE, name: bad}
+    assert await outcome(VISION, completion("stop", FITTING, usage=usage)) == Seen(middle="종이")
+    last = {**piece(), "choices": [], "usage": usage}
+    body = events(piece(content="네"), piece("stop"), last)
+    assert await outcome(ANSWER, body, content_type=STREAM_TYPE) == "네"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"```json\n{FITTING}\n```",
+        f"<think>{{}}</think>{FITTING}",
+        {"content": [{"type": "text", "text": FITTING}]},
+        {"content": None, "tool_calls": [{"function": {"name": "seen", "arguments": FITTING}}]},
+    ],
+)
+async def test_an_object_is_read_in_every_form(message: object) -> None:
+    assert await outcome(VISION, completion("stop", message)) == Seen(middle="종이")
+
+
+@pytest.mark.parametrize("status", [200, 400, 402, 429])
+@pytest.mark.parametrize("call", [VISION, ANSWER], ids=["whole", "stream"])
+async def test_an_empty_account_is_one_under_every_status(status: int, call: Call[Any]) -> None:
+    body = json.dumps({"error": {"message": "no", "code": "billing_hard_limit_reached"}})
+    said: dict[str, Any] = {"status": status}
+    if status == 200 and call is ANSWER:
+        body, said["content_type"] = f"data: {body}\n\n", STREAM_TYPE
+    error = await outcome(call, body, **said)
+    assert isinstance(error, ProviderClosed)
+    assert "no quota left" in str(error)

@@ -6,7 +6,17 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eco2.call import Answer as Answered
-from eco2.pipeline import JSON, AnswerRefused, Call, Outputs, Reply, Usage
+from eco2.errors import Eco2Error, InputRefused
+from eco2.pipeline import (
+    JSON,
+    AnswerRefused,
+    Call,
+    Outputs,
+    Reply,
+    UnfitAnswer,
+    UnreadableAnswer,
+    Usage,
+)
 from eco2.stages.answer import NO_RULE, SYSTEM, answer_call, chosen, compose, particle, run
 from eco2.stages.documents import documents
 from eco2.stages.request import ScanInput
@@ -29,13 +39,14 @@ class Desk:
 
     job_id, deadline = "job", 180.0
 
-    def __init__(self) -> None:
+    def __init__(self, error: Eco2Error) -> None:
+        self.error = error
         self.input = ScanInput(image_url="data:x", user_input="라벨은?")
         rules = apply_rules(Middle.CLEAR_PET, "생수병", [Tag.LABEL_ON], "ko")
         self.outputs = Outputs((seen(Middle.CLEAR_PET, "생수병"), rules))
 
     async def call(self, call: Call[Answered]) -> Reply[Answered]:
-        raise AnswerRefused("declined", "gpt-5.1", Usage())
+        raise self.error
 
     def emit(self, text: str) -> None:
         raise AssertionError("nothing was written")
@@ -44,8 +55,18 @@ class Desk:
         raise AssertionError("the scan has no steps")
 
 
-async def test_a_model_that_declines_to_write_does_not_take_the_rules_away() -> None:
-    desk = Desk()
+@pytest.mark.parametrize(
+    "error",
+    [
+        AnswerRefused("declined", "gpt-5.1", Usage()),
+        UnfitAnswer("cut", "gpt-5.1", Usage(), "", "too long"),
+        UnreadableAnswer("empty", "gpt-5.1", Usage()),
+        InputRefused("HTTP 400: content_filter"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_a_model_that_writes_nothing_of_use_does_not_take_the_rules_away(error: Eco2Error) -> None:
+    desk = Desk(error)
     steps = desk.outputs.get(Rules).steps
     assert (await run(desk)).text == f"{steps[0]} {steps[-1]}"
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.ports import at_once
@@ -105,6 +105,13 @@ async def test_a_second_answer_outside_the_lists_is_unknown_and_no_third_is_aske
         [],
     )
     assert (seen.question, seen.model, len(desk.calls)) == ("뭐예요?", "gpt-5.1", 2)
+
+
+@pytest.mark.parametrize("before", [[], [unfit()]], ids=["first", "repair"])
+async def test_an_answer_that_nobody_can_read_is_paid_for_once(before: list[Sight | Eco2Error]) -> None:
+    desk = Desk([*before, UnreadableAnswer("empty", "gpt-5.1", USAGE), CARTON])
+    seen = await vision.run(desk)
+    assert (seen.middle, seen.question, len(desk.calls)) == (Middle.UNKNOWN, "뭐예요?", len(before) + 1)
 
 
 @pytest.mark.parametrize(
