@@ -55,7 +55,9 @@ def main() -> None:
         leaf = _leaf(error)
         if not isinstance(leaf, Eco2Error):
             raise
-        typer.echo(f"eco2: {leaf}", err=True)
+        from eco2.terminal import visible  # a gateway's or a broker's words may be in it
+
+        typer.echo(f"eco2: {visible(str(leaf))}", err=True)
         sys.exit(_code(leaf))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 
 from eco2 import assembly, service
 from eco2.client import Client
@@ -15,7 +16,7 @@ from eco2.job import JSON
 from eco2.models import model_names
 from eco2.pipeline import Upload
 from eco2.settings import Settings
-from eco2.terminal import follow
+from eco2.terminal import follow, visible
 
 PATIENCE = 10.0
 """Seconds without an answer after which a scan from the command line gives up."""
@@ -41,7 +42,7 @@ async def scan_photo(
     async with Client(url, patience=PATIENCE) as client:
         result = await _scan(client, photo, console, question, model)
     if as_json:
-        print(json.dumps(result, ensure_ascii=False, indent=2))  # noqa: T201  # the command's output
+        print(visible(json.dumps(result, ensure_ascii=False, indent=2)))  # noqa: T201  # the command's output
     return str(result.get("status"))
 
 
@@ -83,7 +84,9 @@ async def _scan(
     fields = {"user_input": question, "model": model}
     content_type = guess_type(photo.name)[0] or "application/octet-stream"
     files = {"image": Upload(photo.name, content_type, photo.data)}
-    console.print(f"Scanning {photo.name} ({len(photo.data) / 1000:.0f} kB)", highlight=False)
+    console.print(
+        f"Scanning {visible(escape(photo.name))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
+    )
     given = {field: value for field, value in fields.items() if value is not None}
     job = await client.submit("scan", given, files=files)
     return await follow(client, job, console)

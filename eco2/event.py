@@ -3,12 +3,18 @@
 One journal message is a batch: `{"v": 1, "events": [...]}`, in order. `docs/events.md` shows one of each.
 Readers ignore unknown fields and unknown kinds of event; a batch of an unknown version is `Malformed`.
 `ts` is always Unix seconds.
+
+Guarantees: what is decoded has numbers and names in the bounds of this module, so no reader checks them.
+An event beyond them is as one of an unknown kind: skipped and counted.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Literal
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from eco2.errors import Malformed
 from eco2.job import JSON, Job
@@ -18,8 +24,31 @@ EVENTS_VERSION = 1
 Status = Literal["started", "completed", "failed", "cancelled"]
 
 
+Time = Annotated[float, Meta(ge=0, le=1e11)]
+"""Unix seconds, up to the year 5138: a time that a calendar can show."""
+Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\Z")]
+"""Of a pipeline or a stage: on one line, since it becomes a line of an event stream."""
+Seq = Annotated[int, Meta(ge=0, le=1_000_000)]
+Offset = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+MAX_USD = Decimal(1_000_000)
+"""Of one day, or one stage."""
+
+
+def amount(text: object) -> Decimal | None:
+    """An exact amount of USD as it stands in the journal; None for what is none, or beyond `MAX_USD`."""
+    if not isinstance(text, str) or len(text) > 100:
+        return None
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    if not number.is_finite() or number.adjusted() > 6 or int(number.as_tuple().exponent) < -100:
+        return None
+    return number if 0 <= number <= MAX_USD else None
+
+
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
-    ts: float
+    ts: Time
 
 
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
@@ -29,8 +58,8 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """
 
     job: str
-    pipeline: str
-    deadline: float
+    pipeline: Name
+    deadline: Time
     digest: str
     owner: str = ""
     key: str | None = None
@@ -75,7 +104,7 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
 
     job: str
     run: str
-    attempt: int
+    attempt: Annotated[int, Meta(ge=1, le=1_000_000)]
     worker: str
     alone: bool = False
 
@@ -101,10 +130,10 @@ class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
 
     job: str
     run: str
-    stage: str
+    stage: Name
     status: Status
-    seq: int
-    progress: int
+    seq: Seq
+    progress: Annotated[int, Meta(ge=0, le=100)]
     output: JSON | None = None
     error: JSON | None = None
     usage: JSON | None = None
@@ -119,7 +148,7 @@ class CallCompleted(_Event, frozen=True, kw_only=True, tag="call_completed"):
 
     job: str
     run: str
-    stage: str
+    stage: Name
     key: str
     digest: str
     reply: JSON
@@ -130,7 +159,7 @@ class StepCompleted(_Event, frozen=True, kw_only=True, tag="step_completed"):
 
     job: str
     run: str
-    stage: str
+    stage: Name
     key: str
     value: object
 
@@ -146,7 +175,7 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
     job: str
     run: str | None
     status: Literal["completed", "failed", "cancelled"]
-    seq: int
+    seq: Seq
     result: JSON
     dead: bool = False
     cause: str = ""
@@ -178,7 +207,11 @@ class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
 
     day: str
     usd: str
-    upto: int
+    upto: Offset
+
+    def __post_init__(self) -> None:
+        if amount(self.usd) is None or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.day):
+            raise ValueError("no day, or no amount of USD")
 
 
 class Large(_Event, frozen=True, kw_only=True, tag="large"):
@@ -188,7 +221,7 @@ class Large(_Event, frozen=True, kw_only=True, tag="large"):
     """
 
     budget: str
-    tokens: float
+    tokens: Annotated[float, Meta(ge=0, le=1e12)]
 
 
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
@@ -210,6 +243,10 @@ _encoder = msgspec.json.Encoder()
 _batch = msgspec.json.Decoder(_Batch)
 _envelope = msgspec.json.Decoder(_Envelope)
 _event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
+
+
+_UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What the decoder raises, whatever the bytes: also for lists in lists without end."""
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
@@ -241,7 +278,7 @@ def decode_events(body: bytes) -> list[Event | None]:
         return list(batch.events)
     try:
         envelope = _envelope.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except _UNREADABLE as error:
         raise Malformed(f"undecodable journal message: {error}") from error
     if envelope.v != EVENTS_VERSION:
         raise Malformed(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
@@ -252,7 +289,7 @@ def _known(body: bytes) -> _Batch | None:
     """The batch, if this version knows all of it; else the slow way tells what is in it."""
     try:
         batch = _batch.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     return batch if batch.v == EVENTS_VERSION else None
 
@@ -260,5 +297,5 @@ def _known(body: bytes) -> _Batch | None:
 def _decode_one(raw: msgspec.Raw) -> Event | None:
     try:
         return _event.decode(raw)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return None

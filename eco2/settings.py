@@ -348,8 +348,8 @@ class Settings(BaseSettings):
     image_urls: Literal["auto", "on", "off"] = Field(
         "auto",
         description="Whether a client may name its picture by an `http(s)` URL, which the provider fetches. "
-        "`auto`: only where every provider is OpenAI, which fetches from its own network; one at a URL of yours "
-        "(`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
+        "`auto`: only where every provider is OpenAI, which fetches from its own network; one at a URL of "
+        "yours (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
         json_schema_extra=_about(HTTP),
     )
     default_model: ModelName | None = Field(

@@ -120,7 +120,7 @@ def replay(
     """
     _named(ids, everything)
     refused = start.run(
-        replayed(start.settings("error"), ids, typer.echo, dry_run=dry_run, at_once=at_once, limit=limit)
+        replayed(start.settings("error"), ids, _say, dry_run=dry_run, at_once=at_once, limit=limit)
     )
     if refused:
         raise PermanentError(f"{_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED")
@@ -277,3 +277,9 @@ def _agreed(question: str) -> bool:
 
 def _jobs(count: int) -> str:
     return "1 job" if count == 1 else f"{count} jobs"
+
+
+def _say(line: str) -> None:
+    from eco2.terminal import visible
+
+    typer.echo(visible(line))

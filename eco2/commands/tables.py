@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from rich.console import Console
+from rich.style import StyleType
 from rich.table import Table
 
 from eco2.event import Paused
@@ -15,6 +16,7 @@ from eco2.operator.dead import DeadRow
 from eco2.operator.jobs import JobRow, Sheet
 from eco2.operator.plan import Plan, Refusal, sums
 from eco2.operator.trace import retry_at
+from eco2.terminal import one_line, visible
 
 WIDE = 170
 """Columns where nobody looks at a terminal: rows stay whole, for grep."""
@@ -27,11 +29,11 @@ def console() -> Console:
 
 
 def as_json(value: object) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201  # the command's output
+    print(visible(json.dumps(value, ensure_ascii=False, indent=2)))  # noqa: T201  # the command's output
 
 
 def banner(paused: Paused) -> str:
-    reason = f": {paused.reason}" if paused.reason else ""
+    reason = f": {one_line(paused.reason)}" if paused.reason else ""
     return f"PAUSED since {_time(paused.ts)}{reason}. Workers take no more jobs; `eco2 resume` goes on."
 
 
@@ -115,7 +117,7 @@ def letters(row: DeadRow, letters: Sequence[JSON], order: object, out: Console) 
         },
         out,
     )
-    out.print(f"order     {json.dumps(order, ensure_ascii=False, indent=2)}")
+    out.print(f"order     {visible(json.dumps(order, ensure_ascii=False, indent=2))}")
 
 
 def plan(plan: Plan | Refusal) -> str:
@@ -166,11 +168,18 @@ def _facts(facts: dict[str, str], out: Console) -> None:
     width = max(len(name) for name, value in facts.items() if value) + 2
     for name, value in facts.items():
         if value:
-            out.print(f"{name:<{width}}{value}")
+            out.print(f"{name:<{width}}{one_line(value)}")
+
+
+class _Table(Table):
+    """A table of what others wrote."""
+
+    def add_row(self, *cells: object, style: StyleType | None = None, end_section: bool = False) -> None:
+        super().add_row(*map(one_line, cells), style=style, end_section=end_section)
 
 
 def _table(first: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = _Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(first, no_wrap=True)
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 from eco2.consumers.holders import Holders
 from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, NoReply, RetryableError
-from eco2.event import Paused, Spent
+from eco2.event import MAX_USD, Paused, Spent
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.journal.presence import Presence
@@ -224,7 +224,9 @@ class Sweep:
         known = last is not None and last.day == day
         age = now - last.ts if last is not None and known else math.inf
         if age > self._keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
-            self._journal.put(Spent(ts=now, day=day, usd=f"{total:f}", upto=self._journal.view.offset))
+            self._journal.put(
+                Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", upto=self._journal.view.offset)
+            )
 
     async def _look_into_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""

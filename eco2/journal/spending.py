@@ -8,10 +8,10 @@ reads back until it finds one, or midnight (`Recall`).
 
 import asyncio
 from datetime import UTC, datetime, time, timedelta
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from eco2.errors import Malformed, RetryableError
-from eco2.event import Spent, StageChanged, decode_events
+from eco2.event import Spent, StageChanged, amount, decode_events
 from eco2.log import get_logger
 from eco2.ports import Clock, Record, Since, Stream
 
@@ -83,14 +83,14 @@ class Spending:
         self.counted[name] = None
         if len(self.counted) > REMEMBERED:
             del self.counted[next(iter(self.counted))]
-        cost = _number(event.usage.get("cost_usd"))
+        cost = amount(event.usage.get("cost_usd"))
         self.unpriced |= cost is None
         if cost and self._today(day_of(min(event.ts, now))) and offset > self._upto:
             self._since[name] = (offset, cost)
 
     def spent(self, event: Spent, now: float) -> None:
         """The leader wrote the sum. One that counted less far than the last changes nothing."""
-        usd = _number(event.usd)
+        usd = amount(event.usd)
         if usd is None or event.day > day_of(now + APART):
             return
         if not self._today(event.day) or event.upto < self._upto:
@@ -170,12 +170,3 @@ def _fold(spending: Spending, record: Record, now: float) -> None:
             spending.spent(event, now)
         elif isinstance(event, StageChanged):
             spending.paid(record.offset, event, now)
-
-
-def _number(text: object) -> Decimal | None:
-    """An exact amount as it stands in the journal, or None."""
-    try:
-        number = Decimal(text) if isinstance(text, str) else None
-    except InvalidOperation:
-        return None
-    return number if number is not None and number.is_finite() else None

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import msgspec
 
+from eco2.event import amount
 from eco2.job import JSON
 from eco2.journal.state import JobState
 
@@ -103,5 +104,5 @@ def _cost(usage: object) -> Cost:
         used = msgspec.convert(usage, _Usage)
     except msgspec.ValidationError:
         return Cost(usd=None)
-    price = None if used.cost_usd is None else Decimal(used.cost_usd)
+    price = amount(used.cost_usd)
     return Cost(used.calls, used.input_tokens, used.output_tokens, price)

@@ -1,5 +1,8 @@
 """Events on the wire, and what readers make of newer and broken ones."""
 
+import json
+from decimal import Decimal
+
 import msgspec
 import pytest
 
@@ -17,6 +20,7 @@ from eco2.event import (
     StageChanged,
     StepCompleted,
     Superseded,
+    amount,
     decode_events,
     encode_events,
 )
@@ -58,3 +62,68 @@ def test_unknown_fields_are_ignored() -> None:
 def test_what_is_no_batch_of_ours_is_malformed(body: bytes) -> None:
     with pytest.raises(Malformed):
         decode_events(body)
+
+
+def spent(usd: str = "1", day: str = "2026-11-29", upto: int = 1) -> dict[str, object]:
+    return {"type": "spent", "ts": 1, "day": day, "usd": usd, "upto": upto}
+
+
+def queued_as(pipeline: str = "p", deadline: float = 2) -> dict[str, object]:
+    return {"type": "queued", "ts": 1, "job": "j", "pipeline": pipeline, "deadline": deadline, "digest": ""}
+
+
+def run(attempt: int) -> dict[str, object]:
+    return {"type": "run", "ts": 1, "job": "j", "run": "r", "attempt": attempt, "worker": "w"}
+
+
+def stage(name: str = "s", seq: object = 1, progress: int = 0) -> dict[str, object]:
+    known = {"type": "stage", "ts": 1, "job": "j", "run": "r", "status": "started"}
+    return {**known, "stage": name, "seq": seq, "progress": progress}
+
+
+NAMES = ("", "a\n", "a\r\nevent: done", "a\u2028b", "a\0", "\x1b[2J", "a\x85b", "x" * 1000)
+AMOUNTS = ("1e999999999", "NaN", "Infinity", "-1e30", "1000001", "1e-999999", "", "one")
+BEYOND: list[dict[str, object]] = [
+    *(spent(usd) for usd in AMOUNTS),
+    spent(day="9"),
+    spent(upto=10**30),
+    {"type": "marker", "ts": 1e308, "id": "m"},
+    {"type": "marker", "ts": -1e18, "id": "m"},
+    {"type": "marker", "ts": "NaN", "id": "m"},
+    queued_as(deadline=1e300),
+    queued_as(pipeline="p\nq"),
+    run(0),
+    run(10**30),
+    {"type": "large", "ts": 1, "budget": "b", "tokens": 1e300},
+    *(stage(name) for name in NAMES),
+    *(stage(seq=seq) for seq in (-1, 10**30, "1e9")),
+    *(stage(progress=progress) for progress in (-1, 101)),
+]
+
+
+@pytest.mark.parametrize("event", BEYOND, ids=lambda event: ascii(event)[:80])
+def test_an_event_beyond_its_bounds_is_skipped_and_its_neighbours_are_read(event: dict[str, object]) -> None:
+    marker = {"type": "marker", "ts": 1, "id": "m"}
+    body = json.dumps({"v": 1, "events": [marker, event, marker]}).encode()
+    assert [event is None for event in decode_events(body)] == [False, True, False]
+
+
+@pytest.mark.parametrize("depth", [2_000, 1_000_000])
+def test_lists_in_lists_without_end_are_malformed(depth: int) -> None:
+    deep = b"[" * depth + b"]" * depth
+    for body in (deep, b'{"v": 1, "events": [' + deep + b"]}"):
+        with pytest.raises(Malformed):
+            decode_events(body)
+    inside = b'{"v": 1, "events": [{"type": "marker", "ts": 1, "id": "m", "x": ' + deep + b"}]}"
+    try:
+        decode_events(inside)
+    except Malformed:
+        return
+
+
+def test_amounts_are_exact_and_bounded() -> None:
+    assert amount("0.000000001") == Decimal("0.000000001")
+    assert amount("1000000") == Decimal(1_000_000)
+    assert amount("0E-10") == 0
+    for wrong in ("1e7", "-0.1", "NaN", "sNaN", "inf", "", "1" * 200, "1e-9999", 1.5, None, "one"):
+        assert amount(wrong) is None
