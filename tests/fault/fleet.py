@@ -128,7 +128,7 @@ class Slot:
         while True:
             try:
                 await program.ready()
-            except (OSError, TimeoutError):
+            except (OSError, TimeoutError, httpx.HTTPError):  # on a busy machine an answer may take seconds
                 continue
             self._up.set()
             return
