@@ -79,7 +79,7 @@ class Slot:
         self.terminate()
         while self.starts == starts:  # noqa: ASYNC110 - a process's end
             await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(base_url=self.url) as http:
+        async with httpx.AsyncClient(base_url=self.url, trust_env=False) as http:
             while "clock" not in await _reasons(http):  # noqa: ASYNC110 - of another process
                 await asyncio.sleep(0.2)
 
