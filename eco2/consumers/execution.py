@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pydantic import BaseModel
 
 from eco2.consumers.attribution import crashed_alone, suspect
+from eco2.consumers.cause import bug
 from eco2.consumers.company import Company
 from eco2.consumers.context import Engine, StageContext
 from eco2.consumers.holders import Holders
@@ -228,10 +229,10 @@ class Executor:
             if task is None or task.cancelling():
                 raise
             # Nobody cancelled the run: the stage awaited something of its own that was cancelled.
-            raise DeadLetter(f"a bug in stage {stage}: a stray cancellation", "INTERNAL") from error
+            raise bug(f"a bug in stage {stage}: a stray cancellation", error) from error
         except Exception as error:
             log.exception("a stage failed by a bug", stage=stage)
-            raise DeadLetter(f"a bug in stage {stage}; see the worker's log", "INTERNAL") from error
+            raise bug(f"a bug in stage {stage}", error) from error
 
 
 class _TryLater(Exception):

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from pydantic import BaseModel
 
+from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
 from eco2.errors import DeadLetter, PermanentError, TooLarge
 from eco2.event import Done, StageChanged, Status, sound
@@ -137,9 +138,9 @@ def _body(
     try:
         body = pipeline.result(outputs)
         size = len(msgspec.json.encode(body))
-    except Exception:
+    except Exception as raised:
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
-        error = error or DeadLetter(f"a bug in the result of {pipeline.name}; see the log", "INTERNAL")
+        error = error or bug(f"a bug in the result of {pipeline.name}", raised)
         return _body(pipeline, None, error) if outputs else ({}, error)
     if size <= MOST_RESULT:
         return body, error
