@@ -68,6 +68,11 @@ class History:
         """What has begun, `queued` too."""
         return {"queued", *(fact.body.get("stage") for fact in self.facts)}
 
+    @property
+    def recorded(self) -> int:
+        """Calls whose replies the journal keeps, each once."""
+        return len({fact.body["key"] for fact in self.facts if fact.type == "call_completed"})
+
     def held_by(self, worker: str, at: float) -> bool:
         """True if a run of `worker` (host name and process id) held the job at `at`."""
         return any(run.by(worker) and run.open_at(at) for run in self.runs)

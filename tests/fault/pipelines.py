@@ -1,4 +1,4 @@
-"""Pipelines that misbehave: a bug, a crash of the whole process, more text than anybody takes.
+"""Pipelines that misbehave or take long: a bug, a crash, too much text, twenty calls in one stage.
 
 Loaded by `ECO2_PIPELINES=tests.fault.pipelines:bug` and so on; the processes run in the checkout.
 """
@@ -9,11 +9,14 @@ import signal
 
 from pydantic import BaseModel
 
-from eco2.pipeline import Context, Pipeline, Stage
+from eco2.pipeline import Call, Context, Pipeline, Stage
 
 FLOOD: dict[str, object] = {"text": "a piece of text " * 250}
 """The input of `flood`: 4 kB."""
 PIECES = 2000
+TURNS = 20
+"""Model calls of `turns`, all in one stage, each of a kind of its own."""
+TURNS_AT_ONCE = 3
 
 
 class Text(BaseModel):
@@ -46,6 +49,18 @@ async def _write(context: Context[Text]) -> Much:
     return Much(pieces=PIECES)
 
 
+async def _take_turns(context: Context[Text]) -> Much:
+    at_once = asyncio.Semaphore(TURNS_AT_ONCE)
+
+    async def turn(number: int) -> None:
+        async with at_once:
+            await context.call(Call(f"turn-{number}", "Count.", str(number), str, 20))
+
+    await asyncio.gather(*map(turn, range(TURNS)))
+    return Much(pieces=TURNS)
+
+
 bug = Pipeline("bug", Text, (Stage("divide", _divide, Nothing),), lambda _: {})
 crash = Pipeline("crash", Text, (Stage("crash", _crash, Nothing),), lambda _: {})
+turns = Pipeline("turns", Text, (Stage("take", _take_turns, Much),), lambda _: {})
 flood = Pipeline("flood", Text, (Stage("write", _write, Much),), lambda _: {})

@@ -10,6 +10,11 @@ FAULTS = (
         workers.killed,
     ),
     Fault(
+        "worker-kill9-amid-calls",
+        "`kill -9` of a worker in a stage of 20 calls, three at once, when 10 are recorded.",
+        workers.killed_amid_calls,
+    ),
+    Fault(
         "worker-frozen",
         "`SIGSTOP` of a worker that holds half of the jobs, `SIGCONT` 30 s later.",
         workers.frozen,

@@ -16,6 +16,7 @@ from tests.fault.verdict import judge
 FAULTS = named(
     [
         "worker-kill9",
+        "worker-kill9-amid-calls",
         "workers-rolling",
         "connection-cut",
         "half-open",

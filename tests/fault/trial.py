@@ -146,6 +146,19 @@ class Trial:
         await self._until(lambda: held() >= count and held("answer") >= count // 2)
         return held()
 
+    async def recorded(self, count: int) -> Slot:
+        """Waits until some job has recorded so many calls; the worker that holds it then."""
+        found: list[Slot] = []
+
+        def reached() -> bool:
+            jobs, now = [job for job in self.jobs.values() if job.recorded >= count], time.time()
+            workers = self.fleet.workers
+            found.extend(slot for slot in workers for job in jobs if job.held_by(slot.worker, now))
+            return bool(found)
+
+        await self._until(reached)
+        return found[0]
+
     async def watched(self, count: int) -> None:
         """Waits until so many clients have their first event."""
         await self._until(lambda: sum(bool(follower.sights) for follower in self.followers) >= count)

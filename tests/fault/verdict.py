@@ -16,6 +16,10 @@ from tests.fault.history import History, histories
 MOST_CONNECTIONS = {"gateway": 2, "worker": 4}
 """Promise 6."""
 
+ON_THE_WAY = 1.0
+"""Seconds that a request, or a record, may take which a process sent right before its death. No other process
+takes its jobs over so soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -104,12 +108,24 @@ def surplus(calls: Iterable[Call], jobs: Mapping[str, History]) -> Counter[str]:
 
 
 def overpaid(calls: Iterable[Call], jobs: Mapping[str, History], deaths: Iterable[Death]) -> dict[str, int]:
-    """By job: the surplus beyond one call per death of a worker that held the job."""
-    excused = Counter(
-        job for death in deaths for job, history in jobs.items() if history.held_by(death.worker, death.at)
-    )
+    """By job: the surplus beyond the calls that were in flight when a worker that held the job died."""
+    by_job = defaultdict[str, list[Call]](list)
+    for call in calls:
+        by_job[call.job].append(call)
+    excused = Counter[str]()
+    for death in sorted(deaths, key=lambda each: each.at):
+        for job, history in jobs.items():
+            if history.held_by(death.worker, death.at):
+                excused[job] += max(0, in_flight(by_job[job], history, death.at) - excused[job])
     over = {job: count - excused[job] for job, count in surplus(calls, jobs).items()}
     return {job: count for job, count in over.items() if count > 0}
+
+
+def in_flight(calls: Iterable[Call], history: History, at: float) -> int:
+    """Calls of one job that were paid for and not recorded at the time `at`."""
+    until = at + ON_THE_WAY
+    paid = sum(call.paid and call.fault is None and call.at <= until for call in calls)
+    return paid - sum(fact.type == "call_completed" and fact.ts <= until for fact in history.facts)
 
 
 def recovery(evidence: Evidence, jobs: Mapping[str, History]) -> tuple[float | None, list[str]]:

@@ -6,6 +6,7 @@ import time
 from eco2.job import new_id
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
+from tests.fault.pipelines import TURNS
 from tests.fault.recorder import append
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
@@ -28,6 +29,21 @@ async def killed(lab: Lab, size: Size) -> Evidence:
         name = victim.worker
         run.moment = Moment(victim.kill9(), worker=name, limit=size.takeover)
         await run.over()
+    return run.seen()
+
+
+async def killed_amid_calls(lab: Lab, size: Size) -> Evidence:
+    """kill -9 in a stage of twenty calls when half of them are done: the others are made, no more."""
+    async with trial(lab, size, pipelines={"turns": "tests.fault.pipelines:turns"}) as run:
+        run.submit(size.jobs // 10 or 1, pipeline="turns", body={"text": "x"})
+        victim = await run.recorded(TURNS // 2)
+        lab.say(f"kill -9 of a worker; {run.state()}")
+        name = victim.worker
+        run.moment = Moment(victim.kill9(), worker=name, limit=size.takeover)
+        await run.over()
+        done = [history for history in run.jobs.values() if history.status == "completed"]
+        recorded = [history.recorded for history in done]
+        run.check("every call is recorded", recorded == [TURNS] * len(done), f"{recorded}")
     return run.seen()
 
 
