@@ -37,6 +37,6 @@ def decode_deltas(body: bytes) -> list[Delta]:
     """The pieces of a message; none for what this version cannot read, since live text may be lost."""
     try:
         message = msgspec.json.decode(body, type=_Deltas)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return []
     return message.deltas if message.v == DELTA_VERSION else []

@@ -57,7 +57,7 @@ def decode_order(body: bytes) -> Job:
         if version != ORDER_VERSION:
             raise Malformed(f"order of version {version}; this program reads {ORDER_VERSION}: upgrade it")
         return msgspec.json.decode(body, type=Order).job
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"undecodable order: {error}") from error
 
 

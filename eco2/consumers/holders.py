@@ -170,5 +170,5 @@ def _decode(body: bytes, kind: type[Kind]) -> Kind | None:
     """The message, or None for what this version cannot read: nothing depends on a single one."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

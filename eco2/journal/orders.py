@@ -55,5 +55,5 @@ class Orders:
 def _head(body: bytes) -> _Head | None:
     try:
         return msgspec.json.decode(body, type=_Order).job
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

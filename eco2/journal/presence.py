@@ -206,7 +206,7 @@ class Presence:
     def _hear(self, _: str, body: bytes) -> None:
         try:
             beat = msgspec.json.decode(body, type=Beat)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # of another version: without it the process is judged as one that sends nothing
         if beat.process == self._own.process:
             return

@@ -100,5 +100,5 @@ def _name(letter: Letter) -> str:
     """The job's id, from the order even where this version cannot read all of it; else from the message."""
     try:
         return msgspec.json.decode(letter.body, type=_Order).job.id
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return letter.message_id or "letter-" + hashlib.sha256(letter.body).hexdigest()[:12]

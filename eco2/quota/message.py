@@ -158,7 +158,7 @@ def decode_note(body: bytes) -> Note | None:
     """None for what this version cannot read: whoever misses a note begins anew."""
     try:
         note = msgspec.json.decode(body, type=Note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     return note if note.v == VERSION else None
 
@@ -183,5 +183,5 @@ def _decode(body: bytes, decoder: "msgspec.json.Decoder[Message]") -> Message:
         if envelope.v != VERSION:
             raise Malformed(f"quota message of version {envelope.v}; this program reads {VERSION}")
         return decoder.decode(envelope.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"undecodable quota message: {error}") from error

@@ -47,3 +47,9 @@ def test_ids_of_one_instant_differ() -> None:
 )
 def test_what_is_no_id_of_ours_has_no_time(text: str) -> None:
     assert id_time(text) is None
+
+
+def test_an_order_of_lists_without_end_is_malformed() -> None:
+    for body in (b"[" * 100_000, b'{"v": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
+        with pytest.raises(Malformed):
+            decode_order(body)
