@@ -1,0 +1,154 @@
+"""What a broker refuses: its own reason reaches the log, and only the start of a process is ended by it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from eco2.broker.addresses import parse
+from eco2.broker.rabbitmq import RabbitMQ, apply, inspect
+from eco2.broker.rabbitmq.connect import AccessRefused, connect
+from eco2.broker.topology import Topology
+from eco2.errors import BrokerUnavailable, StartError
+from tests.conformance.harness import eventually
+from tests.rabbitmq import Node
+
+SMALL = 50_000
+
+
+USERS_AND_LIMITS = """
+U = <<"lodger">>, A = <<".*">>, T = <<"tests">>,
+ok = rabbit_auth_backend_internal:add_user(U, <<"first">>, T),
+[rabbit_vhost:add(V, T) || V <- [<<"three">>, <<"two">>, <<"closed">>]],
+[rabbit_auth_backend_internal:set_permissions(U, V, A, A, A, T) || V <- [<<"three">>, <<"two">>]],
+ok = rabbit_vhost_limit:parse_set(<<"three">>, <<"{\\"max-connections\\": 3}">>, T),
+ok = rabbit_vhost_limit:parse_set(<<"two">>, <<"{\\"max-queues\\": 2}">>, T).
+"""
+"""One call instead of nine: each costs seconds on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """A node with limits, whose user's password these tests change."""
+    node = Node(tmp_path_factory.mktemp("refusing"), f"max_message_size = {SMALL}")
+    node.start()
+    node.ctl("eval", USERS_AND_LIMITS)
+    yield node
+    node.stop()
+    node.remove_data()
+
+
+def url(node: Node, vhost: str, password: str = "first") -> str:
+    return f"amqp://lodger:{password}@127.0.0.1:{node.port}/{vhost}"
+
+
+@asynccontextmanager
+async def running(broker: RabbitMQ) -> AsyncIterator[asyncio.Task[None]]:
+    stop = asyncio.Event()
+    task = asyncio.create_task(broker.run(stop))
+    try:
+        yield task
+    finally:
+        stop.set()
+        await task
+
+
+def said(logs: Sequence[MutableMapping[str, Any]], *words: str) -> Callable[[], bool]:
+    """True once one line of the log has all these words in its reason."""
+    return lambda: any(all(word in str(line.get("why", "")) for word in words) for line in logs)
+
+
+async def test_a_process_over_the_limit_of_connections_waits_and_says_whose_limit_it_is(
+    node: Node, prefix: str
+) -> None:
+    others = [await connect(parse(url(node, "three"))[0], "other", 10) for _ in range(3)]
+    broker = RabbitMQ(url(node, "three"), Topology(prefix, pipelines=("scan",)))
+    with capture_logs() as logs:
+        async with running(broker):
+            await eventually(said(logs, "connection limit (3) is reached", "raise that limit"))
+            assert not broker.ready
+            await asyncio.gather(*(other.close() for other in others))
+            await eventually(lambda: broker.ready)
+    assert not said(logs, "ECO2_AMQP_URL")()
+
+
+async def test_a_limit_of_queues_is_named_and_nothing_is_to_be_deleted_for_another_prefix(
+    node: Node, prefix: str
+) -> None:
+    with pytest.raises(StartError) as refused:
+        await apply(url(node, "two"), Topology(prefix, pipelines=("scan",)))
+    text = str(refused.value)
+    assert "queue limit" in text
+    assert "set_vhost_limits" in text
+    assert "delete it" not in text
+
+
+async def test_a_vhost_that_is_closed_to_the_user_or_missing_is_named(node: Node) -> None:
+    for vhost, reason in (("closed", "access to vhost 'closed' refused"), ("none", "not found")):
+        with pytest.raises(AccessRefused, match=reason) as refused:
+            await connect(parse(url(node, vhost))[0], "eco2 test", 10)
+        assert "ECO2_AMQP_URL" in str(refused.value)
+        assert "first" not in str(refused.value)
+
+
+async def test_the_reason_of_a_forced_close_reaches_the_log(node: Node, prefix: str) -> None:
+    broker = RabbitMQ(url(node, "three"), Topology(prefix, pipelines=("scan",)))
+    with capture_logs() as logs:
+        async with running(broker):
+            await eventually(lambda: broker.ready)
+            await asyncio.to_thread(node.ctl, "close_all_connections", "gone for lunch")
+            await eventually(said(logs, "CONNECTION_FORCED", "gone for lunch"))
+            await eventually(lambda: broker.ready)
+
+
+async def test_a_password_that_is_refused_later_ends_nothing_and_at_the_start_it_does(
+    node: Node, prefix: str
+) -> None:
+    broker = RabbitMQ(url(node, "three"), Topology(prefix, pipelines=("scan",)))
+    with capture_logs() as logs:
+        async with running(broker) as task:
+            await eventually(lambda: broker.ready)
+            await asyncio.to_thread(node.ctl, "change_password", "lodger", "second")
+            await asyncio.to_thread(node.ctl, "close_all_connections", "rotation")
+            await eventually(said(logs, "refuses the login"))
+            assert not broker.ready
+            with pytest.raises(StartError, match="refuses the login"):
+                await RabbitMQ(url(node, "three"), Topology(prefix, pipelines=("scan",))).run(asyncio.Event())
+            assert not task.done()
+            await asyncio.to_thread(node.ctl, "change_password", "lodger", "first")
+            await eventually(lambda: broker.ready)
+
+
+async def test_an_inspection_finds_a_limit_that_is_below_what_the_gateway_takes(
+    node: Node, prefix: str
+) -> None:
+    topology = Topology(prefix, pipelines=("scan",))
+    await apply(node.url, topology)
+    assert (await inspect(node.url, topology, SMALL)).differences == []
+    found = await inspect(node.url, topology, SMALL + 1)
+    (difference,) = found.differences
+    assert f"{SMALL}" in difference
+    assert "max_message_size" in difference
+    assert "ECO2_MAX_UPLOAD_MB" in difference
+    assert found.server.product == "RabbitMQ"
+    assert found.server.version in node.ctl("version")
+
+
+async def test_hosts_are_tried_in_turn_at_the_start_and_after_a_loss(node: Node, prefix: str) -> None:
+    hosts = f"127.0.0.1:1,127.0.0.1:{node.port},localhost:{node.port}"
+    several = f"amqp://guest:guest@{hosts}/"
+    topology = Topology(prefix, pipelines=("scan",))
+    await apply(several, topology)
+    with pytest.raises(BrokerUnavailable):
+        await apply("amqp://guest:guest@127.0.0.1:1,localhost:1/", topology)
+    broker = RabbitMQ(several, topology)
+    with capture_logs() as logs:
+        async with running(broker):
+            for _ in range(3):
+                await eventually(lambda: broker.ready)
+                await asyncio.to_thread(node.ctl, "close_all_connections", "move on")
+    reached = {str(line["to"]) for line in logs if line["event"] == "connected"}
+    assert reached == {f"127.0.0.1:{node.port}", f"localhost:{node.port}"}
