@@ -20,6 +20,9 @@ QUIET = 60.0
 SWEPT = 45.0
 """Seconds that the sweep takes besides, and the jobs that it orders again: they run a few at a time."""
 CUTS = 3
+ROTATION = 20.0
+"""Seconds for which the password of the processes is refused."""
+_CLOSE_ALL = '[rabbit_networking:close_connection(P, "rotation") || P <- rabbit_networking:connections()].'
 
 Act = Callable[[Node], None]
 
@@ -74,6 +77,32 @@ async def half_open(lab: Lab, size: Size) -> Evidence:
                 slot.wire.stall()
         await run.over()
     return run.seen()
+
+
+async def password_rotated(lab: Lab, size: Size) -> Evidence:
+    """The password of the processes stops being accepted under load, and is accepted again later."""
+    node, size = await lab.own_node(), size.lasting
+    async with _loaded(lab, size) as run:
+        lab.say(f"the password is another one, and all connections are closed; {run.state()}")
+        try:
+            # One call: between two, the processes would come back with the old password.
+            await asyncio.to_thread(node.ctl, "eval", _password("rotated") + _CLOSE_ALL)
+            refused = await _refusals(run, size.jobs // 5)
+            await asyncio.sleep(ROTATION)
+            refused += await _refusals(run, size.jobs // 5)
+            ended = [slot.name for slot in run.fleet.slots if slot.starts > 1 or slot.deaths or slot.bad_ends]
+            run.check("no process ended", not ended, f"{ended}")
+            lab.say(f"the old password is accepted again; {run.state()}")
+        finally:
+            await asyncio.to_thread(node.ctl, "eval", _password("guest") + "ok.")
+        run.moment = Moment(time.time(), limit=size.takeover)
+        await run.over()
+        await run.again("with the old password", 4)
+    return run.seen()
+
+
+def _password(password: str) -> str:
+    return f'rabbit_auth_backend_internal:change_password(<<"guest">>, <<"{password}">>, <<"tests">>), '
 
 
 async def memory_alarm(lab: Lab, size: Size) -> Evidence:

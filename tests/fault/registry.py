@@ -44,6 +44,11 @@ FAULTS = (
         broker.half_open,
     ),
     Fault(
+        "password-rotated",
+        "The processes' password is refused for 20 s under load, and their connections are closed.",
+        broker.password_rotated,
+    ),
+    Fault(
         "memory-alarm",
         "`rabbitmqctl set_vm_memory_high_watermark` near 0 for about 15 s.",
         broker.memory_alarm,
