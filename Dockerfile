@@ -42,6 +42,8 @@ ENV PATH=/opt/eco2/bin:$PATH \
     PYTHONUTF8=1 \
     XDG_CACHE_HOME=/opt/eco2/cache \
     ECO2_HOST=0.0.0.0 \
+    ECO2_PROBES_HOST=0.0.0.0 \
+    ECO2_PROBES_PORT=8001 \
     ECO2_WORKER_HOST=0.0.0.0
 COPY --from=build /opt/eco2 /opt/eco2
 COPY deploy/probe /opt/eco2/bin/probe
@@ -49,7 +51,7 @@ COPY deploy/probe /opt/eco2/bin/probe
 WORKDIR /pipelines
 USER 65532:65532
 EXPOSE 8000 8001
-# Of gateway and worker alike: whichever of the two ports answers. Kubernetes has probes of its own.
+# Of gateway and worker alike: the port of health and metrics. Kubernetes has probes of its own.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["probe"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["eco2"]

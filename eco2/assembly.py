@@ -50,7 +50,7 @@ def _ignore(_: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What to call with the port once the gateway, or the worker's probes, accept connections."""
+    """What to call with the port once the gateway, or the process's probes, accept connections."""
 
     gateway: Callable[[int], None] = _ignore
     probes: Callable[[int], None] = _ignore
@@ -130,15 +130,16 @@ async def process(
         core.append(Component("spending", parts.journal.recall_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
-        yield [*core, parts.last_resort(), parts.gateway(listening)]
+        probes = parts.probes(stop, listening, own=False)
+        yield [*core, probes, parts.last_resort(), parts.gateway(listening)]
         return
     budgets = parts.budgets()
     async with open_models(settings, budgets.told) as models:
         worker = [*budgets.components, *parts.worker(models, budgets)]
         if role == "worker":
-            yield [*core, parts.probes(stop, listening), *worker]
+            yield [*core, parts.probes(stop, listening, own=True), *worker]
         else:
-            yield [*core, *worker, parts.gateway(listening)]
+            yield [*core, parts.probes(stop, listening, own=False), *worker, parts.gateway(listening)]
 
 
 def _presence(
@@ -302,6 +303,8 @@ class _Parts:
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build
         from eco2.gateway.config import GatewayConfig
+        from eco2.gateway.guard import hosts_of
+        from eco2.gateway.protocol import ConnectionLimits
         from eco2.gateway.server import serve
 
         settings = self.settings
@@ -312,7 +315,11 @@ class _Parts:
             auth=settings.auth,
             image_urls=settings.takes_image_urls,
             cors_origins=settings.allowed_origins,
+            hosts=hosts_of(settings.host, settings.allowed_hosts),
             max_upload=int(settings.max_upload_mb * 2**20),
+            upload_room=int(settings.upload_room_mb * 2**20),
+            streams_per_job=settings.streams_per_job,
+            streams_per_owner=settings.streams_per_owner,
             job_deadline=settings.job_deadline,
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
@@ -335,20 +342,34 @@ class _Parts:
             advice = (
                 "set ECO2_PORT or --port to a free one (0 takes any), or ECO2_HOST to an address of this host"
             )
-            await serve(app, settings.host, settings.port, stop, listening.gateway, advice)
+            limits = ConnectionLimits(connections=settings.max_connections)
+            await serve(app, settings.host, settings.port, stop, listening.gateway, advice, limits)
 
         return Component("gateway", run, grace=20.0)
 
-    def probes(self, draining: asyncio.Event, listening: Listening) -> Component:
+    def probes(self, draining: asyncio.Event, listening: Listening, *, own: bool) -> Component:
+        """Health and metrics on a port of their own: the worker's, or that of a process with a gateway."""
         from eco2.gateway.app import build_probes
+        from eco2.gateway.guard import hosts_of
         from eco2.gateway.server import serve
 
+        settings = self.settings
+        host = settings.worker_host if own else settings.probes_host
+        port = settings.worker_port if own else settings.metrics_port
+        advice = (
+            "two workers on one host need two ports: set ECO2_WORKER_PORT or --port to a free one "
+            "(0 takes any), or ECO2_WORKER_HOST to an address of this host"
+            if own
+            else "set ECO2_PROBES_PORT to a free one (0 takes any), or ECO2_PROBES_HOST to an address here"
+        )
+
         async def run(stop: asyncio.Event) -> None:
-            app = build_probes(broker=self.broker, journal=self.journal, metrics=self.metrics, stop=draining)
-            host, port = self.settings.worker_host, self.settings.worker_port
-            advice = (
-                "two workers on one host need two ports: set ECO2_WORKER_PORT or --port to a free one "
-                "(0 takes any), or ECO2_WORKER_HOST to an address of this host"
+            app = build_probes(
+                broker=self.broker,
+                journal=self.journal,
+                metrics=self.metrics,
+                stop=draining,
+                hosts=hosts_of(host, ()),
             )
             await serve(app, host, port, stop, listening.probes, advice)
 

@@ -249,9 +249,10 @@ def _process(role: Literal["gateway", "worker", "serve"], settings: "Settings") 
         service.stop_on_signals(stop, force)
         listening = assembly.Listening(
             gateway=lambda port: _say_port("gateway", settings.host, port),
-            probes=lambda port: _say_port("worker's health and metrics", settings.worker_host, port),
+            probes=lambda port: _say_probes(settings, role, port),
         )
         async with assembly.process(settings, role, stop, listening) as components:
+            service.raise_open_files()
             service.spare_the_collector()
             service.return_large_pieces()
             await service.run(components, stop, force)
@@ -261,6 +262,13 @@ def _process(role: Literal["gateway", "worker", "serve"], settings: "Settings") 
 
 def _say_port(what: str, host: str, port: int, path: str = "") -> None:
     typer.echo(f"{what} on http://{host}:{port}{path}", err=True)
+
+
+def _say_probes(settings: "Settings", role: str, port: int) -> None:
+    if role == "worker":
+        _say_port("worker's health and metrics", settings.worker_host, port)
+    else:  # not " on http://…": the first such line of a process names what clients use
+        typer.echo(f"gateway's health and metrics: http://{settings.probes_host}:{port}", err=True)
 
 
 def _leaf(error: BaseException) -> BaseException:

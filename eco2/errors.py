@@ -46,6 +46,21 @@ class SpendLimit(RetryableError):
         self.retry_after = retry_after
 
 
+class OverCapacity(RetryableError):
+    """The process holds as much as it may; the client may send the request again.
+
+    `retry_after`: seconds. `code` is what clients see.
+    """
+
+    code = "OVER_CAPACITY"
+
+    def __init__(self, message: str, retry_after: float, code: str | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        if code is not None:
+            self.code = code
+
+
 class PublishUncertain(RetryableError):
     """The publish was sent and not confirmed in time; it may or may not take effect, now or later."""
 

@@ -7,6 +7,7 @@ step is logged once; a component that fails ends the process instead of leaving 
 import asyncio
 import ctypes
 import gc
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ log = get_logger(__name__)
 YOUNG = 10_000
 """Objects that are made, and not freed, before the garbage collector looks at the young ones."""
 LARGE = 32_768
+UNLIMITED_FILES = 65_536
+"""Open files where the system sets no limit; some systems refuse to make the soft one unlimited."""
 _M_MMAP_THRESHOLD = -3
 """Of glibc's <malloc.h>."""
 
@@ -89,6 +92,18 @@ def return_large_pieces() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, LARGE))
+
+
+def raise_open_files() -> int:
+    """Raises the limit of open files to what the system lets the process have, and returns it.
+
+    A common soft limit is 1,024; each connection takes one.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = UNLIMITED_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft != wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted
 
 
 def stop_on_signals(stop: asyncio.Event, force: asyncio.Event | None = None) -> None:

@@ -49,6 +49,8 @@ FEW_CALLS = 3
 COME_BACK = 6.5
 """Seconds beyond the time-out of a publish until a lost connection is noticed and opened again, at the most
 (`eco2/broker/rabbitmq/probe.py`)."""
+ABOVE_PORT = 1000
+"""How far a gateway's metrics lie above its port where nothing else is set."""
 GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
 
 
@@ -90,6 +92,13 @@ def _origins(origins: str) -> str:
                 f"{origin!r} is no exact origin: write https://app.example, no path, no wildcard"
             )
     return origins
+
+
+def _hosts(hosts: str) -> str:
+    for host in _entries(hosts):
+        if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
+            raise ValueError(f"{host!r} is no host: write api.example, *.example or [::1], without a port")
+    return hosts
 
 
 def _key(key: SecretStr) -> SecretStr:
@@ -287,6 +296,25 @@ class Settings(BaseSettings):
         description="Port of the gateway; 0 takes a free one.",
         json_schema_extra=_about(HTTP),
     )
+    hosts: Annotated[str, AfterValidator(_hosts)] = Field(
+        "",
+        description="Names that requests may be for (their `Host`), separated by commas; `*.example` is any "
+        "below it. Unset: on a loopback address, the names of loopback; else any.",
+        json_schema_extra=_about(HTTP),
+    )
+    probes_host: Annotated[str, AfterValidator(_host)] = Field(
+        "127.0.0.1",
+        description="Address of a gateway's health and metrics; 0.0.0.0 in a container.",
+        json_schema_extra=_about(HTTP),
+    )
+    probes_port: int | None = Field(
+        None,
+        ge=0,
+        le=65_535,
+        description="Port of a gateway's (or `eco2 serve`'s) health and metrics; keep it from clients. "
+        "Unset: 1000 above `ECO2_PORT` (9000). 0 takes a free one.",
+        json_schema_extra=_about(HTTP),
+    )
     worker_host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
         description="Address of the worker's health and metrics; 0.0.0.0 in a container.",
@@ -351,6 +379,32 @@ class Settings(BaseSettings):
         "`auto`: only where every provider is OpenAI, which fetches from its own network; one at a URL of "
         "yours (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
         json_schema_extra=_about(HTTP),
+    )
+    upload_room_mb: float = Field(
+        64,
+        gt=0,
+        description="Request bodies that a gateway holds at once, all together. Further ones are refused "
+        "with 429. Its memory limit must have room for twice that.",
+        json_schema_extra=_about(HTTP, "MB"),
+    )
+    max_connections: int = Field(
+        4_000,
+        ge=1,
+        description="Connections that a gateway serves at once. Further ones are answered 503.",
+        json_schema_extra=_about(HTTP, "connections"),
+    )
+    streams_per_job: int = Field(
+        10,
+        ge=0,
+        description="Event streams of one job that a gateway keeps open at once; 0: any number.",
+        json_schema_extra=_about(HTTP, "streams"),
+    )
+    streams_per_owner: int = Field(
+        20,
+        ge=0,
+        description="Event streams of one owner that a gateway keeps open at once; 0: any number. It counts "
+        "only where `ECO2_AUTH` names owners: many clients may share one address.",
+        json_schema_extra=_about(HTTP, "streams"),
     )
     default_model: ModelName | None = Field(
         None,
@@ -437,6 +491,17 @@ class Settings(BaseSettings):
         return all(url is None or re.match(r"https://api\.openai\.com(/|$)", url) for url in urls)
 
     @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        return _entries(self.hosts)
+
+    @property
+    def metrics_port(self) -> int:
+        """Of a gateway; 0: a free one."""
+        if self.probes_port is not None:
+            return self.probes_port
+        return self.port + ABOVE_PORT if self.port else 0
+
+    @property
     def remotes(self) -> dict[str, ProviderSettings]:
         """The providers that are called over the network, by name, in order of preference."""
         if self.openai_api_key is None:
@@ -490,6 +555,19 @@ def disagreements(settings: Settings) -> list[str]:
             settings.job_deadline <= view_seconds,
             f"ECO2_VIEW_MINUTES ({settings.view_minutes:g} min) must cover ECO2_JOB_DEADLINE "
             f"({settings.job_deadline:g} s): a running job would leave the view.",
+        ),
+        (
+            settings.max_upload_mb <= settings.upload_room_mb,
+            f"ECO2_UPLOAD_ROOM_MB ({settings.upload_room_mb:g} MB) must be at least ECO2_MAX_UPLOAD_MB "
+            f"({settings.max_upload_mb:g} MB): the largest request would never be taken.",
+        ),
+        (
+            settings.metrics_port <= 65_535,
+            f"ECO2_PROBES_PORT must be set with ECO2_PORT {settings.port}: 1000 above it is no port.",
+        ),
+        (
+            settings.port == 0 or settings.metrics_port != settings.port,
+            f"ECO2_PROBES_PORT must differ from ECO2_PORT ({settings.port}): metrics are not for clients.",
         ),
         (
             4 * view_seconds <= settings.retention_hours * 3600,

@@ -21,6 +21,7 @@ from eco2.delta import DELTA_TOPIC, Delta, encode_deltas
 from eco2.event import Done, Event, JobEvent, RunStarted, StageChanged
 from eco2.gateway.app import build
 from eco2.gateway.config import GatewayConfig
+from eco2.gateway.protocol import ConnectionLimits
 from eco2.gateway.server import serve
 from eco2.job import JSON, Job, decode_order
 from eco2.journal.journal import Journal
@@ -33,6 +34,8 @@ PATIENCE = 15.0
 
 STREAM = Topology().stream
 CONFIG = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), max_upload=200_000)
+
+LIMITS = ConnectionLimits()
 
 
 class EchoInput(BaseModel):
@@ -171,6 +174,7 @@ async def cluster(
     keep: float = 900.0,
     clock: Clock = time.time,
     pipelines: tuple[AnyPipeline, ...] = (ECHO, PHOTO),
+    limits: ConnectionLimits = LIMITS,
 ) -> AsyncIterator[Cluster]:
     """`number` gateways, ready, and a worker's connection. `keep`: seconds in the views; `clock`: theirs."""
     async with AsyncExitStack() as stack:
@@ -180,7 +184,9 @@ async def cluster(
         for pipeline in pipelines:
             worker.broker.consume(f"jobs.{pipeline.name}", 100, worker.take)
         gateways = [
-            await stack.enter_async_context(_gateway(server, topology, config, keep, clock, pipelines))
+            await stack.enter_async_context(
+                _gateway(server, topology, config, keep, clock, pipelines, limits)
+            )
             for _ in range(number)
         ]
         await eventually(lambda: all(gateway.broker.ready for gateway in gateways))
@@ -214,6 +220,7 @@ async def _gateway(
     keep: float,
     clock: Clock,
     pipelines: tuple[AnyPipeline, ...],
+    limits: ConnectionLimits,
 ) -> AsyncIterator[Process]:
     async with (
         _engine(server, topology, keep, clock) as (broker, journal),
@@ -230,7 +237,7 @@ async def _gateway(
             clock=clock,
         )
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        group.create_task(serve(app, "127.0.0.1", 0, stop, port.set_result))
+        group.create_task(serve(app, "127.0.0.1", 0, stop, port.set_result, limits=limits))
         process = Process(broker, journal, app, metrics, stop, f"http://127.0.0.1:{await port}")
         try:
             yield process

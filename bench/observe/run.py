@@ -81,7 +81,7 @@ async def watch(folder: Path, broker: str, say: Callable[[str], None]) -> Outcom
     text = FILE.read_text()
     async with scene(folder, broker, say) as on:
         targets = {
-            "eco2-gateway": on.gateways,
+            "eco2-gateway": [slot.metrics_url.removesuffix("/metrics") for slot in on.fleet.gateways],
             "eco2-worker": [slot.url for slot in on.fleet.workers],
         }
         async with running(folder / "prometheus", targets, hurried(text, WAIT, WINDOW)) as prometheus:
@@ -224,7 +224,7 @@ async def _pages(on: Scene) -> tuple[int, int]:
     most = (0, 0)
     async with httpx.AsyncClient(trust_env=False) as http:
         for slot in on.fleet.slots:
-            shown = (await http.get(f"{slot.url}/metrics")).content
+            shown = (await http.get(slot.metrics_url)).content
             promtool("check", "metrics", given=shown)
             series = sum(not line.startswith(b"#") for line in shown.splitlines())
             most = max(most, (series, len(shown)))

@@ -4,8 +4,9 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
+from typing import Any
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -15,10 +16,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
+from eco2.gateway.body import Room
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
-from eco2.gateway.health import probe_routes, readiness, unserved
+from eco2.gateway.guard import Guard, secured
+from eco2.gateway.health import metrics_route, probe_routes, readiness, unserved
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.openapi import document
 from eco2.gateway.owner import OWNER_HEADER
@@ -35,6 +38,19 @@ from eco2.ports import Broker, Clock
 PREFIXES = ("", "/api/v1")
 
 
+class _Guarded(Starlette):
+    """Starlette's, with a `Guard` before everything, and every answer `secured`, also a 500."""
+
+    def __init__(self, hosts: Sequence[str], origins: Sequence[str], **starlettes: Any) -> None:
+        super().__init__(**starlettes)
+        self._hosts = hosts
+        self._origins = origins
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Called by Starlette."""
+        return secured(Guard(super().build_middleware_stack(), self._hosts, self._origins))
+
+
 def build(
     *,
     pipelines: Sequence[AnyPipeline],
@@ -46,16 +62,17 @@ def build(
     clock: Clock,
 ) -> ASGIApp:
     """The gateway. `broker` and `journal` are run by the caller; setting `stop` ends the event streams."""
-    feeds = Feeds(journal, stop)
+    feeds = Feeds(journal, stop, config)
+    room = Room(config.upload_room, config.retry_after)
     acceptance = Acceptance(
         broker, journal, clock, config.publish_timeout, config.job_deadline, config.daily_usd
     )
     names = [pipeline.name for pipeline in pipelines]
     checks = readiness(broker, journal, stop)
-    routes: list[BaseRoute] = [*probe_routes(checks, metrics, lambda: unserved(journal, names))]
+    routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
     for pipeline in pipelines:
         lookup = Lookup(journal, pipeline)
-        submit = SubmissionEndpoint(pipeline, acceptance, metrics, config)
+        submit = SubmissionEndpoint(pipeline, acceptance, room, metrics, config)
         stream = StreamEndpoint(pipeline.name, feeds, lookup, metrics, config)
         result = ResultEndpoint(lookup, config)
         for prefix in PREFIXES:
@@ -69,7 +86,9 @@ def build(
             ]
     routes += _descriptions(pipelines, config)
     metrics.gateway(names)
-    app = Starlette(
+    app = _Guarded(
+        config.hosts,
+        config.cors_origins,
         routes=routes,
         exception_handlers=handlers(config.retry_after),
         lifespan=_lifespan(broker, feeds),
@@ -80,10 +99,17 @@ def build(
     return Compat(outer) if config.compat else outer
 
 
-def build_probes(*, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event) -> Starlette:
-    """A worker's own small application: health, readiness, metrics."""
-    return Starlette(
-        routes=probe_routes(readiness(broker, journal, stop), metrics, lambda: unserved(journal, ())),
+def build_probes(
+    *, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event, hosts: Sequence[str] = ()
+) -> Starlette:
+    """The small application of a port that clients do not reach: health, readiness, metrics."""
+    return _Guarded(
+        hosts,
+        (),
+        routes=[
+            *probe_routes(readiness(broker, journal, stop), lambda: unserved(journal, ())),
+            metrics_route(metrics),
+        ],
         exception_handlers=handlers(retry_after=1),
     )
 
@@ -99,9 +125,16 @@ def _descriptions(pipelines: Sequence[AnyPipeline], config: GatewayConfig) -> It
     """`/openapi.json` under each prefix; the one that was asked comes first among the servers."""
     for prefix in PREFIXES:
         prefixes = sorted(PREFIXES, key=lambda one: one != prefix)
-        described = partial(document, pipelines, config, prefixes)
-        described()  # a model that cannot be described stops the process at its start, not its clients
-        yield Route(f"{prefix}/openapi.json", _document(described))
+        described = document(pipelines, config, prefixes)
+        # Written once: a model that cannot be described stops the process at its start, not its clients.
+        yield Route(f"{prefix}/openapi.json", _written(msgspec.json.encode(described)))
+
+
+def _written(body: bytes) -> Callable[[Request], object]:
+    async def get(_: Request) -> Response:
+        return Response(body, media_type="application/json")
+
+    return get
 
 
 def _unserved(pipelines: Sequence[AnyPipeline]) -> ASGIApp:

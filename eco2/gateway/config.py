@@ -14,15 +14,17 @@ class GatewayConfig:
 
     `models`: names that a client may pin. `default_model`: of a job that pins none; None: any of them.
     `local_model`: the one of them that is no language model (`Pipeline.check_local`), if it is offered.
-    `auth`: see `Auth`. `image_urls`: see `Form`.
-    `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a
-    request waits for the broker before 503; `lookup_timeout`: how long an event stream waits before it
-    opens without knowing its job. `retry_after`: what that header says.
-    `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
-    again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`; `sse_stall`: a
-    client that takes no byte for so long is cut off. `upload_stall`: so is one that sends none of its body.
-    `daily_usd`: what may be paid per UTC day before no further job is taken. `compat`: answer as the
-    predecessor did, too (`eco2.gateway.compat`).
+    `auth`: see `Auth`. `image_urls`: see `Form`. `hosts`: names that requests may be for; none: any.
+    `max_upload`: of one body; `upload_room`: of all that the process holds at once. A body has
+    `upload_seconds` in all, and must come with `upload_rate` bytes a second after the first `upload_grace`
+    seconds. `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a request waits
+    for the broker before 503; `lookup_timeout`: how long an event stream waits before it opens without
+    knowing its job. `retry_after`: what that header says. `sse_comment`: pause between comments of an idle
+    stream; `sse_retry`: pause before a client connects again;
+    `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`. `streams_per_job`,
+    `streams_per_owner`: event streams that are open at once; 0: any number. `daily_usd`: what may be paid
+    per UTC day before no further job is taken. `compat`: answer as the predecessor did, too
+    (`eco2.gateway.compat`).
     """
 
     models: tuple[str, ...]
@@ -31,7 +33,12 @@ class GatewayConfig:
     auth: Auth = "none"
     image_urls: bool = True
     cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     max_upload: int = 10 * 2**20
+    upload_room: int = 64 * 2**20
+    upload_seconds: float = 60.0
+    upload_rate: float = 20_000.0
+    upload_grace: float = 5.0
     job_deadline: float = 180.0
     publish_timeout: float = 5.0
     lookup_timeout: float = 1.0
@@ -39,7 +46,7 @@ class GatewayConfig:
     sse_comment: float = 4.0
     sse_retry: float = 2.0
     sse_done_message: bool = True
-    sse_stall: float = 30.0
-    upload_stall: float = 30.0
+    streams_per_job: int = 10
+    streams_per_owner: int = 20
     daily_usd: Decimal | None = None
     compat: bool = False

@@ -5,7 +5,8 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from eco2.delta import DELTA_TOPIC, decode_deltas
-from eco2.gateway.followers import Followers
+from eco2.gateway.config import GatewayConfig
+from eco2.gateway.followers import Followers, StreamCounts
 from eco2.gateway.live import LiveText
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -15,10 +16,11 @@ from eco2.ports import Live
 class Feeds:
     """`stop`: set when the process is going to stop; every stream is woken then."""
 
-    def __init__(self, journal: Journal, stop: asyncio.Event) -> None:
+    def __init__(self, journal: Journal, stop: asyncio.Event, config: GatewayConfig) -> None:
         self.view = journal.view
         self.live = LiveText()
         self.followers = Followers()
+        self.streams = StreamCounts(config.streams_per_job, config.streams_per_owner, config.retry_after)
         self.stop = stop
 
     @asynccontextmanager

@@ -49,7 +49,6 @@ def _own_paths() -> Node:
         "/openapi.json": _get("This document.", _json(200, None)),
         "/healthz": _get("Whether the process is alive.", _json(200, "Health")),
         "/readyz": _get("Whether it can do its work now.", *ready),
-        "/metrics": _get("Prometheus' text format.", ("200", _content("text/plain", TEXT))),
     }
     only_root = [{"url": "/"}]
     return {
@@ -94,7 +93,8 @@ def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
                 _json(202, "Accepted", "It will end, whatever crashes."),
                 _json(200, "Accepted", "The job that this key named before."),
                 _problem(400, "IMAGE_URL_REQUIRED, UNSUPPORTED_MODEL (lists `supported_models`)"),
-                _problem(408, "REQUEST_TIMEOUT: nothing of the body came for long"),
+                _problem(403, "CROSS_SITE: a page of another site sent it"),
+                _problem(408, "REQUEST_TIMEOUT: the body came too slowly"),
                 _problem(413, "IMAGE_TOO_LARGE"),
                 _problem(415, "UNSUPPORTED_IMAGE"),
                 _problem(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH"),
@@ -120,6 +120,7 @@ def _events(stages: Sequence[str], config: GatewayConfig) -> Node:
         ("204", {"description": "The client has seen all."}),
         _problem(404, "NOT_FOUND"),
         _problem(410, "GONE: older than the journal"),
+        _problem(429, "TOO_MANY_STREAMS: of this job or owner", _RETRY),
         *_always(config),
     )
     item["get"] |= _security(config) | {

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from eco2.errors import Gone, InvalidInput, PermanentError, RetryableError, SpendLimit
+from eco2.errors import Gone, InvalidInput, OverCapacity, PermanentError, RetryableError, SpendLimit
 from eco2.event import sound
 from eco2.log import get_logger
 
@@ -35,10 +35,15 @@ class UnsupportedModel(InvalidInput):
 
     def __init__(self, model: object, supported: tuple[str, ...]) -> None:
         super().__init__(
-            f"model {str(model)[:LONGEST_QUOTE]!r} is not offered; supported_models: {', '.join(supported)}",
+            f"model {_quoted(model)} is not offered; supported_models: {', '.join(supported)}",
             status=400,
         )
         self.supported = supported
+
+
+def _quoted(value: object) -> str:
+    """Text of bounded length: a list of lists without end is not written out."""
+    return repr(value[:LONGEST_QUOTE]) if isinstance(value, str) else f"of type {type(value).__name__}"
 
 
 class NotFound(InvalidInput):
@@ -72,7 +77,7 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
 def code_of(error: Exception) -> str:
     """The `code` that a client is told of the error."""
     match error:
-        case PermanentError() | SpendLimit():
+        case PermanentError() | SpendLimit() | OverCapacity():
             return error.code
         case ValidationError():
             return InvalidInput.code
@@ -93,10 +98,11 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
     """What answers each kind of error. `retry_after`: seconds, sent with every 503."""
 
     async def unavailable(_: Request, error: Exception) -> Response:
-        return _problem(503, UNAVAILABLE, str(error), headers={"Retry-After": str(retry_after)})
+        return problem(503, UNAVAILABLE, str(error), headers={"Retry-After": str(retry_after)})
 
     return {
         SpendLimit: _spend_limit,
+        OverCapacity: _over_capacity,
         InvalidInput: _invalid,
         ValidationError: _misfit,
         Gone: _gone,
@@ -107,38 +113,44 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
     }
 
 
-def _problem(
+def problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
+    """A refusal as clients see it."""
     return json_response({"detail": sound(detail), "code": code, **more}, status, headers)
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
     assert isinstance(error, InvalidInput)
     if isinstance(error, UnsupportedModel):
-        return _problem(error.status, error.code, str(error), supported_models=error.supported)
-    return _problem(error.status, error.code, str(error), HEADERS.get(error.status))
+        return problem(error.status, error.code, str(error), supported_models=error.supported)
+    return problem(error.status, error.code, str(error), HEADERS.get(error.status))
 
 
 async def _spend_limit(_: Request, error: Exception) -> Response:
     assert isinstance(error, SpendLimit)
     headers = {"Retry-After": str(math.ceil(error.retry_after))}
-    return _problem(503, error.code, str(error), headers)
+    return problem(503, error.code, str(error), headers)
+
+
+async def _over_capacity(_: Request, error: Exception) -> Response:
+    assert isinstance(error, OverCapacity)
+    return problem(429, error.code, str(error), {"Retry-After": str(math.ceil(error.retry_after))})
 
 
 async def _misfit(_: Request, error: Exception) -> Response:
     assert isinstance(error, ValidationError)
-    return _problem(422, InvalidInput.code, describe(error))
+    return problem(422, InvalidInput.code, describe(error))
 
 
 async def _gone(_: Request, error: Exception) -> Response:
-    return _problem(410, Gone.code, str(error))
+    return problem(410, Gone.code, str(error))
 
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).name
-    return _problem(error.status_code, code, error.detail, headers=error.headers)
+    return problem(error.status_code, code, error.detail, headers=error.headers)
 
 
 async def _disconnected(_: Request, __: Exception) -> Response:
@@ -147,7 +159,7 @@ async def _disconnected(_: Request, __: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     log.error("a request failed unexpectedly", method=request.method, path=request.url.path, exc_info=error)
-    return _problem(500, INTERNAL, "this is a defect of the server; its log tells more")
+    return problem(500, INTERNAL, "this is a defect of the server; its log tells more")
 
 
 def describe(error: ValidationError) -> str:

@@ -5,15 +5,20 @@ Signals are not touched here; the service owns them.
 """
 
 import asyncio
+import resource
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import cast
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from eco2.errors import StartError
-from eco2.gateway.protocol import Protocol
+from eco2.gateway.protocol import ConnectionLimits, Protocol
 from eco2.log import get_logger
 
 KEEP_ALIVE = 75
@@ -21,17 +26,33 @@ KEEP_ALIVE = 75
 GRACE = 10
 """Seconds that a stop waits for open responses."""
 
+RESERVED_FILES = 128
+"""Descriptors for what is no client: the broker, the provider, libraries, logs."""
+
 log = get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], period: float) -> None:
         super().__init__(config)
         self._on_started = on_started
+        self._period = period
+        self._checked = 0.0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called by uvicorn every 0.1 s; looks at the connections each `period` seconds."""
+        now = time.monotonic()
+        if (elapsed := now - self._checked) >= self._period:
+            self._checked = now
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Protocol):
+                    # A loop that stood still read nothing meanwhile: that is not the clients' time.
+                    connection.check(min(elapsed, 2 * self._period))
+        return await super().on_tick(counter)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -45,17 +66,19 @@ async def serve(
     stop: asyncio.Event,
     on_port: Callable[[int], None],
     advice: str = "choose another address or port",
+    limits: ConnectionLimits | None = None,
 ) -> None:
     """Serves until `stop` is set and open responses have ended. Port 0 takes a free one.
 
     `on_port(port)` is called when it listens. Raises `StartError`, with `advice`, if it cannot.
     """
+    limits = within_open_files(limits or ConnectionLimits())
     listener = _listen(host, port, advice)
     bound: int = listener.getsockname()[1]
     config = uvicorn.Config(
         app,
         interface="asgi3",
-        http=Protocol,
+        http=cast(type[asyncio.Protocol], partial(Protocol, limits)),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -65,7 +88,7 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    server = _Server(config, lambda: on_port(bound))
+    server = _Server(config, lambda: on_port(bound), limits.period)
     async with asyncio.TaskGroup() as group:
         watcher = group.create_task(_exit_on(stop, server))
         log.info("listening", host=host, port=bound)
@@ -74,6 +97,21 @@ async def serve(
     if not started:
         raise StartError("the HTTP application did not start; the log says why")
     log.info("closed", host=host, port=bound)
+
+
+def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
+    """`limits`, with no more connections than the process may have descriptors for: a process that has none
+    left is deaf, also to its probes and its broker."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(1, (soft - RESERVED_FILES) * 8 // 9)
+    if soft == resource.RLIM_INFINITY or limits.connections <= most:
+        return limits
+    log.warning(
+        "fewer connections than ECO2_MAX_CONNECTIONS: raise the limit of open files",
+        most=most,
+        open_files=soft,
+    )
+    return replace(limits, connections=most)
 
 
 async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:

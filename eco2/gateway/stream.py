@@ -1,19 +1,19 @@
 """GET /{pipeline}/{id}/events: the job's events as a stream that can be resumed on any replica.
 
 Each connection pulls: it keeps a cursor, sleeps until something may be new, and sends what it lacks. A slow
-client therefore costs its socket's buffer and delays nobody; one that takes nothing for long is cut off.
+client therefore costs its socket's buffer and delays nobody; one that takes nothing for long loses its
+connection. Streams of one job, and of one owner, are limited: each costs some 21 kB and a wake-up per event.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from eco2.errors import BrokerUnavailable, Gone
 from eco2.gateway.config import GatewayConfig
@@ -21,7 +21,7 @@ from eco2.gateway.feeds import Feeds
 from eco2.gateway.lookup import Lookup
 from eco2.gateway.owner import reader
 from eco2.gateway.problem import NotFound
-from eco2.gateway.protocol import abort_of
+from eco2.gateway.protocol import stalled
 from eco2.gateway.sse import (
     COMMENT,
     Cursor,
@@ -34,7 +34,6 @@ from eco2.gateway.sse import (
     retry_line,
 )
 from eco2.journal.state import JobState
-from eco2.log import get_logger
 from eco2.metrics import Metrics
 
 HEADERS = {
@@ -45,30 +44,23 @@ HEADERS = {
 APP_PREFIX = "/api/v1/"
 """Where the existing app asks; see `eco2.gateway.sse.done_message`."""
 PIECE = 32_768
-"""Bytes sent at once: about half of what the server holds back, so that who reads at all is not cut off."""
-
-log = get_logger(__name__)
+"""Bytes sent at once, so that a connection holds little more than what the server holds back."""
 
 
 class EventStreamResponse(StreamingResponse):
-    """`stall`: seconds that the client may take for one piece before it is cut off.
+    """Sends `frames`; a client that takes nothing for too long is ended by its connection (`protocol.py`).
 
-    `abort` ends its connection at once; without it the server would go on waiting for the client to take
-    what is in the socket's buffer. `on_cut` is called when a client was cut off.
+    `counted` is closed when the response has ended, however it ended.
     """
 
-    def __init__(
-        self,
-        frames: AsyncGenerator[bytes, None],
-        stall: float,
-        abort: Callable[[], None] | None = None,
-        on_cut: Callable[[], None] = lambda: None,
-    ) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes, None], counted: ExitStack) -> None:
         super().__init__(frames, headers=HEADERS)
-        self._on_cut = on_cut
         self._frames = frames
-        self._stall = stall
-        self._abort = abort
+        self._counted = counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._counted:
+            await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         """Sends the frames; closes their generator at once, however the response ends."""
@@ -76,21 +68,11 @@ class EventStreamResponse(StreamingResponse):
             await send(
                 {"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers}
             )
-            try:
-                async for chunk in frames:
-                    for start in range(0, len(chunk), PIECE):
-                        await self._send(send, chunk[start : start + PIECE], more=True)
-                await self._send(send, b"", more=False)
-            except TimeoutError:
-                log.info("event stream cut off: the client takes nothing", seconds=self._stall)
-                self._on_cut()
-                if self._abort is not None:
-                    self._abort()
-
-    async def _send(self, send: Send, body: bytes, *, more: bool) -> None:
-        """Raises `TimeoutError` if the client takes nothing: a piece is taken once those before are out."""
-        async with asyncio.timeout(self._stall):
-            await send({"type": "http.response.body", "body": body, "more_body": more})
+            async for chunk in frames:
+                for start in range(0, len(chunk), PIECE):
+                    piece = chunk[start : start + PIECE]
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +82,7 @@ class _Asked:
     `with_message`: see `advance`.
     """
 
+    scope: Scope
     job_id: str
     owner: str | None
     last_event_id: str | None
@@ -123,8 +106,9 @@ class StreamEndpoint:
         self._config = config
 
     async def get(self, request: Request) -> Response:
-        """200 with the stream; 204 if the client has seen all; 401, 404, 410 where there is none for it."""
+        """200 with the stream; 204 if the client has seen all; 401, 404, 410 where there is none; 429."""
         asked = _Asked(
+            request.scope,
             request.path_params["job_id"],
             reader(request, self._config.auth),
             last_event_id(request.headers, request.query_params),
@@ -140,12 +124,9 @@ class StreamEndpoint:
             return Response(status_code=204)
         if request.method == "HEAD":
             return Response(headers=HEADERS)
-        return EventStreamResponse(
-            self._frames(asked, place),
-            self._config.sse_stall,
-            abort_of(request.scope),
-            partial(self._metrics.stream_cut, self._pipeline),
-        )
+        counted = ExitStack()
+        counted.enter_context(self._feeds.streams.open(asked.job_id, asked.owner))
+        return EventStreamResponse(self._frames(asked, place), counted)
 
     async def _locate(self, asked: _Asked) -> _Place:
         state = await self._lookup.known(asked.job_id, asked.owner)
@@ -154,7 +135,7 @@ class StreamEndpoint:
         return state, resume(state, asked.last_event_id)
 
     async def _frames(self, asked: _Asked, place: _Place | None) -> AsyncGenerator[bytes, None]:
-        with self._metrics.stream_open(self._pipeline), self._feeds.followers.follow(asked.job_id) as news:
+        with self._open(asked) as news:
             yield opening(self._config.sse_retry)
             while place is None:
                 if self._feeds.stop.is_set():
@@ -178,6 +159,19 @@ class StreamEndpoint:
                 if new:
                     new = False
                     self._metrics.first_event(self._pipeline, time.monotonic() - asked.at)
+
+    @contextmanager
+    def _open(self, asked: _Asked) -> Iterator[asyncio.Event]:
+        """A wake-up signal for one stream, while the block runs."""
+        with (
+            self._metrics.stream_open(self._pipeline),
+            self._feeds.followers.follow(asked.job_id) as news,
+        ):
+            try:
+                yield news
+            finally:
+                if stalled(asked.scope):
+                    self._metrics.stream_cut(self._pipeline)
 
     async def _follow(
         self, asked: _Asked, state: JobState, cursor: Cursor, news: asyncio.Event

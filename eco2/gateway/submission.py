@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from eco2.errors import InvalidInput
 from eco2.gateway.acceptance import Acceptance, Submission
-from eco2.gateway.body import form_digest, read_form
+from eco2.gateway.body import BodyReader, Hold, Room
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.owner import submitter
 from eco2.gateway.problem import UnsupportedModel, code_of, json_response
@@ -27,9 +27,16 @@ class SubmissionEndpoint:
     """Takes the jobs of one pipeline."""
 
     def __init__(
-        self, pipeline: AnyPipeline, acceptance: Acceptance, metrics: Metrics, config: GatewayConfig
+        self,
+        pipeline: AnyPipeline,
+        acceptance: Acceptance,
+        room: Room,
+        metrics: Metrics,
+        config: GatewayConfig,
     ) -> None:
         self._pipeline = pipeline
+        self._room = room
+        self._bodies = BodyReader(pipeline, config, MODEL_FIELD)
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
@@ -39,7 +46,9 @@ class SubmissionEndpoint:
         began = time.monotonic()
         try:
             owner = submitter(request, self._config.auth)
-            accepted = await self._acceptance.accept(await self._submission(request, owner))
+            with self._room.hold() as hold:
+                submission = await self._submission(request, owner, hold)
+                accepted = await self._acceptance.accept(submission)
         except Exception as error:
             self._metrics.request_refused(self._pipeline.name, code_of(error))
             raise
@@ -56,14 +65,15 @@ class SubmissionEndpoint:
             202 if accepted.new else 200,
         )
 
-    async def _submission(self, request: Request, owner: str) -> Submission:
+    async def _submission(self, request: Request, owner: str, hold: Hold) -> Submission:
         key = idempotency_key(request)
-        form = await read_form(request, self._config.max_upload, self._config.upload_stall)
+        body = await self._bodies.read(request, hold)
+        form = body.form
         model = pinned_model(form, self._config.models)
         rest = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
         return Submission(
             pipeline=self._pipeline.name,
-            digest=await form_digest(self._pipeline.name, form),
+            digest=body.digest,
             parse=lambda: self._parse(Form(rest, form.files, self._config.image_urls), model),
             owner=owner,
             key=key,

@@ -34,13 +34,14 @@ class Slot:
     def __init__(
         self, role: Role, number: int, env: Mapping[str, str], wire: Proxy | None, log: IO[str]
     ) -> None:
-        (port,) = free_ports(1)
+        port, probes = free_ports(2)
         port_name = "ECO2_PORT" if role == "gateway" else "ECO2_WORKER_PORT"
         self.role = role
         self.name = f"{role}-{number}"
         self.url = f"http://127.0.0.1:{port}"
+        self.metrics_url = f"http://127.0.0.1:{probes if role == 'gateway' else port}/metrics"
         self.wire = wire
-        self.env = {**env, port_name: str(port)}
+        self.env = {**env, port_name: str(port), "ECO2_PROBES_PORT": str(probes)}
         if wire is not None:
             self.env["ECO2_AMQP_URL"] = wire.url
         self._log = log

@@ -54,7 +54,7 @@ class Installation:
 
     async def start(self, role: str) -> Process:
         """Returns when it is ready."""
-        (port,) = free_ports(1)
+        port, probes = free_ports(2)
         name = f"eco2-image-{os.getpid()}-{len(self._names)}"
         self._names.append(name)
         env = {
@@ -63,6 +63,7 @@ class Installation:
             "OPENAI_BASE_URL": f"{self._provider.url}/v1",
             "ECO2_IMAGE_URLS": "on",
             PORTS[role]: str(port),
+            **({"ECO2_PROBES_PORT": str(probes)} if role == "gateway" else {}),
             **NO_LIMITS,
         }
         container = await self._engine.start(name, self._image, role, memory=MEMORY[role], env=env)

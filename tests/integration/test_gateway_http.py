@@ -18,7 +18,7 @@ from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
 from eco2.gateway.server import serve
 from eco2.job import JSON
-from tests.gateways import CONFIG, ECHO, Cluster, cluster, eventually, life
+from tests.gateways import CONFIG, ECHO, Cluster, Process, cluster, eventually, life
 
 ORIGIN = {"Origin": "https://app.example"}
 
@@ -76,17 +76,29 @@ async def test_probes_and_metrics() -> None:
         assert (await http.get("/healthz")).json() == {"status": "ok"}
         assert (await http.get("/readyz")).status_code == 200
         await http.post("/echo", json={"text": "a"})
-        scraped = await http.get("/metrics")
-        assert scraped.headers["content-type"].startswith("text/plain; version=")
-        assert 'eco2_jobs_accepted_total{pipeline="echo"} 1.0' in scraped.text
-        assert "eco2_journal_skipped_total 0.0" in scraped.text
+        assert (await http.get("/metrics")).status_code == 404
+        async with probes(world.gateways[0]) as http:
+            assert (await http.get("/readyz")).status_code == 200
+            scraped = await http.get("/metrics")
+            assert scraped.headers["content-type"].startswith("text/plain; version=")
+            assert 'eco2_jobs_accepted_total{pipeline="echo"} 1.0' in scraped.text
+            assert "eco2_journal_skipped_total 0.0" in scraped.text
+
+
+def probes(gateway: Process, stop: asyncio.Event | None = None) -> httpx.AsyncClient:
+    app = build_probes(
+        broker=gateway.broker,
+        journal=gateway.journal,
+        metrics=gateway.metrics,
+        stop=stop or gateway.stop,
+    )
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://10.0.0.7")
 
 
 async def test_a_stopping_process_is_alive_and_not_ready() -> None:
     async with cluster() as world:
         gateway, stop = world.gateways[0], asyncio.Event()
-        app = build_probes(broker=gateway.broker, journal=gateway.journal, metrics=gateway.metrics, stop=stop)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://worker") as http:
+        async with probes(gateway, stop) as http:
             assert (await http.get("/readyz")).status_code == 200
             stop.set()
             ready = await http.get("/readyz")

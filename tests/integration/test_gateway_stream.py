@@ -16,6 +16,7 @@ import pytest
 
 from eco2.event import Done, Queued, RunStarted, StepCompleted
 from eco2.eventstream import ClientEvent, EventLines
+from eco2.gateway.protocol import ConnectionLimits
 from eco2.job import new_id
 from tests.counted import counted
 from tests.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
@@ -402,7 +403,7 @@ async def test_connections_are_counted_and_forgotten() -> None:
 
 
 async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume() -> None:
-    async with cluster(config=replace(CONFIG, sse_stall=0.2)) as world:
+    async with cluster(limits=ConnectionLimits(write=0.4)) as world:
         job_id, url = await submitted(world)
         await world.worker.append(*life(job_id)[:4])
         await world.everywhere(job_id, 20)
@@ -419,7 +420,9 @@ async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume()
                 world.worker.text(job_id, "x" * 100_000, pos=number * 100_000)
                 await asyncio.sleep(0)  # lets it be taken: more than some waiting pieces are dropped
             await eventually(lambda: sockets() == idle + 1)
-        assert counted(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
+        await eventually(
+            lambda: counted(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
+        )
         last = re.findall(rb"\nid: (\S+)\n\n", received)[-1].decode()
         await world.worker.append(*life(job_id)[4:])
         async with stream(url, last) as rest:

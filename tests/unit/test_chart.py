@@ -20,7 +20,14 @@ ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm/eco2"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 TIERS = sorted(CHART.glob("values-tier*.yaml"))
-OWN = {"ECO2_HOST", "ECO2_PORT", "ECO2_WORKER_HOST", "ECO2_WORKER_PORT"}
+OWN = {
+    "ECO2_HOST",
+    "ECO2_PORT",
+    "ECO2_PROBES_HOST",
+    "ECO2_PROBES_PORT",
+    "ECO2_WORKER_HOST",
+    "ECO2_WORKER_PORT",
+}
 """Settings that are the chart's to make."""
 
 Tree = dict[str, Any]

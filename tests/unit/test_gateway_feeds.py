@@ -9,7 +9,7 @@ from eco2.event import Done, Queued
 from eco2.gateway.feeds import Feeds
 from eco2.journal.journal import Journal
 from tests.clock import VirtualClock, virtual
-from tests.gateways import eventually
+from tests.gateways import CONFIG, eventually
 
 
 @virtual
@@ -17,7 +17,7 @@ async def test_followers_are_woken_by_events_text_and_stop_and_ended_jobs_leave_
     broker = Embedded(Topology(), Server(clock=VirtualClock.now))
     journal = Journal(broker, 900.0, VirtualClock.now)
     stop, stop_journal, stop_broker = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    feeds = Feeds(journal, stop)
+    feeds = Feeds(journal, stop, CONFIG)
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.run(stop_broker))
         journaling = group.create_task(journal.run(stop_journal))

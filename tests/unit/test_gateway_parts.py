@@ -1,7 +1,8 @@
-"""Digests, error texts, the cut-off of stalled clients, and metrics."""
+"""Digests, error texts, and the response of an event stream."""
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import ExitStack
 
 import pytest
 from pydantic import BaseModel, ValidationError
@@ -11,7 +12,6 @@ from eco2.gateway.body import digest
 from eco2.gateway.problem import describe
 from eco2.gateway.stream import PIECE, EventStreamResponse
 from eco2.pipeline import Form, Upload
-from tests.clock import virtual
 
 
 def test_the_digest_is_of_fields_and_bytes_and_not_of_their_order_or_file_names() -> None:
@@ -45,7 +45,7 @@ def test_a_misfit_is_described_by_field_without_its_value() -> None:
 
 
 class Sink:
-    """An ASGI `send` that takes `takes` messages and then nothing more."""
+    """An ASGI `send` that fails after `takes` messages, as for a client that is gone."""
 
     def __init__(self, takes: int) -> None:
         self.messages: list[Message] = []
@@ -53,12 +53,11 @@ class Sink:
 
     async def __call__(self, message: Message) -> None:
         if len(self.messages) == self._takes:
-            await asyncio.Event().wait()
+            raise OSError
         self.messages.append(message)
 
 
-@virtual
-async def test_a_client_that_takes_nothing_is_cut_off_and_its_generator_closed() -> None:
+async def test_the_generator_is_closed_however_the_response_ends() -> None:
     closed = asyncio.Event()
 
     async def frames() -> AsyncGenerator[bytes, None]:
@@ -69,38 +68,17 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_its_generator_closed()
             closed.set()
 
     sink = Sink(takes=3)
-    began = asyncio.get_running_loop().time()
-    await EventStreamResponse(frames(), stall=30.0).stream_response(sink)
-    assert asyncio.get_running_loop().time() - began == pytest.approx(30.0)
+    with pytest.raises(OSError):
+        await EventStreamResponse(frames(), ExitStack()).stream_response(sink)
     assert closed.is_set()
     assert [message.get("more_body") for message in sink.messages] == [None, True, True]
 
 
-@virtual
-async def test_a_slow_reader_of_much_is_not_cut_off_and_one_that_stops_at_the_end_is() -> None:
+async def test_much_goes_out_in_pieces() -> None:
     async def frames() -> AsyncGenerator[bytes, None]:
         yield b"x" * (9 * PIECE + 1)
 
-    class Slow(Sink):
-        async def __call__(self, message: Message) -> None:
-            await asyncio.sleep(20)
-            await super().__call__(message)
-
-    slow = Slow(takes=99)
-    await EventStreamResponse(frames(), stall=30.0).stream_response(slow)
-    assert b"".join(message.get("body", b"") for message in slow.messages) == b"x" * (9 * PIECE + 1)
-    cut: list[bool] = []
-    response = EventStreamResponse(frames(), stall=30.0, on_cut=lambda: cut.append(True))
-    await response.stream_response(Sink(takes=11))
-    assert cut == [True]
-
-
-@virtual
-async def test_waiting_for_news_is_no_stall() -> None:
-    async def frames() -> AsyncGenerator[bytes, None]:
-        await asyncio.sleep(3600)
-        yield b"x"
-
-    sink = Sink(takes=10)
-    await EventStreamResponse(frames(), stall=30.0).stream_response(sink)
-    assert [message.get("body") for message in sink.messages] == [None, b"x", b""]
+    sink = Sink(takes=99)
+    await EventStreamResponse(frames(), ExitStack()).stream_response(sink)
+    sizes = [len(message.get("body", b"")) for message in sink.messages[1:]]
+    assert sizes == [PIECE] * 9 + [1, 0]

@@ -1,5 +1,5 @@
 {{/*
-The pod of a gateway or a worker. Takes a dict: root, role (gateway, worker), port, grace (seconds from the end of
+The pod of a gateway or a worker. Takes a dict: root, role (gateway, worker), http (port for clients, if any), grace (seconds from the end of
 the preStop hook to SIGKILL).
 */}}
 {{- define "eco2.pod" -}}
@@ -75,23 +75,28 @@ spec:
           value: amqp://$(RABBITMQ_USER):$(RABBITMQ_PASSWORD)@{{ include "eco2.rabbitmq" $root }}.{{ $root.Release.Namespace }}.svc:5672/
       {{- end }}
       ports:
+        {{- with .http }}
         - name: http
-          containerPort: {{ .port }}
+          containerPort: {{ . }}
+        {{- end }}
+        # Health and metrics; clients do not reach it.
+        - name: probes
+          containerPort: 8001
       # Until the interpreter has loaded everything, on a busy node.
       startupProbe:
-        httpGet: { path: /healthz, port: http }
+        httpGet: { path: /healthz, port: probes }
         periodSeconds: 1
         failureThreshold: 60
       # The event loop turns; nothing else, so that neither load nor a slow broker gets a process killed.
       livenessProbe:
-        httpGet: { path: /healthz, port: http }
+        httpGet: { path: /healthz, port: probes }
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3
       # The broker is attached and the journal is tailed. A restart of the broker must not take all gateways from their
       # Service at once: they show what they have, keep event streams open, and say what a client can do; so 30 s.
       readinessProbe:
-        httpGet: { path: /readyz, port: http }
+        httpGet: { path: /readyz, port: probes }
         periodSeconds: 2
         timeoutSeconds: 2
         failureThreshold: 15
