@@ -2,14 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
+import aio_pika
+import httpx
+
+from tests.fault.clients import result
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
+from tests.fault.queues import depths
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
+from tests.fault.wire import StreamWire
 from tests.proxy import Proxy
 from tests.rabbitmq import Node
 
@@ -23,6 +29,10 @@ CUTS = 3
 ROTATION = 20.0
 """Seconds for which the password of the processes is refused."""
 _CLOSE_ALL = '[rabbit_networking:close_connection(P, "rotation") || P <- rabbit_networking:connections()].'
+NOTICED = 20.0
+"""Seconds in which a tail that shows nothing must be attached again."""
+REPLACED = 90.0
+"""Seconds in which all processes must have read the new journal, from when the broker is up."""
 
 Act = Callable[[Node], None]
 
@@ -103,6 +113,98 @@ async def password_rotated(lab: Lab, size: Size) -> Evidence:
 
 def _password(password: str) -> str:
     return f'rabbit_auth_backend_internal:change_password(<<"guest">>, <<"{password}">>, <<"tests">>), '
+
+
+async def confirms_withheld(lab: Lab, size: Size) -> Evidence:
+    """What is appended to the journal takes effect, and no confirm comes back; new connections are whole."""
+    return await _muted(lab, size, StreamWire.withhold, 3 * size.publish_timeout)
+
+
+async def tail_silent(lab: Lab, size: Size) -> Evidence:
+    """The tails of all processes get nothing more; all else on their connections works, and new ones do."""
+    return await _muted(lab, size, StreamWire.silence, NOTICED)
+
+
+async def _muted(lab: Lab, size: Size, mute: Callable[[StreamWire], None], noticed: float) -> Evidence:
+    async with _loaded(lab, size, StreamWire) as run:
+        lab.say(f"{mute.__name__}; {run.state()}")
+        run.moment = Moment(time.time(), limit=noticed + size.takeover)
+        for slot in run.fleet.slots:
+            assert isinstance(slot.wire, StreamWire)
+            slot.wire.stream = run.journal.encode()
+            mute(slot.wire)
+        await run.over()
+        await run.again("on new connections", 4)
+    return run.seen()
+
+
+async def wiped(lab: Lab, size: Size) -> Evidence:
+    """The broker dies, loses its disk and is started again, empty."""
+    node = await lab.own_node()
+
+    async def wipe(_: Trial) -> None:
+        await asyncio.to_thread(_wipe, node)
+
+    return await _replaced(lab, size, wipe)
+
+
+def _wipe(node: Node) -> None:
+    node.kill9()
+    node.remove_data()
+    node.start()
+
+
+async def stream_deleted(lab: Lab, size: Size) -> Evidence:
+    """The journal's stream is deleted, and every connection is cut."""
+
+    async def delete(run: Trial) -> None:
+        async with await aio_pika.connect(run.url()) as connection, connection.channel() as channel:
+            await channel.queue_delete(run.journal)
+        for slot in run.fleet.slots:
+            if slot.wire is not None:
+                slot.wire.cut()
+
+    return await _replaced(lab, size, delete)
+
+
+async def _replaced(lab: Lab, size: Size, act: Callable[[Trial], Awaitable[None]]) -> Evidence:
+    """What was accepted is lost with the journal, so what is judged is all that comes after: the same
+    processes notice it, say so, and serve as before."""
+    async with _loaded(lab, size, Proxy) as run:
+        starts = [slot.starts for slot in run.fleet.slots]
+        old = [job for job, history in run.jobs.items() if history.end is None]
+        lab.say(f"the journal goes; {run.state()}")
+        await act(run)
+        await run.forget()
+        began = time.monotonic()
+        unready = await _until_replaced(run)
+        run.check("every process notices it", time.monotonic() - began < REPLACED, f"{len(unready)} said so")
+        run.check("no process was started again", starts == [slot.starts for slot in run.fleet.slots])
+        lab.say(f"read anew after {time.monotonic() - began:.1f} s")
+        await run.again("in the new journal", size.jobs // 2)
+        gone = {(await result(run.http, url, job, "scan"))[0] for job in old for url in run.gateways}
+        run.check("old jobs are not found", gone <= {404, 410}, f"{gone}")
+        run.dead = (await depths(run.url(), [run.dead_queue])).get(run.dead_queue, 0)
+        run.check("at most the orders that were left are dead letters", run.dead <= len(old), f"{run.dead}")
+    return run.seen()
+
+
+async def _until_replaced(run: Trial) -> set[str]:
+    """Waits until every process has read the new journal; those that were seen not ready before."""
+    unready: set[str] = set()
+    async with asyncio.timeout(REPLACED):
+        while True:
+            replaced = 0
+            for slot in run.fleet.slots:
+                with suppress(httpx.HTTPError):
+                    ready = await run.http.get(f"{slot.url}/readyz")
+                    page = (await run.http.get(f"{slot.url}/metrics")).text
+                    replaced += ready.status_code == 200 and "eco2_journal_replaced_total 1.0" in page
+                    if ready.status_code == 503:
+                        unready.add(slot.name)
+            if replaced == len(run.fleet.slots):
+                return unready
+            await asyncio.sleep(0.2)
 
 
 async def memory_alarm(lab: Lab, size: Size) -> Evidence:

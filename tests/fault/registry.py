@@ -47,6 +47,24 @@ FAULTS = (
         "password-rotated",
         "The processes' password is refused for 20 s under load, and their connections are closed.",
         broker.password_rotated,
+        "confirms-withheld",
+        "A proxy keeps back the confirms of the journal on every open connection; new connections work.",
+        broker.confirms_withheld,
+    ),
+    Fault(
+        "tail-silent",
+        "A proxy keeps back the journal's records on every open connection; all else passes.",
+        broker.tail_silent,
+    ),
+    Fault(
+        "stream-deleted",
+        "The journal's stream is deleted under load; judged is what is accepted afterwards.",
+        broker.stream_deleted,
+    ),
+    Fault(
+        "broker-wiped",
+        "`kill -9` of RabbitMQ under load, started again without its data; judged as stream-deleted.",
+        broker.wiped,
     ),
     Fault(
         "memory-alarm",

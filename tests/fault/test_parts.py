@@ -7,7 +7,7 @@ import pytest
 from tests.fault.registry import FAULTS, named
 from tests.fault.report import Result, as_json, markdown, table
 from tests.fault.verdict import Verdict
-from tests.fault.wire import Frames, OrderWire
+from tests.fault.wire import OrderFrames, OrderWire
 
 QUEUE = b"p.jobs.scan"
 
@@ -21,10 +21,10 @@ def publish(channel: int, queue: bytes) -> bytes:
     return frame(1, channel, method) + frame(2, channel, b"header") + frame(3, channel, b"body")
 
 
-def sieve(queue: bytes | None) -> tuple[OrderWire, Frames]:
+def sieve(queue: bytes | None) -> tuple[OrderWire, OrderFrames]:
     wire = OrderWire("amqp://127.0.0.1:1/")
     wire.queue = queue
-    return wire, Frames(wire)
+    return wire, OrderFrames(wire)
 
 
 @pytest.mark.parametrize("size", [1, 7, 1000])

@@ -60,6 +60,7 @@ class Trial:
     clients: list[asyncio.Task[None]] = field(default_factory=list)
     sent: int = 0
     connections: dict[str, int] = field(default_factory=dict)
+    background: list[asyncio.Task[None]] = field(default_factory=list)
     evidence: Evidence | None = None
 
     @property
@@ -209,6 +210,17 @@ class Trial:
         self.submit(count)
         await self.over()
 
+    async def forget(self) -> None:
+        """What was accepted so far is lost with the journal: from here on only what comes later is judged."""
+        for client in self.clients:
+            client.cancel()
+        if self.clients:
+            await asyncio.wait(self.clients)
+        for kept in (self.clients, self.followers, self.submitter.answers):
+            kept.clear()
+        self.recorder = Recorder(self.url, self.journal)
+        self.background.append(self.group.create_task(self.recorder.run()))
+
     async def look_late(self) -> None:
         """A client that comes when all is over, at each gateway and for each job, and its result."""
         mine = {answer.job for answer in self.submitter.answers if answer.job}
@@ -319,7 +331,7 @@ async def trial(
                 submitter=Submitter(http, urls),
                 pipelines=tuple(served),
             )
-            background = [
+            each.background = [
                 group.create_task(recorder.run()),
                 group.create_task(each.watch_connections()),
             ]
@@ -327,5 +339,5 @@ async def trial(
                 yield each
                 await each.finish()
             finally:
-                for task in [*background, *each.clients]:
+                for task in [*each.background, *each.clients]:
                     task.cancel()
