@@ -421,16 +421,16 @@ BROKER = Row(
         ),
         chart(
             "Unconfirmed events",
-            "Age of the oldest event that the journal has not confirmed, or that was confirmed and has not come "
-            "back, by process.",
+            "Age of the oldest event that the journal has not confirmed, or that was confirmed and has not "
+            "come back, by process.",
             Query(whole(here("eco2_outbox_oldest_seconds"), "job, instance"), "{{instance}}"),
             Query(whole(here("eco2_tail_behind_seconds"), "job, instance"), "{{instance}}: not shown"),
             unit="s",
         ),
         chart(
             "Jobs in view, events skipped",
-            "The recent jobs that a process knows; journal events that its version cannot read; times that the "
-            "journal was another one than before.",
+            "The recent jobs that a process knows; journal events that its version cannot read; times that "
+            "the journal was another one than before.",
             Query(f"max({here('eco2_view_jobs')})", "jobs in view"),
             Query(f"max(increase({here('eco2_journal_replaced_total')}[10m]))", "journal replaced in 10 min"),
             Query(f"sum(increase({here('eco2_journal_skipped_total')}[10m]))", "skipped in 10 min"),

@@ -22,6 +22,12 @@ class EmbeddedNode:
     async def disrupt(self) -> None:
         self._server.disrupt()
 
+    async def replace_stream(self, *bodies: bytes) -> None:
+        self._server.delete(self._topology.stream)
+        self._server.declare(self._topology)
+        for body in bodies:
+            self._server.logs[self._topology.stream].append(body)
+
 
 @asynccontextmanager
 async def open_node() -> AsyncIterator[Node]:

@@ -35,6 +35,9 @@ class Node(Protocol):
     async def disrupt(self) -> None:
         """Every process loses every connection at once; all may connect again."""
 
+    async def replace_stream(self, *bodies: bytes) -> None:
+        """The stream is deleted and made again with these records, while every connection is cut."""
+
 
 class Received(Generic[Item]):
     """What a callback was given, in order."""
@@ -108,6 +111,9 @@ class Brokers:
 
     async def disrupt(self) -> None:
         await self._node.disrupt()
+
+    async def replace_stream(self, *bodies: bytes) -> None:
+        await self._node.replace_stream(*bodies)
 
     async def close(self) -> None:
         """Every process ends."""

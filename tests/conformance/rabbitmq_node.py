@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import aio_pika
 
-from eco2.broker.rabbitmq import RabbitMQ
+from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.topology import Exchange, Topology
 from eco2.ports import Broker
 from tests.conformance.harness import SERVICE, Node
@@ -15,9 +15,10 @@ from tests.proxy import Proxy
 class RabbitMQNode:
     """The node behind `proxy`."""
 
-    def __init__(self, proxy: Proxy, topology: Topology) -> None:
+    def __init__(self, proxy: Proxy, topology: Topology, url: str = "") -> None:
         self._proxy = proxy
         self._topology = topology
+        self._url = url
 
     def process(self) -> Broker:
         return RabbitMQ(self._proxy.url, self._topology)
@@ -25,13 +26,25 @@ class RabbitMQNode:
     async def disrupt(self) -> None:
         self._proxy.cut()
 
+    async def replace_stream(self, *bodies: bytes) -> None:
+        self._proxy.refusing = True
+        self._proxy.cut()
+        stream = self._topology.stream
+        async with await aio_pika.connect(self._url) as connection, connection.channel() as channel:
+            await channel.queue_delete(stream)
+            await apply(self._url, self._topology)
+            for body in bodies:
+                message = aio_pika.Message(body, delivery_mode=2)
+                await channel.default_exchange.publish(message, stream, mandatory=True)
+        self._proxy.refusing = False
+
 
 @asynccontextmanager
 async def open_node(url: str, prefix: str) -> AsyncIterator[Node]:
     """The broker at `url`; what the test declared under `prefix` is deleted afterwards."""
     topology = Topology(prefix, pipelines=("work",), services=(SERVICE,))
     async with Proxy.to(url) as proxy:
-        yield RabbitMQNode(proxy, topology)
+        yield RabbitMQNode(proxy, topology, url)
     await delete(url, topology)
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from eco2.errors import BrokerUnavailable, DeliveryLost
-from eco2.ports import Broker, Delivery, First, Record
+from eco2.ports import Broker, Delivery, First, Last, Record
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
@@ -146,3 +146,68 @@ async def everything(broker: Broker) -> list[Record]:
             if record.body == b"last":
                 break
     return records
+
+
+async def test_a_tail_that_is_attached_again_and_again_loses_and_repeats_nothing(brokers: Brokers) -> None:
+    writer, reader = await brokers.start(), await brokers.start()
+    received: Received[Record] = Received()
+    tail = reader.tail(First(), received)
+    await attached(tail)
+    for number in range(30):
+        await append(writer, b"%d" % number)
+        if number % 10 == 9:
+            await tail.reattach()
+            await attached(tail)
+    await append(writer, b"last")
+    await received.until(lambda items: items[-1].body == b"last")
+    assert received.items == await everything(reader)
+
+
+async def test_a_tail_of_a_stream_that_was_made_again_says_so_and_shows_nothing_of_it(
+    brokers: Brokers,
+) -> None:
+    """The new stream is longer than the old one, so that the tail's place exists in it."""
+    writer, reader = await brokers.start(), await brokers.start()
+    received: Received[Record] = Received()
+    replaced: Received[bool] = Received()
+    tail = reader.tail(First(), received, lambda: replaced(True))
+    await append(writer, b"0", b"1", b"2")
+    await received.count(3)
+    await brokers.replace_stream(*[b"new-%d" % number for number in range(10)])
+    await replaced.count(1)
+    assert not tail.attached
+    assert [record.body for record in received.items] == [b"0", b"1", b"2"]
+    again: Received[Record] = Received()
+    reader.tail(First(), again)
+    await again.count(10)
+    assert replaced.items == [True]
+
+
+async def test_a_tail_whose_place_is_beyond_the_end_of_a_new_stream_does_not_count_as_attached(
+    brokers: Brokers,
+) -> None:
+    broker = await brokers.start()
+    received: Received[Record] = Received()
+    tail = broker.tail(First(), received)
+    await append(broker, *[b"%d" % number for number in range(20)])
+    await received.count(20)
+    await brokers.replace_stream()
+    await eventually(lambda: not tail.attached)
+    await append(broker, b"new")
+    async with asyncio.timeout(PATIENCE), broker.read(Last()) as records:
+        assert (await anext(records)).body == b"new"
+    assert not tail.attached
+    assert len(received.items) == 20
+
+
+async def test_a_reader_from_the_end_begins_at_the_newest_record_or_before(brokers: Brokers) -> None:
+    broker = await brokers.start()
+    written = [b"%d" % number for number in range(20)]
+    await append(broker, *written)
+    bodies = []
+    async with asyncio.timeout(PATIENCE), broker.read(Last()) as records:
+        async for record in records:
+            bodies.append(record.body)
+            if record.body == b"19":
+                break
+    assert bodies == written[-len(bodies) :]
