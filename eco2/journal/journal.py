@@ -7,6 +7,7 @@ is read instead, and until then the journal is not `current`.
 """
 
 import asyncio
+import random
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -39,9 +40,10 @@ WATCH_INTERVAL = 1.0
 MAX_SILENCE = 5.0
 """Seconds in which the tail must show what was confirmed, or after a loss of its connection where it
 stands."""
-MAX_IDLE = 30.0
-"""Seconds without any record after which a marker is written, so that the tail has something to show."""
-MAX_EXAMINATION = 10.0
+MAX_IDLE = 10.0
+"""Seconds without any record after which a marker is written, so that the tail has something to show. Each
+process waits up to half as long more: the marker of the first serves all."""
+MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
 MAX_PATIENCE = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
@@ -100,6 +102,7 @@ class Journal:
         self._outbox = Outbox(self._echo)
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
+        self._idle = MAX_IDLE * (1 + random.random() / 2)
         self._history = History(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
@@ -294,7 +297,7 @@ class Journal:
 
     def _speak(self) -> None:
         """Writes a marker if nothing has come for long: else a deaf tail looks like a quiet log."""
-        if self._echo.silence > MAX_IDLE and not (self._outbox.oldest or self._echo.behind):
+        if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
             self.put(self._marker())
 
     async def _ends_earlier(self) -> bool:
