@@ -1,7 +1,9 @@
 """How large the calls of one budget are, for its leader: what must outlive all workers is in the journal."""
 
 import asyncio
+from contextlib import suppress
 
+from eco2.errors import BrokerUnavailable
 from eco2.event import Large
 from eco2.journal.journal import Journal
 from eco2.journal.large import LIFE
@@ -22,7 +24,7 @@ class Sizes:
 
     async def catch_up(self) -> None:
         """Returns once `largest` knows all that was said before."""
-        await self._journal.barrier()
+        await self._barrier()
 
     def largest(self) -> float:
         """Tokens of the largest call that may have been granted lately; 0.0: none was large."""
@@ -33,7 +35,15 @@ class Sizes:
         async with self._saying:
             if self._said(RENEW) < tokens:
                 await self._journal.put(Large(ts=self._clock(), budget=self._budget, tokens=tokens))
+                await self._barrier()
+
+    async def _barrier(self) -> None:
+        """Passes a barrier. Where the journal is replaced meanwhile, what counts is the next one."""
+        passed = False
+        while not passed:
+            with suppress(BrokerUnavailable):
                 await self._journal.barrier()
+                passed = True
 
     def _said(self, seconds: float) -> float:
         return self._journal.view.large.largest(self._budget, self._clock() - seconds)

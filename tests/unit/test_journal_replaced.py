@@ -9,6 +9,7 @@ from eco2.broker.embedded.stream import Log, Tail
 from eco2.errors import BrokerUnavailable
 from eco2.event import StepCompleted, decode_events
 from eco2.gateway.health import readiness
+from eco2.journal.sizes import Sizes
 from eco2.journal.spending import day_of
 from eco2.ports import First, Record
 from tests.clock import VirtualClock, virtual
@@ -91,6 +92,21 @@ async def test_who_waits_for_the_old_journal_is_told_and_does_not_hang() -> None
             await asyncio.wait(waiting)
         for each in waiting:
             assert isinstance(each.exception(), BrokerUnavailable)
+
+
+@virtual
+async def test_the_leader_of_a_budget_outlives_the_journal() -> None:
+    world = World()
+    async with world.process() as process:
+        for n in range(20):
+            await process.submit(str(n))
+        log(world).append = lambda body: None  # type: ignore[method-assign]
+        sizes = Sizes(process.journal, "openai", VirtualClock.now)
+        waiting = asyncio.ensure_future(sizes.catch_up())
+        await asyncio.sleep(1)
+        world.server.wipe()
+        await asyncio.wait_for(waiting, 60)
+        assert process.journal.view.resets == 1
 
 
 @virtual
