@@ -184,9 +184,23 @@ async def _replaced(lab: Lab, size: Size, act: Callable[[Trial], Awaitable[None]
         await run.again("in the new journal", size.jobs // 2)
         gone = {(await result(run.http, url, job, "scan"))[0] for job in old for url in run.gateways}
         run.check("old jobs are not found", gone <= {404, 410}, f"{gone}")
-        run.dead = (await depths(run.url(), [run.dead_queue])).get(run.dead_queue, 0)
-        run.check("at most the orders that were left are dead letters", run.dead <= len(old), f"{run.dead}")
+        run.dead = await _dead(run)
+        run.check("only orders that were left are dead letters", run.dead <= size.jobs, f"{run.dead}")
     return run.seen()
+
+
+async def _dead(run: Trial) -> int:
+    """The dead letters, once the orders of the old journal have left the work queues and no more come."""
+    before, found = -1, 0
+    async with asyncio.timeout(REPLACED):
+        while before != found:
+            await asyncio.sleep(2.0)  # longer than from one queue to the other
+            work = [run.queue(), f"{run.queue()}.first", f"{run.queue()}.wait-5s"]
+            there = await depths(run.url(), [*work, run.dead_queue])
+            before, found = found, there.pop(run.dead_queue, 0)
+            if any(there.values()):
+                before = -1
+    return found
 
 
 async def _until_replaced(run: Trial) -> set[str]:

@@ -57,6 +57,9 @@ class Direct:
     async def disrupt(self) -> None:
         raise AssertionError("these tests treat the node itself badly")
 
+    async def replace_stream(self, *bodies: bytes) -> None:
+        raise AssertionError("these tests treat the node itself badly")
+
 
 @asynccontextmanager
 async def processes(node: Node, prefix: str) -> AsyncIterator[Brokers]:
