@@ -47,6 +47,8 @@ FAULTS = (
         "password-rotated",
         "The processes' password is refused for 20 s under load, and their connections are closed.",
         broker.password_rotated,
+    ),
+    Fault(
         "confirms-withheld",
         "A proxy keeps back the confirms of the journal on every open connection; new connections work.",
         broker.confirms_withheld,
