@@ -173,6 +173,7 @@ def markdown() -> str:
         "",
         "Written by `make fix` from `eco2/settings.py`, not by hand. Each one is an environment variable.",
         "Settings that contradict each other stop the process at its start and say what to change.",
+        "`--host` and `--port` come before the variables. Unknown `ECO2_…` variables are refused.",
     ]
     for group in GROUPS:
         parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]

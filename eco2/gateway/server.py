@@ -125,8 +125,8 @@ async def _run(server: uvicorn.Server, listener: socket.socket) -> bool:
     except SystemExit:  # uvicorn's way to say that the application did not start
         return False
     except asyncio.CancelledError:
-        # Another component failed. uvicorn's task of the lifespan is in no group: left to the end of the loop,
-        # it would log that component's error once more, as a traceback.
+        # Another component failed. uvicorn's task of the lifespan is in no group: left to the end of the
+        # loop, it would log that component's error once more, as a traceback.
         async with asyncio.timeout(GRACE):
             await server.lifespan.shutdown()
         raise
