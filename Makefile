@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core image \
-	chart lock matrix
+	chart clients lock matrix
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
@@ -54,6 +54,10 @@ bench-quick: setup ## Short forms of bench-seed and bench-core against the last 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
 
+clients: setup ## Popular event-stream clients through connections that are cut; writes docs/clients.md (2 minutes)
+	@scripts/setup-clients --python
+	@$(BIN)/python -m tests.clients.cuts --write
+
 observe: setup ## A real Prometheus over a loaded run: has every panel and alert something to see? (4 minutes)
 	@scripts/setup-observe
 	@$(BIN)/python -m bench.observe --page
@@ -88,6 +92,7 @@ lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, seed.in, c
 	$(LOCK) requirements/bench.in -c requirements/base.txt -o requirements/bench.txt
 	$(LOCK) requirements/seed.in -c requirements/bench.txt -o requirements/seed.txt
 	$(COMPILE) requirements/chart.in -o requirements/chart.txt
+	$(COMPILE) requirements/clients.in -c requirements/dev.txt -o requirements/clients.txt
 
 SETTINGS_TABLE = $(BIN)/python -c 'from eco2.environment import markdown; print(markdown(), end="")'
 METRICS_TABLE = $(BIN)/python -c 'from eco2.metrics.page import markdown; print(markdown(), end="")'
