@@ -187,7 +187,8 @@ class Inputs(Protocol):
     nobody tails it."""
 
     async def keep(self, body: bytes, message_id: str) -> None:
-        """Returns once the store holds `body`. Raises like `WorkQueue.publish`."""
+        """Returns once the store holds `body`. Raises like `WorkQueue.publish`, and `TooLarge` for a body
+        that the broker never takes."""
 
     def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         """A reader of the store, like `Stream.read`. Its offsets have nothing to do with the journal's."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import BaseModel
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError, SpendLimit
+from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
@@ -107,7 +107,15 @@ class Acceptance:
 
     async def _publish(self, job: Job, order: bytes) -> JobState | None:
         """None when the job is out, or the job that had its key first."""
-        await _persistently(lambda: self._orders.keep(job.id, order))
+        try:
+            await _persistently(lambda: self._orders.keep(job.id, order))
+        except TooLarge as error:
+            log.error("a request was refused for its size", why=str(error))  # noqa: TRY400 - nothing broke
+            raise InvalidInput(
+                "the request is larger than this installation can queue; send a smaller one",
+                "IMAGE_TOO_LARGE",
+                413,
+            ) from error
         state = await self._journal.announce(queued(job))
         if state.by is None:
             await self._order(job, order)

@@ -10,7 +10,7 @@ from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq import RabbitMQ, apply, inspect
 from eco2.broker.rabbitmq.connect import AccessRefused, connect
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, PublishUncertain, StartError, TooLarge
 from tests.conformance.harness import eventually
 from tests.rabbitmq import Node
 
@@ -137,6 +137,24 @@ async def test_an_inspection_finds_a_limit_that_is_below_what_the_gateway_takes(
     assert "ECO2_MAX_UPLOAD_MB" in difference
     assert found.server.product == "RabbitMQ"
     assert found.server.version in node.ctl("version")
+
+
+async def test_a_body_that_the_broker_never_takes_is_refused_for_good_and_alone(
+    node: Node, prefix: str
+) -> None:
+    broker = RabbitMQ(node.url, Topology(prefix, pipelines=("scan",)))
+    async with running(broker):
+        await eventually(lambda: broker.ready)
+        results = await asyncio.gather(
+            broker.keep(bytes(SMALL + 1), "large"),
+            *(broker.keep(bytes(SMALL), f"small-{number}") for number in range(3)),
+            return_exceptions=True,
+        )
+        assert isinstance(results[0], TooLarge)
+        assert f"{SMALL} bytes" in str(results[0])
+        assert all(result is None or isinstance(result, PublishUncertain) for result in results[1:])
+        await eventually(lambda: broker.ready)
+        await broker.keep(bytes(SMALL), "afterwards")
 
 
 async def test_hosts_are_tried_in_turn_at_the_start_and_after_a_loss(

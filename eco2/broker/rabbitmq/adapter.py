@@ -22,10 +22,10 @@ from eco2.broker.rabbitmq.gauge import Gauge
 from eco2.broker.rabbitmq.link import Access, Link
 from eco2.broker.rabbitmq.live import Ear
 from eco2.broker.rabbitmq.probe import Probe
-from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
+from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher, refusal_of_size
 from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, PublishUncertain, StartError
 from eco2.log import get_logger
 from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
 
@@ -106,7 +106,12 @@ class RabbitMQ:
 
     async def keep(self, body: bytes, message_id: str) -> None:
         self._must_run()
-        await self._inputs.publish(self._topology.inputs, body, message_id)
+        try:
+            await self._inputs.publish(self._topology.inputs, body, message_id)
+        except PublishUncertain as error:
+            if (refusal := refusal_of_size(error, body)) is not None:
+                raise refusal from error
+            raise
 
     def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)

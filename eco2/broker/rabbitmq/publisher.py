@@ -5,6 +5,7 @@ that gets `PublishUncertain` must assume both outcomes and repeat with the same 
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
@@ -14,7 +15,7 @@ from aiormq.abc import AbstractChannel as AmqpChannel
 
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as
-from eco2.errors import BrokerUnavailable, PublishUncertain, Unroutable
+from eco2.errors import BrokerUnavailable, PublishUncertain, TooLarge, Unroutable
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -23,6 +24,21 @@ PERSISTENT = 2
 MAX_MISSED = 3
 """Rounds of publishes without a confirm, one after the other, behind which the connection is given up."""
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
+
+
+def refusal_of_size(error: PublishUncertain, body: bytes) -> TooLarge | None:
+    """Returns the permanent error if `error` is the broker's refusal of so large a `body`.
+
+    The refusal closes the channel, and so reaches everything that is in flight there: only what is larger
+    than the limit that it names is refused for good.
+    """
+    found = re.search(r"larger than (?:configured )?max size (\d+)", str(error.__cause__ or ""))
+    if found is None or len(body) <= int(found[1]):
+        return None
+    return TooLarge(
+        f"the broker takes at most {found[1]} bytes in a message, and this one has {len(body)}: raise "
+        "max_message_size in rabbitmq.conf, or lower ECO2_MAX_UPLOAD_MB"
+    )
 
 
 class Publisher:
