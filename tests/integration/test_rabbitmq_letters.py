@@ -5,7 +5,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import aio_pika
 import pytest
+from aio_pika.abc import AbstractIncomingMessage
 
 from eco2 import brokers
 from eco2.broker.rabbitmq import Letter, apply, letters
@@ -62,18 +64,22 @@ async def test_a_letter_tells_where_why_and_when_it_died(amqp_url: str, topology
 
 
 async def test_a_letter_tells_that_its_delivery_limit_killed_it(amqp_url: str, topology: Topology) -> None:
-    async with process(amqp_url, topology) as broker, asyncio.TaskGroup() as tasks:
-        returns: list[int] = []
+    seen = 0
 
-        def give_back(delivery: Delivery) -> None:
-            returns.append(delivery.returned)
-            tasks.create_task(delivery.requeue())
+    async def reject(message: AbstractIncomingMessage) -> None:
+        # Not by a nack, as the adapter gives orders back: from RabbitMQ 4.3 that does not count.
+        nonlocal seen
+        seen += 1
+        await message.reject(requeue=True)
 
-        broker.consume(QUEUE, 1, give_back)
+    async with process(amqp_url, topology) as broker:
         await publish(broker, b"hot potato")
-        letter = await only(amqp_url, topology)
+        async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
+            await channel.set_qos(prefetch_count=1)
+            await (await channel.get_queue(topology.queue(QUEUE))).consume(reject)
+            letter = await only(amqp_url, topology)
     assert (letter.queue, letter.reason) == (QUEUE, "delivery_limit")
-    assert returns == list(range(DELIVERY_LIMIT + 1))
+    assert seen == DELIVERY_LIMIT + 1
 
 
 async def only(url: str, topology: Topology) -> Letter:
