@@ -80,7 +80,8 @@ class Ledger:
         return range(self._first + self._gone, self._assumed)
 
     def _cost(self, key: int) -> float:
-        return self._sum[self._size + key - self._first]
+        cost: float = self._sum[self._size + key - self._first]
+        return cost
 
     def fits(self, now: float, cost: float, margin: float = 0.0) -> float:
         """The first moment from `now` on when `cost` fits if nothing else changes.

@@ -119,9 +119,9 @@ def test_metadata_is_dropped() -> None:
 def test_a_header_that_is_cut_short_is_refused_at_every_length(kind: str) -> None:
     data = pictures.plain(kind)
     for length in range(12, min(len(data), 120)):
-        outcome = None
+        outcome: object = None
         try:
-            outcome: object = read(data[:length]).format
+            outcome = read(data[:length]).format
         except InvalidInput as refused:
             outcome = refused.status
         assert outcome in (kind, 415)
