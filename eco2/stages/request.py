@@ -50,6 +50,8 @@ async def parse(form: Form) -> ScanInput:
     if len(question) > MAX_QUESTION:
         raise InvalidInput(f"user_input is longer than {MAX_QUESTION} characters: shorten it")
     upload = form.files.get("image")
+    if upload is not None and _text(form.fields, "image_url"):
+        raise InvalidInput("send a file image or image_url, not both")
     if upload is not None:
         return ScanInput(image_url=await photo.normalise(upload.data), user_input=question)
     return ScanInput(

@@ -140,6 +140,10 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
         form(URL_PART, kind="multipart/form-data; boundary=b; charset=none"),
         INVALID,
     ),
+    "a picture and a URL": (
+        form(URL_PART, b'Content-Disposition: form-data; name="image"; filename="a"\r\n\r\nx'),
+        INVALID,
+    ),
     "NUL in a form": (form(URL_PART, QUESTION_PART + b"a\0b"), INVALID),
     "key of 300 characters": (as_json(image_url=URL) | {"headers": {"Idempotency-Key": "k" * 300}}, INVALID),
     "key that is no ASCII": (
@@ -169,7 +173,6 @@ TAKEN: dict[str, dict[str, Any]] = {
     "animated PNG": upload(pictures.animated("PNG")),
     "another type than it says": upload(pictures.plain("PNG"), "text/html"),
     "picture without a file's name": form(
-        URL_PART,
         b'Content-Disposition: form-data; name="image"\r\nContent-Type: image/png\r\n\r\n'
         + pictures.plain("PNG"),
     ),

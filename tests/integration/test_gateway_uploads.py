@@ -4,14 +4,14 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from eco2.gateway.config import GatewayConfig
-from eco2.stages import photo, scan
+from eco2.stages import scan
 from tests.gateways import Cluster, cluster
 from tests.pictures import large_photo
 
@@ -19,8 +19,7 @@ ROOT = Path(__file__).parents[2]
 RATE, SECONDS = 20, 5
 """Uploads a second, and for how long."""
 LONGEST_LAG = 0.05
-ATTEMPTS = 4
-"""Other programs of the machine only ever add to what is measured, so the best of several counts."""
+"""Seconds of CPU of one step of the loop."""
 
 
 @pytest.fixture(scope="module")
@@ -32,32 +31,33 @@ def photo_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@asynccontextmanager
-async def watching() -> AsyncIterator[list[float]]:
-    """How late the loop was for a timer each 5 ms, in seconds; complete when the block ends."""
-    lags: list[float] = []
+@contextmanager
+def watching() -> Iterator[list[float]]:
+    """Seconds of CPU that each step of the event loop took; other programs of the machine do not count."""
+    steps: list[float] = []
+    run = asyncio.Handle._run
 
-    async def probe() -> None:
-        while True:
-            due = time.monotonic() + 0.005
-            await asyncio.sleep(0.005)
-            lags.append(time.monotonic() - due)
+    def timed(handle: asyncio.Handle) -> None:
+        began = time.thread_time()
+        run(handle)
+        steps.append(time.thread_time() - began)
 
-    async with asyncio.TaskGroup() as group:
-        task = group.create_task(probe())
-        yield lags
-        task.cancel()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", timed)
+        yield steps
 
 
 async def longest_lag(world: Cluster, file: Path) -> float:
-    """Seconds, under the uploads of another process. All of them must be accepted."""
+    """Seconds of CPU, under the uploads of another process. What is beyond the gateway's room is refused."""
     command = (sys.executable, "-m", "tests.uploads", f"{world.gateways[0].url}/scan", str(file))
-    async with watching() as lags:
+    with watching() as lags:
         uploading = await asyncio.create_subprocess_exec(
             *command, str(RATE), str(SECONDS), cwd=ROOT, stdout=asyncio.subprocess.PIPE
         )
         output, _ = await uploading.communicate()
-    assert json.loads(output)["statuses"] == {"202": RATE * SECONDS}
+    statuses = json.loads(output)["statuses"]
+    assert statuses.keys() <= {"202", "429"}
+    assert statuses["202"] >= RATE / 2
     assert lags
     return max(lags)
 
@@ -66,15 +66,14 @@ async def longest_lag(world: Cluster, file: Path) -> float:
 async def test_the_loop_is_never_late_by_50_ms_under_20_photos_a_second(photo_file: Path) -> None:
     async with cluster(pipelines=(scan,), config=GatewayConfig(models=("small",))) as world:
         world.worker.at_once = True
-        found: list[float] = []
-        while len(found) < ATTEMPTS and not (found and min(found) < LONGEST_LAG):
-            found.append(await longest_lag(world, photo_file))
-        assert min(found) < LONGEST_LAG, found
+        assert await longest_lag(world, photo_file) < LONGEST_LAG
 
 
-async def test_the_probe_would_see_pictures_that_are_made_small_on_the_loop(photo_file: Path) -> None:
-    async with watching() as lags:
-        await asyncio.sleep(0.02)
-        photo.to_jpeg(photo_file.read_bytes())  # noqa: ASYNC240 - to block is the point
-        await asyncio.sleep(0.02)
-    assert max(lags) > LONGEST_LAG / 2
+async def test_the_probe_would_see_work_on_the_loop() -> None:
+    with watching() as lags:
+        await asyncio.sleep(0)
+        end = time.thread_time() + LONGEST_LAG
+        while time.thread_time() < end:
+            pass
+        await asyncio.sleep(0)
+    assert max(lags) >= LONGEST_LAG

@@ -1,0 +1,143 @@
+"""Hostile bodies: JSON that would grow in memory, uploads without end, and all of them at once."""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from dataclasses import replace
+
+import httpx
+import msgspec
+import pytest
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from eco2.errors import OverCapacity
+from eco2.gateway.body import Hold, Members, Room
+from tests.abuse.test_http_connections import answer, connections, gateway, memory
+from tests.gateways import CONFIG, cluster
+
+SIZE = 9_900_000
+URL = b'"image_url": "https://example.org/a.jpg"'
+BOMBS: dict[str, tuple[bytes, set[int]]] = {
+    "lists in an unknown member": (b'{%s, "x": [%s[]]}' % (URL, b"[]," * (SIZE // 3)), {202}),
+    "unknown members": (b'{%s, %s"y": 1}' % (URL, b'"":1,' * (SIZE // 5)), {202}),
+    "the same member again and again": (b'{%s "image_url": 1}' % (b'"image_url":1,' * (SIZE // 14)), {422}),
+    "lists in a declared member": (b'{"image_url": [%s[]]}' % (b"[]," * (SIZE // 3)), {422}),
+    "objects in the model": (b'{%s, "model": [%s{}]}' % (URL, b"{}," * (SIZE // 3)), {422}),
+    "a long number": (b'{"image_url": %s}' % (b"1" * SIZE), {422}),
+    "nested without end": (b'{%s, "x": %s' % (URL, b"[" * SIZE), {422}),
+    "a long question": (b'{%s, "user_input": "%s"}' % (URL, b"\\u0041" * (SIZE // 6)), {422}),
+}
+
+
+async def test_no_json_body_takes_memory_or_stops_the_loop() -> None:
+    async with (
+        gateway(ECO2_IMAGE_URLS="on") as program,
+        httpx.AsyncClient(base_url=program.url, timeout=60) as http,
+    ):
+        await http.post("/scan", content=b"{}")
+        before = memory(program, "VmRSS")
+        for case, (body, statuses) in BOMBS.items():
+            response = await http.post("/scan", content=body)
+            assert response.status_code in statuses, (case, response.text)
+        grown = memory(program, "VmHWM") - before
+    assert grown < 100, grown  # MB; decoded whole, the first alone takes 270
+
+
+class Input(BaseModel):
+    image_url: str
+    user_input: str = ""
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_decoding_holds_the_interpreter_for_a_tenth_of_a_second_at_most(case: str) -> None:
+    members = Members.of(Input, "model")
+    spent = []
+    for _ in range(3):  # a cache that another program has emptied is not the decoder's
+        began = time.thread_time()
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
+            members.decode(BOMBS[case][0])
+        spent.append(time.thread_time() - began)
+    assert min(spent) < 0.1
+
+
+def test_which_members_count() -> None:
+    class Strict(Input):
+        model_config = ConfigDict(extra="forbid")
+
+    class Open(Input):
+        model_config = ConfigDict(extra="allow")
+
+    body = b'{"image_url": "a", "image\\u005furl": "b", "x": "\xff", "y": 1}'
+    assert {name: bytes(raw) for name, raw in Members.of(Input).decode(body).items()} == {"image_url": b'"b"'}
+    with pytest.raises(msgspec.ValidationError, match="unknown field"):
+        Members.of(Strict).decode(body)
+    assert set(Members.of(Open).decode(body)) == {"image_url", "x", "y"}
+
+
+async def test_a_key_with_other_unknown_members_is_the_same_request() -> None:
+    async with cluster() as world, httpx.AsyncClient(base_url=world.gateways[0].url) as http:
+        key = {"Idempotency-Key": "k"}
+        first = await http.post("/echo", json={"text": "a", "x": 1}, headers=key)
+        again = await http.post("/echo", json={"y": [2], "text": "a"}, headers=key)
+        other = await http.post("/echo", json={"text": "b"}, headers=key)
+    assert (first.status_code, again.status_code, other.status_code) == (202, 200, 422)
+    assert first.json()["job_id"] == again.json()["job_id"]
+
+
+def test_the_room_is_given_back_and_small_requests_pass() -> None:
+    room = Room(100_000, 2)
+    with room.hold() as hold:
+        hold.cover(100_000)
+        hold.cover(50_000)
+        with room.hold() as small:
+            small.cover(10_000)
+        with room.hold() as other, pytest.raises(OverCapacity):
+            other.cover(100_000)
+    assert room.taken == 0
+    assert Hold(room).size == 0
+
+
+async def test_a_hundred_uploads_at_once_stay_within_the_room() -> None:
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    body = head + b"\0" * (SIZE - len(head) - 9) + b"\r\n--b--\r\n"
+    request = b"POST /scan HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+    request += b"Content-Length: %d\r\n\r\n" % len(body)
+    async with gateway() as program, connections(program.url, 100) as pairs:
+        before = memory(program, "VmRSS")
+        for _, writer in pairs:
+            writer.write(request + body[:1000])
+        early = [asyncio.ensure_future(answer(pair)) for pair in pairs]
+        await asyncio.wait(early, return_when=asyncio.FIRST_COMPLETED)  # refused before their bodies came
+        for _, writer in pairs:
+            writer.write(body[1000:])
+        async with asyncio.timeout(60):
+            statuses = Counter(status for status, _, _ in await asyncio.gather(*early))
+        grown = memory(program, "VmHWM") - before
+    assert statuses[429] >= 80
+    assert grown < 2 * 64 + 60, grown  # MB
+
+
+async def test_bodies_that_trickle_are_ended() -> None:
+    config = replace(CONFIG, upload_grace=0.3, upload_seconds=1.0)
+    async with cluster(config=config) as world, connections(world.gateways[0].url, 50) as pairs:
+        for _, writer in pairs:
+            writer.write(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
+        async with asyncio.timeout(20):
+            answers = await asyncio.gather(*(answer(pair) for pair in pairs))
+    assert {status for status, _, _ in answers} == {408}
+
+
+async def test_no_body_says_what_to_send() -> None:
+    async with cluster() as world, httpx.AsyncClient(base_url=world.gateways[0].url) as http:
+        for body in (b"", b" \r\n"):
+            response = await http.post("/echo", content=body)
+            assert (response.status_code, response.json()["detail"]) == (422, "no body: send JSON or a form")
+
+
+def test_a_pipelines_own_names_are_read() -> None:
+    class Named(BaseModel):
+        text: str = Field(validation_alias=AliasChoices("Text", "content-text"))
+
+    decoded = Members.of(Named).decode(b'{"content-text": "a", "Text": "b", "text": "c"}')
+    assert set(decoded) == {"content-text", "Text", "text"}
