@@ -137,6 +137,8 @@ async def test_no_body_says_what_to_send() -> None:
 
 def test_a_pipelines_own_names_are_read() -> None:
     class Named(BaseModel):
+        model_config = ConfigDict(populate_by_name=True)
+
         text: str = Field("", validation_alias=AliasChoices("Text", "content-text"))
 
     decoded = Members.of(Named).decode(b'{"content-text": "a", "Text": "b", "text": "c"}')
