@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from eco2 import assembly, cli
+from eco2.broker.rabbitmq import Inspection
+from eco2.broker.rabbitmq.connect import Server
 from eco2.broker.topology import Topology
 from eco2.consumers.calls import Calls
 from eco2.consumers.fence import Fence
@@ -23,13 +26,12 @@ from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
-from eco2.pipeline import Pipeline
 from eco2.ports import Clock, Model, Stream
 from eco2.service import YOUNG, Component, ComponentEnded, run, spare_the_collector, stop_on_signals
 from eco2.settings import Settings, doubts
 from eco2.sizing import size
 from tests.clock import virtual
-from tests.world import Question
+from tests.world import PIPELINE
 
 
 class Recorder:
@@ -179,7 +181,15 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
     gateway = await components_of(Settings(amqp_url=url), "gateway")
     worker = await components_of(Settings(amqp_url=url), "worker")
     both = await components_of(Settings(), "serve")
-    assert list(gateway) == ["loop watch", "broker", "presence", "journal", "deadlines", "gateway"]
+    assert list(gateway) == [
+        "loop watch",
+        "broker",
+        "presence",
+        "journal",
+        "probes",
+        "deadlines",
+        "gateway",
+    ]
     assert list(worker) == [
         "loop watch",
         "broker",
@@ -196,6 +206,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "probes",
         "live text",
         "holders",
         "worker",
@@ -231,10 +242,17 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
 
     class SpiedJournal(Journal):
         def __init__(
-            self, stream: Stream, keep: float, clock: Clock, *, shows: bool, presence: Presence
+            self,
+            stream: Stream,
+            keep: float,
+            clock: Clock,
+            *,
+            shows: bool,
+            replies: int,
+            presence: Presence,
         ) -> None:
             given["journal"] = (keep,)
-            super().__init__(stream, keep, clock, shows=shows, presence=presence)
+            super().__init__(stream, keep, clock, shows=shows, replies=replies, presence=presence)
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
     monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)
@@ -271,7 +289,8 @@ async def test_a_worker_that_leaves_some_of_the_budget_unused_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     said = list[object]()
-    monkeypatch.setattr("eco2.assembly.log", SimpleNamespace(warning=lambda _, advice: said.append(advice)))
+    logger = SimpleNamespace(info=lambda *_, **__: None, warning=lambda _, advice: said.append(advice))
+    monkeypatch.setattr("eco2.assembly.log", logger)
     settings = Settings(concurrency=7, amqp_url="amqp://127.0.0.1:9")
     await components_of(settings, "gateway")
     assert said == []
@@ -284,7 +303,7 @@ async def test_a_pipeline_whose_data_is_not_whole_does_not_start(monkeypatch: py
     def check() -> None:
         raise StartError("a table is missing")
 
-    pipeline = Pipeline("ask", Question, (), lambda _: {}, check=check)
+    pipeline = replace(PIPELINE, check=check)
     monkeypatch.setattr("tests.world.PIPELINE", pipeline)
     with pytest.raises(StartError, match="a table is missing"):
         await components_of(Settings(pipelines="tests.world:PIPELINE"), "serve")
@@ -340,10 +359,10 @@ def test_a_scan_whose_job_failed_exits_with_3(
 def test_a_broker_that_differs_exits_with_2_and_says_how(
     differences: list[str], code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check(settings: Settings, needed: Topology) -> list[str]:
-        return differences
+    async def inspect(settings: Settings, needed: Topology) -> Inspection:
+        return Inspection(Server("RabbitMQ", "4.0.5"), [], differences)
 
-    monkeypatch.setattr("eco2.brokers.check", check)
+    monkeypatch.setattr("eco2.brokers.inspect", inspect)
     outcome = CliRunner().invoke(cli.app, ["topology", "check"])
     assert outcome.exit_code == code
     assert all(difference in outcome.output for difference in differences)
