@@ -204,7 +204,8 @@ async def test_nesting_of_any_depth_is_taken_or_refused() -> None:
     async with gateway() as (_, http):
         statuses = {
             depth: (await http.post("/scan", **raw(nested(depth)))).status_code
-            for depth in [*range(100, 1200, 25), 5_000, 50_000]
+            # Python 3.11 ends at some 1,000; from 3.12 on it goes by the size of the C stack.
+            for depth in [*range(100, 1200, 25), 5_000, 50_000, 300_000]
         }
         assert set(statuses.values()) == {202, 422}
 

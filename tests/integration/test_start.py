@@ -77,7 +77,12 @@ async def test_a_good_start_says_what_is_in_force_and_warns_of_nothing(
         assert "500 requests/min, 500000 tokens/min" in start["providers"]["openai"]
     advice = "the settings work, but"  # the installation's prefetch is small on purpose
     warned = [line for line in found if line["level"] in ("warning", "error") and line["event"] != advice]
-    assert [line for line in warned if line["logger"] != "py.warnings"] == []
+    # Some versions of the broker have faults of their own, of which the start warns.
+    assert [
+        line
+        for line in warned
+        if line["logger"] != "py.warnings" and not line["event"].startswith("RabbitMQ ")
+    ] == []
     assert question not in text
     assert "zebra" not in text
     assert "/9j/4AAQ" not in text

@@ -155,7 +155,8 @@ class Link:
 
     def wake(self, *notice: object) -> None:
         """Something may need attaching; also a callback for aio-pika's notices, which bring the reason."""
-        if notice and isinstance(reason := notice[-1], ChannelClosed):
+        # (None, None) is aiormq's for the broker's CloseOk: the channel was closed from here.
+        if notice and isinstance(reason := notice[-1], ChannelClosed) and any(reason.args):
             log.warning("the broker closed a channel", link=self.name, why=reason_of(reason))
         self._changed.set()
 
