@@ -158,7 +158,7 @@ async def test_a_port_or_a_log_that_cannot_be_had_is_said_at_start() -> None:
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartError, match="choose another port"):
+        with pytest.raises(StartError, match="choose another --port"):
             await serve(FakeConfig(), "127.0.0.1", port, stop, lambda port: None)
     with pytest.raises(StartError, match="choose another path"):
         await serve(FakeConfig(log_path="/nowhere/calls"), "127.0.0.1", 0, stop, lambda port: None)
