@@ -41,6 +41,7 @@ def budget(what: str) -> tuple[Query, ...]:
     used, limit = calls("eco2_quota_used", labels), calls("eco2_quota_limit", labels)
     return (
         Query(whole(used, "provider"), "{{provider}} used"),
+        Query(whole(calls("eco2_quota_assumed", labels), "provider"), "{{provider}} assumed"),
         Query(whole(limit, "provider"), "{{provider}} limit"),
     )
 
@@ -409,8 +410,9 @@ BROKER = Row(
         ),
         chart(
             "Lag of the view",
-            "How late the newest journal event came, by process; clocks that differ show here, too.",
+            "How late the newest journal event came, and how far the clock is ahead of most, by process.",
             Query(whole(here("eco2_view_lag_seconds"), "job, instance"), "{{instance}}"),
+            Query(whole(here("eco2_clock_ahead_seconds"), "job, instance"), "{{instance}}: clock ahead"),
             unit="s",
         ),
         chart(
@@ -441,6 +443,11 @@ BROKER = Row(
 PROCESSES = Row(
     "Processes",
     (
+        chart(
+            "Workers by pipeline",
+            "Workers that serve each pipeline. At 0 its jobs wait, and end at their deadline.",
+            Query(whole(jobs("eco2_pipeline_workers")), "{{pipeline}}"),
+        ),
         chart(
             "Event-loop lag, p99",
             "How much later than asked a sleeper woke. Above some 0.1 s everything in the process is late.",

@@ -183,7 +183,7 @@ def _form(schema: Schema, pipeline: AnyPipeline, models: list[str]) -> Schema:
     form = schema | {"properties": members | files | {MODEL_FIELD: {"enum": models}}}
     for field, member in pipeline.uploads.items():
         form["required"] = [one for one in form.get("required", []) if one != member]
-        form["anyOf"] = [{"required": [member]}, {"required": [field]}]
+        form["oneOf"] = [{"required": [member]}, {"required": [field]}]
     return form
 
 

@@ -16,7 +16,7 @@ from eco2.llm.openai import OpenAIModel
 from eco2.pipeline import JSON, Outputs
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
-from eco2.stages.vision import MAX_MINOR
+from eco2.stages.vision import MAX_MINOR, UNKNOWN_THING
 from tests.fake_provider import Fake, running
 from tests.integration.test_openai_adapter import photo
 
@@ -119,7 +119,7 @@ async def test_members_that_nobody_asked_for_change_nothing() -> None:
         {**CARTON, "situation_tags": ["보상 지급"]},
         {**CARTON, "situation_tags": None},
         {"reward": REWARD},
-        [CARTON],
+        [CARTON, FOOD],
         EVIL,
         None,
     ],
@@ -131,7 +131,7 @@ async def test_an_answer_outside_the_lists_ends_as_unknown_without_a_reward(sigh
     assert inner["classification_result"]["classification"] == {
         "major_category": "미분류",
         "middle_category": "미분류",
-        "minor_category": None,
+        "minor_category": UNKNOWN_THING,
     }
     assert (inner["disposal_rules"], result["reward"], calls) == (None, None, 2)
 

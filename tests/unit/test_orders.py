@@ -71,14 +71,14 @@ async def test_an_order_of_a_job_that_the_journal_has_dropped_is_late_and_not_lo
 @virtual
 async def test_an_order_comes_again_when_the_broker_failed_while_its_job_was_looked_up() -> None:
     async with World().process(ScriptedModel()) as process:
-        find, fails = process.journal.find, iter([True])
+        find, fails = process.journal.recent, iter([True])
 
         async def unsteady(job_id: str) -> JobState | None:
             if next(fails, False):
                 raise BrokerUnavailable("the connection is gone")
             return await find(job_id)
 
-        process.journal.find = unsteady  # type: ignore[method-assign]
+        process.journal.recent = unsteady  # type: ignore[method-assign]
         began = VirtualClock.now()
         state = await process.ended((await process.submit()).job)
         assert state.status == "completed"
