@@ -204,7 +204,12 @@ BUDGET = (
         "provider",
         "what",
     ),
-    gauge("eco2_quota_waiting", "leader", "Calls that wait for a grant.", "provider"),
+    gauge(
+        "eco2_quota_waiting",
+        "leader",
+        "Calls that wait for a grant at the leader; of each worker at most those 32 that go first.",
+        "provider",
+    ),
     gauge("eco2_quota_factor", "leader", "Share of the limit that is used, after 429 answers.", "provider"),
     histogram(
         "eco2_grant_seconds",

@@ -32,6 +32,7 @@ from eco2.quota.message import (
 )
 from eco2.quota.named import FORGET
 from eco2.quota.term import HOLD
+from eco2.quota.window import Line
 
 LIFE = GUARD / 2
 """Seconds from a grant to the last line before the send; the other half is for the way to the provider."""
@@ -118,6 +119,7 @@ class Asker:
         self._named = Limits()
         self._named_at = -math.inf
         self._clock = clock
+        self._line = Line()
         self._words: list[Word] = []
         self._spoken = asyncio.Event()
 
@@ -165,8 +167,10 @@ class Asker:
         name = uuid.uuid4().hex
         try:
             while True:
-                asked = self._clock()
-                reply = await self._ask(name, claim)
+                async with self._line.turn(claim.rank):
+                    asked = self._clock()
+                    reply = await self._ask(name, claim)
+                    self._gauge(asked, reply)
                 match reply:
                     case Granted():
                         until = asked + reply.held + LIFE
@@ -180,6 +184,14 @@ class Asker:
         except asyncio.CancelledError:
             self._tell(name)
             raise
+
+    def _gauge(self, asked: float, reply: Reply | None) -> None:
+        """Fits the window to how long an ask took on its way; not to its wait at the leader."""
+        now, window = self._clock(), self._line.window
+        if isinstance(reply, Granted):
+            self._line.window = window.arrived(asked, now, now - asked - reply.held, LIFE)
+        elif reply is None:
+            self._line.window = window.lost(asked, now)
 
     async def _ask(self, name: str, claim: Claim) -> Reply | None:
         """The reply, or None if there was none."""
