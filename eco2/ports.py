@@ -300,11 +300,6 @@ class Claim:
     kind: str
     tokens: float
 
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """The lowest goes first."""
-        return (not self.started, self.offset)
-
 
 class Grant(Protocol):
     """Leave to send one call now. It expires within a fraction of a second; unused, it is given back."""

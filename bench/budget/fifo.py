@@ -1,14 +1,16 @@
 """`eco2 worker`, but as a leader it grants in the order of asking. It shows what ranks are worth.
 
 The product has no such switch: the ranks are replaced in this process, before the worker starts. An ask that
-comes again, since it had to wait for long, keeps the time of its first coming; claims of one process, which
-all get the same rank, go out in the order of their coming.
+comes again, since it had to wait for long, keeps the time of its first coming. A worker sends all of its asks
+at once, since its window would let those of the best rank go first.
 
     python -m bench.budget.fifo worker
 """
 
-from eco2 import cli, ports
-from eco2.quota import term
+from contextlib import nullcontext
+
+from eco2 import cli
+from eco2.quota import term, window
 
 _first_asked: dict[str, float] = {}
 
@@ -19,5 +21,5 @@ def _rank(held: term._Held) -> tuple[bool, float]:
 
 if __name__ == "__main__":
     setattr(term._Held, "rank", property(_rank))  # noqa: B010, SLF001  # a hook from outside: see above
-    setattr(ports.Claim, "rank", property(lambda _: (False, 0)))  # noqa: B010
+    setattr(window.Line, "turn", lambda *_: nullcontext())  # noqa: B010
     cli.main()

@@ -167,12 +167,14 @@ class Asker:
         name = uuid.uuid4().hex
         try:
             while True:
-                async with self._line.turn(claim.rank):
+                async with self._line.turn((not claim.started, claim.offset)):
                     asked = self._clock()
                     reply = await self._ask(name, claim)
-                    self._gauge(asked, reply)
+                now, window = self._clock(), self._line.window
                 match reply:
                     case Granted():
+                        transit = now - asked - reply.held  # without its wait at the leader
+                        self._line.window = window.arrived(asked, now, transit, LIFE)
                         until = asked + reply.held + LIFE
                         return CallGrant(name, reply.epoch, until, self._clock, self._tell)
                     case Refused():
@@ -180,18 +182,11 @@ class Asker:
                     case Later():
                         await asyncio.sleep(reply.seconds)
                     case _:
+                        self._line.window = window.lost(asked, now)
                         await asyncio.sleep(AGAIN * random.random())
         except asyncio.CancelledError:
             self._tell(name)
             raise
-
-    def _gauge(self, asked: float, reply: Reply | None) -> None:
-        """Fits the window to how long an ask took on its way; not to its wait at the leader."""
-        now, window = self._clock(), self._line.window
-        if isinstance(reply, Granted):
-            self._line.window = window.arrived(asked, now, now - asked - reply.held, LIFE)
-        elif reply is None:
-            self._line.window = window.lost(asked, now)
 
     async def _ask(self, name: str, claim: Claim) -> Reply | None:
         """The reply, or None if there was none."""
