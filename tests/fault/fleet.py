@@ -125,9 +125,9 @@ class Slot:
         return Death(self.worker, self._killed_at or time.time())
 
     async def _ready(self, program: Program) -> None:
-        await program.listening()
         while True:
             try:
+                await program.listening()
                 await program.ready()
             except (OSError, TimeoutError, httpx.HTTPError):  # on a busy machine an answer may take seconds
                 continue
