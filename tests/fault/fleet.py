@@ -129,7 +129,7 @@ class Slot:
             try:
                 await program.listening()
                 await program.ready()
-            except (OSError, TimeoutError, httpx.HTTPError):  # on a busy machine an answer may take seconds
+            except (OSError, TimeoutError, httpx.HTTPError):  # on a busy machine both may take long
                 continue
             self._up.set()
             return
