@@ -15,8 +15,6 @@ import uuid
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from mimetypes import guess_type
 from pathlib import Path
 from typing import BinaryIO, Self, TypeVar
@@ -28,6 +26,7 @@ from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
 from eco2.job import JSON
 from eco2.pipeline import Upload
+from eco2.retryafter import seconds_asked
 
 __all__ = [
     "Client",
@@ -205,7 +204,7 @@ class Client:
                     if response.status_code == 200:
                         return _decoded(response, JSON)
                     if not await self._saw_done(job):
-                        await asyncio.sleep(_retry_after(response) or 1.0)
+                        await asyncio.sleep(max(1.0, _retry_after(response) or 0.0))
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
 
@@ -418,22 +417,7 @@ def _checked(response: httpx.Response) -> httpx.Response:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
-    return retry_after(response.headers.get("Retry-After", ""), time.time())
-
-
-def retry_after(value: str, now: float) -> float | None:
-    """Seconds that the header asks to wait, at most a day; None where it does not make sense.
-
-    A number of seconds or a date, which is compared with `now` (Unix seconds, this machine's clock).
-    """
-    if value.isascii() and value.isdigit():
-        return min(float(value[:10]), LONGEST_WAIT)
-    try:
-        date = parsedate_to_datetime(value)
-        seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(seconds, 0.0), LONGEST_WAIT)
+    return seconds_asked(response.headers.get("Retry-After", ""), time.time(), LONGEST_WAIT)
 
 
 def _dropped(error: httpx.HTTPError) -> Unavailable:

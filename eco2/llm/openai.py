@@ -38,6 +38,7 @@ from eco2.errors import (
     ProviderSilent,
     RateLimited,
 )
+from eco2.event import sound
 from eco2.llm import hooks, objects
 from eco2.llm.completion import Completion, Counted, Ending, completion_of, decoded
 from eco2.llm.prices import price
@@ -230,14 +231,14 @@ class OpenAIModel:
         return self._written("".join(pieces), replace(last, ending=ending, refusal="".join(refused)))
 
     def _written(self, text: str, completion: Completion) -> _Written:
-        model = _sound(completion.model or self._model)
+        model = sound(completion.model or self._model)
         usage = _usage(completion.usage, model, completion.tier)
         arguments = completion.arguments
         return _Written(
-            _sound(text),
+            sound(text),
             completion.ending,
             completion.refusal,
-            None if arguments is None else _sound(arguments),
+            None if arguments is None else sound(arguments),
             model,
             usage,
         )
@@ -298,18 +299,18 @@ class OpenAIModel:
     def _without_key(self, text: str) -> str:
         """`text` without what clients must not read (our key, and names of accounts that providers quote) or
         cannot."""
-        return _sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON])
+        return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON])
 
 
 def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
     """The constant part first, so that providers can cache it."""
-    content: str | list[ChatCompletionContentPartParam] = _sound(call.text)
+    content: str | list[ChatCompletionContentPartParam] = sound(call.text)
     if call.image is not None:
         content = [
-            {"type": "text", "text": _sound(call.text)},
+            {"type": "text", "text": sound(call.text)},
             {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
         ]
-    return [{"role": "system", "content": _sound(call.system)}, {"role": "user", "content": content}]
+    return [{"role": "system", "content": sound(call.system)}, {"role": "user", "content": content}]
 
 
 @lru_cache(maxsize=64)
@@ -404,11 +405,6 @@ def _unfit(message: str, written: _Written, problem: str) -> UnfitAnswer:
 
 def _header(value: str) -> str:
     return quote(value, _IN_HEADERS, errors="replace")
-
-
-def _sound(text: str) -> str:
-    """Half a surrogate pair, which JSON can spell, could be neither stored nor sent on."""
-    return text.encode(errors="replace").decode()
 
 
 def _usage(usage: Counted | None, model: str, tier: str | None) -> Usage:

@@ -10,13 +10,12 @@ seconds to wait, and no header. Others send nothing of the kind: then it is `oth
 which no waiting for the next minute helps.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
-from email.utils import parsedate_to_datetime
 from typing import Literal
 
 from eco2.errors import LimitKind
+from eco2.retryafter import bounded, number, seconds_asked
 
 MAX_WAIT = 90.0
 """Seconds; no provider is believed that asks for more: one answer must not stop a job until its deadline."""
@@ -184,15 +183,9 @@ def words(body: object) -> str:
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds that the provider asks us to wait (`now`: Unix seconds), or None if it does not say."""
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        seconds = _seconds(headers.get(name, ""), unit)
-        if seconds is not None:
-            return seconds
-    try:
-        date = parsedate_to_datetime(headers.get("retry-after", ""))
-        return _bounded(date.timestamp() - now)
-    except (ValueError, TypeError, OverflowError, OSError):
-        return None  # no date, or none that a clock can show
+    if (milliseconds := number(headers.get("retry-after-ms", ""))) is not None:
+        return bounded(milliseconds / 1000, MAX_WAIT)
+    return seconds_asked(headers.get("retry-after", ""), now, MAX_WAIT)
 
 
 def retry_delay(body: object) -> float | None:
@@ -200,20 +193,8 @@ def retry_delay(body: object) -> float | None:
     for error in _errors(body):
         for detail in _details(error):
             if found := _SECONDS.fullmatch(_text(detail, "retryDelay")):
-                return _bounded(float(found[1]))
+                return bounded(float(found[1]), MAX_WAIT)
     return None
-
-
-def _seconds(text: str, unit: float) -> float | None:
-    try:
-        seconds = float(text) if text.isascii() else math.nan
-    except ValueError:
-        return None  # absent, or a date
-    return None if math.isnan(seconds) else _bounded(seconds * unit)
-
-
-def _bounded(seconds: float) -> float:
-    return min(MAX_WAIT, max(0.0, seconds))
 
 
 _KINDS: tuple[LimitKind, LimitKind] = ("requests", "tokens")

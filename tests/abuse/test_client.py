@@ -1,4 +1,4 @@
-"""What may answer a client in place of a gateway: it raises its own errors only, and in bounded time."""
+"""A client that other servers answer in place of a gateway raises its own errors only, in bounded time."""
 
 import asyncio
 import itertools
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from eco2.client import Client, ClientJob, Eco2Error, Refused, Unavailable, retry_after
+from eco2.client import Client, ClientJob, Eco2Error, Refused, Unavailable
 from eco2.errors import StartError
 from eco2.eventstream import MAX_EVENT, BrokenEvent, EventLines
 
@@ -65,25 +65,6 @@ def test_what_the_standard_lets_pass_is_no_error() -> None:
             ("queued", 0, ""),
             ("done", 51, "9"),
         ]
-
-
-@pytest.mark.parametrize(
-    ("value", "seconds"),
-    [
-        ("7", 7.0),
-        ("0", 0.0),
-        ("Thu, 01 Jan 1970 00:02:00 GMT", 20.0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Thu, 01 Jan 1970 00:02:00 -0000", 20.0),
-        ("9" * 5000, 86_400.0),
-        ("Fri, 31 Dec 9999 23:59:59 GMT", 86_400.0),
-        *((value, None) for value in ["", "²", "٣", "-5", "+5", "1.5", "1e3", "nan", "inf", "soon", "1, 2"]),
-        ("Thu, 01 Jan 99999 00:00:00 GMT", None),
-        ("Thu, 41 Jan 1970 00:00:00 GMT", None),
-    ],
-)
-def test_a_retry_after_that_makes_no_sense_is_none(value: str, seconds: float | None) -> None:
-    assert retry_after(value, now=100.0) == seconds
 
 
 @pytest.mark.parametrize("event", BROKEN.values(), ids=BROKEN)
