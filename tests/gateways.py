@@ -29,7 +29,7 @@ from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form, InvalidInput, Outputs, Pipeline
 from eco2.ports import Broker, Clock, Delivery
 
-PATIENCE = 15.0
+PATIENCE = 60.0
 """Seconds after which a condition that did not come is a failure."""
 
 STREAM = Topology().stream

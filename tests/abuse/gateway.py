@@ -47,7 +47,7 @@ class Victim:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[Usage]:
-        """What the gateway uses during the block; complete at its end."""
+        """Measures the gateway during the block; complete at its end."""
         usage = Usage()
 
         async def watch() -> None:
@@ -101,6 +101,13 @@ def cpu_seconds(pid: int) -> float:
     """CPU time that the process has used, without its children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / 100
+
+
+def cpu_seconds_of_all(pid: int) -> float:
+    """CPU time that the process and its children have used, those that have ended included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    ended = (int(fields[13]) + int(fields[14])) / 100
+    return cpu_seconds(pid) + ended + sum(cpu_seconds(child) for child in children(pid))
 
 
 def _status(pid: int) -> dict[str, int]:

@@ -123,7 +123,7 @@ async def test_a_stall_never_answers_until_the_client_gives_up() -> None:
     async with running(QUICK) as fake:
         await fake.faults({"action": "stall"})
         with pytest.raises(openai.APITimeoutError):
-            await create(fake, timeout=0.2)
+            await create(fake, timeout=1.0)
         (call,) = await fake.until(lambda calls: bool(calls[0]["ended_at"]))
     assert (call["outcome"], call["status"], call["client_disconnected"]) == ("stalled", None, True)
 
@@ -131,7 +131,7 @@ async def test_a_stall_never_answers_until_the_client_gives_up() -> None:
 async def test_a_stream_can_stall_in_the_middle() -> None:
     async with running(QUICK) as fake:
         await fake.faults({"action": "stall", "after_chunks": 5})
-        stream = await create(fake, stream=True, timeout=0.3)
+        stream = await create(fake, stream=True, timeout=1.0)
         received: list[Any] = []
         with pytest.raises((openai.APITimeoutError, httpx.ReadTimeout)):
             await collect(stream, received)

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import socket
+import time
 from dataclasses import replace
 
 import httpx
@@ -14,10 +15,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from eco2.errors import StartError
+from eco2.event import Queued
 from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
 from eco2.gateway.server import serve
-from eco2.job import JSON
+from eco2.job import JSON, new_id
 from tests.gateways import CONFIG, ECHO, Cluster, Process, cluster, eventually, life
 
 ORIGIN = {"Origin": "https://app.example"}
@@ -63,9 +65,12 @@ async def test_a_lagging_replica_never_says_processing_for_what_another_has_show
 
 async def test_a_result_that_cannot_be_known_now_is_503() -> None:
     async with cluster(config=replace(CONFIG, publish_timeout=0.05)) as world, client(world) as http:
-        answer = (await http.post("/echo", json={"text": "a"})).json()
+        now = time.time()
+        job_id = new_id(now)  # not by POST, which has no more time than the result
+        await world.worker.append(Queued(ts=now, job=job_id, pipeline="echo", deadline=now + 99, digest=""))
+        await world.everywhere(job_id, 0)
         world.server.block("alarm")
-        response = await http.get(answer["result_url"])
+        response = await http.get(f"/echo/{job_id}/result")
         assert (response.status_code, response.json()["code"]) == (503, "BROKER_UNAVAILABLE")
         assert response.headers["Retry-After"] == "2"
         world.server.unblock()

@@ -1,4 +1,4 @@
-"""What a broker refuses: its own reason reaches the log, and only the start of a process is ended by it."""
+"""Refusals of a broker: its own reason reaches the log, and only the start of a process is ended by it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
