@@ -145,7 +145,7 @@ def _not_plain(function: object) -> str | None:
 
 
 def _layers(run: Callable[..., object]) -> Iterator[Callable[..., object]]:
-    """What a call of `run` reaches: its function, then each function that the one before wraps."""
+    """Yields the function that a call of `run` reaches, then each function that the one before wraps."""
     seen: set[int] = set()
     layer: object = run
     while callable(layer) and id(layer) not in seen:

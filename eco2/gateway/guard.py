@@ -1,4 +1,4 @@
-"""What is asked of every request before a route sees it, and what every answer bears.
+"""Checks every request before a route sees it, and adds security headers to every answer.
 
 Guarantees: a page of a site that is not allowed cannot make a browser submit a job (CSRF) or, by a DNS name
 of its own, talk to a gateway on the user's machine (DNS rebinding); no answer is guessed, cached or framed.

@@ -47,7 +47,7 @@ log = get_logger(__name__)
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a process says of itself. `now`: its own clock, Unix seconds; `limits`: given to it, by provider.
+    """Shows one process to the others. `now`: its clock, Unix seconds; `limits`: given to it, by provider.
 
     `hello`: it has just started, and asks the others for theirs. `leaving`: it stops.
     """
@@ -98,7 +98,7 @@ class Bounds:
 
 
 def bounds(epochs: Iterable[float]) -> Bounds:
-    """What the clocks of the others say about the own one. A tie says nothing."""
+    """Compares the own clock with those of the others. A tie says nothing."""
     ordered = sorted(epochs)
     padded = [-math.inf, *ordered, math.inf]
     low, high = padded[len(ordered) // 2], padded[(len(ordered) + 1) // 2 + 1]

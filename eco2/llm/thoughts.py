@@ -14,7 +14,7 @@ _BEFORE = "\ufeff \t\r\n"
 
 
 class Visible:
-    """What is left of a text that comes in pieces. Nothing blank is shown in front of the first word."""
+    """Takes thoughts out of a text that comes in pieces. Nothing blank is shown before the first word."""
 
     def __init__(self) -> None:
         self._held = ""
@@ -38,7 +38,7 @@ class Visible:
         return self._trimmed("".join(parts))
 
     def end(self) -> str:
-        """What was held back and turned out to be text."""
+        """Returns text that was held back and is no part of a thought."""
         rest, self._held = self._held, ""
         return "" if self._thinking else self._trimmed(rest)
 

@@ -1,4 +1,4 @@
-"""What a provider's answers say of its limits: believed once two agree, forgotten once they stop. Pure.
+"""The limits that a provider's answers name: believed once two agree, forgotten once they stop. Pure.
 
 One answer never rules an installation: the middle of the last three values counts, of two the higher. The
 price is that the first answer of a start lowers nothing yet, and that a limit which falls is believed one

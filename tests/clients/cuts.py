@@ -60,7 +60,7 @@ LIMITS: Mapping[tuple[str, str], str] = {
 
 @dataclass
 class Outcome:
-    """What one client saw of one job. `end`: how it stopped by itself, if it did."""
+    """Holds the events that one client saw of one job. `end`: how it stopped by itself, if it did."""
 
     seqs: list[int] = field(default_factory=list)
     halves: int = 0
@@ -92,7 +92,7 @@ class Outcome:
 
     @property
     def afterwards(self) -> str:
-        """What it does once it has seen `done`."""
+        """Describes the requests that it makes once it has seen `done`."""
         asked = self.statuses.count(204)
         if self.end is not None:
             return "raises on 204" if "204" in self.end and self.end != "204" else "stops"

@@ -205,7 +205,7 @@ async def test_an_answer_of_no_use_is_recorded_too() -> None:
 
 
 def recorded(job: str, call: Call[str], value: str) -> CallCompleted:
-    """What a run that is void by now records of a call that it paid for."""
+    """Makes the record of a call that a void run has paid for."""
     digest = digest_of(call, None)
     reply = reply_to_json(Reply(value, "m", Usage(1, 0, 1, Decimal("0.5"))))
     key = f"{base_key(call, digest)}/0"

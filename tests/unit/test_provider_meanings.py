@@ -1,4 +1,4 @@
-"""What a provider's refusal of one call changes for the job, for others, for clients and for operators."""
+"""A provider's refusal of one call, and its effect on the job, on others, on clients and on operators."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What others wrote is shown on a terminal as text: no escape sequence, no reordering, no markup."""
+"""Text of others is shown on a terminal as text: no escape sequence, no reordering, no markup."""
 
 import io
 import json

@@ -105,7 +105,7 @@ def test_a_name_like_no_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def service(name: str, port: int) -> dict[str, str]:
-    """What Kubernetes puts into the environment of each pod for a Service with one port named http."""
+    """Returns what Kubernetes puts into each pod's environment for a Service with one port named http."""
     base, address = name.upper().replace("-", "_"), "10.96.0.11"
     return {
         f"{base}_SERVICE_HOST": address,

@@ -24,7 +24,7 @@ class AccessRefused(StartError):
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """What the broker says that it is. `version`: as in `4.3.6`."""
+    """Names the broker's product and version, as it does itself. `version`: as in `4.3.6`."""
 
     product: str
     version: str
@@ -57,7 +57,7 @@ async def connect(address: Address, name: str, heartbeat: float) -> AbstractConn
 
 
 def server(connection: AbstractConnection) -> Server:
-    """What the broker of an open `connection` is."""
+    """Returns product and version of the broker of an open `connection`."""
     properties = connection.transport.connection.server_properties if connection.transport else None
     given = properties or {}
     return Server(str(given.get("product", "unknown")), str(given.get("version", "")))

@@ -1,4 +1,4 @@
-"""What is known of the broker's versions: too old to be used, or with a fault that an operator should know.
+"""Judges the broker's versions: too old to be used, or with a fault that an operator should know.
 
 `docs/compatibility.md` lists what was tried.
 """
@@ -26,7 +26,7 @@ def too_old(server: Server) -> str | None:
 
 
 def cautions(server: Server) -> list[str]:
-    """What an operator should know of `server`, a sentence each."""
+    """Lists warnings about `server` for operators, a sentence each."""
     version = _parsed(server)
     if version is None:
         return [f"{server} is not a version of RabbitMQ that is known here: nothing was tried on it."]
