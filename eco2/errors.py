@@ -176,6 +176,7 @@ class TooLarge(PermanentError):
     """What a job would write is more than one message of the journal can be."""
 
     code = "OUTPUT_TOO_LARGE"
+    for_clients = "the result is too large to be kept: ask for less at once"
 
 
 class CallTooLarge(PermanentError):

@@ -157,7 +157,8 @@ class WorkQueue(Protocol):
 
 class Appender(Protocol):
     async def append(self, body: bytes, message_id: str) -> None:
-        """Returns once the stream holds `body`. Raises like `WorkQueue.publish`."""
+        """Returns once the stream holds `body`. Raises like `WorkQueue.publish`, and `TooLarge` for a body
+        that the broker never takes."""
 
 
 class Stream(Appender, Protocol):

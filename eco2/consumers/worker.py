@@ -13,7 +13,7 @@ from eco2.consumers.progress import done, finished
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.settle import close, conclude, settle
-from eco2.errors import DeadLetter, Gone, Malformed, RetryableError
+from eco2.errors import DeadLetter, Gone, Malformed, RetryableError, TooLarge
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -149,7 +149,11 @@ class Worker:
         """What became of the job, written to the journal; an end counts once it is known to stand."""
         while True:
             outcome = await self._executor.execute(run)
-            await conclude(run, outcome, self._clock)
+            try:
+                await conclude(run, outcome, self._clock)
+            except TooLarge as error:  # an end without outputs fits where one with them does not
+                outcome = finished(run.pipeline, run.job.id, None, error, {})
+                await conclude(run, outcome, self._clock)
             if not isinstance(outcome, Finished) or await self._executor.stands(run):
                 return outcome
             run.renew()

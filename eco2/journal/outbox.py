@@ -4,6 +4,9 @@ It commits in groups: while one message is on its way, everything that is put me
 next, and so does what the next turns of the event loop bring. So order is total with a single message in
 flight, and many events cost few messages. A message whose confirm did not come is sent again with the same
 id; readers ignore what they have seen.
+
+A message that the broker refuses for its size is split until each put is alone; a put that is refused alone
+fails, and what is behind it goes on. The price: messages stay as small as that until the process restarts.
 """
 
 import asyncio
@@ -46,6 +49,7 @@ class Outbox:
         self._entries: deque[_Entry] = deque()
         self._sending: list[_Entry] = []
         self._arrived = asyncio.Event()
+        self._batch_bytes = BATCH_BYTES
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -60,7 +64,8 @@ class Outbox:
         """Queues the events behind all that were put before; the future is done once they are confirmed.
 
         Cancelling the future withdraws events that have not been sent yet; those on their way stay.
-        Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`.
+        Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`. The future
+        raises `TooLarge` where the broker takes even less.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         encoded = [encode_event(event) for event in events]
@@ -105,13 +110,14 @@ class Outbox:
     def _next(self) -> list[_Entry]:
         batch: list[_Entry] = []
         size = 0
-        while self._entries and (not batch or size + self._entries[0].size <= BATCH_BYTES):
+        while self._entries and (not batch or size + self._entries[0].size <= self._batch_bytes):
             batch.append(self._entries.popleft())
             size += batch[-1].size
         return batch
 
     async def _send(self, batch: list[_Entry]) -> list[_Entry]:
-        """The entries that the journal holds now: all but those withdrawn before anything was sent."""
+        """The entries that the journal holds now: all but those withdrawn before anything was sent, and none
+        of a batch that the broker refused for its size."""
         body, message_id, sent = b"", uuid.uuid4().hex, False
         for attempt in count(1):
             if not sent:
@@ -121,11 +127,27 @@ class Outbox:
                 if batch:
                     await self._stream.append(body, message_id)
                 break
+            except TooLarge as error:
+                self._refused(batch, error)
+                return []
             except RetryableError as error:
                 sent |= isinstance(error, PublishUncertain)  # from now on exactly this body, under this id
                 _log_retry(attempt, error)
             await asyncio.sleep(random.random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16)))
         return batch
+
+    def _refused(self, batch: list[_Entry], error: TooLarge) -> None:
+        """Splits a batch that the broker never takes; fails a single put."""
+        if len(batch) > 1:
+            self._batch_bytes = sum(entry.size for entry in batch) // 2
+            self._entries.extendleft(reversed(batch))
+            log.info("the broker refuses messages of this size; smaller ones follow", why=str(error))
+            return
+        log.error("the broker never takes a record of this size: it is lost", why=str(error))
+        confirmed = batch[0].confirmed
+        if not confirmed.done():
+            confirmed.set_exception(error)
+            confirmed.exception()  # perhaps nothing waits for it
 
 
 def _log_retry(attempt: int, error: RetryableError) -> None:

@@ -11,6 +11,9 @@ from eco2.broker.rabbitmq import RabbitMQ, apply, inspect
 from eco2.broker.rabbitmq.connect import AccessRefused, connect
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, PublishUncertain, StartError, TooLarge
+from eco2.event import Marker, decode_events
+from eco2.journal.outbox import Outbox
+from eco2.ports import First
 from tests.conformance.harness import eventually
 from tests.rabbitmq import Node
 
@@ -155,6 +158,30 @@ async def test_a_body_that_the_broker_never_takes_is_refused_for_good_and_alone(
         assert all(result is None or isinstance(result, PublishUncertain) for result in results[1:])
         await eventually(lambda: broker.ready)
         await broker.keep(bytes(SMALL), "afterwards")
+
+
+async def test_events_that_together_exceed_the_limit_are_split_and_one_that_does_alone_fails(
+    node: Node, prefix: str
+) -> None:
+    broker, stop = RabbitMQ(node.url, Topology(prefix, pipelines=("scan",))), asyncio.Event()
+    outbox = Outbox(broker)
+    async with running(broker):
+        await eventually(lambda: broker.ready)
+        markers = [Marker(ts=0.0, id=f"{number} {'x' * (SMALL // 3)}") for number in range(9)]
+        puts = [outbox.put(marker) for marker in markers]
+        large = outbox.put(Marker(ts=0.0, id="x" * SMALL))
+        last = outbox.put(Marker(ts=0.0, id="last"))
+        stop.set()
+        await outbox.run(stop)
+        assert all(put.result() is None for put in (*puts, last))
+        assert isinstance(large.exception(), TooLarge)
+        async with broker.read(First()) as records:
+            seen: list[str] = []
+            async for record in records:
+                seen += [event.id for event in decode_events(record.body) if isinstance(event, Marker)]
+                if "last" in seen:
+                    break
+    assert list(dict.fromkeys(seen)) == [marker.id for marker in markers] + ["last"]
 
 
 async def test_hosts_are_tried_in_turn_at_the_start_and_after_a_loss(

@@ -6,9 +6,11 @@ from typing import Self
 import pytest
 from pydantic import model_validator
 
-from eco2.errors import PermanentError, RetryableError
+from eco2.errors import PermanentError, RetryableError, TooLarge
+from eco2.journal.echo import Echo
 from eco2.journal.outbox import MOST_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
+from eco2.ports import Appender
 from tests.clock import virtual
 from tests.world import (
     Draft,
@@ -161,8 +163,54 @@ async def test_what_is_too_large_for_the_journal_ends_its_job_and_holds_up_no_ot
         error = state.result["error"]
         assert isinstance(error, dict)
         assert error["code"] == ("FAILED" if text == "raise" else "OUTPUT_TOO_LARGE")
-        assert text == "raise" or "in a store of its own" in str(error["message"])
+        assert text == "raise" or "in a store of its own" in state.cause  # for developers
+        assert "store" not in str(error["message"])
     assert [shown.status for shown in states["return"].shown if shown.stage == "draft"] == [
         "started",
         "failed",
     ]
+
+
+class Narrow(Appender):
+    """A journal's stream at a broker that takes less than the outbox does."""
+
+    def __init__(self, stream: Appender) -> None:
+        self._stream = stream
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        if len(body) > NARROW:
+            raise TooLarge("raise max_message_size in rabbitmq.conf")
+        await self._stream.append(body, message_id)
+
+
+NARROW = 20_000
+
+
+async def wide(context: Context[Question]) -> Draft:
+    if context.input.text == "step":
+        await context.step("large", lambda _: at_once({"text": "x" * NARROW}))
+    return Draft(text="x" * (NARROW * 2 // 3 if context.input.text == "result" else 10))
+
+
+async def at_once(value: JSON) -> JSON:
+    return value
+
+
+@virtual
+async def test_what_is_too_large_for_this_broker_ends_its_job_and_holds_up_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("eco2.journal.journal.Echo", lambda stream: Echo(Narrow(stream)))
+    pipeline = Pipeline("ask", Question, (Stage("draft", wide, Draft),), twice)
+    async with World().process(ScriptedModel(), pipeline) as process, asyncio.timeout(100):
+        states = {
+            text: await process.ended((await process.submit(text)).job)
+            for text in ("step", "result", "small")
+        }
+    assert states["small"].status == "completed"
+    for text in ("step", "result"):
+        result = states[text].result
+        assert result is not None
+        assert isinstance(result["error"], dict)
+        assert result["error"]["code"] == "OUTPUT_TOO_LARGE"
+        assert "rabbitmq" not in str(result)

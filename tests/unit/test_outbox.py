@@ -130,3 +130,56 @@ async def test_what_no_broker_takes_is_refused_at_once_and_holds_up_nothing() ->
     outbox.put(marker("next"))
     await flush(outbox)
     assert stream.bodies == [["next"]]
+
+
+class Sized(ScriptedStream):
+    """Refuses for good what is larger than `most` bytes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+        self.refused = 0
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        if len(body) > self.most:
+            self.refused += 1
+            raise TooLarge("too large for this broker")
+        await super().append(body, message_id)
+
+
+@virtual
+async def test_a_batch_that_the_broker_never_takes_is_split_and_keeps_its_order() -> None:
+    stream = Sized(5_000)
+    outbox = Outbox(stream)
+    puts = [outbox.put(marker(f"{n} {'x' * 1_000}")) for n in range(40)]
+    await flush(outbox)
+    assert all(put.result() is None for put in puts)
+    assert [int(name.split()[0]) for body in stream.bodies for name in body] == list(range(40))
+    assert stream.refused < 8
+    puts = [outbox.put(marker(f"{n} {'x' * 1_000}")) for n in range(40)]
+    refused = stream.refused
+    await flush(outbox)
+    assert stream.refused == refused
+
+
+@virtual
+async def test_a_put_that_the_broker_never_takes_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
+    stream = Sized(5_000)
+    outbox = Outbox(stream)
+    before, large, after = outbox.put(marker("a")), outbox.put(marker("x" * 5_000)), outbox.put(marker("b"))
+    await flush(outbox)
+    assert isinstance(large.exception(), TooLarge)
+    assert (before.result(), after.result()) == (None, None)
+    assert [name for body in stream.bodies for name in body] == ["a", "b"]
+    assert any("too large for this broker" in record.getMessage() for record in caplog.records)
+
+
+@virtual
+async def test_a_withdrawn_put_that_the_broker_never_takes_ends_nothing() -> None:
+    stream = Sized(5_000)
+    outbox = Outbox(stream)
+    large, kept = outbox.put(marker("x" * 5_000)), outbox.put(marker("kept"))
+    asyncio.get_running_loop().call_soon(large.cancel)
+    await flush(outbox)
+    assert kept.result() is None
+    assert stream.bodies == [["kept"]]

@@ -94,7 +94,7 @@ class RabbitMQ:
 
     async def append(self, body: bytes, message_id: str) -> None:
         self._must_run()
-        await self._events.publish(self._topology.stream, body, message_id)
+        await _unless_too_large(self._events, self._topology.stream, body, message_id)
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
@@ -106,12 +106,7 @@ class RabbitMQ:
 
     async def keep(self, body: bytes, message_id: str) -> None:
         self._must_run()
-        try:
-            await self._inputs.publish(self._topology.inputs, body, message_id)
-        except PublishUncertain as error:
-            if (refusal := refusal_of_size(error, body)) is not None:
-                raise refusal from error
-            raise
+        await _unless_too_large(self._inputs, self._topology.inputs, body, message_id)
 
     def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
@@ -203,6 +198,16 @@ class RabbitMQ:
 
     async def _wait_for_topology(self, _: AbstractConnection) -> None:
         await self._declared.wait()
+
+
+async def _unless_too_large(publisher: Publisher, queue: str, body: bytes, message_id: str) -> None:
+    """Publishes. Raises `TooLarge` where the broker refuses a body of that size however often it comes."""
+    try:
+        await publisher.publish(queue, body, message_id)
+    except PublishUncertain as error:
+        if (refusal := refusal_of_size(error, body)) is not None:
+            raise refusal from error
+        raise
 
 
 def _first(group: BaseExceptionGroup[BaseException], kind: type[StartError]) -> StartError | None:
