@@ -2,7 +2,8 @@
 
 The same fact comes under many codes: an empty account as 402, 400, 403, 429 or inside a 200; a flagged input
 as 400 or 403. So the error's codes decide, then its message, then the status. Of a message only the beginning
-counts, without what it quotes: a provider may repeat a user's text in it, which must decide nothing.
+counts, without what it quotes: a provider may repeat a user's text in it, which must decide nothing. An empty
+account closes the provider for all jobs, so words about money count only in front of a quotation or URL.
 
 OpenAI names a limit in the error's `type` and message, and what is left in `x-ratelimit-remaining-*`. Gemini
 sends a list of one error with Google's details: `QuotaFailure` with the ids of quotas, `RetryInfo` with the
@@ -40,6 +41,7 @@ _MONEY_CODES = re.compile(
 )
 _UNSUPPORTED_CODES = re.compile(
     r"(unknown|unsupported|unrecognized)_?(parameter|value|param)|extra_forbidden|unsupportedparams|"
+    r"value_error\.extra|"
     r"unsupported_?(model_)?feature",
     re.IGNORECASE,
 )
@@ -50,14 +52,15 @@ _INPUT_WORDS = re.compile(
     r"\b(was|been|were|is|being) (flagged|blocked by|filtered|rejected as a result of)|"
     r"flagged (by|as|for)|moderat|content (policy|filter|management)|usage polic|"
     r"safety (system|filter|polic|setting)|violat\w* .{0,40}(polic|terms|guideline)|"
-    r"inappropriate content|sensitive content",
+    r"inappropriate content|sensitive content|content exists risk|敏感内容",
     re.IGNORECASE,
 )
 _MONEY_WORDS = re.compile(
-    r"(insufficient|not enough|no|low|out of|run out of|exhausted|negative) (\w+ )?"
+    r"(insufficient|not enough|n.t have enough|no|low|out of|run out of|exhausted|negative) (\w+ )?"
     r"(credit|balance|fund|money)|(credit|account) balance is|billing (hard )?limit|"
     r"account is not active|payment required|(exceed|reach)\w* .{0,30}(budget|spend)|"
-    r"add (more )?credits|insufficient_quota|unpaid",
+    r"(spend(ing)?|budget|billing|credit) (limit|cap|quota) .{0,20}(reached|exceeded|hit)|"
+    r"specified API usage limits|add (more )?credits|insufficient_quota|unpaid",
     re.IGNORECASE,
 )
 _UNSUPPORTED_WORDS = re.compile(
@@ -66,11 +69,16 @@ _UNSUPPORTED_WORDS = re.compile(
     r"only supported by certain models|support image|"
     r"(does not|doesn't|not) support\w*\b.{0,60}"
     r"\b(model|parameter|image|vision|schema|stream|response_format)|"
-    r"(parameter|model) .{0,60}(is |are )?not (supported|allowed)",
+    r"(parameter|model) .{0,60}(is |are )?not (supported|allowed)|"
+    r"(location|country|region)\b.{0,40}not supported",
     re.IGNORECASE,
 )
 _TOO_LARGE_WORDS = re.compile(r"request (is )?too large", re.IGNORECASE)
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”|\{.*|\[.*", re.DOTALL)
+_QUOTED = re.compile(
+    r"(?<!\w)'.*?'(?!\w)|\"[^\"]*\"|`[^`]*`|“[^”]*”|\{.*|\[.*|(?:https?|data):\S+", re.DOTALL | re.IGNORECASE
+)
+_FOREIGN = re.compile(r"(?<!\w)['‘’]|[\"`“”«{\[]|(?:https?|data):", re.IGNORECASE)
+"""Where a message may begin to repeat what a user wrote; not at an apostrophe inside a word."""
 _BEGINNING = 240
 _PARAMETER = re.compile(r"['\"`]([A-Za-z][\w.\[\]]{0,60})['\"`]|: ([a-z][a-z_]{2,40})\b")
 _NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,60}")
@@ -86,7 +94,10 @@ def meaning(status: int, body: object) -> Meaning:
     """`status`: HTTP's, or the one that an error inside a 200 names (0: none). `body`: as in `limit_kind`."""
     errors = list(_errors(body))
     codes = " ".join(code for error in errors for code in _codes(error))
-    text = _QUOTED.sub(" ", " ".join(_text(error, "message") for error in errors))[:_BEGINNING]
+    messages = [_text(error, "message") for error in errors]
+    text = _QUOTED.sub(" ", " ".join(messages))[:_BEGINNING]
+    if status == 403 and any(_INPUT_CODES.search(message) for message in messages):
+        codes += " flagged"  # an error inside the message of another; misread, it fails one job only
     if status == 401 or _KEY_CODES.search(codes):
         return "money" if _MONEY_CODES.search(codes) else "key"
     if _INPUT_CODES.search(codes):
@@ -98,20 +109,24 @@ def meaning(status: int, body: object) -> Meaning:
     if _UNSUPPORTED_CODES.search(codes) and not _about_messages(errors):
         return "unsupported"
     if _about_messages(errors) and "certain models" not in text:
-        return _by_words(status, text, own=True) or _by_status(status)
-    return _by_words(status, text) or _by_status(status)
+        return _by_words(status, text, None) or _by_status(status)
+    ours = " ".join(_FOREIGN.split(message, maxsplit=1)[0] for message in messages)[:_BEGINNING]
+    return _by_words(status, text, ours) or _by_status(status)
 
 
-def _by_words(status: int, text: str, own: bool = False) -> Meaning | None:
+def _by_words(status: int, text: str, ours: str | None) -> Meaning | None:
     """By the message, where the codes tell nothing. An input that is refused comes first: if a message is
-    misread, one job fails and the provider stays open. `own`: the error is about what the job sent."""
+    misread, one job fails and the provider stays open. `ours`: what no user can have written; None where
+    the error is about what the job sent."""
     if status == 429 and _TOO_LARGE_WORDS.search(text):
         return "too large"
     if status != 429 and status < 500 and _INPUT_WORDS.search(text):
         return "input"
-    if status < 500 and _MONEY_WORDS.search(text):
+    if ours is None:
+        return None
+    if status < 500 and _MONEY_WORDS.search(ours):
         return "money"
-    if status in (0, 400, 403, 405, 422, 501) and not own and _UNSUPPORTED_WORDS.search(text):
+    if status in (0, 400, 403, 405, 422, 501) and _UNSUPPORTED_WORDS.search(text):
         return "unsupported"
     return None
 
@@ -222,6 +237,7 @@ def _codes(error: Mapping[str, object]) -> Iterator[str]:
         inner = error.get(name)
         if isinstance(inner, Mapping):
             yield from (_text(inner, "code"), _text(inner, "type"))
+            yield "flagged" if _INPUT_CODES.search(_text(inner, "raw")) else ""
             yield "flagged" if inner.get("flagged_input") or inner.get("content_filter_result") else ""
     for detail in _details(error):
         yield from (_text(detail, "reason"), _text(detail, "type"))

@@ -114,6 +114,10 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
         (400, coded(message="Your credit balance is too low to access the API."), "money"),
         (403, coded("Arrearage", "Access denied"), "money"),
         (400, coded("budget_exceeded"), "money"),
+        (429, coded(None, "Monthly spend limit reached"), "money"),
+        (400, coded(None, "You have reached your specified API usage limits."), "money"),
+        (400, coded(None, "You don't have enough credits. Visit https://example.com/billing"), "money"),
+        (400, {"error": "insufficient credits"}, "money"),
         # this input
         (400, coded("content_filter"), "input"),
         (400, coded("content_policy_violation"), "input"),
@@ -125,6 +129,9 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
         (400, coded(None, "Your request was rejected as a result of our safety system."), "input"),
         (422, coded("data_inspection_failed"), "input"),
         (451, coded(None, "This violates our usage policies."), "input"),
+        (400, coded("invalid_request_error", "Content Exists Risk"), "input"),
+        (403, coded(403, 'OpenAI: {"error": {"code": "content_filter"}}'), "input"),
+        (403, coded(403, "Provider returned error", metadata={"raw": '{"code":"content_filter"}'}), "input"),
         (500, coded("content_filter"), "input"),
         (0, coded("content_filter"), "input"),
         # the model's configuration
@@ -137,6 +144,8 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
         (404, coded(None, "No endpoints found that support image input"), "unsupported"),
         (400, coded(None, "'max_tokens' is not supported with this model."), "unsupported"),
         (400, coded(None, "The parameter max_tokens is not supported with this model."), "unsupported"),
+        (422, {"detail": [{"type": "value_error.extra", "loc": ["body", "stream_options"]}]}, "unsupported"),
+        (400, coded(None, "User location is not supported for the API use."), "unsupported"),
         (404, coded("model_not_found"), "model"),
         (403, coded("model_not_found"), "model"),
         (404, None, "model"),
@@ -163,6 +172,13 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
         (400, coded(None, f"Could not read '{ECHO}'."), "request"),
         (400, coded(None, f"1 validation error: {{'input': \"{ECHO}\"}}"), "request"),
         (400, coded(None, "Invalid value. " + "x" * 300 + ECHO), "request"),
+        (400, coded(None, "Could not read 'it's me, 'a' no credit left'."), "request"),
+        (400, coded(None, "Invalid 'x': no credit left"), "request"),
+        (400, coded(None, f"Invalid value: {ECHO}", param="messages"), "request"),
+        (400, coded("invalid_image_url", "Error while downloading https://a.example/unpaid.jpg.",
+                    param="url"), "request"),
+        (400, coded(None, "Error while downloading HTTPS://a.example/insufficient_quota"), "request"),
+        (429, coded(None, "Timeout while downloading https://a.example/insufficient_quota"), "rate"),
     ],
 )  # fmt: skip
 def test_the_meaning_decides_and_not_the_status(status: int, body: object, expected: str) -> None:
