@@ -143,7 +143,7 @@ class Acceptance:
         if why := self._broker.blocked:
             raise BrokerUnavailable(f"the broker takes nothing at present ({why}); try again soon")
         if not self._broker.ready:
-            raise BrokerUnavailable("this gateway is not connected to its broker yet; try again soon")
+            raise BrokerUnavailable("this gateway is not connected to its broker; try again soon")
         if not self._journal.current:
             raise BrokerUnavailable("this gateway has not read the journal to its end; try again soon")
 
@@ -232,7 +232,7 @@ def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:
         job = make()
         return job, encode_order(job)
     except (ValueError, OverflowError, RecursionError) as error:  # say, lists in lists without end
-        raise InvalidInput(f"the request has a value that cannot be passed on ({error})") from error
+        raise InvalidInput("the request has a value that cannot be passed on: send a simpler one") from error
 
 
 def _same_job(state: JobState, value: BaseModel) -> Job:

@@ -6,8 +6,10 @@ Files stay in memory (the limits bound them), so that the process needs no writa
 """
 
 import asyncio
+import codecs
 import hashlib
 import json
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -166,6 +168,7 @@ class BodyReader:
                 raise _too_large(self._config.max_upload)
             hold.cover(length)
         kind = _content_type(request)
+        _check_encoding(request)
         if kind == "multipart/form-data":
             form = await _multipart(request, self._config, hold)
             form = Form(self._members.only(form.fields), form.files)
@@ -173,12 +176,17 @@ class BodyReader:
             size += sum(len(value) for value in form.fields.values() if isinstance(value, str))
         elif kind == "application/json":
             body = b"".join([chunk async for chunk in _limited(request, self._config, hold)])
+            body = body.removeprefix(
+                codecs.BOM_UTF8
+            )  # RFC 8259 lets a parser ignore it, and Windows writes it
             if not body.strip():
                 raise InvalidInput("no body: send JSON or a form")
             size = len(body)
             form = Form(await self._json(body, hold))
         else:
-            raise InvalidInput(f"send application/json or multipart/form-data, not {kind[:LONGEST_QUOTE]}")
+            raise InvalidInput(
+                f"send application/json or multipart/form-data, not {kind[:LONGEST_QUOTE] or 'an empty type'}"
+            )
         return Body(form, await self._run(size, lambda: digest(self._pipeline, form)))
 
     async def _json(self, body: bytes, hold: Hold) -> Mapping[str, object]:
@@ -200,7 +208,7 @@ def digest(pipeline: str, form: Form) -> str:
     try:
         sent = json.dumps([pipeline, dict(form.fields), files], sort_keys=True, ensure_ascii=False)
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
-        raise InvalidInput(f"the body is no request that can be read ({error})") from error
+        raise InvalidInput("the body has a value that cannot be read: send a simpler one") from error
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
@@ -209,6 +217,11 @@ def _content_type(request: Request) -> str:
     if len(header) > MAX_CONTENT_TYPE:
         raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
     return header.partition(";")[0].strip().lower()
+
+
+def _check_encoding(request: Request) -> None:
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise InvalidInput("the body is compressed: send it without Content-Encoding")
 
 
 async def _chunks(request: Request, config: GatewayConfig) -> AsyncGenerator[bytes, None]:
@@ -265,7 +278,24 @@ def _members(members: Members, body: bytes) -> Mapping[str, bytes]:
     try:
         return {name: bytes(raw) for name, raw in members.decode(body).items()}
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidInput(f"the body is not a JSON object: {error}") from error
+        raise _unreadable(error, whole=True) from error
+
+
+def _unreadable(error: Exception, *, whole: bool) -> InvalidInput:
+    """What is wrong with the `whole` body or a member, in our words: the decoder's mislead a client."""
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidInput("the body is not UTF-8: send JSON in UTF-8")
+    if isinstance(error, RecursionError):
+        return InvalidInput("the body is nested too deeply: send fewer levels")
+    if isinstance(error, msgspec.ValidationError):
+        if found := re.search(r"unknown field `(.*)`", str(error), re.DOTALL):
+            return InvalidInput(f"the pipeline takes no field {found[1][:LONGEST_QUOTE]}: leave it out")
+        if "out of range" in str(error):
+            return InvalidInput("a number is too large: send it as a string")
+        return InvalidInput('the body is not a JSON object: send {"name": value, ...}')
+    place = re.search(r"\(byte \d+\)", str(error)) if whole else None
+    where = f" {place[0]}" if place else ", or it is cut off, or has half a character"
+    return InvalidInput(f"the body is not valid JSON{where}: correct it")
 
 
 def _weight(raw: bytes) -> int:
@@ -284,21 +314,47 @@ def _value(raw: bytes) -> object:
         raise InvalidInput(f"a number has more than {MAX_NUMBER} characters; send it as a string")
     try:
         return msgspec.json.decode(raw)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise InvalidInput(f"the body is not JSON that can be read: {error}") from error
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise _unreadable(error, whole=False) from error
 
 
 class _FormParser(MultiPartParser):
-    """A part that says to be no text is a file, though it has no name."""
+    """A part that says to be no text is a file, though it has no name, or one only as `filename*`.
+
+    RFC 7578 does without `filename*`, and urllib3 1 (requests) writes it for every name beyond ASCII.
+    `ended`: the boundary came that closes the form.
+    """
+
+    ended = False
 
     def on_headers_finished(self) -> None:
         """Called by the parser."""
         part = self._current_part
         disposition = part.content_disposition or b""
         kind = dict(part.item_headers).get(b"content-type", b"text/plain")
-        if b"filename" not in disposition and not kind.lower().startswith(b"text/"):
+        unnamed = b"filename" not in disposition and not kind.lower().startswith(b"text/")
+        if unnamed or (_EXTENDED_NAME.search(disposition) and not _NAME.search(disposition)):
             part.content_disposition = disposition + b'; filename=""'
         super().on_headers_finished()
+
+    def on_end(self) -> None:
+        """Called by the parser."""
+        self.ended = True
+
+
+_NAME = re.compile(rb";\s*filename\s*=", re.IGNORECASE)
+_EXTENDED_NAME = re.compile(rb";\s*filename\*\s*=", re.IGNORECASE)
+
+
+def _words(error: MultiPartException) -> str:
+    """What is wrong with a form; the parser's words are replaced by ours."""
+    if "Too many" in error.message:
+        return f"send at most {MOST_PARTS} fields and {MOST_PARTS} files"
+    if "name" in error.message:
+        return "give each part a name in its Content-Disposition"
+    if "Missing boundary" in error.message:
+        return "its Content-Type has no boundary; let your HTTP library write that header"
+    return "its parts do not match the boundary of its Content-Type, or have too long headers"
 
 
 async def _multipart(request: Request, config: GatewayConfig, hold: Hold) -> Form:
@@ -313,8 +369,11 @@ async def _multipart(request: Request, config: GatewayConfig, hold: Hold) -> For
     parser.spool_max_size = config.max_upload + 1
     try:
         parts = await parser.parse()
-    except (MultiPartException, KeyError) as error:  # KeyError: no boundary in the content type
-        raise InvalidInput(f"the body is not a multipart form: {error}") from error
+    except MultiPartException as error:
+        raise InvalidInput(f"the body is not a multipart form: {_words(error)}") from error
+    if not parser.ended:
+        await parts.close()
+        raise InvalidInput("the form is cut off: its last boundary is missing; send it again")
     fields: dict[str, object] = {}
     files: dict[str, Upload] = {}
     try:

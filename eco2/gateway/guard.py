@@ -25,7 +25,8 @@ PROBES = ("/healthz", "/readyz")
 """Load balancers ask these by address, whatever the hosts are; they give nothing away."""
 MAX_HOST = 300
 
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+_ORIGIN = re.compile(r"https?://([^/?#@,\s]+)", re.IGNORECASE)
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{0,5})?")
 
 
 def secured(app: ASGIApp) -> ASGIApp:
@@ -62,12 +63,10 @@ class Guard:
             return
         headers = Headers(scope=scope)
         if scope["path"] not in PROBES and not self._is_ours(scope, headers):
-            detail = "this gateway does not serve that host; name it in ECO2_HOSTS if it should"
+            detail = "this gateway does not serve that host: its operator lists them in ECO2_HOSTS"
             await problem(400, "INVALID_HOST", detail)(scope, receive, send)
         elif scope["method"] not in SAFE_METHODS and not same_site(headers, self._origins):
-            detail = (
-                "a page of another site may not send this; name its origin in ECO2_CORS_ORIGINS if it may"
-            )
+            detail = "a page of another site may not send this: the operator lists those in ECO2_CORS_ORIGINS"
             await problem(403, "CROSS_SITE", detail)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -103,7 +102,8 @@ def same_site(headers: Headers, origins: Sequence[str]) -> bool:
         return True
     if sites:
         return sites[0] in ("same-origin", "none")
-    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower() != ""
+    of_page = _ORIGIN.fullmatch(origin or "")
+    return origin is None or (of_page is not None and of_page[1].lower() == headers.get("host", "").lower())
 
 
 def hosts_of(listens_on: str, named: Sequence[str]) -> tuple[str, ...]:

@@ -34,16 +34,19 @@ class UnsupportedModel(InvalidInput):
     code = "UNSUPPORTED_MODEL"
 
     def __init__(self, model: object, supported: tuple[str, ...]) -> None:
+        wrong = (
+            f"model {_quoted(model)} is not offered" if isinstance(model, str) else "model must be a string"
+        )
         super().__init__(
-            f"model {_quoted(model)} is not offered; supported_models: {', '.join(supported)}",
+            f"{wrong}; supported_models: {', '.join(supported)}",
             status=400,
         )
         self.supported = supported
 
 
-def _quoted(value: object) -> str:
-    """Text of bounded length: a list of lists without end is not written out."""
-    return repr(value[:LONGEST_QUOTE]) if isinstance(value, str) else f"of type {type(value).__name__}"
+def _quoted(value: str) -> str:
+    """Text of bounded length."""
+    return repr(value[:LONGEST_QUOTE])
 
 
 class NotFound(InvalidInput):

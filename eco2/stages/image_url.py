@@ -65,7 +65,8 @@ _ADDRESS_NAMES = frozenset(
     }
 )
 """Public domains whose names resolve to whatever address they contain, or to this machine."""
-_CARRIED = re.compile(r"(?<![0-9])(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9])")
+_CARRIED = re.compile(r"(?<![0-9])(?=(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9]))")
+"""A look-ahead, so that addresses may overlap: `1.10.0.0.1` has two."""
 _NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 _DENIED = (
     IPv4Network("0.0.0.0/8"),

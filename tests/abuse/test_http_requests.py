@@ -103,6 +103,9 @@ async def test_a_tunnel_is_refused() -> None:
         ("localhost", True),
         ("localhost:8000", True),
         ("LOCALHOST.:8000", True),
+        ("localhost:", True),
+        ("localhost:\N{SUPERSCRIPT TWO}", False),
+        ("[::1%25lo]", False),
         ("127.0.0.1:8000", True),
         ("[::1]:8000", True),
         ("app.localhost", True),
@@ -159,6 +162,9 @@ CROSS: dict[str, tuple[dict[str, str], int]] = {
     "another page, old browser": ({"Origin": "https://evil.example"}, 403),
     "an opaque page": ({"Origin": "null"}, 403),
     "an unknown word": ({"Sec-Fetch-Site": "cross-Site"}, 403),
+    "ours, and none of the web": ({"Origin": "x://x"}, 403),
+    "ours after another": ({"Origin": "null, http://x"}, 403),
+    "ours": ({"Origin": "http://x"}, 202),
     "nearly ours": ({"Origin": "https://app.example.evil.example"}, 403),
 }
 

@@ -5,7 +5,9 @@ Every test ends with a good job that passes: what broke the gateway for others w
 
 import asyncio
 import base64
+import gzip
 import json
+import re
 import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -75,6 +77,12 @@ INVALID, TOO_LARGE, UNSUPPORTED = (
     (413, "IMAGE_TOO_LARGE"),
     (415, "UNSUPPORTED_IMAGE"),
 )
+FORM = "multipart/form-data; boundary=b"
+OF_LIBRARIES = re.compile(
+    r"codec|malformed|deserializ|recursion|truncated|Invalid multipart|Maximum number|Expected `|0x|pydantic|"
+    r"Traceback|Error\b|of type|not $"
+)
+"""Words of decoders and of Python, which tell a client nothing or mislead it."""
 REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
     "no JSON": (raw(b"what is this?"), INVALID),
     "no object": (raw(b'["image_url"]'), INVALID),
@@ -145,6 +153,21 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[int, str]]] = {
         INVALID,
     ),
     "NUL in a form": (form(URL_PART, QUESTION_PART + b"a\0b"), INVALID),
+    "form without its last boundary": (
+        raw(b"--b\r\n" + URL_PART + b"\r\n--b\r\n" + QUESTION_PART + b"x", FORM),
+        INVALID,
+    ),
+    "form cut off in its last boundary": (raw(b"--b\r\n" + URL_PART + b"\r\n--b", FORM), INVALID),
+    "files without end": (
+        form(*[b'Content-Disposition: form-data; name="x"; filename="a"\r\n\r\n'] * 50),
+        INVALID,
+    ),
+    "compressed": (
+        {"content": gzip.compress(b"{}"), "headers": {"Content-Encoding": "GZip"}},
+        INVALID,
+    ),
+    "JSON with more behind it": (raw(b"{} x"), INVALID),
+    "empty content type": (raw(b"{}", ""), INVALID),
     "key of 300 characters": (as_json(image_url=URL) | {"headers": {"Idempotency-Key": "k" * 300}}, INVALID),
     "key that is no ASCII": (
         as_json(image_url=URL) | {"headers": {b"Idempotency-Key": b"\xed\xa0\x80"}},
@@ -160,6 +183,7 @@ async def test_it_is_refused_as_documented_and_leaves_nothing(case: str) -> None
         response = await http.post("/scan", **request)
         assert (response.status_code, response.json()["code"]) == refusal
         assert response.json()["detail"]
+        assert not OF_LIBRARIES.search(response.json()["detail"]), response.text
         assert len(response.content) < 1000
         assert len(world.gateways[0].journal.view) == 0
 
@@ -179,6 +203,12 @@ TAKEN: dict[str, dict[str, Any]] = {
     "file's name of half characters": form(
         b'Content-Disposition: form-data; name="image"; filename="\xed\xa0\x80\0"\r\n\r\n' + pictures.plain()
     ),
+    "picture with only an extended name, as urllib3 1 writes it": form(
+        b"Content-Disposition: form-data; name=\"image\"; filename*=utf-8''%EC%82%AC%EC%A7%84.jpg\r\n\r\n"
+        + pictures.plain(),
+    ),
+    "JSON behind a byte order mark": raw(b'\xef\xbb\xbf{"image_url": "%s"}' % URL.encode()),
+    "encoding named and none": as_json(image_url=URL) | {"headers": {"Content-Encoding": "identity"}},
     "data URL with spaces around": as_json(image_url=f"  {data_url(pictures.plain('PNG'))} "),
     "longest question": as_json(image_url=URL, user_input="가" * MAX_QUESTION),
     "nested": raw(nested(100)),
