@@ -3,7 +3,7 @@
 from typing import Literal
 
 import msgspec
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
@@ -43,7 +43,9 @@ class Progress:
             )
         except Exception as error:  # a model's own validator may raise anything
             raise PermanentError(
-                f"the order or a checkpoint does not fit: {error}", "INVALID_INPUT"
+                f"the order or a checkpoint does not fit: {_misfit(error)}",
+                "INVALID_INPUT",
+                "the request does not fit what this pipeline takes at present: send it again",
             ) from error
 
     def started(self, stage: str, now: float) -> StageChanged:
@@ -179,6 +181,14 @@ def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
     seq = 10 * (state.shown[-1].seq // 10 + 1) + 1
     result: JSON = {**head, "error": _error(error), "usage": usage}
     return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
+
+
+def _misfit(error: Exception) -> str:
+    """The fields that do not fit and why; never their values, which may be pictures and questions."""
+    if not isinstance(error, ValidationError):
+        return f"{type(error).__name__}: {error}"
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details)
 
 
 def late(job: Job | JobState) -> PermanentError:

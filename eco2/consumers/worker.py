@@ -24,6 +24,8 @@ from eco2.ports import Clock, Delivery, Subscription, WorkQueue, first_queue, jo
 
 FIRST_SHARE = 4
 """One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
+UNREADABLE = "the request could not be read: send it again"
+"""What clients read of an order that is `Malformed`."""
 UNKNOWN = "UNKNOWN"
 """The code of a dead letter whose job says nothing of it here."""
 
@@ -162,7 +164,7 @@ class Worker:
         """To the dead letters; if the message says whose order it was, and no good one has come before, that
         job ends as failed."""
         log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)
-        job_id, error = delivery.message_id, DeadLetter(str(why), "MALFORMED")
+        job_id, error = delivery.message_id, DeadLetter(str(why), "MALFORMED", UNREADABLE)
         try:
             state = await self._journal.find(job_id)
             if state is not None and state.run is None and not state.ended:

@@ -4,7 +4,7 @@ import asyncio
 from typing import Self
 
 import pytest
-from pydantic import model_validator
+from pydantic import BaseModel, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.echo import Echo
@@ -214,3 +214,23 @@ async def test_what_is_too_large_for_this_broker_ends_its_job_and_holds_up_no_ot
         assert isinstance(result["error"], dict)
         assert result["error"]["code"] == "OUTPUT_TOO_LARGE"
         assert "rabbitmq" not in str(result)
+
+
+class Secret(BaseModel):
+    """What a later version of the pipeline takes in place of `Question`."""
+
+    text: int
+
+
+@virtual
+async def test_a_misfit_of_an_order_shows_clients_neither_its_values_nor_the_library() -> None:
+    pipeline = Pipeline("ask", Secret, (), lambda _: {"answer": None})
+    async with World().process(ScriptedModel(), pipeline) as process, asyncio.timeout(100):
+        state = await process.ended((await process.submit("my secret")).job)
+    assert state.result is not None
+    assert isinstance(state.result["error"], dict)
+    assert state.result["error"]["code"] == "INVALID_INPUT"
+    for text in (str(state.result), state.cause):
+        assert "my secret" not in text
+        assert "pydantic" not in text
+    assert "text: " in state.cause
