@@ -22,7 +22,6 @@ FAULTS = named(
         "half-open",
         "confirms-withheld",
         "tail-silent",
-        "stream-deleted",
         "gateway-kill9",
         "key-race",
         "poison-order",
