@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.no_skips import NoSkips
 from tests.rabbitmq import Node, NodeFailed
@@ -14,6 +15,9 @@ from tests.rabbitmq import Node, NodeFailed
 def pytest_configure(config: pytest.Config) -> None:
     if os.environ.get("CI", "").lower() in ("1", "true"):
         config.pluginmanager.register(NoSkips())
+    # Hypothesis judges by the wall clock, which on a busy machine counts the work of others.
+    settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
