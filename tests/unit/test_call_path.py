@@ -100,7 +100,7 @@ class Recorder:
         listed = "\n".join(f"  {file}: {', '.join(names)}" for file, names in by_file.items())
         summary = f"{counted} functions in {len(by_file)} files, at most {functions} in {files} wanted"
         print(f"{summary}:\n{listed}")
-        # A pass on a busy machine may take one branch more (a wait, a retry), now and then all three do.
+        # Two more are let through: 68 and 69 were seen for one path at one commit; why was not looked into.
         assert 0 < counted <= functions + 2, f"{summary}:\n{listed}"
         assert len(by_file) <= files, f"{summary}:\n{listed}"
 
