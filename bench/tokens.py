@@ -146,7 +146,7 @@ def report() -> str:
 def _head() -> str:
     return """# Prompts and tokens
 
-Written by `python -m bench.tokens --write`; `tests/unit/test_prompts.py` fails when it is out of date.
+Written by `python -m bench.tokens --write`; `tests/unit/stages/test_prompts.py` fails when it is out of date.
 Tokens are those of o200k, counted on the calls that `eco2/stages/` makes, with the frame of each message, the
 schema and a picture at low detail (85). Completions are estimates: the JSON that names the thing, and an
 answer of three sentences.

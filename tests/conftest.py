@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.no_skips import NoSkips
-from tests.rabbitmq import Node, NodeFailed
+from tests.support.no_skips import NoSkips
+from tests.support.rabbitmq import Node, NodeFailed
 
 
 def pytest_configure(config: pytest.Config) -> None:

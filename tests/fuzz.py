@@ -14,7 +14,7 @@ from pathlib import Path
 
 from eco2.gateway.config import Auth, GatewayConfig
 from eco2.stages import scan
-from tests.gateways import cluster
+from tests.support.gateways import cluster
 
 ROOT = Path(__file__).parents[1]
 LATE = 120

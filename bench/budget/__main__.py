@@ -21,7 +21,7 @@ from bench.budget.case import CASES, TAIL, UNLOADED, WARM, Case, batches
 from bench.budget.run import Measured
 from bench.programs import ProgramFailed
 from bench.record import FOLDER, Results
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 SECONDS = 240.0
 

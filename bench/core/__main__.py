@@ -25,7 +25,7 @@ from bench.core.rounds import Plan
 from bench.core.trial import Bench
 from bench.core.verdict import Row, checks
 from bench.programs import PEERS, ProgramFailed
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 SHOWN = ("celery", "kombu", "gevent", "taskiq", "taskiq-aio-pika", "faststream", "dramatiq", "pika")
 

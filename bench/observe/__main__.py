@@ -20,7 +20,7 @@ from bench.observe.alerts import FILE as ALERTS_FILE
 from bench.observe.prometheus import PromtoolFailed, promtool
 from bench.observe.report import page, table
 from bench.observe.run import Outcome, watch
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 PAGE = Path(__file__).parents[2] / "docs/observability.md"
 TESTS = Path(__file__).parent / "alerts.test.yaml"

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from tests.rabbitmq import free_ports
+from tests.support.rabbitmq import free_ports
 
 PERIOD = 1.0
 """Seconds between two scrapes, and between two looks at the rules."""

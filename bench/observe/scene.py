@@ -19,7 +19,7 @@ from tests.fault.clients import Follower, Submitter, open_http
 from tests.fault.fleet import Fleet, running
 from tests.fault.pipelines import FLOOD
 from tests.fault.provider import Provider, providing
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 CALL = 1.0
 """Seconds of a model call on average."""

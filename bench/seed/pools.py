@@ -16,7 +16,7 @@ import uvloop
 from bench import programs, record
 from bench.programs import CELERY, ProgramFailed
 from bench.seed.report import RESULTS
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 TASKS, SECONDS, PATIENCE = 20, 1.0, 40.0
 PACKAGES = ("celery", "kombu")

@@ -13,7 +13,7 @@ import httpx
 from bench import programs
 from bench.programs import CELERY, Program, ProgramFailed
 from bench.seed.scenario import CALL_TIMEOUT, CASE, RPM, SEED, TPM, Scenario
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 Call = dict[str, Any]
 """A line of the provider's log: `eco2.fake.calls.Call`."""

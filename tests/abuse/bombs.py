@@ -4,7 +4,7 @@ import struct
 
 from PIL import Image
 
-from tests import pictures
+from tests.support import pictures
 
 MEGAPIXELS_50 = 50_000_000
 

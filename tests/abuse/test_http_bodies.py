@@ -14,7 +14,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from eco2.errors import OverCapacity
 from eco2.gateway.body import Hold, Members, Room
 from tests.abuse.test_http_connections import answer, connections, gateway, memory
-from tests.gateways import CONFIG, cluster
+from tests.support.gateways import CONFIG, cluster
 
 SIZE = 9_900_000
 URL = b'"image_url": "https://example.org/a.jpg"'

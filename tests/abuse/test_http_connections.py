@@ -14,8 +14,8 @@ import pytest
 from eco2.gateway.protocol import ConnectionLimits
 from eco2.service import raise_open_files
 from tests.acceptance.programs import Program, eco2
-from tests.gateways import CONFIG, Cluster, cluster, eventually
 from tests.integration.test_gateway_stream import stream, submitted
+from tests.support.gateways import CONFIG, Cluster, cluster, eventually
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -10,7 +10,7 @@ import pytest
 
 from eco2.gateway.guard import LOOPBACK, allowed_host, hosts_of
 from tests.abuse.test_http_connections import Pair, answer, connections, ended
-from tests.gateways import CONFIG, Cluster, cluster
+from tests.support.gateways import CONFIG, Cluster, cluster
 
 BODY = b'{"text": "a"}'
 FORM = b'--b\r\nContent-Disposition: form-data; name="text"\r\n\r\na\r\n--b--\r\n'

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from tests import pictures
 from tests.abuse import bombs
 from tests.abuse.gateway import Victim, alive, children, cpu_seconds, cpu_seconds_of_all, gateway
 from tests.acceptance.programs import spawn
+from tests.support import pictures
 
 MB = 1_000_000
 SLOW = {202, 415}

@@ -23,7 +23,7 @@ from tests.clients.browser import Pages, chromium, pages
 from tests.clients.node import node
 from tests.clients.provider import Sighting, seeing
 from tests.clients.report import Report
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ import httpx
 from eco2.client import Client, ClientJob
 from tests.clients.browser import chromium, pages
 from tests.clients.front import Cut, Front, after, front, inside
-from tests.gateways import CONFIG, SEQS, Cluster, cluster, life
+from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
 ROOT = Path(__file__).parents[2]
 GUIDE = ROOT / "docs" / "clients.md"

@@ -10,7 +10,7 @@ from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Middle, major_of
 from eco2.stages.vision import vision_call
-from tests.fake_provider import running
+from tests.support.fake_provider import running
 
 NO_LIMITS = {
     "ECO2_RPM": "1000000",

@@ -9,7 +9,7 @@ from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.topology import Exchange, Topology
 from eco2.ports import Broker
 from tests.conformance.harness import SERVICE, Node
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 class RabbitMQNode:

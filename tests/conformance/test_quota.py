@@ -12,7 +12,7 @@ from eco2.ports import Broker, Claim
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from tests.conformance.harness import PATIENCE, Brokers, eventually
-from tests.quotas import Said
+from tests.support.quotas import Said
 
 LIMITS = Limits(requests=6000.0)
 

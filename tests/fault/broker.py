@@ -16,8 +16,8 @@ from tests.fault.queues import depths
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
 from tests.fault.wire import StreamWire
-from tests.proxy import Proxy
-from tests.rabbitmq import Node
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import Node
 
 REFUSAL = 1.0
 """Seconds in which a gateway must refuse while the broker takes nothing."""

@@ -5,14 +5,14 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.cluster import Cluster
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.fleet import Fleet
 from tests.fault.lab import Lab
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
-from tests.proxy import Proxy
-from tests.rabbitmq import Node
+from tests.support.cluster import Cluster
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import Node
 
 CHECKED = 0.5
 """Seconds between the balancer's looks at the nodes."""

@@ -19,8 +19,8 @@ import httpx
 
 from tests.acceptance.programs import STOP, Program, spawn
 from tests.fault.evidence import Check, Death
-from tests.proxy import Proxy
-from tests.rabbitmq import free_ports
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import free_ports
 
 RESTART = 1.0
 """Seconds after which a process that died is started again."""
@@ -71,7 +71,7 @@ class Slot:
 
     @property
     def _module(self) -> str:
-        return "tests.skewed" if "CLOCK_AHEAD" in self.env else "eco2"
+        return "tests.support.skewed_clock" if "CLOCK_AHEAD" in self.env else "eco2"
 
     async def set_clock(self, ahead: float) -> None:
         """Starts it again on a machine whose clock is wrong; returns once it says so and is not ready."""

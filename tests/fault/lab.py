@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.cluster import Cluster
-from tests.rabbitmq import Node
+from tests.support.cluster import Cluster
+from tests.support.rabbitmq import Node
 
 
 class Lab:

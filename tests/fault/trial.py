@@ -23,7 +23,7 @@ from tests.fault.provider import Provider, providing
 from tests.fault.queues import settled
 from tests.fault.recorder import Recorder
 from tests.fault.size import Size
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 SCAN = "eco2.stages:scan"
 NO_LIMITS = {

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 _HEADER = b"AMQP"
 _FRAME = 8

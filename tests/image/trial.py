@@ -14,9 +14,9 @@ from eco2.client import Client
 from eco2.job import JSON
 from eco2.stages import DEMO_PHOTO
 from tests.clients.provider import NO_LIMITS, Sighting
-from tests.fake_provider import Fake, running
 from tests.image.container import CommandFailed, Container, Engine
-from tests.rabbitmq import Node, free_ports
+from tests.support.fake_provider import Fake, running
+from tests.support.rabbitmq import Node, free_ports
 
 READY = 60.0
 GRACE, MARGIN = 70, 20

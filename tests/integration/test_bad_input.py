@@ -21,9 +21,9 @@ from eco2.delta import DELTA_TOPIC
 from eco2.gateway.config import GatewayConfig
 from eco2.stages import scan
 from eco2.stages.request import MAX_QUESTION
-from tests import pictures
-from tests.gateways import SEQS, Cluster, cluster, eventually
 from tests.integration.test_gateway_stream import stream
+from tests.support import pictures
+from tests.support.gateways import SEQS, Cluster, cluster, eventually
 
 CONFIG = GatewayConfig(models=("small",), max_upload=12 * 2**20)
 PICTURE = {"image": ("a.jpg", pictures.plain(), "image/jpeg")}

@@ -10,7 +10,7 @@ import pytest
 
 from eco2.fake.config import FakeConfig
 from eco2.fake.faults import Fault
-from tests.fake_provider import Fake, running
+from tests.support.fake_provider import Fake, running
 
 QUICK = FakeConfig(scale=0)
 HELLO: list[Any] = [{"role": "user", "content": "이거 어떻게 버려요?"}]

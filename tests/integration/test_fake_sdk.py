@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
-from tests.fake_provider import Fake, running
+from tests.support.fake_provider import Fake, running
 
 KIND = Kind(mean=1.0, p99=2.0, completion_tokens=160)
 QUICK = FakeConfig(scale=0, kinds={VISION: KIND, ANSWER: KIND})

@@ -15,7 +15,7 @@ from eco2.errors import StartError
 from eco2.fake.config import ANSWER, Charge, FakeConfig, Kind
 from eco2.fake.latency import from_mean_and_p99, uniform
 from eco2.fake.server import serve
-from tests.fake_provider import Fake, Logged, running
+from tests.support.fake_provider import Fake, Logged, running
 
 SPAN = 0.4
 KEY = {"authorization": "Bearer k"}

@@ -16,7 +16,7 @@ import pytest
 from eco2.client import Client, ClientEvent, ClientJob, File, NotFinished, Refused, Unavailable, submit
 from eco2.job import new_id
 from eco2.pipeline import Upload
-from tests.gateways import CONFIG, PATIENCE, SEQS, Cluster, cluster, eventually, life
+from tests.support.gateways import CONFIG, PATIENCE, SEQS, Cluster, cluster, eventually, life
 
 Answer = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 

@@ -7,7 +7,7 @@ import pytest
 
 from eco2.gateway.compat import present_path
 from eco2.pipeline import Pipeline
-from tests.gateways import CONFIG, ECHO, SEQS, EchoInput, cluster, life
+from tests.support.gateways import CONFIG, ECHO, SEQS, EchoInput, cluster, life
 
 SCAN = Pipeline("scan", EchoInput, (), ECHO.result)
 

@@ -2,9 +2,9 @@
 
 import httpx
 
-from tests.counted import counted
-from tests.gateways import SEQS, cluster, eventually, life
 from tests.integration.test_gateway_stream import stream, submitted
+from tests.support.gateways import SEQS, cluster, eventually, life
+from tests.support.metric_value import counted
 
 
 async def test_a_first_event_is_timed_and_one_who_comes_back_is_counted_as_such() -> None:

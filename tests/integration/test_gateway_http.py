@@ -20,7 +20,7 @@ from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
 from eco2.gateway.server import serve
 from eco2.job import JSON, new_id
-from tests.gateways import CONFIG, ECHO, Cluster, Process, cluster, eventually, life
+from tests.support.gateways import CONFIG, ECHO, Cluster, Process, cluster, eventually, life
 
 ORIGIN = {"Origin": "https://app.example"}
 

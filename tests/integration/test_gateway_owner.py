@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from eco2.job import new_id
-from tests.gateways import CONFIG, SEQS, Cluster, cluster, eventually, life
+from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, eventually, life
 
 AUTH = replace(CONFIG, auth="header")
 ANN, BOB = {"X-User-ID": "ann"}, {"X-User-ID": "bob"}

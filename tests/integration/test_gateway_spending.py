@@ -8,7 +8,7 @@ import httpx
 
 from eco2.event import Spent
 from eco2.journal.spending import day_of, until_midnight
-from tests.gateways import CONFIG, Cluster, cluster, eventually
+from tests.support.gateways import CONFIG, Cluster, cluster, eventually
 
 LIMITED = replace(CONFIG, daily_usd=Decimal("12.50"))
 

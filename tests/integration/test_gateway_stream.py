@@ -18,8 +18,8 @@ from eco2.event import Done, Queued, RunStarted, StepCompleted
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.gateway.protocol import ConnectionLimits
 from eco2.job import new_id
-from tests.counted import counted
-from tests.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
+from tests.support.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
+from tests.support.metric_value import counted
 
 Ending = Literal["completed", "failed", "cancelled"]
 

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from eco2.event import Queued
 from eco2.pipeline import Pipeline, language_model_required
 from eco2.stages import scan
-from tests.gateways import CONFIG, ECHO, Cluster, EchoInput, cluster, eventually, life
-from tests.unit.test_stages_request import CUP
+from tests.support.gateways import CONFIG, ECHO, Cluster, EchoInput, cluster, eventually, life
+from tests.unit.stages.test_request import CUP
 
 
 @asynccontextmanager

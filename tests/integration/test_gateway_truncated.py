@@ -7,8 +7,8 @@ import httpx
 import msgspec
 
 from eco2.job import new_id
-from tests.gateways import CONFIG, SEQS, STREAM, Cluster, cluster, life
 from tests.integration.test_gateway_stream import stream
+from tests.support.gateways import CONFIG, SEQS, STREAM, Cluster, cluster, life
 
 
 async def test_of_a_job_whose_beginning_the_journal_dropped_the_rest_is_shown() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from eco2.gateway.config import GatewayConfig
 from eco2.stages import scan
-from tests.gateways import Cluster, cluster
-from tests.pictures import large_photo
+from tests.support.gateways import Cluster, cluster
+from tests.support.pictures import large_photo
 
 ROOT = Path(__file__).parents[2]
 RATE, SECONDS = 20, 5
@@ -49,7 +49,7 @@ def watching() -> Iterator[list[float]]:
 
 async def longest_lag(world: Cluster, file: Path) -> float:
     """Seconds of CPU, under the uploads of another process. What is beyond the gateway's room is refused."""
-    command = (sys.executable, "-m", "tests.uploads", f"{world.gateways[0].url}/scan", str(file))
+    command = (sys.executable, "-m", "tests.support.uploads", f"{world.gateways[0].url}/scan", str(file))
     with watching() as lags:
         uploading = await asyncio.create_subprocess_exec(
             *command, str(RATE), str(SECONDS), cwd=ROOT, stdout=asyncio.subprocess.PIPE

@@ -16,7 +16,7 @@ from eco2.errors import ProviderClosed, ProviderError, ProviderRefused
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel
 from eco2.llm.refusals import retry_after
-from tests.fake_provider import Fake, running
+from tests.support.fake_provider import Fake, running
 
 KIND = Kind(mean=1.0, p99=2.0, completion_tokens=80)
 QUICK = FakeConfig(scale=0, kinds={VISION: KIND, ANSWER: KIND})

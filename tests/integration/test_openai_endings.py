@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderClosed, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
-from tests.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
+from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
 
 KEY = "sk-proj-4f7Q-secret"
 PAID = Usage(1000, 0, 100, Decimal("0.00225"))

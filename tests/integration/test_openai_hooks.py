@@ -8,7 +8,7 @@ from eco2.call import Call
 from eco2.errors import RetryableError
 from eco2.fake.config import ANSWER, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel
-from tests.fake_provider import running
+from tests.support.fake_provider import running
 
 QUICK = FakeConfig(
     scale=0, rpm=700, tpm=90_000, kinds={ANSWER: Kind(mean=1.0, p99=2.0, completion_tokens=20)}

@@ -17,8 +17,8 @@ from eco2.pipeline import JSON, Outputs
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
 from eco2.stages.vision import MAX_MINOR, UNKNOWN_THING
-from tests.fake_provider import Fake, running
 from tests.integration.test_openai_adapter import photo
+from tests.support.fake_provider import Fake, running
 
 QUESTION = "이거 어떻게 버려요?"
 EVIL = (

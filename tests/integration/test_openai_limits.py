@@ -8,8 +8,8 @@ from eco2.call import Call
 from eco2.errors import LimitKind, ProviderClosed, RateLimited
 from eco2.fake.config import FakeConfig
 from eco2.llm.openai import OpenAIModel
-from tests.fake_provider import running
-from tests.scripted_provider import saying
+from tests.support.fake_provider import running
+from tests.support.scripted_provider import saying
 
 CALL = Call("answer", "Answer.", "Where does this go?", str, 100)
 GEMINI = {

@@ -13,7 +13,7 @@ from starlette.routing import Route
 from eco2.gateway.app import PREFIXES
 from eco2.gateway.config import Auth
 from tests.fuzz import fuzz
-from tests.gateways import CONFIG, SEQS, Cluster, cluster, life
+from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
 FUZZ_SECONDS = 20
 

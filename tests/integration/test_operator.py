@@ -18,8 +18,8 @@ from eco2.journal.journal import Journal
 from eco2.operator.dead import DeadRow
 from eco2.ports import DEAD, jobs_queue
 from tests.acceptance.programs import clean_environment
-from tests.installation import ALL, Installation, installation, until
-from tests.mendable import bug, held
+from tests.support.buggy_scan import bug, held
+from tests.support.installation import ALL, Installation, installation, until
 
 LIMIT = 1000
 

@@ -7,8 +7,8 @@ from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
-from tests.fake_provider import running
 from tests.integration.test_fake_sdk import photo
+from tests.support.fake_provider import running
 
 KIND = Kind(mean=1.0, p99=2.0, completion_tokens=160)
 

@@ -10,7 +10,7 @@ from eco2.consumers.breaker import FAILURES
 from eco2.fake.config import FakeConfig
 from eco2.service import run
 from eco2.settings import ProviderSettings, Settings
-from tests.fake_provider import Fake, running
+from tests.support.fake_provider import Fake, running
 
 RPM = 3000
 """So much that the first minute of a leader, whose window is full, has room for the jobs of this test."""

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 from tests.conformance.harness import PATIENCE, eventually
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 

@@ -26,7 +26,7 @@ from tests.conformance.harness import (
     publish,
 )
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 PUBLISH_TIMEOUT = Settings.model_fields["publish_timeout"].default
 """Seconds; it is a probe's patience, too."""

@@ -17,7 +17,7 @@ from eco2.ports import DEAD, Broker, Delivery
 from eco2.settings import Settings
 from tests.conformance.harness import FIRST, PATIENCE, QUEUE, Brokers, Received, publish
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture

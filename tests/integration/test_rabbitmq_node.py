@@ -8,7 +8,7 @@ import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aiormq.abc import FieldTable
 
-from tests.rabbitmq import Node, NodeFailed
+from tests.support.rabbitmq import Node, NodeFailed
 
 QUORUM: FieldTable = {"x-queue-type": "quorum"}
 

@@ -28,7 +28,7 @@ from tests.conformance.harness import (
     eventually,
     publish,
 )
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 BOOT = 60.0
 """Seconds that everything may take to work again after the node came back."""

@@ -15,7 +15,7 @@ from eco2.event import Marker, decode_events
 from eco2.journal.outbox import Outbox
 from eco2.ports import First
 from tests.conformance.harness import eventually
-from tests.rabbitmq import Node
+from tests.support.rabbitmq import Node
 
 SMALL = 50_000
 

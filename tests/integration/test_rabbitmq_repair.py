@@ -24,7 +24,7 @@ from tests.conformance.harness import (
     publish,
 )
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from eco2.journal.journal import Journal
 from eco2.ports import First, Record
 from tests.conformance.harness import QUEUE, SERVICE, Received, append, attached, eventually, publish
 from tests.conformance.rabbitmq_node import delete
-from tests.proxy import Proxy
-from tests.rabbitmq import Node
+from tests.support.proxy import Proxy
+from tests.support.rabbitmq import Node
 
 PATIENCE = 60.0
 """Seconds: RabbitMQ itself takes ten to start."""

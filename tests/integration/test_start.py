@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from eco2 import __version__, log
-from tests.installation import installation
+from tests.support.installation import installation
 
 PROGRAM = [sys.executable, "-m", "eco2"]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eco2.errors import CallTooLarge
 from eco2.pacer import GUARD, LEARNT, MINUTE, SLACK, SPAN, Counting, Kind, Limits, Pacer
-from tests.provider_windows import Arrival, fullest
+from tests.support.provider_windows import Arrival, fullest
 
 LIMITS = Limits(requests=30.0, tokens=6000.0)
 LARGEST = 800.0

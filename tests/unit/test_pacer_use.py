@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from eco2.pacer import MINUTE, SPAN, Counting, Limits
-from tests.provider_windows import Load, fullest, simulate
+from tests.support.provider_windows import Load, fullest, simulate
 
 START, END = 2 * MINUTE, 15 * MINUTE
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from eco2.errors import InvalidInput
 from eco2.picturefile import format_of, read
-from tests import pictures
+from tests.support import pictures
 
 SIDES = {"JPEG": (4096, 3072), "PNG": (4096, 3072), "WEBP": (4096, 3072), "GIF": (4096, 3072)}
 

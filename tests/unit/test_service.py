@@ -30,8 +30,8 @@ from eco2.ports import Clock, Model, Stream
 from eco2.service import YOUNG, Component, ComponentEnded, run, spare_the_collector, stop_on_signals
 from eco2.settings import Settings, doubts
 from eco2.sizing import size
-from tests.clock import virtual
-from tests.world import PIPELINE
+from tests.support.virtual_clock import virtual
+from tests.support.world import PIPELINE
 
 
 class Recorder:
@@ -304,9 +304,9 @@ async def test_a_pipeline_whose_data_is_not_whole_does_not_start(monkeypatch: py
         raise StartError("a table is missing")
 
     pipeline = replace(PIPELINE, check=check)
-    monkeypatch.setattr("tests.world.PIPELINE", pipeline)
+    monkeypatch.setattr("tests.support.world.PIPELINE", pipeline)
     with pytest.raises(StartError, match="a table is missing"):
-        await components_of(Settings(pipelines="tests.world:PIPELINE"), "serve")
+        await components_of(Settings(pipelines="tests.support.world:PIPELINE"), "serve")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 
 from eco2.errors import InvalidInput
 from eco2.thumbnail import to_jpeg
-from tests import pictures
+from tests.support import pictures
 
 
 def encoded(image: Image.Image, kind: str = "PNG", exif: Image.Exif | None = None) -> bytes:

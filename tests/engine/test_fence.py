@@ -1,0 +1,148 @@
+"""The last look before a paid call: behind a barrier, and no longer ago than the lease."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import Context
+
+import pytest
+
+from eco2.consumers.fence import LEASE, Fence
+from eco2.consumers.outcome import Overtaken
+from eco2.consumers.run import Run
+from eco2.journal.journal import Journal
+from eco2.ports import Delivery
+from eco2.service import run
+from tests.support.freeze import Freezable, FreezableLoop
+from tests.support.virtual_clock import virtual
+from tests.support.world import PIPELINE, SILENCE, Process, ScriptedModel, World, order, until
+
+
+class Clockwork:
+    """A process's own clock, which a test moves on; each look at it takes the next of `jumps`, in seconds."""
+
+    def __init__(self, *jumps: float) -> None:
+        self.now = 0.0
+        self._jumps = iter(jumps)
+
+    def __call__(self) -> float:
+        self.now += next(self._jumps, 0.0)
+        return self.now
+
+
+class Counted(Fence):
+    """Counts the barriers."""
+
+    def __init__(self, journal: Journal, clock: Clockwork) -> None:
+        super().__init__(journal, clock)
+        self.barriers = 0
+        barrier = journal.barrier
+
+        async def counted() -> None:
+            self.barriers += 1
+            await barrier()
+
+        journal.barrier = counted  # type: ignore[method-assign]
+
+
+@asynccontextmanager
+async def run_at(*jumps: float) -> AsyncIterator[tuple[Counted, Run]]:
+    """A fence on a clock that jumps, and a run that wants to call."""
+    async with World().process() as process:
+        came: list[Delivery] = []
+        process.broker.consume("jobs.ask", 1, came.append)
+        state = await process.submit()
+        await until(lambda: bool(came))
+        job = order(state.job, "q", state.accepted)
+        yield Counted(process.journal, Clockwork(*jumps)), Run(job, PIPELINE, came[0], process.journal)
+
+
+@pytest.mark.parametrize(
+    ("jumps", "barriers"),
+    [
+        ((), 1),
+        ((0.0, LEASE), 1),
+        ((0.0, LEASE + 0.1), 2),
+        ((0.0, 30.0, 0.0, 30.0, 0.0, 0.1), 3),
+        ((30.0, 0.0), 1),
+    ],
+)
+def test_who_took_too_long_behind_the_barrier_asks_again(jumps: tuple[float, ...], barriers: int) -> None:
+    @virtual
+    async def scenario() -> None:
+        async with run_at(*jumps) as (fence, run), run.interrupt.scope(100.0):
+            await fence.passed(run)
+        assert fence.barriers == barriers
+
+    scenario()
+
+
+@virtual
+async def test_an_overtaken_run_does_not_pass() -> None:
+    async with run_at() as (fence, run):
+        passed = False
+        try:
+            async with run.interrupt.scope(100.0):
+                run.interrupt.fire(Overtaken())
+                await fence.passed(run)
+                passed = True
+        except TimeoutError:
+            assert run.interrupt.outcome == Overtaken()
+        assert not passed
+
+
+class Frozen(World):
+    """A world whose processes can stand still."""
+
+    def connection(self) -> Freezable:
+        return Freezable(self.topology, self.server)
+
+
+class Barriers:
+    """Lets a process stand still for `seconds` behind the first barrier that it asks for in a run."""
+
+    def __init__(self, process: Process, seconds: float) -> None:
+        self.asked = 0
+        self.freezing: asyncio.Task[None] | None = None
+        self._process = process
+        self._seconds = seconds
+        self._barrier = process.journal.barrier
+        process.journal.barrier = self._frozen  # type: ignore[method-assign]
+
+    async def _frozen(self) -> None:
+        in_a_run = any(state.held for state in self._process.journal.view)
+        self.asked += in_a_run
+        await self._barrier()
+        if in_a_run and self.freezing is None:
+            broker = self._process.broker
+            assert isinstance(broker, Freezable)
+            loop = asyncio.get_running_loop()
+            self.freezing = loop.create_task(broker.freeze(self._seconds), context=Context())
+            await asyncio.sleep(0)  # from here on
+
+
+async def overtaken_behind_the_barrier() -> None:
+    world, first, second = Frozen(), ScriptedModel(), ScriptedModel(seconds=50)
+    process, components = world.components(first, name="first")
+    barriers = Barriers(process, seconds=2 * SILENCE)
+    assert isinstance(process.broker, Freezable)
+    context = process.broker.frost.context.copy()
+    living = asyncio.get_running_loop().create_task(run(components, process.stop), context=context)
+    async with world.process() as gateway:
+        job = (await gateway.submit()).job
+        await until(lambda: barriers.freezing is not None)
+        async with world.process(second, name="second"):
+            await until(lambda: barriers.freezing is not None and barriers.freezing.done())
+            assert second.in_flight
+            state = await gateway.ended(job)
+            assert barriers.asked == 2
+        process.stop.set()
+        await living
+    assert (state.status, state.attempt) == ("completed", 2)
+    assert first.calls == []
+    assert [kind for kind, _ in second.calls] == ["draft", "final"]
+
+
+def test_a_worker_that_stood_still_before_the_call_and_was_overtaken_never_calls() -> None:
+    with asyncio.Runner(loop_factory=FreezableLoop) as runner:
+        runner.run(overtaken_behind_the_barrier())

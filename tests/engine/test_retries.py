@@ -1,0 +1,246 @@
+"""Failures that may pass: the job is put off, and goes on behind what is completed, while there is time."""
+
+import asyncio
+from itertools import count, pairwise
+
+import pytest
+
+from eco2.consumers.retries import EARLY, LEAST_TIME, left, put_off
+from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError, RateLimited
+from eco2.event import RunStarted, decode_events
+from eco2.journal.state import JobState
+from eco2.pipeline import Call, Context
+from eco2.ports import DELAYS, delay_queue
+from tests.support.engine_fixtures import at_rest, single
+from tests.support.virtual_clock import VirtualClock, virtual
+from tests.support.world import Draft, Question, ScriptedModel, World, order, until
+
+
+class Failing(ScriptedModel):
+    """Raises what `errors` says for the call, if it says so. `failed`: when (Unix seconds)."""
+
+    def __init__(self, *errors: PermanentError | ProviderError | None, seconds: float = 1.0) -> None:
+        super().__init__(seconds=seconds, script=self._raise)
+        self._errors = iter(errors)
+        self.paid: list[str] = []
+        self.failed: list[float] = []
+
+    def _raise(self, kind: str, job: str) -> None:
+        if (error := next(self._errors, None)) is not None:
+            self.failed.append(VirtualClock.now())
+            raise error
+        self.paid.append(kind)
+
+
+def runs(world: World) -> list[float]:
+    """Unix seconds at which a run was opened."""
+    records = world.server.logs[world.topology.stream].after(0)
+    events = [event for record in records for event in decode_events(record.body)]
+    return [event.ts for event in events if isinstance(event, RunStarted)]
+
+
+def code(state: JobState) -> object:
+    assert state.result is not None
+    error = state.result["error"]
+    return error["code"] if isinstance(error, dict) else None
+
+
+@pytest.mark.parametrize(
+    ("retries", "asked", "time_left", "delay"),
+    [
+        (0, None, 1000.0, 5),
+        (1, None, 1000.0, 30),
+        (2, None, 1000.0, 120),
+        (3, None, 1000.0, None),
+        (9, None, 1000.0, None),
+        (0, 5.0, 1000.0, 5),
+        (0, 5.1, 1000.0, 30),
+        (1, 31.0, 1000.0, 120),
+        (0, 121.0, 1000.0, None),
+        (0, None, 5 + LEAST_TIME, 5),
+        (0, None, 4.9 + LEAST_TIME, None),
+        (1, None, 29.9 + LEAST_TIME, None),
+    ],
+)
+def test_each_time_it_is_put_off_for_longer_while_there_is_time(
+    retries: int, asked: float | None, time_left: float, delay: int | None
+) -> None:
+    assert put_off(DELAYS, retries, asked, 100.0, 100.0 + time_left) == delay
+
+
+@pytest.mark.parametrize(
+    ("retries", "since", "delay"),
+    [
+        (1, 0.0, 5),
+        (1, 4.9 - EARLY, 5),
+        (1, 5.0 - EARLY, None),
+        (1, 6.0, None),
+        (2, 0.0, 30),
+        (2, 26.0, 5),
+        (3, 0.0, 120),
+        (3, 60.0, 30),
+        (3, 91.0, 30),
+        (3, 100.0, 5),
+        (7, 0.0, 120),
+    ],
+)
+def test_another_order_of_a_job_that_was_put_off_waits_as_long(
+    retries: int, since: float, delay: int | None
+) -> None:
+    assert left(DELAYS, retries, 100.0, 100.0 + since) == delay
+
+
+@virtual
+async def test_a_job_that_is_put_off_goes_on_behind_what_is_completed() -> None:
+    world, model = World(), Failing(None, *[ProviderError("cut")] * 3)
+    async with world.process(model) as process:
+        job = (await process.submit()).job
+        waiting = world.server.queues[world.topology.queue(delay_queue("ask", 5))]
+        await until(lambda: len(waiting) == 1)
+        state = process.journal.view.get(job)
+        assert state is not None
+        assert (state.released, state.put_off, state.retries) == (True, True, 1)
+        state = await process.ended(job)
+        await at_rest(world)
+    began, again = runs(world)
+    assert (state.status, state.retries, state.crashes) == ("completed", 0, 0)
+    assert again - began >= 5
+    assert model.paid == ["draft", "final"]
+
+
+@virtual
+async def test_what_fails_again_and_again_ends_when_no_delay_is_left() -> None:
+    world, model = World(), Failing(*[ProviderError("cut")] * 99)
+    async with world.process(model) as process:
+        state = await process.ended((await process.submit(life=800)).job)
+        await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
+    assert (state.status, state.dead, code(state)) == ("failed", True, "UNAVAILABLE")
+    assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1 + 1 + 1)
+    pauses = [after - before for before, after in pairwise(runs(world))]
+    assert [delay <= pause < delay + 5 for delay, pause in zip(DELAYS, pauses, strict=True)] == [True] * 3
+
+
+@virtual
+async def test_a_job_that_got_on_has_all_its_retries_again() -> None:
+    cut = ProviderError("cut")
+    model = Failing(*[cut] * 3, cut, None, cut, *[cut] * 3, cut, None)
+    async with World().process(model) as process:
+        state = await process.ended((await process.submit(life=800)).job)
+    assert state.status == "completed"
+    assert model.paid == ["draft", "final"]
+
+
+@virtual
+async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
+    async def in_two_steps(context: Context[Question]) -> Draft:
+        await context.call(Call("first", "", "", str, 10))
+        return Draft(text=(await context.call(Call("second", "", "", str, 10))).value)
+
+    cut = ProviderError("cut")
+    model = Failing(*[cut] * 3, cut, cut, None, *[cut] * 3)
+    async with World().process(model, single(in_two_steps)) as process:
+        state = await process.ended((await process.submit(life=800)).job)
+    assert state.status == "completed"
+    assert model.paid == ["first", "second"]
+
+
+@virtual
+async def test_nothing_is_put_off_that_cannot_be_done_in_time() -> None:
+    model = Failing(*[ProviderError("cut")] * 99)
+    async with World().process(model) as process:
+        accepted = await process.submit(life=30)
+        state = await process.ended(accepted.job)
+        assert VirtualClock.now() < accepted.deadline
+    assert code(state) == "UNAVAILABLE"
+    assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1)
+
+
+@virtual
+async def test_an_order_that_comes_twice_spends_a_retry_once() -> None:
+    """The other order is parked while the run fails; the job is not begun by it before its time."""
+    world, model = World(), Failing(*[ProviderError("cut")] * 5)
+    async with world.process(model), world.process(model) as process:
+        accepted = await process.submit(life=800)
+        for _ in range(4):
+            await process.order(order(accepted.job, "q", accepted.accepted, life=800))
+        state = await process.ended(accepted.job)
+        await at_rest(world)
+    assert state.status == "completed"
+    assert model.paid == ["draft", "final"]
+    pauses = [after - before for before, after in pairwise(model.failed)]
+    assert [delay - EARLY <= pause for delay, pause in zip(DELAYS[:2], pauses[2:], strict=True)] == [True] * 2
+
+
+@virtual
+async def test_a_job_that_was_put_off_and_then_given_back_by_a_drain_goes_on_at_once() -> None:
+    world, model = World(), Failing(*[ProviderError("cut")] * 3, seconds=10.0)
+    async with world.process() as gateway:
+        async with world.process(model) as leaving:
+            job = (await gateway.submit()).job
+            await until(lambda: len(model.calls) == 4)
+            leaving.stop.set()
+        stopped = VirtualClock.now()
+        async with world.process(model):
+            state = await gateway.ended(job)
+    assert state.status == "completed"
+    assert runs(world)[-1] - stopped < 1
+    assert model.paid == ["draft", "final"]
+
+
+@virtual
+async def test_while_a_provider_is_down_for_half_a_minute_no_job_fails() -> None:
+    model = ScriptedModel()
+    paid: list[tuple[str, str]] = []
+    began = VirtualClock.now()
+
+    def script(kind: str, job: str) -> None:
+        if 3 <= VirtualClock.now() - began < 33:
+            raise ProviderDown("503")
+        paid.append((kind, job))
+
+    model.script = script
+    async with World().process(model) as process:
+        jobs = []
+        for number in range(20):
+            jobs.append((await process.submit(str(number))).job)
+            await asyncio.sleep(1)
+        states = [await process.ended(job) for job in jobs]
+    assert {state.status for state in states} == {"completed"}
+    assert sorted(paid) == sorted((kind, job) for job in jobs for kind in ("draft", "final"))
+    assert len(model.calls) - len(paid) < 50
+
+
+@virtual
+async def test_a_limit_of_the_provider_is_waited_for_however_often_and_never_counted() -> None:
+    model = Failing(*[RateLimited("429", retry_after=7.0)] * 12)
+    began = VirtualClock.now()
+    world = World()
+    async with world.process(model) as process:
+        state = await process.ended((await process.submit()).job)
+    assert 12 * 7 <= VirtualClock.now() - began < 180
+    assert (state.status, state.retries, len(runs(world))) == ("completed", 0, 1)
+    assert model.paid == ["draft", "final"]
+
+
+@virtual
+async def test_a_provider_that_serves_us_no_more_costs_one_job_and_the_others_wait_for_the_operator() -> None:
+    world, model, numbers = World(), ScriptedModel(seconds=0.1), count()
+
+    def script(kind: str, job: str) -> None:
+        if kind == "draft" and next(numbers) == 0:
+            raise ProviderClosed("the key is not valid")
+
+    model.script = script
+    async with world.process(model, concurrency=1) as process:
+        first = (await process.submit()).job
+        others = [(await process.submit()).job for _ in range(5)]
+        state = await process.ended(first)
+        failed_at = VirtualClock.now()
+        await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
+        await asyncio.sleep(1)
+        assert len(model.calls) == 1
+        ends = [await process.ended(other) for other in others]
+    assert (state.status, state.dead) == ("failed", True)
+    assert code(state) == "PROVIDER_REFUSED"
+    assert {end.status for end in ends} == {"completed"}
+    assert VirtualClock.now() - failed_at > 2

@@ -1,0 +1,253 @@
+"""The sweep: what nobody will ever end by himself is ended, and an order that was lost comes again."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+
+import pytest
+from msgspec.structs import replace
+
+from eco2.broker.embedded.queues import Queue
+from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, overdue, quiet
+from eco2.event import Done, Queued, decode_events
+from eco2.job import new_id
+from eco2.journal.state import JobState
+from eco2.ports import Record, Start
+from eco2.service import run
+from tests.support.engine_fixtures import at_rest
+from tests.support.virtual_clock import VirtualClock, virtual
+from tests.support.world import SILENCE, Process, ScriptedModel, World, until
+
+SOON = 3 * INTERVAL
+"""Seconds within which a sweep that is due has come."""
+JOB = JobState("j", "ask", accepted=0.0, deadline=100.0, digest="d", queued_at=0, touched=10.0)
+ENDED = replace(JOB, ended_at=5)
+
+
+def queue(world: World, name: str = "jobs.ask") -> Queue:
+    return world.server.queues[world.topology.queue(name)]
+
+
+def purge(world: World, name: str = "jobs.ask") -> None:
+    """As an operator does by mistake."""
+    queue(world, name)._ready.clear()
+
+
+async def announce(gateway: Process, life: float) -> JobState:
+    """A job whose order and input never reached the broker."""
+    now = VirtualClock.now()
+    return await gateway.journal.announce(
+        Queued(ts=now, job=new_id(now), pipeline="ask", deadline=now + life, digest="d")
+    )
+
+
+def ends(world: World) -> list[str]:
+    """The jobs of all terminal events in the journal, in order."""
+    records = world.server.logs[world.topology.stream].after(0)
+    events = [event for record in records for event in decode_events(record.body)]
+    return [event.job for event in events if isinstance(event, Done)]
+
+
+def code(state: JobState) -> object:
+    assert state.result is not None
+    error = state.result["error"]
+    return error["code"] if isinstance(error, dict) else None
+
+
+class Orders:
+    """Counts what is published to the queue that goes first."""
+
+    def __init__(self, world: World) -> None:
+        self.again: list[float] = []
+        first = queue(world, "jobs.ask.first")
+        put = first.put
+
+        def counted(message: object) -> None:
+            self.again.append(VirtualClock.now())
+            put(message)  # type: ignore[arg-type]
+
+        first.put = counted  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("job", "now", "is_overdue"),
+    [(JOB, 100.0 + OVERDUE, False), (JOB, 100.1 + OVERDUE, True), (ENDED, 1000.0, False)],
+)
+def test_a_job_is_overdue_behind_its_deadline_and_the_time_that_its_worker_has(
+    job: JobState, now: float, is_overdue: bool
+) -> None:
+    assert list(overdue([job], lambda one: one.deadline - now)) == [job] * is_overdue
+
+
+@pytest.mark.parametrize(
+    ("job", "now", "empty_since", "is_quiet"),
+    [
+        (JOB, 10.0 + LOST_AFTER, {"ask": 0.0}, True),
+        (JOB, 9.9 + LOST_AFTER, {"ask": 0.0}, False),
+        (JOB, 20.0 + LOST_AFTER, {"ask": 20.0}, True),
+        (JOB, 19.0 + LOST_AFTER, {"ask": 20.0}, False),
+        (JOB, 1000.0, {}, False),
+        (JOB, 1000.0, {"other": 0.0}, False),
+        (ENDED, 1000.0, {"ask": 0.0}, False),
+    ],
+)
+def test_a_job_is_quiet_when_nothing_happened_for_long_and_nothing_waits(
+    job: JobState, now: float, empty_since: dict[str, float], is_quiet: bool
+) -> None:
+    assert list(quiet([job], now, empty_since)) == [job] * is_quiet
+
+
+@virtual
+async def test_a_job_whose_order_and_input_are_lost_ends_at_its_deadline() -> None:
+    world = World()
+    async with world.process() as gateway:
+        job = await announce(gateway, life=180)
+        async with world.process(ScriptedModel()):
+            state = await gateway.ended(job.job)
+            assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
+            await asyncio.sleep(60)
+    assert (state.status, state.dead, code(state)) == ("failed", False, "DEADLINE")
+    assert ends(world) == [job.job]
+
+
+@virtual
+async def test_an_order_that_was_purged_comes_again() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway:
+        job = (await gateway.submit()).job
+        purge(world)
+        async with world.process(model), world.process(model):
+            began = VirtualClock.now()
+            orders = Orders(world)
+            state = await gateway.ended(job)
+            assert LOST_AFTER <= orders.again[0] - began <= LOST_AFTER + 2 * SILENCE + SOON
+            await at_rest(world)
+            await asyncio.sleep(5 * LOST_AFTER)
+    assert (state.status, len(orders.again)) == ("completed", 1)
+    assert [kind for kind, _ in model.calls] == ["draft", "final"]
+
+
+@virtual
+async def test_a_job_that_somebody_has_is_not_ordered_again() -> None:
+    world, model = World(), ScriptedModel(seconds=55)
+    async with world.process() as gateway, world.process(model, concurrency=1):
+        orders = Orders(world)
+        jobs = [(await gateway.submit(life=800)).job for _ in range(4)]  # they wait for the one slot
+        for job in jobs:
+            await gateway.ended(job)
+    assert orders.again == []
+
+
+@virtual
+async def test_while_an_order_waits_in_a_queue_none_is_lost() -> None:
+    world, model = World(), ScriptedModel(seconds=50)
+    async with world.process() as gateway, world.process(model, prefetch=1):
+        orders = Orders(world)
+        jobs = [(await gateway.submit(life=800)).job for _ in range(6)]
+        await until(lambda: len(queue(world)) < 6)
+        await asyncio.sleep(2 * LOST_AFTER)
+        assert len(queue(world)) > 0
+        assert orders.again == []
+        for job in jobs:
+            await gateway.ended(job)
+    assert orders.again == []
+
+
+@virtual
+async def test_a_dead_letter_that_the_broker_made_does_not_leave_its_job_without_an_end() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway:
+        job = await gateway.submit()
+        orders = queue(world)
+        orders.bury(orders._ready.popleft())
+        assert len(queue(world, "dead")) == 1
+        async with world.process(model):
+            state = await gateway.ended(job.job)
+    assert state.status == "completed"
+    assert VirtualClock.now() < job.deadline
+    assert ends(world) == [job.job]
+
+
+@virtual
+async def test_one_of_many_workers_sweeps() -> None:
+    world = World()
+    async with world.process() as gateway:
+        jobs = [(await announce(gateway, life=20)).job for _ in range(5)]
+        async with (
+            world.process(ScriptedModel()),
+            world.process(ScriptedModel()),
+            world.process(ScriptedModel()),
+        ):
+            for job in jobs:
+                await gateway.ended(job)
+            await asyncio.sleep(60)
+    assert sorted(ends(world)) == sorted(jobs)
+
+
+@virtual
+async def test_when_the_one_that_sweeps_vanishes_the_next_goes_on() -> None:
+    world = World()
+
+    def hire() -> tuple[Process, asyncio.Task[None]]:
+        process, components = world.components(ScriptedModel())
+        return process, asyncio.create_task(run(components, process.stop))
+
+    async with world.process() as gateway:
+        first, living = hire()
+        await first.journal.filled.wait()
+        await asyncio.sleep(SOON)
+        second, next_living = hire()
+        await second.journal.filled.wait()
+        job = await announce(gateway, life=30)
+        living.cancel()
+        await asyncio.wait({living})
+        state = await gateway.ended(job.job)
+        assert VirtualClock.now() <= job.deadline + OVERDUE + SOON
+        second.stop.set()
+        await next_living
+    assert code(state) == "DEADLINE"
+
+
+@virtual
+async def test_the_sweep_goes_on_after_the_broker_was_away() -> None:
+    world = World()
+    async with world.process() as gateway, world.process(ScriptedModel()):
+        world.server.block("low on memory")
+        await asyncio.sleep(60)
+        world.server.unblock()
+        world.server.disrupt()
+        await until(lambda: gateway.broker.ready)
+        job = await announce(gateway, life=20)
+        await gateway.ended(job.job)
+        assert VirtualClock.now() <= job.deadline + OVERDUE + SOON
+
+
+@virtual
+async def _stop_while_it_looks_for_orders() -> None:
+    world, model = World(), ScriptedModel(seconds=55)
+    async with world.process() as gateway:
+        async with world.process(model) as leaving:
+            for _ in range(2):
+                await announce(gateway, life=800)
+            searches: list[float] = []
+            kept = leaving.broker.kept
+
+            def counted(start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+                searches.append(VirtualClock.now())
+                return kept(start)
+
+            leaving.broker.kept = counted  # type: ignore[method-assign]
+            await asyncio.sleep(LOST_AFTER + 10)  # they are asked for, and the search is not begun
+            await gateway.submit()  # its call keeps the process alive while it drains
+            world.server.logs[world.topology.inputs]._records.clear()
+            world.server.logs[world.topology.inputs]._times.clear()
+            await until(lambda: bool(searches))
+            leaving.stop.set()
+        assert VirtualClock.now() - searches[0] > 6  # longer than one search
+
+
+def test_a_sweep_that_is_under_way_when_its_process_stops_does_no_harm(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _stop_while_it_looks_for_orders()
+    assert "its handler failed" not in caplog.text

@@ -1,0 +1,162 @@
+"""Processes that can stand still: nothing of a frozen one runs, while the broker and all others go on.
+
+As when a machine is paused, swaps, or its loop is blocked: timers are late, answers stay away, and what
+arrived meanwhile is handled afterwards, in order. Each process is a context; `FreezableLoop` holds back what
+belongs to a frozen one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import Unpack
+
+from eco2.broker.embedded import Embedded, Server
+from eco2.broker.embedded.subscription import Following, Standing
+from eco2.broker.topology import Topology
+from eco2.ports import Delivery, Express, Record, Start, ignore
+from tests.support.virtual_clock import Arguments, VirtualLoop
+
+HEARTBEAT = 10.0
+"""Seconds of standing still after which the broker closes the connection."""
+
+
+class Frost:
+    """One process's share of the loop. `context`: what belongs to it runs in a copy of this."""
+
+    def __init__(self) -> None:
+        self.frozen = False
+        self.context = copy_context()
+        self.context.run(_owner.set, self)
+        self._held: deque[Callable[[], object]] = deque()
+
+    def freeze(self) -> None:
+        self.frozen = True
+
+    def thaw(self) -> None:
+        """What was held back runs now, in its order."""
+        self.frozen = False
+        loop = asyncio.get_running_loop()
+        while self._held:
+            loop.call_soon(self._held.popleft(), context=Context())
+
+    def enter(self, callback: Callable[..., object], *args: object) -> None:
+        """Somebody else calls into the process."""
+        self.run(partial(self.context.copy().run, callback, *args))
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Does the step, or holds it back while the process stands still."""
+        if self.frozen:
+            self._held.append(partial(self.run, step))
+        else:
+            step()
+
+
+_owner: ContextVar[Frost] = ContextVar("frost")
+
+
+class FreezableLoop(VirtualLoop):
+    """A virtual loop that knows which process a callback belongs to; the broker's belong to nobody."""
+
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        step = _Step(callback, args, context)
+        step.handle = super().call_soon(step.begin, context=Context())
+        return step.handle
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Arguments]], object],
+        *args: *Arguments,
+        context: Context | None = None,
+    ) -> asyncio.TimerHandle:
+        step = _Step(callback, args, context)
+        step.handle = handle = super().call_at(when, step.begin, context=Context())
+        return handle
+
+
+class _Step:
+    """A callback of a process. It may be cancelled while it is held back."""
+
+    handle: asyncio.Handle
+
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[object, ...], context: Context | None
+    ) -> None:
+        self._callback = callback
+        self._args = args
+        if _of_broker(callback):
+            context = Context()
+        self._context = copy_context() if context is None else context  # an empty one is false
+
+    def begin(self) -> None:
+        frost = self._context.get(_owner)
+        if frost is None:
+            self._do()
+        else:
+            frost.run(self._do)
+
+    def _do(self) -> None:
+        if not self.handle.cancelled():
+            self._context.run(self._callback, *self._args)
+
+
+def _of_broker(callback: Callable[..., object]) -> bool:
+    function = callback.func if isinstance(callback, partial) else callback
+    return type(getattr(function, "__self__", None)).__module__.startswith("eco2.broker.")
+
+
+class Freezable(Embedded):
+    """A connection to the embedded broker of a process that may stand still."""
+
+    def __init__(self, topology: Topology, server: Server) -> None:
+        super().__init__(topology, server)
+        self.frost = Frost()
+
+    async def freeze(self, seconds: float) -> None:
+        """The process stands still for so long; the broker takes it for dead behind the heartbeat."""
+        self.frost.freeze()
+        await asyncio.sleep(min(seconds, HEARTBEAT))
+        if seconds > HEARTBEAT:
+            self._disconnect()
+            await asyncio.sleep(seconds - HEARTBEAT)
+        self.frost.thaw()
+        if seconds > HEARTBEAT and self._channel is None and self._desk is not None:
+            if self._reconnect is not None:
+                self._reconnect.cancel()  # of a disruption while it stood still
+            self.frost.enter(self._connect)
+
+    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
+        return super().consume(queue, prefetch, partial(self.frost.enter, on_delivery))
+
+    def tail(
+        self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
+    ) -> Following:
+        enter = self.frost.enter
+        return super().tail(start, partial(enter, on_record), partial(enter, on_replaced))
+
+    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+        return super().listen(pattern, partial(self.frost.enter, on_message))
+
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Standing:
+        async def handled(body: bytes) -> bytes:
+            handling = self.frost.context.copy().run(asyncio.ensure_future, handler(body))
+            try:
+                return await handling
+            finally:
+                handling.cancel()
+
+        def answered(body: bytes) -> bytes | None:
+            if express is None or self.frost.frozen:
+                return None
+            return self.frost.context.copy().run(express, body)
+
+        return super().serve(service, handled, answered)

@@ -1,0 +1,188 @@
+"""Processes that share a budget around one embedded broker, in virtual time, and what the provider sees."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from eco2.broker.embedded import CALM, Chaos, Embedded, Server
+from eco2.broker.topology import Topology
+from eco2.errors import GrantExpired
+from eco2.pacer import Limits
+from eco2.ports import Claim, Express, Quota, Rpc, Subscription
+from eco2.quota.asker import Asker
+from eco2.quota.leader import Leader
+from eco2.quota.message import Ask, Granted
+from eco2.service import Component, run
+from tests.support.provider_windows import Arrival
+from tests.support.virtual_clock import VirtualClock
+from tests.support.world import until
+
+TOPOLOGY = Topology("t", services=("quota",))
+
+
+def monotonic() -> float:
+    """This process' own clock."""
+    return asyncio.get_running_loop().time()
+
+
+def claim(offset: int = 1, *, started: bool = False, tokens: float = 1.0, run: str = "run") -> Claim:
+    return Claim(f"job {offset}", run, offset, started, "answer", tokens)
+
+
+@dataclass
+class Said:
+    """`Sizes` that outlive all members. `forgets`: as though nobody had said anything."""
+
+    forgets: bool = False
+    times: int = 0
+    most: float = 0.0
+
+    async def catch_up(self) -> None:
+        await asyncio.sleep(0)
+
+    def largest(self) -> float:
+        return 0.0 if self.forgets else self.most
+
+    async def say(self, tokens: float) -> None:
+        await asyncio.sleep(0.002)
+        self.times += 1
+        self.most = max(self.most, tokens)
+
+
+class Freezer:
+    """An `Rpc` whose process can be frozen: it handles and asks nothing, and does not know.
+
+    `deaf`: requests are lost, and only copies that come the shorter way are answered.
+    """
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+        self._running = asyncio.Event()
+        self._running.set()
+        self.asked = 0
+        self.deaf = False
+
+    def freeze(self) -> None:
+        self._running.clear()
+
+    def thaw(self) -> None:
+        self._running.set()
+
+    async def running(self) -> None:
+        """Returns at once, or when it thaws."""
+        await self._running.wait()
+
+    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+        self.asked += 1
+        reply = await self._rpc.ask(service, body, timeout, express=express)
+        await self._running.wait()
+        return reply
+
+    def serve(
+        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
+    ) -> Subscription:
+        async def handle(body: bytes) -> bytes:
+            if self.deaf:
+                raise ConnectionError("lost, as the test wants it")
+            await self._running.wait()
+            reply = await handler(body)
+            await self._running.wait()
+            return reply
+
+        def answer(body: bytes) -> bytes | None:
+            return express(body) if express is not None and self._running.is_set() else None
+
+        return self._rpc.serve(service, handle, answer)
+
+
+@dataclass
+class Member:
+    """A process of ours: it may lead, and it asks."""
+
+    broker: Embedded
+    rpc: Freezer
+    leader: Leader
+    asker: Asker
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    async def leave(self) -> None:
+        """It stops in order."""
+        assert self.task is not None
+        self.stop.set()
+        await self.task
+
+    async def die(self) -> None:
+        """As by kill -9: nothing is put in order."""
+        assert self.task is not None
+        self.broker.disrupt()
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+@dataclass
+class Quotas:
+    """`void`: runs that another has overtaken. `arrived`: the calls that went out, in order."""
+
+    limits: Limits
+    chaos: Chaos = CALM
+    sizes: Said = field(default_factory=Said)
+    void: set[str] = field(default_factory=set)
+    arrived: list[Arrival] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.server = Server(self.chaos, clock=VirtualClock.now)
+        self.members: list[Member] = []
+
+    async def join(self, limits: Limits | None = None) -> Member:
+        """A new process; the first one leads."""
+        broker = Embedded(TOPOLOGY, self.server)
+        rpc, limits = Freezer(broker), limits or self.limits
+        leader = Leader(rpc, broker, "quota", limits, self._current, self.sizes, clock=monotonic)
+
+        async def near(ask: Ask) -> Granted | None:
+            granted = await leader.near(ask)
+            await rpc.running()
+            return granted
+
+        asker = Asker(rpc, "quota", f"w{len(self.members)}", limits, near, monotonic)
+        member = Member(broker, rpc, leader, asker)
+        components = [
+            Component("broker", broker.run),
+            Component("leader", leader.run),
+            Component("asker", member.asker.run),
+        ]
+        member.task = asyncio.get_running_loop().create_task(run(components, member.stop))
+        self.members.append(member)
+        await until(lambda: broker.ready)
+        return member
+
+    async def call(self, quota: Quota, wanted: Claim) -> None:
+        """What a worker does: reserve, send in time, go on."""
+        while True:
+            try:
+                async with quota.reserve(wanted) as grant:
+                    grant.use()
+                    self.arrived.append((monotonic(), wanted.tokens))
+                    self.names.append(wanted.job)
+                    return
+            except GrantExpired:
+                continue
+
+    def _current(self, job: str, run: str) -> bool:
+        return run not in self.void
+
+
+@asynccontextmanager
+async def quotas(limits: Limits, chaos: Chaos = CALM, sizes: Said | None = None) -> AsyncIterator[Quotas]:
+    """Every member that is still there stops in order at the end."""
+    world = Quotas(limits, chaos, sizes or Said())
+    try:
+        yield world
+    finally:
+        for member in world.members:
+            member.rpc.thaw()
+            if member.task is not None and not member.task.done():
+                await member.leave()

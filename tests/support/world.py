@@ -1,0 +1,406 @@
+"""A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
+
+from eco2.broker.embedded import CALM, Chaos, Embedded, Server
+from eco2.broker.topology import Topology
+from eco2.call import Answer, Call, Reply, Usage
+from eco2.consumers.calls import Calls
+from eco2.consumers.context import Engine
+from eco2.consumers.deltas import DeltaSender
+from eco2.consumers.execution import Executor
+from eco2.consumers.fence import Fence
+from eco2.consumers.holders import Holders
+from eco2.consumers.provider import Budget, Provider, Providers
+from eco2.consumers.running import Running
+from eco2.consumers.sweep import Deadlines, LastResort, Sweep
+from eco2.consumers.worker import Worker
+from eco2.errors import RetryableError
+from eco2.event import Queued
+from eco2.job import Job, encode_order, new_id
+from eco2.journal.journal import Journal
+from eco2.journal.orders import Orders
+from eco2.journal.presence import Presence
+from eco2.journal.sizes import Sizes
+from eco2.journal.state import JobState
+from eco2.metrics import Metrics
+from eco2.pacer import Limits
+from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
+from eco2.ports import Broker, Model, Quota, Rpc, at_once
+from eco2.quota.asker import Asker
+from eco2.quota.leader import Leader
+from eco2.service import Component, run
+from eco2.tokens.estimate import Counting, Estimator
+from tests.support.virtual_clock import VirtualClock
+
+KEEP = 900.0
+SILENCE = 15.0
+LIFE = 180.0
+
+
+class Question(BaseModel):
+    text: str
+
+
+class Draft(BaseModel):
+    text: str
+
+
+class Final(BaseModel):
+    text: str
+
+
+async def draft(context: Context[Question]) -> Draft:
+    reply = await context.call(Call("draft", "system", context.input.text, str, 100))
+    return Draft(text=reply.value)
+
+
+async def final(context: Context[Question]) -> Final:
+    text = context.outputs.get(Draft).text
+    reply = await context.call(Call("final", "system", text, str, 100, stream=True))
+    return Final(text=reply.value)
+
+
+def result(outputs: Outputs | None) -> JSON:
+    return {"answer": outputs.get(Final).text if outputs else None}
+
+
+PIPELINE = Pipeline("ask", Question, (Stage("draft", draft, Draft), Stage("final", final, Final)), result)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Returns once the condition holds; in virtual time looking again costs nothing."""
+    while not condition():  # noqa: ASYNC110  # what tests look at sets no event
+        await asyncio.sleep(0.01)
+
+
+@dataclass
+class ScriptedModel:
+    """Answers every call after `seconds` with `<kind>(<text>)`; a script may do something else first."""
+
+    seconds: float = 1.0
+    cost: Decimal | None = None
+    script: Callable[[str, str], None] = lambda kind, job: None
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    in_flight: int = 0
+    peak: int = 0
+
+    async def complete(
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = at_once,
+    ) -> Reply[Answer]:
+        await before_send()
+        self.calls.append((call.kind, job_id))
+        self.in_flight += 1
+        self.peak = max(self.peak, self.in_flight)
+        try:
+            await asyncio.sleep(self.seconds)
+            for piece in ("fin", "al") if call.stream else ():
+                on_text(piece)
+            self.script(call.kind, job_id)
+        finally:
+            self.in_flight -= 1
+        text = f"{call.kind}({call.text})"
+        value = call.schema(text)  # type: ignore[call-arg]  # `schema` is str in these tests
+        return Reply(value, "scripted", Usage(10, 0, 5, self.cost))
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A provider as a worker is set up for it; `model` is its name for clients, too. Without `limits` nothing
+    bounds a minute; `quota`: in the place of the budget that all processes of the world share."""
+
+    name: str
+    adapter: Model
+    limits: Limits | None = None
+    counting: Counting = "request"
+    concurrency: int = 10
+    quota: Quota | None = None
+
+
+async def persistently(send: Callable[[], Awaitable[None]]) -> None:
+    """Sends as often as it takes."""
+    async for attempt in AsyncRetrying(retry=retry_if_exception_type(RetryableError), wait=wait_fixed(0.1)):
+        with attempt:
+            await send()
+
+
+def order(
+    job_id: str,
+    text: str,
+    now: float,
+    life: float = LIFE,
+    key: str | None = None,
+    model: str | None = None,
+) -> Job:
+    """The job that a gateway makes of a request."""
+    return Job(
+        id=job_id,
+        pipeline="ask",
+        input={"text": text},
+        accepted=now,
+        deadline=now + life,
+        digest=text,
+        key=key,
+        model=model,
+    )
+
+
+@dataclass
+class Process:
+    """One process of ours; `stop` ends it in order."""
+
+    broker: Broker
+    journal: Journal
+    stop: asyncio.Event
+    metrics: Metrics = field(default_factory=Metrics)
+    providers: dict[str, Provider] = field(default_factory=dict)
+    leaders: dict[str, Leader] = field(default_factory=dict)
+    task: asyncio.Task[None] | None = None
+    clock: Callable[[], float] = VirtualClock.now
+
+    async def leave(self) -> None:
+        """Stops in order what `World.start` started."""
+        assert self.task is not None
+        self.stop.set()
+        await self.task
+
+    async def kill(self) -> None:
+        """As by kill -9, what `World.start` started: nothing is put in order."""
+        assert self.task is not None
+        self.broker.disrupt()  # type: ignore[attr-defined]
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+    async def submit(
+        self, text: str = "q", key: str | None = None, life: float = LIFE, model: str | None = None
+    ) -> JobState:
+        """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
+        now = self.clock()
+        job = order(new_id(now), text, now, life, key, model)
+        await persistently(lambda: Orders(self.broker).keep(job.id, encode_order(job)))
+        state = await self.journal.announce(
+            Queued(
+                ts=now,
+                job=job.id,
+                pipeline="ask",
+                deadline=job.deadline,
+                digest=job.digest,
+                key=key,
+                model=model,
+            )
+        )
+        if not state.ended:
+            await self.order(job)
+        return state
+
+    async def order(self, job: Job) -> None:
+        """Publishes the work order, as often as it takes."""
+        await persistently(lambda: self.broker.publish("jobs.ask", encode_order(job), job.id))
+
+    async def ended(self, job_id: str) -> JobState:
+        """The job's state once it has ended."""
+        state = self.journal.view.get(job_id)
+        while state is None or not state.ended:
+            state = await self.journal.view.change(job_id, state)
+        return state
+
+
+def itself(rpc: Rpc) -> Rpc:
+    return rpc
+
+
+class World:
+    """`budgets`: names of the providers whose budgets its processes share. `spending`: what was paid per day
+    is written down."""
+
+    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
+        self.spending = spending
+        services = ("sweep", *(f"quota-{name}" for name in budgets))
+        self.topology = Topology(pipelines=("ask",), services=services)
+        self.server = Server(chaos, clock=VirtualClock.now)
+
+    def connection(self) -> Embedded:
+        """A process's way to the broker."""
+        return Embedded(self.topology, self.server)
+
+    def components(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Any] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
+    ) -> tuple[Process, list[Component]]:
+        """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
+        gateway. `rpc`: what stands between its share of the budgets and the broker."""
+        broker = self.connection()
+        journal = Journal(broker, KEEP, VirtualClock.now)
+        process = Process(broker, journal, asyncio.Event())
+        components = [Component("broker", broker.run), Component("journal", journal.run)]
+        if self.spending:
+            components.append(Component("spending", journal.recall_spending))
+        if model is not None:
+            remotes = [Remote("scripted", model, concurrency=concurrency)]
+        if remotes:
+            components += shares(process, remotes, name, rpc(broker))
+            components += worker(process, pipeline, prefetch, name, self.spending)
+        return process, components
+
+    async def start(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Any] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
+    ) -> Process:
+        """A running process, once its view is filled; end it by `leave` or `kill`."""
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
+        process.task = asyncio.get_running_loop().create_task(run(components, process.stop))
+        await process.journal.filled.wait()
+        return process
+
+    @asynccontextmanager
+    async def process(
+        self,
+        model: ScriptedModel | None = None,
+        pipeline: Pipeline[Any] = PIPELINE,
+        prefetch: int = 10,
+        concurrency: int = 10,
+        name: str = "w",
+        remotes: Sequence[Remote] = (),
+        rpc: Callable[[Rpc], Rpc] = itself,
+    ) -> AsyncIterator[Process]:
+        """A running process, once its view is filled; on leaving it stops in order."""
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run(components, process.stop))
+            await process.journal.filled.wait()
+            try:
+                yield process
+            finally:
+                process.stop.set()
+
+
+def skewed(
+    world: World, ahead: float, name: str, model: ScriptedModel | None = None
+) -> tuple[Process, list[Component]]:
+    """A process that shows its presence, as all do outside of tests; its wall clock is `ahead` by so many
+    seconds. A worker if it has a model, else a gateway that ends jobs as a last resort."""
+    broker = world.connection()
+    role: Literal["gateway", "worker"] = "worker" if model else "gateway"
+    served = (PIPELINE.name,) if model else ()
+    wall = lambda: VirtualClock.now() + ahead  # noqa: E731
+    presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
+    journal = Journal(broker, KEEP, presence.now, presence=presence)
+    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
+    components = [
+        Component("broker", broker.run),
+        Component("presence", presence.run),
+        Component("journal", journal.run),
+    ]
+    if model is None:
+        deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
+        return process, [*components, Component("deadlines", LastResort(journal, deadlines, presence).run)]
+    components += shares(process, [Remote("scripted", model)], name, broker)
+    return process, [*components, *worker(process, PIPELINE, 10, name, spending=False)]
+
+
+@asynccontextmanager
+async def running(*started: tuple[Process, list[Component]]) -> AsyncIterator[list[Process]]:
+    """Those processes, running and with filled views; on leaving they stop in order."""
+    async with asyncio.TaskGroup() as group:
+        for process, components in started:
+            group.create_task(run(components, process.stop))
+        for process, _ in started:
+            await process.journal.filled.wait()
+        try:
+            yield [process for process, _ in started]
+        finally:
+            for process, _ in started:
+                process.stop.set()
+
+
+def monotonic() -> float:
+    """A process' own clock."""
+    return asyncio.get_running_loop().time()
+
+
+def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> Sequence[Component]:
+    """The providers of a process, and what keeps its shares in their budgets up."""
+    components: list[Component] = []
+    for remote in remotes:
+        quota, limits = remote.quota, remote.limits
+        if quota is None and limits is not None:
+            service, may_call = f"quota-{remote.name}", process.journal.view.may_call
+            sizes = Sizes(process.journal, remote.name, VirtualClock.now)
+            counting = remote.counting
+            leader = Leader(rpc, process.broker, service, limits, may_call, sizes, counting, clock=monotonic)
+            quota = asker = Asker(rpc, service, name, limits, leader.near, monotonic)
+            process.leaders[remote.name] = leader
+            process.metrics.show_budget(remote.name, leader.status)
+            components += [Component("leader", leader.run), Component("asker", asker.run)]
+        budget = None
+        if quota is not None:
+            estimator = Estimator(remote.name, remote.counting)
+            budget = Budget(quota, estimator, remote.counting, limits or Limits())
+        process.providers[remote.name] = Provider(
+            remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
+        )
+    return components
+
+
+def worker(
+    process: Process, pipeline: Pipeline[Any], prefetch: int, name: str, spending: bool
+) -> Sequence[Component]:
+    broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
+    live = DeltaSender(broker)
+    holders = Holders(broker, running, SILENCE)
+    providers = Providers(list(process.providers.values()))
+    clock = process.clock
+    calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
+    executor = Executor(journal, Engine(calls, live, journal, clock), holders, metrics, name)
+    consumer = Worker(
+        broker,
+        journal,
+        (pipeline,),
+        executor,
+        running,
+        metrics,
+        clock,
+        prefetch=prefetch,
+        grace=70.0,
+    )
+    sweep = Sweep(
+        broker,
+        journal,
+        Orders(broker),
+        holders,
+        (pipeline,),
+        metrics,
+        clock,
+        keep=KEEP,
+        spending=spending,
+    )
+    return [
+        Component("live", live.run),
+        Component("holders", holders.run),
+        Component("worker", consumer.run, grace=80.0),
+        Component("sweep", sweep.run),
+    ]

@@ -1,0 +1,279 @@
+"""What was paid today: counted once, known after any restart, none of it on the next day."""
+
+import asyncio
+from decimal import Decimal
+from itertools import count, pairwise
+
+import pytest
+
+from eco2.errors import BrokerUnavailable, SpendLimit
+from eco2.event import Event, Spent, StageChanged, decode_events, encode_events
+from eco2.gateway.acceptance import Acceptance, Submission
+from eco2.job import JSON
+from eco2.journal.spending import Spending, day_of, midnight, until_midnight
+from eco2.journal.view import View
+from eco2.ports import First, Record
+from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
+from tests.support.world import KEEP, LIFE, Process, Question, ScriptedModel, World, until
+
+NOON = midnight(EPOCH) + 12 * 3600
+TODAY = day_of(NOON)
+_numbers = count()
+
+
+def used(usd: str | None) -> JSON:
+    return {"model": "m", "calls": 1, "cost_usd": usd}
+
+
+def stage(usd: str | None, ts: float = NOON, run: str = "r", name: str | None = None) -> StageChanged:
+    return StageChanged(
+        ts=ts,
+        job=name or f"job {next(_numbers)}",
+        run=run,
+        stage="vision",
+        status="completed",
+        seq=11,
+        progress=50,
+        output={},
+        usage=used(usd),
+    )
+
+
+def spent(usd: str, upto: int, ts: float = NOON) -> Spent:
+    return Spent(ts=ts, day=day_of(ts), usd=usd, upto=upto)
+
+
+def view(*messages: Event | list[Event], first: int = 10, now: float = NOON) -> Spending:
+    """The spending of a view whose tail brought these messages."""
+    folded = View(KEEP, lambda: now)
+    for offset, message in enumerate(messages, start=first):
+        events = message if isinstance(message, list) else [message]
+        folded.apply(Record(offset, encode_events(events)))
+    return folded.spending
+
+
+def test_a_day_ends_at_midnight_utc() -> None:
+    assert day_of(midnight(NOON)) == TODAY == day_of(midnight(NOON) + 86_399.9)
+    assert day_of(midnight(NOON) - 0.1) < TODAY
+    assert until_midnight(NOON) == 12 * 3600
+    assert until_midnight(midnight(NOON)) == 86_400
+
+
+def test_sums_are_exact() -> None:
+    assert view(*[stage("0.1") for _ in range(30)]).total(TODAY) == Decimal("3.0")
+
+
+def test_what_is_written_twice_is_counted_once_and_a_void_run_has_paid_too() -> None:
+    again = stage("0.5")
+    other = StageChanged(**{name: getattr(again, name) for name in again.__struct_fields__} | {"run": "r2"})
+    assert view(again, [again, stage("1")], again, other).total(TODAY) == Decimal("2.0")
+
+
+def test_what_comes_again_behind_a_sum_that_counted_it_changes_nothing() -> None:
+    once = stage("1")
+    assert view(once, spent("1", upto=10), once, stage("4")).total(TODAY) == 5
+
+
+def test_what_comes_again_across_the_beginning_of_a_view_is_counted_once() -> None:
+    earlier, later, once, other = Spending(), Spending(), stage("1"), stage("4")
+    earlier.begin(1)
+    earlier.paid(9, once, NOON)
+    later.begin(10)
+    later.paid(10, once, NOON)
+    later.paid(11, other, NOON)
+    later.preceded(earlier)
+    assert later.complete
+    assert later.total(TODAY) == 5
+
+
+def test_the_last_sum_counts_and_what_followed_it() -> None:
+    spending = view(stage("1"), stage("2"), spent("103", upto=11), stage("4"), spent("107.5", upto=12))
+    assert spending.complete
+    assert spending.total(TODAY) == Decimal("107.5") + 4
+
+
+def test_an_older_sum_of_a_leader_that_lags_changes_nothing() -> None:
+    spending = view(stage("1"), stage("2"), spent("3", upto=11), spent("1", upto=10))
+    assert spending.total(TODAY) == 3
+
+
+def test_a_sum_that_counted_less_far_than_the_view_reaches_does_not_complete_it() -> None:
+    assert not view(spent("3", upto=9)).complete
+    assert view(spent("3", upto=10)).complete
+
+
+def test_a_new_day_begins_with_nothing() -> None:
+    tomorrow = NOON + 13 * 3600
+    spending = view(spent("9", upto=10), stage("1"), stage("2", ts=tomorrow), stage("4"), now=tomorrow)
+    assert spending.total(day_of(tomorrow)) == 2
+    assert spending.total(TODAY) == 0
+    assert view(stage("1")).total(day_of(tomorrow)) == 0
+
+
+def test_a_clock_that_is_ahead_begins_no_day() -> None:
+    spending = view(stage("1"), stage("2", ts=NOON + 86_400), spent("0", upto=11, ts=NOON + 86_400))
+    assert spending.total(TODAY) == 3
+
+
+@pytest.mark.parametrize("usd", [None, "free", "NaN", "Infinity"])
+def test_a_call_without_a_known_price_counts_as_nothing(usd: str | None) -> None:
+    spending = view(stage("1"), stage(usd))
+    assert spending.total(TODAY) == 1
+    assert spending.unpriced
+    assert not view(stage("1")).unpriced
+
+
+PRICE = Decimal("0.25")
+"""Of each of the two calls of a job."""
+
+
+def priced() -> ScriptedModel:
+    return ScriptedModel(seconds=0.1, cost=PRICE)
+
+
+def total(process: Process) -> Decimal:
+    return process.journal.view.spending.total(day_of(VirtualClock.now()))
+
+
+async def jobs(process: Process, number: int) -> None:
+    for _ in range(number):
+        await process.ended((await process.submit()).job)
+
+
+async def complete(process: Process) -> None:
+    await until(lambda: process.journal.view.spending.complete)
+
+
+async def written(process: Process) -> list[Spent]:
+    """Every `spent` of the journal."""
+    last, found = process.journal.view.offset, list[Spent]()
+    async with process.broker.read(First()) as records:
+        async for record in records:
+            found += [event for event in decode_events(record.body) if isinstance(event, Spent)]
+            if record.offset >= last:
+                return found
+    return found
+
+
+@virtual
+async def test_the_sum_is_written_down_and_again_before_views_forget_it() -> None:
+    async with World(spending=True).process(priced()) as process:
+        await jobs(process, 4)
+        await asyncio.sleep(100)
+        assert [event.usd for event in await written(process)][-1] == "2.00"
+        await asyncio.sleep(3 * KEEP)
+        sums = await written(process)
+        assert {event.usd for event in sums[1:]} == {"2.00"}
+        assert max(b.ts - a.ts for a, b in pairwise(sums)) < KEEP / 2
+        assert len(sums) < 15
+
+
+@pytest.mark.parametrize("pause", [60.0, 3 * KEEP, 20 * KEEP])
+@virtual
+async def test_a_restart_of_all_processes_forgets_nothing(pause: float) -> None:
+    world = World(spending=True)
+    await asyncio.sleep(midnight(EPOCH) + 86_400 + 3600 - EPOCH)  # the small hours
+    async with world.process(priced()) as process:
+        for _ in range(4):
+            await jobs(process, 2)
+            await asyncio.sleep(400)
+        await jobs(process, 1)  # and no time to write it down
+    await asyncio.sleep(pause)
+    async with world.process() as gateway:
+        await complete(gateway)
+        assert total(gateway) == 9 * 2 * PRICE
+    async with world.process(priced()) as process:
+        await complete(process)
+        await jobs(process, 1)
+        assert total(process) == 10 * 2 * PRICE
+
+
+@virtual
+async def test_what_nobody_wrote_down_is_read_back_to_midnight() -> None:
+    silent = World()
+    await asyncio.sleep(midnight(EPOCH) + 86_400 - EPOCH - 30)
+    async with silent.process(priced()) as process:
+        await jobs(process, 1)
+        await asyncio.sleep(60)  # midnight
+        await jobs(process, 3)
+        await asyncio.sleep(5 * KEEP)
+        await jobs(process, 1)
+    silent.spending = True
+    await asyncio.sleep(2 * KEEP)
+    async with silent.process() as gateway:
+        await complete(gateway)
+        assert total(gateway) == 4 * 2 * PRICE
+
+
+@virtual
+async def test_the_next_day_begins_with_nothing_also_behind_a_restart() -> None:
+    world = World(spending=True)
+    async with world.process(priced()) as process:
+        await jobs(process, 3)
+        await asyncio.sleep(200)
+        before = total(process)
+        await asyncio.sleep(until_midnight(VirtualClock.now()) + 1)
+        assert before == 3 * 2 * PRICE
+        assert total(process) == 0
+        await jobs(process, 1)
+    async with world.process() as gateway:
+        await complete(gateway)
+        assert total(gateway) == 2 * PRICE
+
+
+def asked(key: str | None = None) -> Submission:
+    async def parse() -> Question:
+        return Question(text="q")
+
+    return Submission("ask", "q", parse, key)
+
+
+def acceptance(process: Process, daily: str) -> Acceptance:
+    return Acceptance(process.broker, process.journal, VirtualClock.now, 5.0, LIFE, Decimal(daily))
+
+
+@virtual
+async def test_a_gateway_takes_no_job_once_the_limit_is_reached_until_midnight() -> None:
+    async with World(spending=True).process(priced()) as process:
+        await complete(process)
+        gateway = acceptance(process, "1.00")
+        first = await gateway.accept(asked(key="k"))
+        await process.ended(first.job_id)
+        last = await gateway.accept(asked())  # 0.50 are paid
+        await process.ended(last.job_id)
+        with pytest.raises(SpendLimit, match="no further jobs are taken today") as caught:
+            await gateway.accept(asked())
+        assert not (await gateway.accept(asked(key="k"))).new
+        assert caught.value.retry_after == until_midnight(VirtualClock.now())
+        await asyncio.sleep(caught.value.retry_after)
+        assert (await gateway.accept(asked())).new
+
+
+@virtual
+async def test_jobs_in_flight_finish_when_the_limit_is_reached() -> None:
+    slow = ScriptedModel(seconds=20, cost=PRICE)
+    async with World(spending=True).process(slow) as process:
+        await complete(process)
+        gateway = acceptance(process, "0.50")
+        taken = [(await gateway.accept(asked())).job_id for _ in range(5)]
+        states = [await process.ended(job) for job in taken]
+        assert {state.status for state in states} == {"completed"}
+        assert total(process) == 5 * 2 * PRICE
+
+
+@virtual
+async def test_a_gateway_that_does_not_know_yet_what_was_paid_takes_nothing() -> None:
+    world = World()  # nobody recalls
+    async with world.process() as process:
+        with pytest.raises(BrokerUnavailable, match="still reading what was paid"):
+            await acceptance(process, "1").accept(asked())
+
+
+@virtual
+async def test_calls_without_a_price_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with World(spending=True).process(ScriptedModel(seconds=0.1)) as process:
+        await complete(process)
+        gateway = acceptance(process, "1")
+        for _ in range(4):
+            await process.ended((await gateway.accept(asked())).job_id)
+    assert caplog.text.count("calls without a known price") == 1
