@@ -228,9 +228,9 @@ class _Parts:
         from eco2.consumers.calls import Calls
         from eco2.consumers.context import Engine
         from eco2.consumers.deltas import DeltaSender
-        from eco2.consumers.execution import Executor
+        from eco2.consumers.executor import Executor
         from eco2.consumers.fence import Fence
-        from eco2.consumers.holders import Holders
+        from eco2.consumers.liveness import HolderMonitor
         from eco2.consumers.provider import Providers
         from eco2.consumers.running import Running
         from eco2.consumers.sweep import Sweep
@@ -241,7 +241,7 @@ class _Parts:
         for doubt in doubts(settings):
             log.warning("the settings work, but", advice=doubt)
         live, running = DeltaSender(self.broker), Running()
-        holders = Holders(self.broker, running, settings.holder_timeout)
+        holders = HolderMonitor(self.broker, running, settings.holder_timeout)
         providers = Providers(
             [self.provider(offer, model, budgets) for offer, model in models], settings.default_model
         )

@@ -2,7 +2,7 @@
 
 from eco2.commands.session import Session
 from eco2.commands.waiting import waiting
-from eco2.consumers.holders import asked
+from eco2.consumers.liveness import query_holder
 from eco2.journal.state import JobState
 from eco2.operator.dead import successor
 from eco2.operator.jobs import Sheet
@@ -20,6 +20,6 @@ async def sheet(here: Session, state: JobState) -> Sheet:
     answer = None
     if not state.ended:
         with waiting("the job's holder to answer"):
-            answer = await asked(here.broker, state.job, ANSWER)
+            answer = await query_holder(here.broker, state.job, ANSWER)
     later = successor(state.job, here.journal.view)
     return Sheet(state, history, stages(state), holder(state, history, answer), later.job if later else None)

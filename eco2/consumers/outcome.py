@@ -28,7 +28,7 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
-class PutOff:
+class Retry:
     """A stage failed in a way that may pass: the job is tried again after `delay` seconds."""
 
     reason: str
@@ -36,7 +36,7 @@ class PutOff:
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class AlreadyEnded:
     """The job has its end already: nothing is left to do for this delivery but to keep a `dead` one."""
 
     reason: str = "the job has ended"
@@ -44,17 +44,17 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Overtaken:
+class LostOwnership:
     """Another run holds the job. This delivery is kept: it may be the last one that is alive."""
 
     reason: str = "another run holds the job"
 
 
 @dataclass(frozen=True, slots=True)
-class Dead:
+class DeadLettered:
     """The message belongs to the dead letters: it is no order for a job that the journal knows."""
 
     reason: str
 
 
-Outcome = Finished | Released | PutOff | Ended | Overtaken | Dead
+Outcome = Finished | Released | Retry | AlreadyEnded | LostOwnership | DeadLettered

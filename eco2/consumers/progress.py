@@ -15,9 +15,9 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline, Outputs, Stage
 
-MOST_RESULT = MOST_BYTES - 1_000_000
+MAX_RESULT_BYTES = MOST_BYTES - 1_000_000
 """Bytes; the rest of the last event has room beside it."""
-LONGEST_MESSAGE = 10_000
+MAX_MESSAGE = 10_000
 """Characters of an error that are kept."""
 
 log = get_logger(__name__)
@@ -77,9 +77,9 @@ class Progress:
         seq = 10 * self._places[stage] + 1
         return self._event(stage, now, "failed", seq, -1, error=_error(error), usage=usage)
 
-    def finished(self, error: PermanentError | None) -> Finished:
+    def build_result(self, error: PermanentError | None) -> Finished:
         """The outcome: what the pipeline makes of all outputs, or the reason why there is none."""
-        return finished(self._pipeline, self._job.id, None if error else self.outputs, error, self.usage)
+        return build_result(self._pipeline, self._job.id, None if error else self.outputs, error, self.usage)
 
     def _used(self, stage: str, usage: JSON | None) -> None:
         if usage:
@@ -110,7 +110,7 @@ class Progress:
         )
 
 
-def finished(
+def build_result(
     pipeline: AnyPipeline,
     job_id: str,
     outputs: Outputs | None,
@@ -123,7 +123,7 @@ def finished(
     message = for_clients(error) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": _error(error) if error else None, "usage": usage}
-    cause = legible(str(error)) if error else ""
+    cause = truncated(str(error)) if error else ""
     return Finished(
         status,
         result,
@@ -144,16 +144,16 @@ def _body(
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
         error = error or bug(f"a bug in the result of {pipeline.name}", raised)
         return _body(pipeline, None, error) if outputs else ({}, error)
-    if size <= MOST_RESULT:
+    if size <= MAX_RESULT_BYTES:
         return body, error
     large = TooLarge(
-        f"the result takes {size:,} bytes, and {MOST_RESULT:,} fit into the journal: keep what is large in a "
-        "store of its own, and let the result say where it is"
+        f"the result takes {size:,} bytes, and {MAX_RESULT_BYTES:,} fit into the journal: keep what is large "
+        "in a store of its own, and let the result say where it is"
     )
     return _body(pipeline, None, error or large) if outputs else ({}, error or large)
 
 
-def done(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished, now: float) -> Done:
+def done_event(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Finished, now: float) -> Done:
     """The terminal event; its `seq` lies behind those of all stages."""
     seq = 10 * (len(pipeline.stages) + 1) + 1
     return Done(
@@ -174,10 +174,12 @@ def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
     `pipeline`: None where its code is not installed; its members of the result are then left to the gateways,
     which show them as null.
     """
-    error, usage = late(state), dict(state.usage)
+    error, usage = deadline_exceeded(state), dict(state.usage)
     if pipeline is not None:
-        return done(pipeline, state.job, None, finished(pipeline, state.job, None, error, usage), now)
-    head = {"task_id": state.job, "status": "failed", "message": legible(str(error))}
+        return done_event(
+            pipeline, state.job, None, build_result(pipeline, state.job, None, error, usage), now
+        )
+    head = {"task_id": state.job, "status": "failed", "message": truncated(str(error))}
     seq = 10 * (state.shown[-1].seq // 10 + 1) + 1
     result: JSON = {**head, "error": _error(error), "usage": usage}
     return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
@@ -191,7 +193,7 @@ def _misfit(error: Exception) -> str:
     return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details)
 
 
-def late(job: Job | JobState) -> PermanentError:
+def deadline_exceeded(job: Job | JobState) -> PermanentError:
     """Why a job ends that did not make it in time."""
     seconds = job.deadline - job.accepted
     return PermanentError(f"not done within {seconds:g} s of its acceptance; send it again", "DEADLINE")
@@ -203,9 +205,9 @@ def _error(error: PermanentError) -> JSON:
 
 def for_clients(error: PermanentError) -> str:
     """What the end client of a job reads: never the words of a provider."""
-    return legible(error.for_clients or str(error))
+    return truncated(error.for_clients or str(error))
 
 
-def legible(text: str) -> str:
+def truncated(text: str) -> str:
     """What somebody says went wrong, as the journal can hold it: not too long, no half characters."""
-    return sound(text[:LONGEST_MESSAGE])
+    return sound(text[:MAX_MESSAGE])

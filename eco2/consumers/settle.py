@@ -2,8 +2,8 @@
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, PutOff, Released
-from eco2.consumers.progress import done, legible
+from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, Outcome, Released, Retry
+from eco2.consumers.progress import done_event, truncated
 from eco2.consumers.run import Run
 from eco2.errors import DeliveryLost, RetryableError
 from eco2.event import Released as ReleasedEvent
@@ -19,17 +19,17 @@ async def conclude(run: Run, outcome: Outcome, clock: Clock) -> None:
     now = clock()
     match outcome:
         case Finished():
-            run.write(done(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
-        case Released(reason) | PutOff(reason) if run.opened:
-            retry = isinstance(outcome, PutOff)
-            words = legible(reason)
+            run.write(done_event(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
+        case Released(reason) | Retry(reason) if run.opened:
+            retry = isinstance(outcome, Retry)
+            words = truncated(reason)
             run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=words, retry=retry))
     await run.confirmed()
 
 
 async def settle(run: Run, outcome: Outcome, queue: WorkQueue) -> None:
     """Tells the broker what becomes of the delivery. An order that waits is out before this one goes."""
-    if isinstance(outcome, PutOff):
+    if isinstance(outcome, Retry):
         await _put_off(run, outcome.delay, queue)
     await close(run.delivery, outcome)
 
@@ -38,9 +38,9 @@ async def close(delivery: Delivery, outcome: Outcome) -> None:
     """Tells the broker. A lost delivery comes again; whoever gets it finds the journal's word and acks."""
     try:
         match outcome:
-            case Finished(dead=True) | Ended(dead=True) | Dead():
+            case Finished(dead=True) | AlreadyEnded(dead=True) | DeadLettered():
                 await delivery.reject()
-            case Finished() | Ended() | PutOff():
+            case Finished() | AlreadyEnded() | Retry():
                 await delivery.ack()
             case Released():
                 await delivery.requeue()

@@ -17,7 +17,7 @@ from functools import partial
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from eco2.consumers.holders import Holders
+from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, NoReply, RetryableError
 from eco2.event import MAX_USD, Paused, Spent
@@ -133,7 +133,7 @@ class Sweep:
         broker: Broker,
         journal: Journal,
         orders: Orders,
-        holders: Holders,
+        holders: HolderMonitor,
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
         clock: Clock,

@@ -12,7 +12,7 @@ from typing import Generic
 
 from eco2.call import Answer, Call, Usage
 from eco2.consumers.fence import Fence
-from eco2.consumers.outcome import Overtaken
+from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.provider import Provider
 from eco2.consumers.run import Run
 from eco2.errors import GrantExpired, RunVoid
@@ -99,7 +99,7 @@ class Turn(Generic[Answer]):
             await self._pass_fence()
         except RunVoid:
             # The leader has seen another run, and so will we: this one ends here.
-            self._run.interrupt.fire(Overtaken())
+            self._run.interrupt.fire(LostOwnership())
             await self._run.interrupt.may_begin()
             raise
 

@@ -6,10 +6,18 @@ Stop order: no new deliveries → calls in flight finish, the rest is given back
 import asyncio
 from functools import partial
 
-from eco2.consumers.execution import Executor
+from eco2.consumers.executor import Executor
 from eco2.consumers.interrupt import DRAINED
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff, Released
-from eco2.consumers.progress import done, finished
+from eco2.consumers.outcome import (
+    AlreadyEnded,
+    DeadLettered,
+    Finished,
+    LostOwnership,
+    Outcome,
+    Released,
+    Retry,
+)
+from eco2.consumers.progress import build_result, done_event
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.settle import close, conclude, settle
@@ -28,6 +36,15 @@ UNREADABLE = "the request could not be read: send it again"
 """What clients read of an order that is `Malformed`."""
 UNKNOWN = "UNKNOWN"
 """The code of a dead letter whose job says nothing of it here."""
+
+OUTCOME_LABELS: dict[type[Outcome], str] = {
+    Released: "released",
+    Retry: "putoff",
+    AlreadyEnded: "ended",
+    LostOwnership: "overtaken",
+    DeadLettered: "dead",
+}
+"""The label `outcome` of the metrics, and the field of the log, where the job has no status yet."""
 
 log = get_logger(__name__)
 
@@ -142,9 +159,9 @@ class Worker:
                 self._metrics.job_ended(pipeline, outcome.status, outcome.code)
                 if outcome.dead:
                     self._metrics.dead_letter(pipeline, outcome.code or UNKNOWN)
-            case Ended(dead=True) | Dead():
+            case AlreadyEnded(dead=True) | DeadLettered():
                 self._metrics.dead_letter(pipeline, UNKNOWN)
-            case PutOff():
+            case Retry():
                 self._metrics.job_put_off(pipeline)
 
     async def _outcome(self, run: Run) -> Outcome:
@@ -154,7 +171,7 @@ class Worker:
             try:
                 await conclude(run, outcome, self._clock)
             except TooLarge as error:  # an end without outputs fits where one with them does not
-                outcome = finished(run.pipeline, run.job.id, None, error, {})
+                outcome = build_result(run.pipeline, run.job.id, None, error, {})
                 await conclude(run, outcome, self._clock)
             if not isinstance(outcome, Finished) or await self._executor.stands(run):
                 return outcome
@@ -168,19 +185,19 @@ class Worker:
         try:
             state = await self._journal.find(job_id)
             if state is not None and state.run is None and not state.ended:
-                end = finished(pipeline, job_id, None, error, dict(state.usage))
-                await self._journal.put(done(pipeline, job_id, None, end, self._clock()))
+                end = build_result(pipeline, job_id, None, error, dict(state.usage))
+                await self._journal.put(done_event(pipeline, job_id, None, end, self._clock()))
                 self._metrics.job_ended(pipeline.name, end.status, end.code)
         except (Gone, RetryableError) as unknown:
             log.info("whose order it was cannot be said", why=str(unknown))
-        await close(delivery, Dead(str(why)))
+        await close(delivery, DeadLettered(str(why)))
         self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
         """Stops a run as soon as the journal shows that it is not the job's current one any more."""
         run = self._running.get(state.job)
         if run is not None and run.opened and (state.ended or state.run != run.id):
-            run.interrupt.fire(Ended(dead=state.dead) if state.ended else Overtaken())
+            run.interrupt.fire(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
 
     def _give_back(self) -> None:
         """The journal is another one, which does not know the jobs that run here."""
@@ -207,7 +224,7 @@ async def _cancel(subscriptions: list[Subscription]) -> None:
 
 async def _replaced(double: Delivery) -> None:
     log.info("a delivery of a job that runs here already took the place of the first")
-    await close(double, Ended("another delivery of the job has taken its place"))
+    await close(double, AlreadyEnded("another delivery of the job has taken its place"))
 
 
 def _describe(outcome: Outcome) -> tuple[str, str | None]:
@@ -215,4 +232,4 @@ def _describe(outcome: Outcome) -> tuple[str, str | None]:
         case Finished(status):
             return status, None
         case _:
-            return type(outcome).__name__.lower(), outcome.reason
+            return OUTCOME_LABELS[type(outcome)], outcome.reason

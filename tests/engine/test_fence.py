@@ -8,7 +8,7 @@ from contextvars import Context
 import pytest
 
 from eco2.consumers.fence import LEASE, Fence
-from eco2.consumers.outcome import Overtaken
+from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
 from eco2.journal.journal import Journal
 from eco2.ports import Delivery
@@ -83,11 +83,11 @@ async def test_an_overtaken_run_does_not_pass() -> None:
         passed = False
         try:
             async with run.interrupt.scope(100.0):
-                run.interrupt.fire(Overtaken())
+                run.interrupt.fire(LostOwnership())
                 await fence.passed(run)
                 passed = True
         except TimeoutError:
-            assert run.interrupt.outcome == Overtaken()
+            assert run.interrupt.outcome == LostOwnership()
         assert not passed
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from eco2.consumers.holders import asked
+from eco2.consumers.liveness import query_holder
 from eco2.errors import BrokerUnavailable, PermanentError
 from eco2.event import Marker, Paused, Queued
 from eco2.job import new_id
@@ -178,9 +178,9 @@ async def test_the_run_that_is_at_work_answers_and_nobody_answers_for_a_job_that
         await until(lambda: bool((state := operator.journal.view.get(job)) and state.run))
         state = operator.journal.view.get(job)
         assert state is not None
-        assert await asked(operator.broker, job, 2.0) == state.run
+        assert await query_holder(operator.broker, job, 2.0) == state.run
         began = VirtualClock.now()
-        assert await asked(operator.broker, "unknown", 2.0) is None
+        assert await query_holder(operator.broker, "unknown", 2.0) is None
         assert VirtualClock.now() - began == pytest.approx(2.0, abs=0.1)
 
 
@@ -190,7 +190,7 @@ async def test_who_only_keeps_an_order_is_not_taken_for_the_one_at_work() -> Non
     async with world.process() as operator, world.process() as parked:
         with rival(parked, "job", run=""):
             began = VirtualClock.now()
-            assert await asked(operator.broker, "job", 2.0) == ""
+            assert await query_holder(operator.broker, "job", 2.0) == ""
             assert VirtualClock.now() - began == pytest.approx(2.0, abs=0.1)
 
 

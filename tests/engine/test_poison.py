@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from eco2.consumers.attribution import ALONE, SUSPECT_AFTER
-from eco2.consumers.execution import MOST_RETURNS
+from eco2.consumers.executor import MAX_RETURNS
+from eco2.consumers.quarantine import MAX_SOLO_CRASHES, SUSPECT_AFTER
 from eco2.journal.state import JobState
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
@@ -88,7 +88,7 @@ def test_a_job_that_crashes_its_process_every_time_is_ended_and_its_neighbours_c
             await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
         poison = ends.pop(fleet.poison)
         assert (poison.status, poison.dead, code(poison)) == ("failed", True, "POISON")
-        assert fleet.crashes == SUSPECT_AFTER + ALONE
+        assert fleet.crashes == SUSPECT_AFTER + MAX_SOLO_CRASHES
         assert {state.status for state in ends.values()} == {"completed"}
         paid = Counter(fleet.model.calls)
         for job in ends:
@@ -117,7 +117,7 @@ async def test_an_order_that_came_back_too_often_is_ended_before_the_broker_drop
     async with world.process() as gateway:
         jobs = [(await gateway.submit()).job for _ in range(2)]
         queue = world.server.queues[world.topology.queue("jobs.ask")]
-        for message, returns in zip(queue._ready, (MOST_RETURNS - 1, MOST_RETURNS), strict=True):
+        for message, returns in zip(queue._ready, (MAX_RETURNS - 1, MAX_RETURNS), strict=True):
             message.returns = returns
         async with world.process(model):
             ends = [await gateway.ended(job) for job in jobs]

@@ -5,7 +5,7 @@ from itertools import count, pairwise
 
 import pytest
 
-from eco2.consumers.retries import EARLY, LEAST_TIME, left, put_off
+from eco2.consumers.retries import CLOCK_SKEW, MIN_TIME_LEFT, next_delay, remaining_delay
 from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError, RateLimited
 from eco2.event import RunStarted, decode_events
 from eco2.journal.state import JobState
@@ -57,23 +57,23 @@ def code(state: JobState) -> object:
         (0, 5.1, 1000.0, 30),
         (1, 31.0, 1000.0, 120),
         (0, 121.0, 1000.0, None),
-        (0, None, 5 + LEAST_TIME, 5),
-        (0, None, 4.9 + LEAST_TIME, None),
-        (1, None, 29.9 + LEAST_TIME, None),
+        (0, None, 5 + MIN_TIME_LEFT, 5),
+        (0, None, 4.9 + MIN_TIME_LEFT, None),
+        (1, None, 29.9 + MIN_TIME_LEFT, None),
     ],
 )
 def test_each_time_it_is_put_off_for_longer_while_there_is_time(
     retries: int, asked: float | None, time_left: float, delay: int | None
 ) -> None:
-    assert put_off(DELAYS, retries, asked, 100.0, 100.0 + time_left) == delay
+    assert next_delay(DELAYS, retries, asked, 100.0, 100.0 + time_left) == delay
 
 
 @pytest.mark.parametrize(
     ("retries", "since", "delay"),
     [
         (1, 0.0, 5),
-        (1, 4.9 - EARLY, 5),
-        (1, 5.0 - EARLY, None),
+        (1, 4.9 - CLOCK_SKEW, 5),
+        (1, 5.0 - CLOCK_SKEW, None),
         (1, 6.0, None),
         (2, 0.0, 30),
         (2, 26.0, 5),
@@ -87,7 +87,7 @@ def test_each_time_it_is_put_off_for_longer_while_there_is_time(
 def test_another_order_of_a_job_that_was_put_off_waits_as_long(
     retries: int, since: float, delay: int | None
 ) -> None:
-    assert left(DELAYS, retries, 100.0, 100.0 + since) == delay
+    assert remaining_delay(DELAYS, retries, 100.0, 100.0 + since) == delay
 
 
 @virtual
@@ -168,7 +168,7 @@ async def test_an_order_that_comes_twice_spends_a_retry_once() -> None:
     assert state.status == "completed"
     assert model.paid == ["draft", "final"]
     pauses = [after - before for before, after in pairwise(model.failed)]
-    assert [delay - EARLY <= pause for delay, pause in zip(DELAYS[:2], pauses[2:], strict=True)] == [True] * 2
+    assert all(delay - CLOCK_SKEW <= pause for delay, pause in zip(DELAYS[:2], pauses[2:], strict=True))
 
 
 @virtual

@@ -2,7 +2,7 @@
 
 import json
 
-from eco2.consumers.attribution import ALONE, SUSPECT_AFTER
+from eco2.consumers.quarantine import MAX_SOLO_CRASHES, SUSPECT_AFTER
 from tests.fault.evidence import Evidence
 from tests.fault.lab import Lab
 from tests.fault.queues import bodies
@@ -68,7 +68,7 @@ async def crashes(lab: Lab, size: Size) -> Evidence:
         deaths = len(run.fleet.deaths)
         lab.say(f"{deaths} crashes, then {codes}")
         run.check("it ends as POISON", codes == ["POISON"], f"{codes}")
-        most = SUSPECT_AFTER + ALONE + 1  # one may hit a worker that has said nothing yet
+        most = SUSPECT_AFTER + MAX_SOLO_CRASHES + 1  # one may hit a worker that has said nothing yet
         run.check(f"after at most {most} crashes", deaths <= most, f"{deaths}")
         scans = {h.status for h in run.jobs.values() if h.queued.body["pipeline"] == "scan"}
         run.check("no scan fails for it", scans == {"completed"}, f"{scans}")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-from eco2.consumers.holders import ASK_TOPIC, SAY_TOPIC
+from eco2.consumers.liveness import QUERY_TOPIC, REPLY_TOPIC
 from eco2.event import RunStarted
 from eco2.pipeline import JSON, Context, Pipeline, Stage
 from eco2.ports import Delivery
@@ -41,9 +41,9 @@ def rival(process: Process, job: str, run: str = "other") -> Iterator[None]:
 
     def answer(_: str, body: bytes) -> None:
         if holds and job.encode() in body:
-            process.broker.cast(SAY_TOPIC, msgspec.json.encode({"jobs": {job: run}}))
+            process.broker.cast(REPLY_TOPIC, msgspec.json.encode({"jobs": {job: run}}))
 
-    process.broker.listen(ASK_TOPIC, answer)
+    process.broker.listen(QUERY_TOPIC, answer)
     yield
     holds = False
 

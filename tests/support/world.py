@@ -16,9 +16,9 @@ from eco2.call import Answer, Call, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.context import Engine
 from eco2.consumers.deltas import DeltaSender
-from eco2.consumers.execution import Executor
+from eco2.consumers.executor import Executor
 from eco2.consumers.fence import Fence
-from eco2.consumers.holders import Holders
+from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.provider import Budget, Provider, Providers
 from eco2.consumers.running import Running
 from eco2.consumers.sweep import Deadlines, LastResort, Sweep
@@ -371,7 +371,7 @@ def worker(
 ) -> Sequence[Component]:
     broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
     live = DeltaSender(broker)
-    holders = Holders(broker, running, SILENCE)
+    holders = HolderMonitor(broker, running, SILENCE)
     providers = Providers(list(process.providers.values()))
     clock = process.clock
     calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)

@@ -15,8 +15,8 @@ from bench.core.work import PREFETCH, URL, work_async
 from eco2 import log
 from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
-from eco2.consumers.execution import Executor
-from eco2.consumers.outcome import Ended, Outcome
+from eco2.consumers.executor import Executor
+from eco2.consumers.outcome import AlreadyEnded, Outcome
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.worker import Worker
@@ -33,7 +33,7 @@ class Handler(Executor):
     async def execute(self, run: Run) -> Outcome:
         seconds = run.job.input["seconds"]
         await work_async(float(str(seconds)) if seconds else 0.0)
-        return Ended("without a journal")
+        return AlreadyEnded("without a journal")
 
 
 async def _consume() -> None:

@@ -15,7 +15,7 @@ import typer
 
 from eco2.broker.topology import Topology
 from eco2.cli import app
-from eco2.consumers.holders import Ask, Say
+from eco2.consumers.liveness import HolderQuery, HolderReply
 from eco2.delta import decode_deltas, encode_deltas
 from eco2.environment import markdown
 from eco2.event import Event, StageChanged, decode_events, encode_events
@@ -69,8 +69,8 @@ def fields(kind: type) -> set[str]:
         ("json journal", lambda body: encode_events([event for event in decode_events(body) if event])),
         ("json order", lambda body: encode_order(decode_order(body))),
         ("json live", lambda body: encode_deltas(decode_deltas(body))),
-        ("json ask", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=Ask))),
-        ("json say", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=Say))),
+        ("json ask", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderQuery))),
+        ("json say", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderReply))),
     ],
 )
 def test_each_example_says_what_the_program_would_write(info: str, again: Callable[[bytes], bytes]) -> None:

@@ -7,13 +7,13 @@ from contextlib import ExitStack, asynccontextmanager
 import msgspec
 import pytest
 
-from eco2.consumers.holders import ASK_TOPIC, ASKS, SAY_TOPIC, Holders
+from eco2.consumers.liveness import QUERIES_PER_TIMEOUT, QUERY_TOPIC, REPLY_TOPIC, HolderMonitor
 from eco2.consumers.running import Running
 from tests.support.engine_fixtures import rival
 from tests.support.virtual_clock import VirtualLoop, virtual
 from tests.support.world import SILENCE, Process, ScriptedModel, World, until
 
-PAUSE = SILENCE / ASKS
+PAUSE = SILENCE / QUERIES_PER_TIMEOUT
 
 
 def now() -> float:
@@ -28,10 +28,10 @@ def stand_still(seconds: float) -> None:
 
 
 @asynccontextmanager
-async def asking(world: World) -> AsyncIterator[tuple[Process, Holders]]:
+async def asking(world: World) -> AsyncIterator[tuple[Process, HolderMonitor]]:
     """A process that asks others, and has no job itself."""
     async with world.process() as process, asyncio.TaskGroup() as group:
-        holders, stop = Holders(process.broker, Running(), SILENCE), asyncio.Event()
+        holders, stop = HolderMonitor(process.broker, Running(), SILENCE), asyncio.Event()
         group.create_task(holders.run(stop))
         yield process, holders
         stop.set()
@@ -40,7 +40,7 @@ async def asking(world: World) -> AsyncIterator[tuple[Process, Holders]]:
 class Ears:
     """Notes when each watch was told of silence."""
 
-    def __init__(self, holders: Holders) -> None:
+    def __init__(self, holders: HolderMonitor) -> None:
         self.silent: dict[str, float] = {}
         self._holders = holders
         self._open: list[ExitStack] = []
@@ -60,14 +60,14 @@ class Ears:
 async def test_silence_counts_after_the_time_out_and_many_questions() -> None:
     async with asking(World()) as (process, holders):
         asked: list[float] = []
-        process.broker.listen(ASK_TOPIC, lambda topic, body: asked.append(now()))
+        process.broker.listen(QUERY_TOPIC, lambda topic, body: asked.append(now()))
         ears, began = Ears(holders), now()
         ears.watch("j", "r")
         await until(lambda: bool(ears.silent))
         assert SILENCE <= ears.silent["j"] - began <= SILENCE + PAUSE + 0.1
-        assert len(asked) >= ASKS
+        assert len(asked) >= QUERIES_PER_TIMEOUT
         await asyncio.sleep(5 * SILENCE)  # told once, and nobody is asked any more
-        assert len(asked) <= ASKS + 1
+        assert len(asked) <= QUERIES_PER_TIMEOUT + 1
 
 
 @virtual
@@ -142,15 +142,15 @@ async def test_a_worker_says_which_of_its_jobs_it_is_at_work_on() -> None:
     world, model = World(), ScriptedModel(seconds=100)
     said: list[dict[str, str]] = []
     async with world.process() as gateway, world.process(model, concurrency=1):
-        gateway.broker.listen(SAY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"]))
+        gateway.broker.listen(REPLY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"]))
         job = (await gateway.submit()).job
         await until(lambda: bool(model.in_flight))
         state = gateway.journal.view.get(job)
         assert state is not None
-        gateway.broker.cast(ASK_TOPIC, msgspec.json.encode({"jobs": ["unknown", job]}))
+        gateway.broker.cast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown", job]}))
         await until(lambda: bool(said))
         assert said == [{job: state.run}]
-        gateway.broker.cast(ASK_TOPIC, msgspec.json.encode({"jobs": ["unknown"]}))
+        gateway.broker.cast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown"]}))
         await asyncio.sleep(1)
         assert len(said) == 1
         await gateway.ended(job)
@@ -164,8 +164,8 @@ def test_what_this_version_cannot_read_is_nothing(body: bytes) -> None:
             ears = Ears(holders)
             ears.watch("j", None)
             for _ in range(30):
-                process.broker.cast(ASK_TOPIC, body)
-                process.broker.cast(SAY_TOPIC, body)
+                process.broker.cast(QUERY_TOPIC, body)
+                process.broker.cast(REPLY_TOPIC, body)
                 await asyncio.sleep(1)
             assert list(ears.silent) == ["j"]
 

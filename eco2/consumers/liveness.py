@@ -1,9 +1,8 @@
-"""Who holds a job? Asked and answered by live messages, so that it costs nothing while nobody wonders.
+"""Finds out by live messages whether the process that holds a job is alive.
 
 A job whose run belongs to another process waits for that process: it may have lost nothing but its
-connection, and what it has paid for must not be paid again. Only silence ends the wait. Guarantees: a holder
-that answers is never called silent; neither is one that could not be heard, because we were cut off or stood
-still.
+connection, and its paid calls must not be paid again. Only silence ends the wait. Guarantees: a holder that
+replies never counts as silent, and no holder does while this process was cut off or stood still.
 """
 
 import asyncio
@@ -19,27 +18,27 @@ from eco2.ports import Broker, Live
 
 Kind = TypeVar("Kind")
 
-ASK_TOPIC = "holder.ask"
-SAY_TOPIC = "holder.say"
-ASKS = 8
-"""Times that a holder is asked before its silence counts."""
+QUERY_TOPIC = "holder.ask"
+REPLY_TOPIC = "holder.say"
+QUERIES_PER_TIMEOUT = 8
+"""Queries to a holder before its silence counts."""
 
 
-class Ask(msgspec.Struct, frozen=True):
-    """Jobs that somebody waits for."""
+class HolderQuery(msgspec.Struct, frozen=True):
+    """Asks which processes have these jobs."""
 
     jobs: list[str]
 
 
-class Say(msgspec.Struct, frozen=True):
-    """Jobs that a process has in hand, each with its run; an empty one where it only keeps a delivery."""
+class HolderReply(msgspec.Struct, frozen=True):
+    """Names the jobs of a process, each with its run; an empty run where it only keeps a delivery."""
 
     jobs: dict[str, str]
 
 
 @dataclass(slots=True, eq=False)
 class _Watch:
-    """`run`: whose answer counts; None: anyone's who has the job. `since`: silent from then on."""
+    """`run`: only a reply of this run counts; None: of any process with the job. `since`: silent since."""
 
     job: str
     run: str | None
@@ -47,8 +46,8 @@ class _Watch:
     since: float | None = None
 
 
-class Holders:
-    """`timeout`: seconds of silence after which a holder counts as gone."""
+class HolderMonitor:
+    """One per process. `timeout`: seconds of silence after which a holder counts as gone."""
 
     def __init__(self, broker: Broker, running: Running, timeout: float) -> None:
         self._broker = broker
@@ -59,9 +58,9 @@ class Holders:
 
     @contextmanager
     def watch(self, job: str, run: str | None, on_silence: Callable[[], None]) -> Iterator[None]:
-        """Inside, `on_silence()` is called once nobody has said for the time-out that they have the job.
+        """Calls `on_silence()` in the block once no process has replied for the time-out that it has the job.
 
-        `run`: only the process at work on this run counts; None: any that has an order of the job.
+        `run`: only the process at work on this run counts; None: any that has a delivery of the job.
         """
         watch = _Watch(job, run, on_silence)
         self._watches.add(watch)
@@ -72,10 +71,10 @@ class Holders:
             self._watches.discard(watch)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Answers the questions of others and asks ours, until `stop` is set."""
+        """Answers the queries of others and sends ours, until `stop` is set."""
         listening = [
-            self._broker.listen(ASK_TOPIC, self._answer),
-            self._broker.listen(SAY_TOPIC, self._heard),
+            self._broker.listen(QUERY_TOPIC, self._answer),
+            self._broker.listen(REPLY_TOPIC, self._heard),
         ]
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self._ask(lambda: all(each.attached for each in listening)))
@@ -85,26 +84,26 @@ class Holders:
             await each.cancel()
 
     async def _ask(self, hearing: Callable[[], bool]) -> None:
-        loop, pause = asyncio.get_running_loop(), self._timeout / ASKS
+        loop, pause = asyncio.get_running_loop(), self._timeout / QUERIES_PER_TIMEOUT
         last = loop.time()
         while True:
             await self._wanted.wait()
             now = loop.time()
             connected = hearing() and self._broker.ready and self._broker.blocked is None
             if not connected or now - last > 2 * pause + 1:
-                self._begin_anew()  # nobody could have been heard
+                self._reset()  # nobody could have been heard
             last = now
             self._look(now)
             if not self._watches:
                 self._wanted.clear()
             await asyncio.sleep(pause)
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         for watch in self._watches:
             watch.since = None
 
     def _look(self, now: float) -> None:
-        """Calls out the silent, and asks for the others."""
+        """Reports the silent holders, and asks for the others."""
         for watch in tuple(self._watches):
             if watch.since is None:
                 watch.since = now
@@ -113,10 +112,10 @@ class Holders:
                 watch.on_silence()
         if self._watches:
             jobs = sorted({watch.job for watch in self._watches})
-            self._broker.cast(ASK_TOPIC, msgspec.json.encode(Ask(jobs)))
+            self._broker.cast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
 
     def _answer(self, _: str, body: bytes) -> None:
-        asked = _decode(body, Ask)
+        asked = _decode(body, HolderQuery)
         if asked is None:
             return
         ours = {
@@ -125,10 +124,10 @@ class Holders:
             if (run := self._running.get(job)) is not None
         }
         if ours:
-            self._broker.cast(SAY_TOPIC, msgspec.json.encode(Say(ours)))
+            self._broker.cast(REPLY_TOPIC, msgspec.json.encode(HolderReply(ours)))
 
     def _heard(self, _: str, body: bytes) -> None:
-        said = _decode(body, Say)
+        said = _decode(body, HolderReply)
         if said is None:
             return
         now = asyncio.get_running_loop().time()
@@ -138,36 +137,38 @@ class Holders:
                 watch.since = now
 
 
-async def asked(broker: Live, job: str, seconds: float) -> str | None:
-    """Asks as somebody who has no job: the run of the process that is at work on `job`; "" if some process
-    only keeps an order of it; None if nobody has said a word within `seconds`."""
-    heard: set[str] = set()
+async def query_holder(broker: Live, job: str, seconds: float) -> str | None:
+    """Returns the run of the process that is at work on `job`, asked from outside of the workers.
+
+    "" if a process only keeps a delivery of it; None if there was no reply within `seconds`.
+    """
+    runs: set[str] = set()
     at_work = asyncio.Event()
 
     def hear(_: str, body: bytes) -> None:
-        said = _decode(body, Say)
+        said = _decode(body, HolderReply)
         if said is not None and job in said.jobs:
-            heard.add(said.jobs[job])
+            runs.add(said.jobs[job])
             if said.jobs[job]:
                 at_work.set()
 
-    listening = broker.listen(SAY_TOPIC, hear)
+    listening = broker.listen(REPLY_TOPIC, hear)
     try:
         async with asyncio.timeout(seconds):
             while not at_work.is_set():
-                broker.cast(ASK_TOPIC, msgspec.json.encode(Ask([job])))
+                broker.cast(QUERY_TOPIC, msgspec.json.encode(HolderQuery([job])))
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(seconds / ASKS):
+                    async with asyncio.timeout(seconds / QUERIES_PER_TIMEOUT):
                         await at_work.wait()
     except TimeoutError:
-        pass  # who has not answered by now is silent
+        pass  # no reply by now is silence
     finally:
         await listening.cancel()
-    return max(heard, default=None)
+    return max(runs, default=None)
 
 
 def _decode(body: bytes, kind: type[Kind]) -> Kind | None:
-    """The message, or None for what this version cannot read: nothing depends on a single one."""
+    """Returns None for what this version cannot read: nothing depends on a single message."""
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

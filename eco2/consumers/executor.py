@@ -11,14 +11,13 @@ from contextlib import contextmanager
 
 from pydantic import BaseModel
 
-from eco2.consumers.attribution import crashed_alone, suspect
 from eco2.consumers.cause import bug
-from eco2.consumers.company import Company
 from eco2.consumers.context import Engine, StageContext
-from eco2.consumers.holders import Holders
-from eco2.consumers.outcome import Dead, Ended, Finished, Outcome, Overtaken, PutOff
-from eco2.consumers.progress import Progress, finished, late
-from eco2.consumers.retries import left, put_off
+from eco2.consumers.liveness import HolderMonitor
+from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, LostOwnership, Outcome, Retry
+from eco2.consumers.progress import Progress, build_result, deadline_exceeded
+from eco2.consumers.quarantine import Quarantine, is_poison, is_suspect
+from eco2.consumers.retries import next_delay, remaining_delay
 from eco2.consumers.run import Run
 from eco2.errors import BrokerUnavailable, DeadLetter, Gone, PermanentError, ProviderError, RetryableError
 from eco2.event import RunStarted, StageChanged
@@ -30,7 +29,7 @@ from eco2.metrics import Metrics
 from eco2.pipeline import Stage
 from eco2.ports import DELAYS
 
-MOST_RETURNS = 900
+MAX_RETURNS = 900
 """Times that the broker may take an order back. Behind its own limit it would drop it without a word."""
 
 log = get_logger(__name__)
@@ -40,21 +39,21 @@ class Executor:
     """`worker`: this process's name in the journal."""
 
     def __init__(
-        self, journal: Journal, engine: Engine, holders: Holders, metrics: Metrics, worker: str
+        self, journal: Journal, engine: Engine, holders: HolderMonitor, metrics: Metrics, worker: str
     ) -> None:
         self._journal = journal
         self._engine = engine
         self._holders = holders
         self._metrics = metrics
         self._worker = worker
-        self._company = Company()
+        self._quarantine = Quarantine()
 
     async def execute(self, run: Run) -> Outcome:
         """Runs the job as far as it goes, anew whenever another run has taken it over and left it.
 
         Raises nothing but cancellation.
         """
-        while isinstance(outcome := await _guarded(self._attempt(run)), Overtaken):
+        while isinstance(outcome := await _guarded(self._attempt(run)), LostOwnership):
             run.renew()
         return outcome
 
@@ -73,32 +72,32 @@ class Executor:
         if state is None and self._engine.clock() > run.job.deadline:
             # Too old even for the view: after hours without workers there are thousands of these, and reading
             # the journal for each would keep the jobs waiting that can still be done. A first end stands.
-            return finished(run.pipeline, run.job.id, None, late(run.job), {})
+            return build_result(run.pipeline, run.job.id, None, deadline_exceeded(run.job), {})
         state = state or await self._journal.find(run.job.id)
         if state is None:
-            return Dead("the journal knows no such job: its order was not published by a gateway")
+            return DeadLettered("the journal knows no such job: its order was not published by a gateway")
         if state.ended:
-            return Ended(dead=state.dead)
+            return AlreadyEnded(dead=state.dead)
         try:
             async with run.interrupt.scope(self._remaining(run, state)):
                 await run.interrupt.may_begin()
                 state = await self._vacancy(run, state)
                 if state.ended:
-                    return Ended(dead=state.dead)
+                    return AlreadyEnded(dead=state.dead)
                 if failure := _hopeless(run, state):
                     return self._failed(run, state, failure)
                 if delay := _too_early(state, self._engine.clock()):
-                    return PutOff("another order of it waits until it is tried again", delay)
-                await self._company.turn(alone := suspect(state))
+                    return Retry("another order of it waits until it is tried again", delay)
+                await self._quarantine.acquire(alone := is_suspect(state))
         except TimeoutError:
-            return run.interrupt.outcome or self._failed(run, state, late(run.job))
+            return run.interrupt.outcome or self._failed(run, state, deadline_exceeded(run.job))
         finally:
             run.interrupt.close()
-        with self._company.seat(alone) as got_on:
+        with self._quarantine.hold(alone) as downgrade:
             state = await self._open(run, state, alone)
             if state.ended:
-                return Ended(dead=state.dead)
-            return await self._stages(run, state, alone, got_on) if run.opened else Overtaken()
+                return AlreadyEnded(dead=state.dead)
+            return await self._stages(run, state, alone, downgrade) if run.opened else LostOwnership()
 
     async def _vacancy(self, run: Run, state: JobState) -> JobState:
         """The job's state once no run holds it: not begun, given back, ended, or its holder is silent."""
@@ -140,7 +139,7 @@ class Executor:
         run.retries, run.offset, run.started = state.retries, state.queued_at, bool(state.outputs)
         return state
 
-    async def _stages(self, run: Run, state: JobState, alone: bool, got_on: Callable[[], None]) -> Outcome:
+    async def _stages(self, run: Run, state: JobState, alone: bool, downgrade: Callable[[], None]) -> Outcome:
         failure: PermanentError | None = None
         try:
             progress = Progress(run.id, run.job, run.pipeline, state)
@@ -154,18 +153,18 @@ class Executor:
                         await self._stage(run, stage, progress, state)
                         if alone:
                             await run.confirmed()  # or a crash right now would still be blamed on it
-                            got_on()
+                            downgrade()
                     elif events := progress.repeated(stage, state, self._engine.clock()):
                         run.write(*events)
         except TimeoutError:
-            failure = late(run.job)
+            failure = deadline_exceeded(run.job)
         except PermanentError as error:
             failure = error
         except _TryLater as later:
             return run.interrupt.outcome or later.outcome
         finally:
             run.interrupt.close()
-        return run.interrupt.outcome or progress.finished(failure)
+        return run.interrupt.outcome or progress.build_result(failure)
 
     def _remaining(self, run: Run, state: JobState) -> float:
         """Seconds until the job's deadline. The order names it by its gateway's clock, which may be wrong."""
@@ -175,7 +174,7 @@ class Executor:
         return run.deadline - now
 
     def _failed(self, run: Run, state: JobState, error: PermanentError) -> Finished:
-        return finished(run.pipeline, run.job.id, None, error, dict(state.usage))
+        return build_result(run.pipeline, run.job.id, None, error, dict(state.usage))
 
     async def _stage(self, run: Run, stage: Stage[BaseModel], progress: Progress, state: JobState) -> None:
         """Awaits one stage and writes its events. Raises `_TryLater`, or `PermanentError` if that is all."""
@@ -220,10 +219,10 @@ class Executor:
             raise
         except RetryableError as error:
             asked = error.retry_after if isinstance(error, ProviderError) else None
-            delay = put_off(DELAYS, run.retries, asked, self._engine.clock(), run.deadline)
+            delay = next_delay(DELAYS, run.retries, asked, self._engine.clock(), run.deadline)
             if delay is None:
                 raise DeadLetter(str(error), "UNAVAILABLE", error.for_clients) from error
-            raise _TryLater(PutOff(str(error), delay)) from error
+            raise _TryLater(Retry(str(error), delay)) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -238,7 +237,7 @@ class Executor:
 class _TryLater(Exception):
     """A stage failed in a way that may pass, and there is time for another try."""
 
-    def __init__(self, outcome: PutOff) -> None:
+    def __init__(self, outcome: Retry) -> None:
         super().__init__(outcome.reason)
         self.outcome = outcome
 
@@ -248,27 +247,27 @@ async def _guarded(work: Awaitable[Outcome]) -> Outcome:
     try:
         return await work
     except Gone as error:
-        return Dead(str(error))
+        return DeadLettered(str(error))
     except RetryableError as error:
-        return PutOff(str(error), DELAYS[0])
+        return Retry(str(error), DELAYS[0])
 
 
 def _hopeless(run: Run, state: JobState) -> PermanentError | None:
     """Why a job is not begun (again), or None."""
-    if crashed_alone(state):
+    if is_poison(state):
         return DeadLetter(
             f"its worker crashed {state.crashes + 1} times, at last with this job alone; "
             "look for the cause in the logs of its workers",
             "POISON",
         )
-    if run.delivery.returned >= MOST_RETURNS:
+    if run.delivery.returned >= MAX_RETURNS:
         return DeadLetter(f"given back {run.delivery.returned} times without an end; see the logs", "POISON")
     return None
 
 
 def _too_early(state: JobState, now: float) -> int | None:
     """The delay that is left of a job's time to be tried again; None if it may go on."""
-    return left(DELAYS, state.retries, state.touched, now) if state.put_off else None
+    return remaining_delay(DELAYS, state.retries, state.touched, now) if state.put_off else None
 
 
 class _StageWriter:
