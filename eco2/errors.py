@@ -21,7 +21,7 @@ class StartError(Eco2Error):
     """The configuration or the environment does not let the process start."""
 
 
-class RunVoid(Eco2Error):
+class StaleRun(Eco2Error):
     """Another run has the job: this one sends nothing more and stands by. The job itself goes on."""
 
 

@@ -324,7 +324,7 @@ class Quota(Protocol):
     def reserve(self, claim: Claim) -> AbstractAsyncContextManager[Grant]:
         """Waits until the call may go out, however long: bound it by the job's deadline, and cancel freely.
 
-        Raises `CallTooLarge` for a call that no minute holds, `RunVoid` where another run has the job.
+        Raises `CallTooLarge` for a call that no minute holds, `StaleRun` where another run has the job.
         """
 
     def told(self, limits: Limits) -> None:

@@ -15,7 +15,7 @@ from eco2.consumers.fence import Fence
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.provider import Provider
 from eco2.consumers.run import Run
-from eco2.errors import GrantExpired, RunVoid
+from eco2.errors import GrantExpired, StaleRun
 from eco2.metrics import GrantOutcome
 from eco2.ports import Claim, Grant
 
@@ -97,7 +97,7 @@ class Turn(Generic[Answer]):
             self._outcome = "refunded"  # unless it is used
             self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
             await self._pass_fence()
-        except RunVoid:
+        except StaleRun:
             # The leader has seen another run, and so will we: this one ends here.
             self._run.interrupt.fire(LostOwnership())
             await self._run.interrupt.may_begin()

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
-from eco2.errors import CallTooLarge, GrantExpired, Malformed, PermanentError, RetryableError, RunVoid
+from eco2.errors import CallTooLarge, GrantExpired, Malformed, PermanentError, RetryableError, StaleRun
 from eco2.log import get_logger
 from eco2.pacer import GUARD, Limits
 from eco2.ports import Claim, Clock, Rpc
@@ -242,11 +242,11 @@ class Asker:
         return True
 
 
-def refusal(reply: Refused) -> RunVoid | PermanentError:
+def refusal(reply: Refused) -> StaleRun | PermanentError:
     """The error that a refusal is for the caller."""
     match reply.code:
         case code if code == RUN_VOID:
-            return RunVoid(reply.message)
+            return StaleRun(reply.message)
         case CallTooLarge.code:
             return CallTooLarge(reply.message)
         case code:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from eco2.broker.embedded import CALM
-from eco2.errors import CallTooLarge, GrantExpired, RunVoid
+from eco2.errors import CallTooLarge, GrantExpired, StaleRun
 from eco2.pacer import GUARD, SLACK, SPAN, Limits
 from eco2.ports import Express, Rpc, Subscription
 from eco2.quota.asker import LIFE, Asker
@@ -323,14 +323,14 @@ async def test_a_void_run_is_refused_and_so_is_a_call_that_is_too_large() -> Non
     async with quotas(Limits(tokens=1000.0)) as world:
         member = await world.join()
         world.void.add("old")
-        with pytest.raises(RunVoid, match="another run than old has job"):
+        with pytest.raises(StaleRun, match="another run than old has job"):
             await world.call(member.asker, claim(run="old"))
         with pytest.raises(CallTooLarge, match="1001 tokens"):
             await world.call(member.asker, claim(tokens=1001.0))
         waiting = loop().create_task(world.call(member.asker, claim(tokens=999.0, run="r")))
         await asyncio.sleep(1)
         world.void.add("r")
-        with pytest.raises(RunVoid):
+        with pytest.raises(StaleRun):
             await waiting
         assert world.arrived == []
 

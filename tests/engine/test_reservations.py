@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from eco2.call import Answer, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import ProviderClosed, ProviderDown, ProviderError, RateLimited, RunVoid
+from eco2.errors import ProviderClosed, ProviderDown, ProviderError, RateLimited, StaleRun
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import at_once
@@ -255,7 +255,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
         job = (await process.submit(life=800)).job
         await until(lambda: quota.asked == 2)
         began = process.journal.view.get(job)
-        quota.refusals.append(RunVoid("another run has the job"))
+        quota.refusals.append(StaleRun("another run has the job"))
         goes_down(process, "p")  # so that it asks again
         # The leader has seen the other run, and this process is about to.
         quota.on_refusal = lambda: process.journal.put(overtaking(job, attempt=2))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco2.errors import CallTooLarge, Malformed, PermanentError, RunVoid
+from eco2.errors import CallTooLarge, Malformed, PermanentError, StaleRun
 from eco2.pacer import Limits, Past
 from eco2.quota.asker import refusal
 from eco2.quota.message import (
@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_malformed(body: bytes) -> None:
 
 
 def test_a_refusal_is_an_error_by_what_the_caller_does() -> None:
-    assert isinstance(refusal(Refused(code="RUN_VOID", message="m")), RunVoid)
+    assert isinstance(refusal(Refused(code="RUN_VOID", message="m")), StaleRun)
     assert isinstance(refusal(Refused(code="CALL_TOO_LARGE", message="m")), CallTooLarge)
     other = refusal(Refused(code="NEW", message="m"))
     assert isinstance(other, PermanentError)
