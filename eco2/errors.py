@@ -94,7 +94,7 @@ class ProviderDown(ProviderError):
     """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
 
 
-class ProviderSilent(ProviderError):
+class ProviderTimeout(ProviderError):
     """The provider took the call and did not finish it in time. It may have been paid for, so it counts as a
     try; and it may be down without saying so, so the breaker counts it, too."""
 

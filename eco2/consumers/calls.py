@@ -27,7 +27,7 @@ from eco2.errors import (
     ProviderClosed,
     ProviderDown,
     ProviderError,
-    ProviderSilent,
+    ProviderTimeout,
     RateLimited,
     RetryableError,
 )
@@ -136,7 +136,7 @@ class Calls:
             return reply
         except TimeoutError as error:
             outcome = "timeout"
-            raise ProviderSilent(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
+            raise ProviderTimeout(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
         except Eco2Error as error:
             outcome = type(error).__name__
             paid = error if isinstance(error, NoAnswer) else None
@@ -176,7 +176,7 @@ class _Tries:
         down = not any(offer.up for offer in self.offers) or (
             isinstance(error, ProviderDown) and self._elsewhere
         )
-        paid = isinstance(error, ProviderSilent)  # perhaps
+        paid = isinstance(error, ProviderTimeout)  # perhaps
         self._failures += paid or not (down or isinstance(error, RateLimited))
         return self._failures >= self._attempts
 

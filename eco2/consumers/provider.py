@@ -20,7 +20,7 @@ from eco2.errors import (
     PermanentError,
     ProviderClosed,
     ProviderDown,
-    ProviderSilent,
+    ProviderTimeout,
     RateLimited,
 )
 from eco2.log import get_logger
@@ -165,7 +165,7 @@ class Provider:
         try:
             with self.metrics.call_in_flight(self.name):
                 yield
-        except (ProviderDown, ProviderSilent):
+        except (ProviderDown, ProviderTimeout):
             self._moved(self._breaker.failed(_now(), ahead), "down")
             raise
         except ProviderClosed:

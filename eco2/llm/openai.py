@@ -35,7 +35,7 @@ from eco2.errors import (
     ProviderDown,
     ProviderError,
     ProviderRefused,
-    ProviderSilent,
+    ProviderTimeout,
     RateLimited,
 )
 from eco2.event import sound
@@ -263,7 +263,7 @@ class OpenAIModel:
             async with asyncio.timeout(self._timeout) as patience:
                 yield patience
         except TimeoutError as error:
-            raise ProviderSilent(
+            raise ProviderTimeout(
                 f"the provider did not finish within {self._timeout:g} s: try again"
             ) from error
         except openai.APIStatusError as error:
