@@ -166,7 +166,7 @@ class CallUnsupported(ProviderRefused, DeadLetter):
     for_clients = "the model is not available at present: send it again later"
 
 
-class ProviderClosed(ProviderRefused, DeadLetter):
+class ProviderAccessDenied(ProviderRefused, DeadLetter):
     """The provider serves none of our calls until an operator acts (key, permission, quota)."""
 
     for_clients = "the model is not available at present: send it again later"

@@ -24,7 +24,7 @@ from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
     Eco2Error,
-    ProviderClosed,
+    ProviderAccessDenied,
     ProviderDown,
     ProviderError,
     ProviderTimeout,
@@ -91,7 +91,7 @@ class Calls:
                 return await self._ask(provider, run, call, on_start, on_text)
             except WentDown:
                 continue
-            except (CallTooLarge, CallUnsupported, ProviderClosed) as error:
+            except (CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
                 if not tries.leave_out(provider):
                     raise
                 log.warning("another provider takes the call", refused_by=provider.name, error=str(error))

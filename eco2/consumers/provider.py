@@ -18,7 +18,7 @@ from eco2.errors import (
     CallUnsupported,
     InputRefused,
     PermanentError,
-    ProviderClosed,
+    ProviderAccessDenied,
     ProviderDown,
     ProviderTimeout,
     RateLimited,
@@ -168,7 +168,7 @@ class Provider:
         except (ProviderDown, ProviderTimeout):
             self._moved(self._breaker.failed(_now(), ahead), "down")
             raise
-        except ProviderClosed:
+        except ProviderAccessDenied:
             self._moved(self._breaker.shut(_now()), "refused")
             raise
         except (NoAnswer, RateLimited, InputRefused, CallUnsupported, CallTooLarge):  # it did answer

@@ -31,7 +31,7 @@ from eco2.errors import (
     Eco2Error,
     InputRefused,
     PermanentError,
-    ProviderClosed,
+    ProviderAccessDenied,
     ProviderDown,
     ProviderError,
     ProviderRefused,
@@ -83,16 +83,16 @@ _MAY_PASS: Mapping[Meaning, type[ProviderError]] = {
 }
 _FINAL: Mapping[Meaning, tuple[type[PermanentError], str]] = {
     "money": (
-        ProviderClosed,
+        ProviderAccessDenied,
         "the account at the provider has no quota left ({reason}): check its plan and billing",
     ),
     "key": (
-        ProviderClosed,
+        ProviderAccessDenied,
         "the provider does not accept our key ({reason}): check OPENAI_API_KEY, or the API_KEY among its "
         "variables ECO2_PROVIDERS__…",
     ),
     "model": (
-        ProviderClosed,
+        ProviderAccessDenied,
         "the provider knows no such model or address ({reason}): check the model {model} and the base URL "
         "in its settings",
     ),

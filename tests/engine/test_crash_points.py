@@ -10,7 +10,7 @@ from itertools import count
 import pytest
 
 from eco2.broker.embedded import CALM, Chaos
-from eco2.errors import BrokerUnavailable, ProviderClosed, ProviderError
+from eco2.errors import BrokerUnavailable, ProviderAccessDenied, ProviderError
 from eco2.event import Done, decode_events
 from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.journal.state import JobState
@@ -211,7 +211,7 @@ def test_a_worker_may_crash_while_it_puts_a_job_off(side: Side) -> None:
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_a_worker_may_crash_while_it_buries_a_job(side: Side) -> None:
     for write in count():
-        provider = Provider(ProviderClosed("the key is not valid"), 99)
+        provider = Provider(ProviderAccessDenied("the key is not valid"), 99)
         crashed, state = run_virtual(failing_worker_crashes(Point(write, side), provider))
         assert (state.status, state.dead) == ("failed", True)
         if not crashed:

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from eco2.consumers.breaker import FAILURES
 from eco2.consumers.sweep import FRESH, INTERVAL, OVERDUE
-from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError
+from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError
 from eco2.event import Marker, Queued, encode_events
 from eco2.job import new_id
 from eco2.journal.backlog import Backlog, backlog
@@ -137,7 +137,7 @@ async def test_a_breaker_that_opens_says_why() -> None:
     assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 0
     shown = (await run_one(failing(*[ProviderDown("503")] * (FAILURES + 2)))).metrics
     assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 3
-    shown = (await run_one(failing(ProviderClosed("no key")))).metrics
+    shown = (await run_one(failing(ProviderAccessDenied("no key")))).metrics
     assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="refused"}') == 1
     assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 1
 

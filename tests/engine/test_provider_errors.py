@@ -5,7 +5,14 @@ from collections.abc import Callable
 import pytest
 
 from eco2.call import AnswerRefused, UnreadableAnswer, Usage
-from eco2.errors import CallTooLarge, CallUnsupported, Eco2Error, InputRefused, ProviderClosed, ProviderDown
+from eco2.errors import (
+    CallTooLarge,
+    CallUnsupported,
+    Eco2Error,
+    InputRefused,
+    ProviderAccessDenied,
+    ProviderDown,
+)
 from eco2.journal.state import JobState
 from eco2.operator.dead import error as why
 from tests.engine.test_providers import ONE_CALL, code, failing, message, two
@@ -21,7 +28,7 @@ async def states(process: Process, count: int) -> list[JobState]:
 
 
 @virtual
-@pytest.mark.parametrize("kind", [ProviderClosed, CallUnsupported, CallTooLarge])
+@pytest.mark.parametrize("kind", [ProviderAccessDenied, CallUnsupported, CallTooLarge])
 async def test_what_one_provider_does_not_take_another_does(kind: Callable[[str], Eco2Error]) -> None:
     closed, other = failing(kind(SECRET)), ScriptedModel()
     async with World().process(remotes=two(closed, other), pipeline=ONE_CALL) as process:
@@ -52,7 +59,7 @@ async def test_one_users_input_never_opens_the_breaker(error: Eco2Error) -> None
 
 
 @virtual
-@pytest.mark.parametrize("kind", [ProviderClosed, CallUnsupported, InputRefused])
+@pytest.mark.parametrize("kind", [ProviderAccessDenied, CallUnsupported, InputRefused])
 async def test_clients_read_no_word_of_the_provider_and_operators_do(
     kind: Callable[[str], Eco2Error],
 ) -> None:

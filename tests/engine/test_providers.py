@@ -7,7 +7,7 @@ import pytest
 
 from eco2.consumers.breaker import FAILURES
 from eco2.consumers.provider import HALF_LIFE, Wait, WentDown, best
-from eco2.errors import ProviderClosed, ProviderDown, RateLimited
+from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
@@ -49,8 +49,8 @@ def failing(error: Exception) -> ScriptedModel:
 
 def goes_down(process: Process, name: str) -> None:
     """As by a call that the provider refused for good."""
-    with pytest.raises(ProviderClosed), process.providers[name].watched():
-        raise ProviderClosed("no")
+    with pytest.raises(ProviderAccessDenied), process.providers[name].watched():
+        raise ProviderAccessDenied("no")
 
 
 def two(one: ScriptedModel | Windowed, other: ScriptedModel | Windowed, slots: int = 10) -> list[Remote]:
@@ -240,7 +240,7 @@ async def test_what_one_provider_asks_to_wait_does_not_hold_at_another() -> None
 
 @virtual
 async def test_a_key_that_one_provider_refuses_fails_no_job_that_another_can_take() -> None:
-    closed, other = failing(ProviderClosed("check the key")), ScriptedModel()
+    closed, other = failing(ProviderAccessDenied("check the key")), ScriptedModel()
     async with World().process(remotes=two(closed, other), pipeline=ONE_CALL) as process:
         states = []
         for _ in range(30):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from eco2.call import Answer, Call, Reply, UnfitAnswer, Usage
-from eco2.errors import ProviderClosed, ProviderDown, ProviderError, RateLimited, StaleRun
+from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateLimited, StaleRun
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import at_once
@@ -33,8 +33,8 @@ async def twice(context: Context[Question]) -> Draft:
 
 
 def goes_down(process: Process, name: str) -> None:
-    with pytest.raises(ProviderClosed), process.providers[name].watched():
-        raise ProviderClosed("no")
+    with pytest.raises(ProviderAccessDenied), process.providers[name].watched():
+        raise ProviderAccessDenied("no")
 
 
 ONE_CALL = single(ask)

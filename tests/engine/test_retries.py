@@ -6,7 +6,7 @@ from itertools import count, pairwise
 import pytest
 
 from eco2.consumers.retries import CLOCK_SKEW, MIN_TIME_LEFT, next_delay, remaining_delay
-from eco2.errors import PermanentError, ProviderClosed, ProviderDown, ProviderError, RateLimited
+from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError, RateLimited
 from eco2.event import RunStarted, decode_events
 from eco2.journal.state import JobState
 from eco2.pipeline import Call, Context
@@ -228,7 +228,7 @@ async def test_a_provider_that_serves_us_no_more_costs_one_job_and_the_others_wa
 
     def script(kind: str, job: str) -> None:
         if kind == "draft" and next(numbers) == 0:
-            raise ProviderClosed("the key is not valid")
+            raise ProviderAccessDenied("the key is not valid")
 
     model.script = script
     async with world.process(model, concurrency=1) as process:

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, UnfitAnswer
-from eco2.errors import ProviderClosed, ProviderError, ProviderRefused
+from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel
 from eco2.llm.refusals import retry_after
@@ -59,7 +59,7 @@ async def refused(
     async with model(fake.url, name, key) as adapter:
         with pytest.raises(ProviderRefused) as caught:
             await adapter.complete(call, "job", lambda text: None)
-    assert isinstance(caught.value, ProviderClosed) == closed
+    assert isinstance(caught.value, ProviderAccessDenied) == closed
     return str(caught.value)
 
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, UnreadableAnswer, Usage
-from eco2.errors import Eco2Error, ProviderClosed, ProviderError, ProviderRefused
+from eco2.errors import Eco2Error, ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
 
@@ -269,5 +269,5 @@ async def test_an_empty_account_is_one_under_every_status(status: int, call: Cal
     if status == 200 and call is ANSWER:
         body, said["content_type"] = f"data: {body}\n\n", STREAM_TYPE
     error = await outcome(call, body, **said)
-    assert isinstance(error, ProviderClosed)
+    assert isinstance(error, ProviderAccessDenied)
     assert "no quota left" in str(error)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eco2.call import Call
-from eco2.errors import LimitKind, ProviderClosed, RateLimited
+from eco2.errors import LimitKind, ProviderAccessDenied, RateLimited
 from eco2.fake.config import FakeConfig
 from eco2.llm.openai import OpenAIModel
 from tests.support.fake_provider import running
@@ -63,7 +63,7 @@ async def test_gemini_refuses_a_key_with_a_400() -> None:
     error = {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT", "details": details}
     async with saying(json.dumps([{"error": error}]), status=400) as url:
         adapter = OpenAIModel("key", f"{url}/v1", "gemini-2.5-flash")
-        with pytest.raises(ProviderClosed, match="does not accept our key"):
+        with pytest.raises(ProviderAccessDenied, match="does not accept our key"):
             await adapter.complete(CALL, "job", lambda _: None)
         await adapter.aclose()
 
