@@ -185,7 +185,7 @@ class CallTooLarge(PermanentError):
     code = "CALL_TOO_LARGE"
 
 
-class Gone(PermanentError):
+class JobForgotten(PermanentError):
     """The journal no longer holds the job: it was dropped with the events of its time."""
 
     code = "GONE"

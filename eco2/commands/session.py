@@ -13,7 +13,7 @@ from eco2 import brokers, service
 from eco2.assembly import pipelines
 from eco2.broker.topology import Topology
 from eco2.commands.waiting import waiting
-from eco2.errors import Eco2Error, Gone, StartError
+from eco2.errors import Eco2Error, JobForgotten, StartError
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.operator.letters import Letter
@@ -46,7 +46,7 @@ class Session:
             async def find(job: str) -> None:
                 try:
                     found[job] = await self.journal.find(job)
-                except Gone:
+                except JobForgotten:
                     found[job] = None
                 tell(f"{len(found)} found")
 

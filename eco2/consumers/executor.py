@@ -19,7 +19,14 @@ from eco2.consumers.progress import Progress, build_result, deadline_exceeded
 from eco2.consumers.quarantine import Quarantine, is_poison, is_suspect
 from eco2.consumers.retries import next_delay, remaining_delay
 from eco2.consumers.run import Run
-from eco2.errors import BrokerUnavailable, DeadLetter, Gone, PermanentError, ProviderError, RetryableError
+from eco2.errors import (
+    BrokerUnavailable,
+    DeadLetter,
+    JobForgotten,
+    PermanentError,
+    ProviderError,
+    RetryableError,
+)
 from eco2.event import RunStarted, StageChanged
 from eco2.job import JSON
 from eco2.journal.journal import Journal
@@ -63,7 +70,7 @@ class Executor:
         try:
             while state is not None and not state.ended and (state.run == run.id or not run.opened):
                 state = await self._journal.view.change(run.job.id, state)
-        except (Gone, BrokerUnavailable):
+        except (JobForgotten, BrokerUnavailable):
             return True  # the journal has dropped it, or was replaced: no end stands against this one
         return state is None or state.ended
 
@@ -246,7 +253,7 @@ async def _guarded(work: Awaitable[Outcome]) -> Outcome:
     """The outcome of `work`, or the one that follows from what the journal could not tell."""
     try:
         return await work
-    except Gone as error:
+    except JobForgotten as error:
         return DeadLettered(str(error))
     except RetryableError as error:
         return Retry(str(error), DELAYS[0])

@@ -21,7 +21,7 @@ from eco2.consumers.progress import build_result, done_event
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.settle import close, conclude, settle
-from eco2.errors import DeadLetter, Gone, Malformed, RetryableError, TooLarge
+from eco2.errors import DeadLetter, JobForgotten, Malformed, RetryableError, TooLarge
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -188,7 +188,7 @@ class Worker:
                 end = build_result(pipeline, job_id, None, error, dict(state.usage))
                 await self._journal.put(done_event(pipeline, job_id, None, end, self._clock()))
                 self._metrics.job_ended(pipeline.name, end.status, end.code)
-        except (Gone, RetryableError) as unknown:
+        except (JobForgotten, RetryableError) as unknown:
             log.info("whose order it was cannot be said", why=str(unknown))
         await close(delivery, DeadLettered(str(why)))
         self._metrics.dead_letter(pipeline.name, error.code)

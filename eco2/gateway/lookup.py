@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from eco2.errors import Gone
+from eco2.errors import JobForgotten
 from eco2.gateway.problem import NotFound
 from eco2.job import JSON
 from eco2.journal.journal import Journal
@@ -36,7 +36,7 @@ class Lookup:
     async def known(self, job_id: str, owner: str | None) -> JobState:
         """The job as this replica knows it; one that it does not know is looked for behind a barrier.
 
-        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `Gone` (older than
+        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `JobForgotten` (older than
         the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
@@ -44,7 +44,7 @@ class Lookup:
             raise NotFound(self._pipeline)
         if state.cut:
             if owner is not None:
-                raise Gone("the journal no longer knows whose job this was; submit it again")
+                raise JobForgotten("the journal no longer knows whose job this was; submit it again")
         elif state.pipeline != self._pipeline or (owner is not None and state.owner != owner):
             raise NotFound(self._pipeline)
         return state

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
-from eco2.errors import Gone, InvalidInput, OverCapacity, PermanentError, RetryableError, SpendLimit
+from eco2.errors import InvalidInput, JobForgotten, OverCapacity, PermanentError, RetryableError, SpendLimit
 from eco2.event import sound
 from eco2.log import get_logger
 
@@ -108,7 +108,7 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
         OverCapacity: _over_capacity,
         InvalidInput: _invalid,
         ValidationError: _misfit,
-        Gone: _gone,
+        JobForgotten: _gone,
         RetryableError: unavailable,
         ClientDisconnect: _disconnected,
         HTTPException: _http,
@@ -147,7 +147,7 @@ async def _misfit(_: Request, error: Exception) -> Response:
 
 
 async def _gone(_: Request, error: Exception) -> Response:
-    return problem(410, Gone.code, str(error))
+    return problem(410, JobForgotten.code, str(error))
 
 
 async def _http(_: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from eco2.errors import BrokerUnavailable, Gone
+from eco2.errors import BrokerUnavailable, JobForgotten
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.feeds import Feeds
 from eco2.gateway.lookup import Lookup
@@ -144,7 +144,7 @@ class StreamEndpoint:
                 try:
                     async with asyncio.timeout(self._config.publish_timeout):
                         place = await self._locate(asked)
-                except (NotFound, Gone):
+                except (NotFound, JobForgotten):
                     return  # the client connects again and is told then
                 except (TimeoutError, BrokerUnavailable):
                     news.clear()

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from eco2.errors import Gone, Malformed
+from eco2.errors import JobForgotten, Malformed
 from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, remnant
@@ -26,7 +26,7 @@ class History:
         self._readers = asyncio.Semaphore(READERS)
 
     async def find(self, job_id: str) -> JobState | None:
-        """The job's last state, or None if there was never such a job. Raises `Gone`, `BrokerUnavailable`."""
+        """The job's last state, or None if there was never such a job. Raises `JobForgotten`, `BrokerUnavailable`."""
         born = id_time(job_id)
         if born is None or born > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it
@@ -98,5 +98,5 @@ class _Search:
 
     def result(self) -> JobState | None:
         if self._state is None and (self._known or self._cut):
-            raise Gone("the journal no longer holds this job; submit it again")
+            raise JobForgotten("the journal no longer holds this job; submit it again")
         return self._state

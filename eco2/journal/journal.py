@@ -187,7 +187,7 @@ class Journal:
     async def find(self, job_id: str) -> JobState | None:
         """The job's state, from the view or from further back; None only if there is no such job.
 
-        Raises `Gone` if the journal no longer reaches back that far, `BrokerUnavailable`.
+        Raises `JobForgotten` if the journal no longer reaches back that far, `BrokerUnavailable`.
         """
         return await self.recent(job_id) or await self._history.find(job_id)
 

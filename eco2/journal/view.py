@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from eco2.errors import BrokerUnavailable, Gone, Malformed
+from eco2.errors import BrokerUnavailable, JobForgotten, Malformed
 from eco2.event import (
     Event,
     IntakeEvent,
@@ -158,7 +158,7 @@ class View:
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is another than `seen` (the object itself) and returns it.
 
-        Raises `Gone` if the job leaves the view first, `BrokerUnavailable` if the journal itself is gone.
+        Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal itself is gone.
         """
         resets = self.resets
         while True:
@@ -166,7 +166,7 @@ class View:
             if state is not None and state is not seen:
                 return state
             if job_id in self._left:
-                raise Gone(f"job {job_id} has left the view; its time is over")
+                raise JobForgotten(f"job {job_id} has left the view; its time is over")
             if resets != self.resets or (state is None and seen is not None):
                 raise BrokerUnavailable(REPLACED)
             await self._changes.setdefault(job_id, asyncio.Event()).wait()

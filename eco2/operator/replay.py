@@ -19,7 +19,7 @@ from typing import Protocol
 
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
-from eco2.errors import BrokerUnavailable, Gone, RetryableError
+from eco2.errors import BrokerUnavailable, JobForgotten, RetryableError
 from eco2.event import queued
 from eco2.job import encode_order
 from eco2.journal.journal import Journal
@@ -65,7 +65,7 @@ async def room(journal: Journal, begun: Iterable[str], most: int) -> None:
         states = [state for job in begun if (state := journal.view.get(job)) is not None and not state.ended]
         if len(states) < most:
             return
-        with suppress(Gone):
+        with suppress(JobForgotten):
             await journal.view.change(states[0].job, states[0])
 
 

@@ -8,7 +8,7 @@ from typing import Never, Self
 import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
-from eco2.errors import Gone
+from eco2.errors import JobForgotten
 from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, Superseded, encode_events
 from eco2.job import JSON, new_id
 from eco2.journal.journal import Journal
@@ -130,7 +130,7 @@ async def test_an_unknown_id_is_unknown_and_a_foreign_one_needs_no_search() -> N
 async def test_an_id_older_than_the_journal_is_gone() -> None:
     async with World().process() as process:
         await process.submit()
-        with pytest.raises(Gone):
+        with pytest.raises(JobForgotten):
             await process.journal.find(new_id(VirtualClock.now() - 3600))
 
 
@@ -140,7 +140,7 @@ async def test_waiting_for_a_job_that_leaves_the_view_ends() -> None:
         state = await process.submit()
         waiting = asyncio.ensure_future(process.journal.view.change(state.job, state))
         await pass_by(process, KEEP + 1)
-        with pytest.raises(Gone):
+        with pytest.raises(JobForgotten):
             await waiting
 
 
