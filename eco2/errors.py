@@ -191,7 +191,7 @@ class JobForgotten(PermanentError):
     code = "GONE"
 
 
-class Malformed(PermanentError):
+class DecodeError(PermanentError):
     """A message on the wire that this version cannot read (not JSON, unknown version, missing fields)."""
 
     code = "MALFORMED"

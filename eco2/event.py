@@ -1,7 +1,7 @@
 """The durable facts about jobs, as frozen values and as JSON on the journal.
 
 One journal message is a batch: `{"v": 1, "events": [...]}`, in order. `docs/events.md` shows one of each.
-Readers ignore unknown fields and unknown kinds of event; a batch of an unknown version is `Malformed`.
+Readers ignore unknown fields and unknown kinds of event; a batch of an unknown version is `DecodeError`.
 `ts` is always Unix seconds.
 
 Guarantees: what is decoded has numbers and names in the bounds of this module, so no reader checks them.
@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.job import JSON, Job
 
 EVENTS_VERSION = 1
@@ -272,16 +272,16 @@ def sound(text: str) -> str:
 def decode_events(body: bytes) -> list[Event | None]:
     """The batch in order; None stands where this version does not know the event, so positions hold.
 
-    Raises `Malformed` for what is no batch or has an unknown version.
+    Raises `DecodeError` for what is no batch or has an unknown version.
     """
     if (batch := _known(body)) is not None:
         return list(batch.events)
     try:
         envelope = _envelope.decode(body)
     except _UNREADABLE as error:
-        raise Malformed(f"undecodable journal message: {error}") from error
+        raise DecodeError(f"undecodable journal message: {error}") from error
     if envelope.v != EVENTS_VERSION:
-        raise Malformed(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
+        raise DecodeError(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
     return [_decode_one(raw) for raw in envelope.events]
 
 

@@ -5,7 +5,7 @@ import uuid
 
 import msgspec
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 
 ORDER_VERSION = 1
 
@@ -51,14 +51,14 @@ def encode_order(job: Job) -> bytes:
 
 
 def decode_order(body: bytes) -> Job:
-    """The job of a work order. Raises `Malformed` for anything that this version cannot read."""
+    """The job of a work order. Raises `DecodeError` for anything that this version cannot read."""
     try:
         version = msgspec.json.decode(body, type=_Version).v
         if version != ORDER_VERSION:
-            raise Malformed(f"order of version {version}; this program reads {ORDER_VERSION}: upgrade it")
+            raise DecodeError(f"order of version {version}; this program reads {ORDER_VERSION}: upgrade it")
         return msgspec.json.decode(body, type=Order).job
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"undecodable order: {error}") from error
+        raise DecodeError(f"undecodable order: {error}") from error
 
 
 def new_id(now: float) -> str:

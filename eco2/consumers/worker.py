@@ -21,7 +21,7 @@ from eco2.consumers.progress import build_result, done_event
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.settle import close, conclude, settle
-from eco2.errors import DeadLetter, JobForgotten, Malformed, RetryableError, TooLarge
+from eco2.errors import DeadLetter, DecodeError, JobForgotten, RetryableError, TooLarge
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -33,7 +33,7 @@ from eco2.ports import Clock, Delivery, Subscription, WorkQueue, first_queue, jo
 FIRST_SHARE = 4
 """One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
 UNREADABLE = "the request could not be read: send it again"
-"""What clients read of an order that is `Malformed`."""
+"""What clients read of an order that is `DecodeError`."""
 UNKNOWN = "UNKNOWN"
 """The code of a dead letter whose job says nothing of it here."""
 
@@ -120,7 +120,7 @@ class Worker:
     def _deliver(self, group: asyncio.TaskGroup, pipeline: AnyPipeline, delivery: Delivery) -> None:
         try:
             job = decode_order(delivery.body)
-        except Malformed as error:
+        except DecodeError as error:
             group.create_task(self._bury(pipeline, delivery, error))
             return
         delivery.forget_body()  # a hundred pictures, held twice, are most of what a worker takes
@@ -177,7 +177,7 @@ class Worker:
                 return outcome
             run.renew()
 
-    async def _bury(self, pipeline: AnyPipeline, delivery: Delivery, why: Malformed) -> None:
+    async def _bury(self, pipeline: AnyPipeline, delivery: Delivery, why: DecodeError) -> None:
         """To the dead letters; if the message says whose order it was, and no good one has come before, that
         job ends as failed."""
         log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from eco2.errors import JobForgotten, Malformed
+from eco2.errors import DecodeError, JobForgotten
 from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, remnant
@@ -74,7 +74,7 @@ class _Search:
         """True once nothing more about the job is to be expected."""
         try:
             events = decode_events(record.body)
-        except Malformed:
+        except DecodeError:
             return False  # the view has counted and logged it
         for index, event in enumerate(events):
             if event is None:

@@ -10,7 +10,7 @@ import asyncio
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
-from eco2.errors import Malformed, RetryableError
+from eco2.errors import DecodeError, RetryableError
 from eco2.event import Spent, StageChanged, amount, decode_events
 from eco2.log import get_logger
 from eco2.ports import Clock, Record, Since, Stream
@@ -163,7 +163,7 @@ def _fold(spending: Spending, record: Record, now: float) -> None:
     spending.begin(record.offset)
     try:
         events = decode_events(record.body)
-    except Malformed:
+    except DecodeError:
         return  # whoever tails it has counted and logged it
     for event in events:
         if isinstance(event, Spent):

@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from eco2.errors import BrokerUnavailable, JobForgotten, Malformed
+from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten
 from eco2.event import (
     Event,
     IntakeEvent,
@@ -205,7 +205,7 @@ class View:
         self.spending.begin(record.offset)
         try:
             events = decode_events(record.body)
-        except Malformed as error:
+        except DecodeError as error:
             self._skip(record.offset, str(error))
             return
         for index, event in enumerate(events):

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import msgspec
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.job import Job, decode_order
 
 DEATHS: Mapping[str | None, str] = {
@@ -91,7 +91,7 @@ def _dead(name: str, letters: tuple[Letter, ...]) -> DeadJob:
     for letter in letters:
         try:
             return DeadJob(name, letters, decode_order(letter.body))
-        except Malformed as error:
+        except DecodeError as error:
             why = str(error)
     return DeadJob(name, letters, None, why)
 

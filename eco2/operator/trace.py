@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.event import Done, JobEvent, Released, RunStarted, decode_events
 from eco2.job import JSON
 from eco2.journal.state import TRUNCATED, EventId, JobState, apply, remnant
@@ -70,7 +70,7 @@ async def events(stream: Stream, state: JobState, newest: int) -> list[Event]:
         async for record in records:
             try:
                 batch = decode_events(record.body)
-            except Malformed:
+            except DecodeError:
                 batch = []  # the view has counted and logged it
             found += [
                 (EventId(record.offset, place), event)

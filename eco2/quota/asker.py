@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 
-from eco2.errors import CallTooLarge, GrantExpired, Malformed, PermanentError, RetryableError, StaleRun
+from eco2.errors import CallTooLarge, DecodeError, GrantExpired, PermanentError, RetryableError, StaleRun
 from eco2.log import get_logger
 from eco2.pacer import GUARD, Limits
 from eco2.ports import Claim, Clock, Rpc
@@ -206,7 +206,7 @@ class Asker:
             return granted
         try:
             return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE, express=True))
-        except (RetryableError, Malformed) as error:
+        except (RetryableError, DecodeError) as error:
             log.info("no word from the quota leader; asking again", why=str(error))
             return None
 

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 
-from eco2.errors import Malformed, RetryableError
+from eco2.errors import DecodeError, RetryableError
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits, Pacer
 from eco2.ports import Clock, Live, Rpc, Subscription
@@ -144,7 +144,7 @@ class Leader:
             if hearing.attached and not self._shadow.complete:
                 try:
                     reply = decode_reply(await self._rpc.ask(self._service, encode(Tell()), PATIENCE))
-                except (RetryableError, Malformed) as error:
+                except (RetryableError, DecodeError) as error:
                     log.info("the quota leader did not tell what was spent; asking again", why=str(error))
                 else:
                     if isinstance(reply, Told):
@@ -164,7 +164,7 @@ class Leader:
         self._requested = self._clock()
         try:
             request = decode_request(body)
-        except Malformed as error:
+        except DecodeError as error:
             return encode(Refused(code=MALFORMED, message=f"{error}: give all processes one version"))
         match request:
             case Office():
@@ -198,7 +198,7 @@ class Leader:
         """A copy of an ask that came the shorter way: granted if that is possible at once."""
         try:
             ask = decode_request(body)
-        except Malformed:
+        except DecodeError:
             return None
         granted = self._at_once(ask) if isinstance(ask, Ask) else None
         return None if granted is None else encode(granted)

@@ -4,7 +4,7 @@ from typing import TypeVar
 
 import msgspec
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.pacer import Limits, Past
 
 VERSION = 1
@@ -168,12 +168,12 @@ def encode(message: Request | Reply) -> bytes:
 
 
 def decode_request(body: bytes) -> Request:
-    """Raises `Malformed` for what this version cannot read."""
+    """Raises `DecodeError` for what this version cannot read."""
     return _decode(body, _request)
 
 
 def decode_reply(body: bytes) -> Reply:
-    """Raises `Malformed` for what this version cannot read."""
+    """Raises `DecodeError` for what this version cannot read."""
     return _decode(body, _reply)
 
 
@@ -181,7 +181,7 @@ def _decode(body: bytes, decoder: "msgspec.json.Decoder[Message]") -> Message:
     try:
         envelope = _envelope.decode(body)
         if envelope.v != VERSION:
-            raise Malformed(f"quota message of version {envelope.v}; this program reads {VERSION}")
+            raise DecodeError(f"quota message of version {envelope.v}; this program reads {VERSION}")
         return decoder.decode(envelope.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Malformed(f"undecodable quota message: {error}") from error
+        raise DecodeError(f"undecodable quota message: {error}") from error

@@ -6,7 +6,7 @@ from decimal import Decimal
 import msgspec
 import pytest
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.event import (
     CallCompleted,
     Done,
@@ -60,7 +60,7 @@ def test_unknown_fields_are_ignored() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff", b"[]", b"{}", b'{"v":2,"events":[]}', b'{"v":"1"}'])
 def test_what_is_no_batch_of_ours_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(DecodeError):
         decode_events(body)
 
 
@@ -112,12 +112,12 @@ def test_an_event_beyond_its_bounds_is_skipped_and_its_neighbours_are_read(event
 def test_lists_in_lists_without_end_are_malformed(depth: int) -> None:
     deep = b"[" * depth + b"]" * depth
     for body in (deep, b'{"v": 1, "events": [' + deep + b"]}"):
-        with pytest.raises(Malformed):
+        with pytest.raises(DecodeError):
             decode_events(body)
     inside = b'{"v": 1, "events": [{"type": "marker", "ts": 1, "id": "m", "x": ' + deep + b"}]}"
     try:
         decode_events(inside)
-    except Malformed:
+    except DecodeError:
         return
 
 

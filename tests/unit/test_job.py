@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from eco2.errors import Malformed
+from eco2.errors import DecodeError
 from eco2.job import Job, decode_order, encode_order, id_time, new_id
 
 JOB = Job(id="j", pipeline="scan", input={"image_url": "x"}, accepted=1.0, deadline=181.0, digest="d")
@@ -22,12 +22,12 @@ def test_unknown_fields_are_ignored() -> None:
 
 @pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b"{}", b'{"v":1}', b'{"v":1,"job":{"id":"j"}}'])
 def test_what_is_no_order_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(DecodeError):
         decode_order(body)
 
 
 def test_an_order_of_a_newer_version_says_which() -> None:
-    with pytest.raises(Malformed, match="version 2; this program reads 1"):
+    with pytest.raises(DecodeError, match="version 2; this program reads 1"):
         decode_order(b'{"v":2,"work":{}}')
 
 
@@ -51,5 +51,5 @@ def test_what_is_no_id_of_ours_has_no_time(text: str) -> None:
 
 def test_an_order_of_lists_without_end_is_malformed() -> None:
     for body in (b"[" * 100_000, b'{"v": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
-        with pytest.raises(Malformed):
+        with pytest.raises(DecodeError):
             decode_order(body)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco2.errors import CallTooLarge, Malformed, PermanentError, StaleRun
+from eco2.errors import CallTooLarge, DecodeError, PermanentError, StaleRun
 from eco2.pacer import Limits, Past
 from eco2.quota.asker import refusal
 from eco2.quota.message import (
@@ -71,9 +71,9 @@ def test_unknown_fields_are_ignored() -> None:
     ],
 )
 def test_what_cannot_be_read_is_malformed(body: bytes) -> None:
-    with pytest.raises(Malformed):
+    with pytest.raises(DecodeError):
         decode_reply(body)
-    with pytest.raises(Malformed):
+    with pytest.raises(DecodeError):
         decode_request(body)
 
 
