@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
 from eco2.brokers import open_broker, quota_service, topology
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.journal.journal import MAX_REPLY_BYTES, Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
@@ -57,10 +57,10 @@ class Listening:
 
 
 def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
-    """The pipelines that `ECO2_PIPELINES` names, checked. Raises `StartError`."""
+    """The pipelines that `ECO2_PIPELINES` names, checked. Raises `ConfigurationError`."""
     loaded = tuple(load(reference) for reference in settings.pipeline_imports)
     if wrong := problems(loaded):
-        raise StartError("\n".join(["Wrong pipelines:", *wrong]))
+        raise ConfigurationError("\n".join(["Wrong pipelines:", *wrong]))
     for pipeline in loaded:
         if pipeline.check is not None:
             pipeline.check()
@@ -107,7 +107,7 @@ async def process(
 ) -> AsyncIterator[list[Component]]:
     """The components of a process of this role, for `service.run`. `stop` is the process's own event.
 
-    Raises `StartError` where something that the role needs is missing.
+    Raises `ConfigurationError` where something that the role needs is missing.
     """
     listening = listening or Listening()
     loaded = pipelines(settings)

@@ -6,7 +6,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from eco2.broker.topology import Topology
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
 from eco2.settings import Settings
@@ -29,18 +29,18 @@ def quota_service(provider: str) -> str:
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
-    """The queues and exchanges that are needed. Raises `StartError` for a name that cannot be."""
+    """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be."""
     names = tuple(pipeline.name for pipeline in pipelines)
     try:
         return Topology(settings.prefix, names, services(settings), ceil(settings.retention_hours))
     except ValueError as error:
-        raise StartError(str(error)) from error
+        raise ConfigurationError(str(error)) from error
 
 
 def open_broker(settings: Settings, needed: Topology, process: str, *, alone: bool) -> Broker:
     """A broker object for a process of this name; nothing is connected yet.
 
-    `alone`: all that uses the broker runs in this process. Raises `StartError` where a URL is missing.
+    `alone`: all that uses the broker runs in this process. Raises `ConfigurationError` where a URL is missing.
     """
     if settings.amqp_url is not None:
         from eco2.broker.rabbitmq import RabbitMQ
@@ -49,7 +49,7 @@ def open_broker(settings: Settings, needed: Topology, process: str, *, alone: bo
             settings.amqp_url, needed, f"eco2 {process}", settings.heartbeat, settings.publish_timeout
         )
     if not alone:
-        raise StartError(
+        raise ConfigurationError(
             f"`eco2 {process}` needs a broker: set ECO2_AMQP_URL, or use `eco2 serve` for all in one process"
         )
     from eco2.broker.embedded import Embedded
@@ -74,7 +74,7 @@ async def inspect(settings: Settings, needed: Topology) -> "Inspection":
 
 
 async def apply(settings: Settings, needed: Topology) -> None:
-    """Makes at the broker what is missing. Raises `StartError` for differences, `BrokerUnavailable`."""
+    """Makes at the broker what is missing. Raises `ConfigurationError` for differences, `BrokerUnavailable`."""
     from eco2.broker import rabbitmq
 
     await rabbitmq.apply(_url(settings), needed)
@@ -83,7 +83,7 @@ async def apply(settings: Settings, needed: Topology) -> None:
 def letters(
     settings: Settings, needed: Topology, limit: int = 1000
 ) -> AbstractAsyncContextManager[list["Letter"]]:
-    """The oldest dead letters, held while the block lasts. Raises `StartError`, `BrokerUnavailable`."""
+    """The oldest dead letters, held while the block lasts. Raises `ConfigurationError`, `BrokerUnavailable`."""
     from eco2.broker import rabbitmq
 
     url = _url(settings, "the dead letters of the broker in memory end with its process")
@@ -92,5 +92,5 @@ def letters(
 
 def _url(settings: Settings, otherwise: str = "the broker in memory makes what it needs by itself") -> str:
     if settings.amqp_url is None:
-        raise StartError(f"set ECO2_AMQP_URL: {otherwise}")
+        raise ConfigurationError(f"set ECO2_AMQP_URL: {otherwise}")
     return settings.amqp_url

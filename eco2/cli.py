@@ -15,7 +15,7 @@ from eco2 import __version__
 from eco2.commands import dead, intake, jobs
 from eco2.commands.start import run as _run
 from eco2.commands.start import settings as _settings
-from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
+from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
 from eco2.sizetable import show_size
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ def fake_openai(
     from eco2.service import stop_on_signals
 
     if importlib.util.find_spec("bpe_openai") is None:
-        raise StartError("the fake provider needs a tokenizer: run pip install 'eco2[fake]'")
+        raise ConfigurationError("the fake provider needs a tokenizer: run pip install 'eco2[fake]'")
     from eco2.fake.server import serve as serve_fake
 
     config = FakeConfig(
@@ -279,7 +279,7 @@ def _leaf(error: BaseException) -> BaseException:
 
 def _code(error: Eco2Error) -> int:
     match error:
-        case StartError():
+        case ConfigurationError():
             return 2
         case RetryableError():
             return 4

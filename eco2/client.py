@@ -22,7 +22,7 @@ from typing import BinaryIO, Self, TypeVar
 import httpx
 import msgspec
 
-from eco2.errors import Eco2Error, PermanentError, RetryableError, StartError
+from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
 from eco2.job import JSON
 from eco2.pipeline import Upload
@@ -100,7 +100,7 @@ class Client:
 
     `connections`: how many requests and streams it may have open at once. `patience`: seconds without any
     answer after which it gives up. `headers`: sent with every request, such as the one that says who asks.
-    Use it in `async with`, or call `aclose` at the end. Raises `StartError` for what is no base URL.
+    Use it in `async with`, or call `aclose` at the end. Raises `ConfigurationError` for what is no base URL.
     """
 
     def __init__(
@@ -225,7 +225,9 @@ class Client:
         try:
             return self._base.join(path)
         except (httpx.InvalidURL, ValueError, TypeError) as error:
-            raise StartError(f"{path!r} is no URL of a job ({error}); keep what `submit` returned") from error
+            raise ConfigurationError(
+                f"{path!r} is no URL of a job ({error}); keep what `submit` returned"
+            ) from error
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         failures, began = 0, time.monotonic()
@@ -361,9 +363,11 @@ def _base(url: str) -> httpx.URL:
     try:
         base = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise StartError(f"{url!r} is no URL of a gateway ({error}); write http://host:8000") from error
+        raise ConfigurationError(
+            f"{url!r} is no URL of a gateway ({error}); write http://host:8000"
+        ) from error
     if base.scheme not in ("http", "https") or not base.host:
-        raise StartError(f"{url!r} is no URL of a gateway; write http://host:8000")
+        raise ConfigurationError(f"{url!r} is no URL of a gateway; write http://host:8000")
     return base
 
 

@@ -1,6 +1,6 @@
 """The settings as environment variables: read at start, explained where they are wrong, shown as a table.
 
-Guarantees: `load` either returns settings that agree with each other or raises one StartError that names
+Guarantees: `load` either returns settings that agree with each other or raises one ConfigurationError that names
 every wrong variable and what to do about it; no text shows a secret. `docs/settings.md` is `markdown()`;
 `make check` compares them.
 """
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.remote import clean, shown
 from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts
 from eco2.sizing import size
@@ -22,7 +22,7 @@ from eco2.variables import of_services
 
 
 def load(given: Mapping[str, str | int] | None = None) -> Settings:
-    """The settings of this process: `given` by field, else the environment's. Raises StartError."""
+    """The settings of this process: `given` by field, else the environment's. Raises ConfigurationError."""
     wrong = unknown(os.environ)
     try:
         settings = Settings(**(given or {}))  # type: ignore[arg-type]  # checked by the model
@@ -33,7 +33,7 @@ def load(given: Mapping[str, str | int] | None = None) -> Settings:
     else:
         if not wrong:
             return settings
-    raise StartError("\n".join(["Wrong settings:", *wrong])) from None
+    raise ConfigurationError("\n".join(["Wrong settings:", *wrong])) from None
 
 
 def unknown(environment: Mapping[str, str]) -> list[str]:

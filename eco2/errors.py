@@ -2,7 +2,7 @@
 
 * `RetryableError`: the same step may succeed later; nothing is wrong with the job.
 * `PermanentError`: this job cannot succeed; it ends as failed with `code`.
-* `StartError`: the process cannot start as it is configured; the message says what to change.
+* `ConfigurationError`: the process cannot start as it is configured; the message says what to change.
 """
 
 from typing import Literal
@@ -17,7 +17,7 @@ class Eco2Error(Exception):
     for_clients: str | None = None
 
 
-class StartError(Eco2Error):
+class ConfigurationError(Eco2Error):
     """The configuration or the environment does not let the process start."""
 
 

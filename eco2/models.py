@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.ports import Model
 from eco2.settings import ProviderSettings, Settings
 
@@ -25,13 +25,13 @@ class Offer:
 
 
 def offers(settings: Settings) -> tuple[Offer, ...]:
-    """Every provider of this installation, in order of preference. Raises `StartError`."""
+    """Every provider of this installation, in order of preference. Raises `ConfigurationError`."""
     found = [Offer(name, remote.model, remote) for name, remote in settings.remotes.items()]
     if not found or settings.default_model == LOCAL:
         found.append(Offer(LOCAL, LOCAL, None))
     names = tuple(dict.fromkeys(offer.model for offer in found))
     if settings.default_model is not None and settings.default_model not in names:
-        raise StartError(
+        raise ConfigurationError(
             f"ECO2_DEFAULT_MODEL={settings.default_model} is not among {', '.join(names)}: set "
             "OPENAI_API_KEY and ECO2_OPENAI_MODEL (or ECO2_PROVIDERS__…) for a provider's, or unset it"
         )
@@ -39,7 +39,7 @@ def offers(settings: Settings) -> tuple[Offer, ...]:
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
-    """The models that clients may pin, in order of preference. Raises `StartError`."""
+    """The models that clients may pin, in order of preference. Raises `ConfigurationError`."""
     return tuple(dict.fromkeys(offer.model for offer in offers(settings)))
 
 
@@ -47,7 +47,7 @@ def model_names(settings: Settings) -> tuple[str, ...]:
 async def open_models(
     settings: Settings, on_limits: OnLimits
 ) -> AsyncIterator[Sequence[tuple[Offer, Model]]]:
-    """Every offer with its model, ready to be called. Raises `StartError`."""
+    """Every offer with its model, ready to be called. Raises `ConfigurationError`."""
     async with AsyncExitStack() as stack:
         yield [(offer, await _open(settings, offer, on_limits, stack)) for offer in offers(settings)]
 

@@ -28,7 +28,7 @@ from eco2.call import (
     UnreadableAnswer,
     Usage,
 )
-from eco2.errors import InputRefused, InvalidInput, PermanentError, RetryableError, StartError
+from eco2.errors import ConfigurationError, InputRefused, InvalidInput, PermanentError, RetryableError
 from eco2.job import JSON
 
 __all__ = [
@@ -156,7 +156,7 @@ class Pipeline(Generic[Input]):
     work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
     field, each with the member of `input` that it stands for. `routes`: further `GET /<name>/<path>`
     documents.
-    `check()` runs once when a process starts and raises `StartError` if the pipeline's data is not whole.
+    `check()` runs once when a process starts and raises `ConfigurationError` if the pipeline's data is not whole.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
     """
@@ -182,12 +182,14 @@ AnyPipeline = Pipeline[Any]
 
 
 def load(reference: str) -> AnyPipeline:
-    """Imports the pipeline that a string such as `eco2.stages:scan` names. Raises `StartError`."""
+    """Imports the pipeline that a string such as `eco2.stages:scan` names. Raises `ConfigurationError`."""
     name, _, attribute = reference.partition(":")
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a module's own code may raise anything
-        raise StartError(f"ECO2_PIPELINES: cannot import {reference!r}: {_why(name, error)}") from error
+        raise ConfigurationError(
+            f"ECO2_PIPELINES: cannot import {reference!r}: {_why(name, error)}"
+        ) from error
     found = getattr(module, attribute, None)
     if isinstance(found, Pipeline):
         return found
@@ -195,7 +197,7 @@ def load(reference: str) -> AnyPipeline:
     near = difflib.get_close_matches(attribute, there, n=1)
     meant = f"did you mean {name}:{near[0]}?" if near else f"its pipelines: {', '.join(there) or 'none'}"
     what = f"is a {type(found).__name__}, not a Pipeline" if hasattr(module, attribute) else "does not exist"
-    raise StartError(f"ECO2_PIPELINES: {reference!r} {what}; {meant}")
+    raise ConfigurationError(f"ECO2_PIPELINES: {reference!r} {what}; {meant}")
 
 
 def _why(module: str, error: BaseException) -> str:

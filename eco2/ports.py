@@ -259,7 +259,7 @@ class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
     async def run(self, stop: asyncio.Event) -> None:
         """Connects, attaches every subscription, repairs both for ever; closes when `stop` is set.
 
-        Raises `StartError` if the topology at the broker is not the one that this program needs.
+        Raises `ConfigurationError` if the topology at the broker is not the one that this program needs.
         """
 
 

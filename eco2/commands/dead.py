@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from eco2.commands import start
-from eco2.errors import PermanentError, StartError
+from eco2.errors import ConfigurationError, PermanentError
 
 if TYPE_CHECKING:
     from eco2.commands.session import Session
@@ -265,7 +265,7 @@ def _chosen(found: dict[str, Row], ids: Sequence[str] | None) -> list[Row]:
 
 def _named(ids: Sequence[str] | None, everything: bool) -> None:
     if bool(ids) == everything:
-        raise StartError("say which jobs: their ids, or --all")
+        raise ConfigurationError("say which jobs: their ids, or --all")
 
 
 def _agreed(question: str) -> bool:

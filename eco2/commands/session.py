@@ -13,7 +13,7 @@ from eco2 import brokers, service
 from eco2.assembly import pipelines
 from eco2.broker.topology import Topology
 from eco2.commands.waiting import waiting
-from eco2.errors import Eco2Error, JobForgotten, StartError
+from eco2.errors import ConfigurationError, Eco2Error, JobForgotten
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.operator.letters import Letter
@@ -58,16 +58,18 @@ class Session:
 
 @asynccontextmanager
 async def session(settings: Settings, command: str) -> AsyncIterator[Session]:
-    """Open while the block lasts. Raises `StartError` for wrong settings, `BrokerUnavailable`."""
+    """Open while the block lasts. Raises `ConfigurationError` for wrong settings, `BrokerUnavailable`."""
     if settings.amqp_url is None:
-        raise StartError(
+        raise ConfigurationError(
             f"`eco2 {command}` works on the RabbitMQ of gateways and workers: set ECO2_AMQP_URL to it"
         )
     loaded = pipelines(settings)
     topology = brokers.topology(settings, loaded)
     with waiting("the broker"):
         if differences := await brokers.check(settings, topology):
-            raise StartError("\n".join(["no installation is at this broker (ECO2_PREFIX?):", *differences]))
+            raise ConfigurationError(
+                "\n".join(["no installation is at this broker (ECO2_PREFIX?):", *differences])
+            )
     broker = brokers.open_broker(settings, topology, command, alone=False)
     journal = Journal(broker, settings.view_minutes * 60, time.time)
     stop = asyncio.Event()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.fake.faults import Fault
 
 Charge = Literal["request", "input", "usage"]
@@ -71,19 +71,21 @@ class FakeConfig:
 
     def __post_init__(self) -> None:
         if ANSWER not in self.kinds:
-            raise StartError(
+            raise ConfigurationError(
                 f"the fake provider's kinds have no {ANSWER!r}: add it, other kinds fall back to it"
             )
         if not 0 <= self.first_token_fraction <= 1:
-            raise StartError(
+            raise ConfigurationError(
                 f"first_token_fraction is {self.first_token_fraction}: give a number from 0 to 1"
             )
         if self.scale < 0 or self.chunks < 1 or self.window_seconds <= 0 or self.log_size < 1:
-            raise StartError("scale must be ≥ 0; chunks, log_size ≥ 1; window_seconds > 0")
+            raise ConfigurationError("scale must be ≥ 0; chunks, log_size ≥ 1; window_seconds > 0")
         if self.job_pattern is not None and not _has_group(self.job_pattern):
-            raise StartError(f"job_pattern {self.job_pattern!r}: give a regular expression with one group")
+            raise ConfigurationError(
+                f"job_pattern {self.job_pattern!r}: give a regular expression with one group"
+            )
         if any(limit is not None and limit < 1 for limit in (self.rpm, self.tpm)):
-            raise StartError("rpm and tpm must be ≥ 1, or None for no limit")
+            raise ConfigurationError("rpm and tpm must be ≥ 1, or None for no limit")
 
     def kind(self, name: str) -> Kind:
         """The behaviour of calls of this kind; an unknown kind behaves like `answer`."""

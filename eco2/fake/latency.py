@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import NormalDist
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 
 Z99 = NormalDist().inv_cdf(0.99)
 
@@ -32,13 +32,13 @@ def from_mean_and_p99(mean: float, p99: float) -> LogNormal:
     """The log-normal with this mean and 99th percentile, in seconds.
 
     ln p99 − ln mean = z·σ − σ²/2 has the smaller root σ = z − √(z² − 2 ln(p99/mean)). No log-normal has a
-    p99 below its mean on that branch, nor one above e^(z²/2) ≈ 14.97 × its mean: those raise StartError.
+    p99 below its mean on that branch, nor one above e^(z²/2) ≈ 14.97 × its mean: those raise ConfigurationError.
     """
     if not 0 < mean <= p99:
-        raise StartError(f"latency: mean {mean} and p99 {p99} s do not fit: give 0 < mean ≤ p99")
+        raise ConfigurationError(f"latency: mean {mean} and p99 {p99} s do not fit: give 0 < mean ≤ p99")
     root = Z99 * Z99 - 2 * math.log(p99 / mean)
     if root < 0:
-        raise StartError(f"latency: p99 {p99} s is over 14.9 × the mean {mean} s: give a smaller p99")
+        raise ConfigurationError(f"latency: p99 {p99} s is over 14.9 × the mean {mean} s: give a smaller p99")
     sigma = Z99 - math.sqrt(root)
     return LogNormal(mu=math.log(mean) - sigma * sigma / 2, sigma=sigma)
 

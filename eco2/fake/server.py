@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import uvicorn
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.fake.app import build
 from eco2.fake.config import FakeConfig
 from eco2.fake.connection import ResettableProtocol
@@ -45,7 +45,7 @@ async def serve(
 ) -> None:
     """Serves until `stop` is set. Port 0 takes a free one; `on_port` gets the real one once it listens.
 
-    Raises StartError if the port cannot be had, or the log file cannot be written.
+    Raises ConfigurationError if the port cannot be had, or the log file cannot be written.
     """
     with ExitStack() as resources:
         listener = resources.enter_context(_bind(host, port))
@@ -79,7 +79,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:
-        raise StartError(
+        raise ConfigurationError(
             f"cannot listen on {host}:{port} ({error}): choose another --port, 0 for any"
         ) from error
 
@@ -88,4 +88,6 @@ def _open(path: str) -> BinaryIO:
     try:
         return open(path, "ab", buffering=0)
     except OSError as error:
-        raise StartError(f"cannot write the call log {path} ({error}): choose another path") from error
+        raise ConfigurationError(
+            f"cannot write the call log {path} ({error}): choose another path"
+        ) from error

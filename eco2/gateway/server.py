@@ -17,7 +17,7 @@ from typing import cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.gateway.protocol import ConnectionLimits, Protocol
 from eco2.log import get_logger
 
@@ -70,7 +70,7 @@ async def serve(
 ) -> None:
     """Serves until `stop` is set and open responses have ended. Port 0 takes a free one.
 
-    `on_port(port)` is called when it listens. Raises `StartError`, with `advice`, if it cannot.
+    `on_port(port)` is called when it listens. Raises `ConfigurationError`, with `advice`, if it cannot.
     """
     limits = within_open_files(limits or ConnectionLimits())
     listener = _listen(host, port, advice)
@@ -95,7 +95,7 @@ async def serve(
         started = await _run(server, listener)
         watcher.cancel()
     if not started:
-        raise StartError("the HTTP application did not start; the log says why")
+        raise ConfigurationError("the HTTP application did not start; the log says why")
     log.info("closed", host=host, port=bound)
 
 
@@ -142,4 +142,4 @@ def _listen(host: str, port: int, advice: str) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         reason = str(error).partition(" (while attempting")[0]
-        raise StartError(f"cannot listen on {host}:{port}: {reason}; {advice}") from error
+        raise ConfigurationError(f"cannot listen on {host}:{port}: {reason}; {advice}") from error

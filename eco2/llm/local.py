@@ -55,7 +55,7 @@ class LocalModel:
 
 
 async def open_local() -> LocalModel:
-    """The model, ready to answer. Raises `StartError` where `eco2[local]` is not installed."""
+    """The model, ready to answer. Raises `ConfigurationError` where `eco2[local]` is not installed."""
     from eco2.llm.classifier import open_classifier
 
     return LocalModel(await asyncio.to_thread(open_classifier))

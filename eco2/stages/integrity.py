@@ -7,7 +7,7 @@ every label of the local classifier leads to an item, and every text exists in b
 
 from collections.abc import Iterator, Mapping
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.stages.documents import Document, documents
 from eco2.stages.labels import known_labels
 from eco2.stages.language import Text
@@ -17,14 +17,18 @@ from eco2.stages.taxonomy import ENGLISH, Major, Middle, Taxonomy, major_of, tax
 
 
 def check() -> None:
-    """Reads all data once, about 50 ms. Raises `StartError` that names what is missing or wrong."""
+    """Reads all data once, about 50 ms. Raises `ConfigurationError` that names what is missing or wrong."""
     try:
         known_labels()
         found = list(problems(taxonomy(), documents(), characters()))
     except (ValueError, OSError) as error:
-        raise StartError(f"the scan's data cannot be read: {error}; correct eco2/stages/data") from error
+        raise ConfigurationError(
+            f"the scan's data cannot be read: {error}; correct eco2/stages/data"
+        ) from error
     if found:
-        raise StartError(f"the scan's data is not whole: {'; '.join(found)}; correct eco2/stages/data")
+        raise ConfigurationError(
+            f"the scan's data is not whole: {'; '.join(found)}; correct eco2/stages/data"
+        )
 
 
 def problems(

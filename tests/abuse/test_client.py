@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from eco2.client import Client, ClientJob, Eco2Error, Refused, Unavailable
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.eventstream import MAX_EVENT, BrokenEvent, EventLines
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -178,7 +178,7 @@ async def test_a_job_that_is_none_is_refused(url: str) -> None:
             client.result(ClientJob("j", url, url)),
             anext(client.events(ClientJob("j", url, url))),
         ):
-            with pytest.raises((StartError, Unavailable)):
+            with pytest.raises((ConfigurationError, Unavailable)):
                 await attempt
 
 

@@ -19,7 +19,7 @@ from unittest.mock import patch
 import yaml
 
 from eco2.environment import load
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from tests.chart.renderings import CHART, Rendering, refused, renderings
 from tests.chart.schemas import UNCHECKED, Schema, schemas
 
@@ -83,7 +83,7 @@ def settings(manifests: list[Manifest]) -> list[str]:
     try:
         with patch.dict(os.environ, {**variables, **secret}):
             load()
-    except StartError as error:
+    except ConfigurationError as error:
         return [str(error)]
     return []
 

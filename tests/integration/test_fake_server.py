@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from bench.fake_capacity import measure
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.fake.config import ANSWER, Charge, FakeConfig, Kind
 from eco2.fake.latency import from_mean_and_p99, uniform
 from eco2.fake.server import serve
@@ -118,7 +118,7 @@ async def test_jobs_are_named_by_their_text_where_a_pattern_finds_a_name() -> No
 
 @pytest.mark.parametrize("pattern", ["case", "(a)(b)", "("])
 def test_a_pattern_without_exactly_one_group_fails_at_start(pattern: str) -> None:
-    with pytest.raises(StartError, match="one group"):
+    with pytest.raises(ConfigurationError, match="one group"):
         FakeConfig(job_pattern=pattern)
 
 
@@ -158,9 +158,9 @@ async def test_a_port_or_a_log_that_cannot_be_had_is_said_at_start() -> None:
     stop = asyncio.Event()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(StartError, match="choose another --port"):
+        with pytest.raises(ConfigurationError, match="choose another --port"):
             await serve(FakeConfig(), "127.0.0.1", port, stop, lambda port: None)
-    with pytest.raises(StartError, match="choose another path"):
+    with pytest.raises(ConfigurationError, match="choose another path"):
         await serve(FakeConfig(log_path="/nowhere/calls"), "127.0.0.1", 0, stop, lambda port: None)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.event import Queued
 from eco2.gateway.app import build_probes
 from eco2.gateway.problem import handlers
@@ -156,7 +156,10 @@ async def test_a_defect_is_a_500_in_the_same_shape_without_its_secrets() -> None
 
 
 async def test_a_port_in_use_says_so() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(StartError, match="choose another"):
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(ConfigurationError, match="choose another"),
+    ):
         await serve(Starlette(), "127.0.0.1", taken.getsockname()[1], asyncio.Event(), print)
 
 
@@ -164,7 +167,7 @@ async def test_an_application_that_does_not_start_is_a_start_error() -> None:
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("no lifespan for you")
 
-    with pytest.raises(StartError, match="did not start"):
+    with pytest.raises(ConfigurationError, match="did not start"):
         await serve(app, "127.0.0.1", 0, asyncio.Event(), print)
 
 

@@ -12,7 +12,7 @@ import pytest
 from eco2.broker.rabbitmq import Letter, RabbitMQ
 from eco2.client import ClientJob
 from eco2.commands import dead, intake, jobs
-from eco2.errors import PermanentError, StartError
+from eco2.errors import ConfigurationError, PermanentError
 from eco2.job import new_id
 from eco2.journal.journal import Journal
 from eco2.operator.dead import DeadRow
@@ -293,5 +293,5 @@ async def test_the_program_prints_tables_and_json_and_says_by_its_exit_code_what
 async def test_a_wrong_prefix_makes_nothing_at_the_broker(here: Installation, prefix: str) -> None:
     elsewhere = here.settings.model_copy(update={"prefix": f"{prefix}x"})
     for _ in range(2):
-        with pytest.raises(StartError, match="ECO2_PREFIX"):
+        with pytest.raises(ConfigurationError, match="ECO2_PREFIX"):
             await jobs.listed(elsewhere, None, None)

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from eco2 import brokers
 from eco2.broker.rabbitmq import Letter, apply, letters
 from eco2.broker.topology import DELIVERY_LIMIT, Topology
-from eco2.errors import BrokerUnavailable, DeliveryLost, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost
 from eco2.ports import DEAD, Broker, Delivery
 from eco2.settings import Settings
 from tests.conformance.harness import FIRST, PATIENCE, QUEUE, Brokers, Received, publish
@@ -190,7 +190,7 @@ async def test_letters_of_a_lost_connection_are_back_and_dropping_says_so(
 async def test_what_cannot_be_read_says_why(amqp_url: str, topology: Topology) -> None:
     with pytest.raises(BrokerUnavailable, match="ECO2_AMQP_URL"):
         await bodies("amqp://guest:guest@127.0.0.1:1/", topology)
-    with pytest.raises(StartError, match="login"):
+    with pytest.raises(ConfigurationError, match="login"):
         await bodies(amqp_url.replace("guest:guest@", "guest:wrong@"), topology)
     with pytest.raises(BrokerUnavailable, match="topology check"):
         await bodies(amqp_url, Topology(f"{topology.prefix}.nowhere"))

@@ -10,7 +10,7 @@ from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq import RabbitMQ, apply, inspect
 from eco2.broker.rabbitmq.connect import AccessRefused, connect
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, PublishUncertain, StartError, TooLarge
+from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain, TooLarge
 from eco2.event import Marker, decode_events
 from eco2.journal.outbox import Outbox
 from eco2.ports import First
@@ -83,7 +83,7 @@ async def test_a_process_over_the_limit_of_connections_waits_and_says_whose_limi
 async def test_a_limit_of_queues_is_named_and_nothing_is_to_be_deleted_for_another_prefix(
     node: Node, prefix: str
 ) -> None:
-    with pytest.raises(StartError) as refused:
+    with pytest.raises(ConfigurationError) as refused:
         await apply(url(node, "two"), Topology(prefix, pipelines=("scan",)))
     text = str(refused.value)
     assert "queue limit" in text
@@ -120,7 +120,7 @@ async def test_a_password_that_is_refused_later_ends_nothing_and_at_the_start_it
         await asyncio.to_thread(node.ctl, "close_all_connections", "--global", "rotation")
         await eventually(lambda: said(caplog, "refuses the login"))
         assert not broker.ready
-        with pytest.raises(StartError, match="refuses the login"):
+        with pytest.raises(ConfigurationError, match="refuses the login"):
             await RabbitMQ(url(node, "three"), Topology(prefix, pipelines=("scan",))).run(asyncio.Event())
         assert not task.done()
         await asyncio.to_thread(node.ctl, "change_password", "lodger", "first")

@@ -9,7 +9,7 @@ from pamqp.common import FieldTable
 
 from eco2.broker.rabbitmq import RabbitMQ, apply, check
 from eco2.broker.topology import Exchange, Topology
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError
 from tests.conformance.rabbitmq_node import delete
 
 UNREACHABLE = "amqp://guest:guest@127.0.0.1:1/"
@@ -54,7 +54,7 @@ async def test_a_process_does_not_start_on_another_topology_and_says_every_diffe
     async with await aio_pika.connect(amqp_url) as connection, connection.channel() as channel:
         await channel.declare_queue(jobs, durable=True, arguments=arguments)
         await channel.declare_exchange(live, "fanout", durable=True)
-    with pytest.raises(StartError) as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         async with asyncio.timeout(20):
             await RabbitMQ(amqp_url, topology).run(asyncio.Event())
     text = str(refusal.value)
@@ -95,8 +95,8 @@ async def test_an_unreachable_broker_and_a_refused_login_are_told_apart(
     with pytest.raises(BrokerUnavailable, match="ECO2_AMQP_URL"):
         await check(UNREACHABLE, topology)
     wrong = amqp_url.replace("guest:guest@", "guest:wrong@")
-    with pytest.raises(StartError, match="login"):
+    with pytest.raises(ConfigurationError, match="login"):
         await check(wrong, topology)
-    with pytest.raises(StartError, match="login"):
+    with pytest.raises(ConfigurationError, match="login"):
         async with asyncio.timeout(20):
             await RabbitMQ(wrong, topology).run(asyncio.Event())

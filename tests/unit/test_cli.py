@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from eco2 import __version__, cli
 from eco2.environment import load
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.settings import Settings
 
 COMMANDS = [
@@ -139,7 +139,7 @@ def test_the_cause_within_nested_groups_decides_the_exit_code(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fail() -> None:
-        raise ExceptionGroup("outer", [ExceptionGroup("inner", [StartError("change this")])])
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [ConfigurationError("change this")])])
 
     monkeypatch.setattr(cli, "app", fail)
     assert exit_of(monkeypatch) == 2

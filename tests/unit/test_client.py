@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eco2.client import LONGEST_PAUSE, Client, ClientEvent, ClientJob, pause
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.eventstream import EventLines, LiveTexts
 
 STREAM = (
@@ -82,7 +82,7 @@ def test_live_text_that_begins_anew_says_so_and_other_stages_do_not_mix() -> Non
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1"])
 def test_a_base_url_that_cannot_be_is_refused_at_once(url: str) -> None:
-    with pytest.raises(StartError, match="http://host:8000"):
+    with pytest.raises(ConfigurationError, match="http://host:8000"):
         Client(url)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from eco2 import remote
 from eco2.environment import load, overview
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 
 KEY = "sk-proj-4f7Q"
 WRAPPERS = ["{}\n", "{}\r\n", " {}\t", "\ufeff{}", "\u200b{}\u200b", '"{}"', "'{}'", "“{}”", "‘{}’", "„{}“",
@@ -51,7 +51,7 @@ def test_a_key_that_no_header_can_carry_stops_the_start(
     monkeypatch.setenv("ECO2_PROVIDERS__G__API_KEY", KEY)
     monkeypatch.setenv("ECO2_PROVIDERS__G__MODEL", "m")
     monkeypatch.setenv(name, key)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load()
     assert name in str(caught.value)
     assert "sk-" not in str(caught.value)
@@ -71,7 +71,7 @@ def test_a_url_that_cannot_be_called_stops_the_start(
     monkeypatch.setenv("ECO2_PROVIDERS__G__API_KEY", KEY)
     monkeypatch.setenv("ECO2_PROVIDERS__G__MODEL", "m")
     monkeypatch.setenv(name, url)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load()
     assert name in str(caught.value)
 
@@ -84,7 +84,7 @@ def test_a_model_name_with_blanks_stops_the_start(
     monkeypatch.setenv("ECO2_PROVIDERS__G__API_KEY", KEY)
     monkeypatch.setenv("ECO2_PROVIDERS__G__MODEL", "m")
     monkeypatch.setenv(name, model)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load()
     assert name in str(caught.value)
 
@@ -98,7 +98,7 @@ def test_a_login_in_a_url_is_never_shown(name: str, url: str, monkeypatch: pytes
     monkeypatch.setenv(name, url)
     try:
         text = "\n".join(overview(load()))
-    except StartError as error:
+    except ConfigurationError as error:
         text = str(error)
     assert "cret" not in text
     assert "ann" not in text

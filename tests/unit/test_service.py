@@ -22,7 +22,7 @@ from eco2.consumers.calls import Calls
 from eco2.consumers.fence import Fence
 from eco2.consumers.provider import Provider, Providers
 from eco2.consumers.worker import Worker
-from eco2.errors import BrokerUnavailable, Eco2Error, InvalidInput, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
@@ -301,11 +301,11 @@ async def test_a_worker_that_leaves_some_of_the_budget_unused_says_so(
 @pytest.mark.usefixtures("_no_settings_around")
 async def test_a_pipeline_whose_data_is_not_whole_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     def check() -> None:
-        raise StartError("a table is missing")
+        raise ConfigurationError("a table is missing")
 
     pipeline = replace(PIPELINE, check=check)
     monkeypatch.setattr("tests.support.world.PIPELINE", pipeline)
-    with pytest.raises(StartError, match="a table is missing"):
+    with pytest.raises(ConfigurationError, match="a table is missing"):
         await components_of(Settings(pipelines="tests.support.world:PIPELINE"), "serve")
 
 
@@ -313,7 +313,7 @@ async def test_a_pipeline_whose_data_is_not_whole_does_not_start(monkeypatch: py
     ("error", "code"),
     [
         (KeyboardInterrupt(), 130),
-        (StartError("set it"), 2),
+        (ConfigurationError("set it"), 2),
         (BrokerUnavailable("away"), 4),
         (InvalidInput("not a photo"), 5),
         (Eco2Error("anything else"), 1),

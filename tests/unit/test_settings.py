@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from eco2.environment import load, markdown, overview
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts
 from eco2.sizing import size
 
@@ -75,7 +75,7 @@ def test_a_wrong_value_is_named_with_its_cure(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, advice: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         load()
     assert f"\n{variable}" in str(raised.value)
     assert advice in str(raised.value)
@@ -85,7 +85,7 @@ def test_a_wrong_value_is_named_with_its_cure(
 def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO2_PORT", "-1")
     monkeypatch.setenv("ECO2_PREFETCH", "-1")
-    with pytest.raises(StartError, match=r"(?s)ECO2_PREFETCH.*ECO2_PORT"):
+    with pytest.raises(ConfigurationError, match=r"(?s)ECO2_PREFETCH.*ECO2_PORT"):
         load()
 
 
@@ -103,7 +103,7 @@ def test_settings_that_contradict_each_other_stop_the_start(
 ) -> None:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StartError, match=rf"\n{to_change} \("):
+    with pytest.raises(ConfigurationError, match=rf"\n{to_change} \("):
         load()
 
 
@@ -140,7 +140,7 @@ def test_what_is_set_stands_and_zero_is_unset(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_wrong_budget_is_all_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO2_TPM", "none")
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         load()
     assert str(raised.value).count("\n") == 1
 
@@ -191,7 +191,7 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.openai_api_key == SecretStr("sk-secret")
     assert "secret" not in repr(settings)
     monkeypatch.setenv("ECO2_AMQP_URL", "user:secret@broker")
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         load()
     assert "secret" not in str(raised.value)
     assert raised.value.__cause__ is None
@@ -249,7 +249,7 @@ def test_a_wrong_variable_of_a_provider_is_named_with_its_cure_and_no_key(
 ) -> None:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         load()
     assert re.search(advice, str(raised.value))
     assert "secret" not in str(raised.value)

@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from eco2 import assembly
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.gateway.app import build
 from eco2.gateway.config import GatewayConfig
 from eco2.pipeline import AnyPipeline, Context, Pipeline, Stage, load
@@ -297,7 +297,7 @@ def test_a_wrong_import_string_says_what_is_wrong(
     module: Callable[[str, str], None], text: str, reference: str, reason: str
 ) -> None:
     module("pipes_a", text)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(ConfigurationError) as caught:
         load(reference)
     assert reference in str(caught.value)
     assert reason in str(caught.value)
@@ -307,7 +307,7 @@ def test_a_process_does_not_start_with_a_wrong_pipeline(
     module: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module("pipes_b", "from tests.unit.test_validation import one, synchronous\nwrong = one(synchronous)\n")
-    with pytest.raises(StartError, match="pipeline 'p', stage 'a'"):
+    with pytest.raises(ConfigurationError, match="pipeline 'p', stage 'a'"):
         assembly.pipelines(Settings(pipelines="pipes_b:wrong"))
-    with pytest.raises(StartError, match="2 pipelines have the name 'scan'"):
+    with pytest.raises(ConfigurationError, match="2 pipelines have the name 'scan'"):
         assembly.pipelines(Settings(pipelines="eco2.stages:scan,eco2.stages:scan"))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from eco2.environment import load
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.remote import clean
 from eco2.settings import Settings
 from eco2.variables import of_services
@@ -23,7 +23,7 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
 def refusal(monkeypatch: pytest.MonkeyPatch, **variables: str) -> str:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(StartError) as raised:
+    with pytest.raises(ConfigurationError) as raised:
         load()
     return str(raised.value)
 

@@ -13,7 +13,7 @@ from eco2.broker.embedded.chaos import CALM, Chaos, Dice
 from eco2.broker.embedded.live import Exchange
 from eco2.broker.embedded.queues import Message, Queue
 from eco2.broker.embedded.stream import Log, Retention
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 
 Clock = Callable[[], float]
 
@@ -38,11 +38,11 @@ class Server:
         self._declared: dict[str, topology.Entity] = {}
 
     def declare(self, needed: topology.Topology) -> None:
-        """Makes what is not there yet. Raises `StartError` for a name that is there with other arguments."""
+        """Makes what is not there yet. Raises `ConfigurationError` for a name that is there with other arguments."""
         for entity in needed.entities:
             there = self._declared.setdefault(entity.name, entity)
             if there != entity:
-                raise StartError(topology.difference(entity, f"it exists as {there}"))
+                raise ConfigurationError(topology.difference(entity, f"it exists as {there}"))
             if isinstance(entity, topology.Exchange):
                 self.exchanges.setdefault(entity.name, Exchange(self.dice))
             elif entity.arguments["x-queue-type"] == "stream":

@@ -25,7 +25,7 @@ from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher, refusal_of_size
 from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, PublishUncertain, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain
 from eco2.log import get_logger
 from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
 
@@ -153,7 +153,7 @@ class RabbitMQ:
                 for task in (*upkeep, *self._answers):
                     task.cancel()
         except BaseExceptionGroup as group:
-            if refused := _first(group, StartError):
+            if refused := _first(group, ConfigurationError):
                 raise refused from None
             raise
         finally:
@@ -210,7 +210,9 @@ async def _unless_too_large(publisher: Publisher, queue: str, body: bytes, messa
         raise
 
 
-def _first(group: BaseExceptionGroup[BaseException], kind: type[StartError]) -> StartError | None:
+def _first(
+    group: BaseExceptionGroup[BaseException], kind: type[ConfigurationError]
+) -> ConfigurationError | None:
     """The first error of `kind` in `group`, at any depth."""
     for error in group.exceptions:
         found = _first(error, kind) if isinstance(error, BaseExceptionGroup) else error

@@ -12,13 +12,13 @@ from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
 
 from eco2.broker.addresses import Address
 from eco2.broker.rabbitmq.loss import closing, lost_as, reason_of
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError
 
 CONNECT_TIMEOUT = 10.0
 NOT_ALLOWED = 530
 
 
-class AccessRefused(StartError):
+class AccessRefused(ConfigurationError):
     """The broker refuses the user, the password or the vhost: correct them, at either side."""
 
 

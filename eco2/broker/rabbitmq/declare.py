@@ -14,7 +14,7 @@ from eco2.broker.rabbitmq import versions
 from eco2.broker.rabbitmq.connect import Server, connect, server
 from eco2.broker.rabbitmq.loss import lost_as, reason_of
 from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import jobs_queue
 
@@ -27,7 +27,7 @@ UNREACHABLE = "the broker cannot be reached; look at ECO2_AMQP_URL"
 
 
 async def apply(url: str, topology: Topology) -> None:
-    """Creates what is missing. Raises `StartError` with every difference, `BrokerUnavailable`."""
+    """Creates what is missing. Raises `ConfigurationError` with every difference, `BrokerUnavailable`."""
     async with _connected(url) as connection:
         await declare(connection, topology)
 
@@ -101,12 +101,12 @@ async def _consumed(connection: AbstractConnection, topology: Topology, pipeline
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
-    """Creates what is missing at the broker of `connection`; raises `StartError` with every difference."""
+    """Creates what is missing at the broker of `connection`; raises `ConfigurationError` with every difference."""
     if problem := versions.too_old(server(connection)):
-        raise StartError(problem)
+        raise ConfigurationError(problem)
     found = [await _declare(connection, entity) for entity in topology.entities]
     if differences := [line for line in found if line]:
-        raise StartError(
+        raise ConfigurationError(
             "the broker's topology is not the one this program needs:\n" + "\n".join(differences)
         )
 
@@ -162,13 +162,13 @@ async def _connected(url: str) -> AsyncIterator[AbstractConnection]:
 async def open_for(url: str, name: str) -> AbstractConnection:
     """Opens a connection for an operator's command, called `name`: to the first host of `url` that takes it.
 
-    Raises `StartError` for a refused login or vhost, `BrokerUnavailable`, each of the last host.
+    Raises `ConfigurationError` for a refused login or vhost, `BrokerUnavailable`, each of the last host.
     """
     *others, last = parse(url)
     for address in others:
         try:
             return await connect(address, name, HEARTBEAT)
-        except (BrokerUnavailable, StartError) as error:
+        except (BrokerUnavailable, ConfigurationError) as error:
             log.info("trying the next host", why=str(error))
     try:
         return await connect(last, name, HEARTBEAT)

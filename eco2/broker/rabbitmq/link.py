@@ -18,7 +18,7 @@ from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
 from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled, reason_of
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import LinkStatus
 
@@ -74,7 +74,7 @@ class Access:
         """A connection is up, with all that it needs."""
         self._granted = True
 
-    def is_final(self, refusal: StartError, now: float) -> bool:
+    def is_final(self, refusal: ConfigurationError, now: float) -> bool:
         """True if this `refusal` ends the process. `now`: seconds of any clock that only grows."""
         if self._granted:
             return False
@@ -180,7 +180,7 @@ class Link:
             try:
                 async with self._open() as connection:
                     attempt = await self._hold(connection, attempt)
-            except StartError as refusal:
+            except ConfigurationError as refusal:
                 if self._access.is_final(refusal, asyncio.get_running_loop().time()):
                     raise
                 # Without a traceback: the reason is the broker's.

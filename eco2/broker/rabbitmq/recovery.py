@@ -12,7 +12,7 @@ from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import lost_as, raise_if_cancelled
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -42,7 +42,7 @@ class TopologyRecovery:
             try:
                 with lost_as(BrokerUnavailable, "the connection was lost while queues were declared again"):
                     await self._declare(await link.connection(PATIENCE))
-            except (BrokerUnavailable, StartError) as error:
+            except (BrokerUnavailable, ConfigurationError) as error:
                 # Not the end of the process, as at its start: what it has in hand would be lost with it.
                 log.warning("what was deleted at the broker cannot be made again", why=str(error))
             raise_if_cancelled()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from eco2.broker.addresses import Address, parse
 from eco2.environment import load
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 
 PASSWORD = "s3cr3t"
 
@@ -99,7 +99,7 @@ def test_what_is_wrong_is_refused_at_the_start_and_not_shown(
     assert advice in str(refused.value)
     if text:
         monkeypatch.setenv("ECO2_AMQP_URL", text)
-        with pytest.raises(StartError, match="ECO2_AMQP_URL") as at_start:
+        with pytest.raises(ConfigurationError, match="ECO2_AMQP_URL") as at_start:
             load()
         assert advice in str(at_start.value)
         assert PASSWORD not in str(at_start.value)
@@ -108,7 +108,7 @@ def test_what_is_wrong_is_refused_at_the_start_and_not_shown(
 def test_a_blank_url_is_no_wish_for_the_broker_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for blank in (" ", "\n", '""', "\ufeff"):
         monkeypatch.setenv("ECO2_AMQP_URL", blank)
-        with pytest.raises(StartError, match="ECO2_AMQP_URL is blank"):
+        with pytest.raises(ConfigurationError, match="ECO2_AMQP_URL is blank"):
             load()
 
 
@@ -119,7 +119,7 @@ def test_a_certificate_that_is_not_there_is_refused_at_the_start(
     (folder / "empty.pem").touch()
     for query in (f"cafile={folder}/none.pem", f"cafile={folder}/empty.pem", f"certfile={folder}/empty.pem"):
         monkeypatch.setenv("ECO2_AMQP_URL", f"amqps://user:{PASSWORD}@host?{query}")
-        with pytest.raises(StartError, match=r"ECO2_AMQP_URL: names"):
+        with pytest.raises(ConfigurationError, match=r"ECO2_AMQP_URL: names"):
             load()
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.fake.latency import due_times, from_mean_and_p99, uniform
 
 
@@ -35,7 +35,7 @@ def test_equal_mean_and_p99_is_a_constant() -> None:
 
 @pytest.mark.parametrize(("mean", "p99"), [(0, 1), (-1, 1), (2, 1), (1, 15.1)])
 def test_impossible_figures_fail_at_start(mean: float, p99: float) -> None:
-    with pytest.raises(StartError, match="latency"):
+    with pytest.raises(ConfigurationError, match="latency"):
         from_mean_and_p99(mean, p99)
 
 

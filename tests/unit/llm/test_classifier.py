@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.llm.classifier import Classifier, open_classifier, rank, user_cache
 from eco2.llm.efficientnet import fold, write_onnx
 
@@ -73,7 +73,7 @@ def test_a_failed_conversion_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
 def test_without_the_extra_it_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else found(name))
-    with pytest.raises(StartError, match=r"needs onnx: type  pip install 'eco2\[local\]'"):
+    with pytest.raises(ConfigurationError, match=r"needs onnx: type  pip install 'eco2\[local\]'"):
         open_classifier()
 
 

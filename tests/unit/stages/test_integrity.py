@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.stages import integrity
 from eco2.stages.documents import Document, documents
 from eco2.stages.integrity import check, problems
@@ -60,7 +60,7 @@ def test_a_text_in_one_language_is_named(text: Text) -> None:
 
 def test_what_is_missing_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "documents", lambda: without(documents(), Middle.FOOD))
-    with pytest.raises(StartError, match=r"음식물류폐기물 has no rules.*correct eco2/stages/data"):
+    with pytest.raises(ConfigurationError, match=r"음식물류폐기물 has no rules.*correct eco2/stages/data"):
         check()
 
 
@@ -69,5 +69,5 @@ def test_a_file_that_cannot_be_read_stops_the_start(monkeypatch: pytest.MonkeyPa
         raise ValueError("Expecting ',' delimiter")
 
     monkeypatch.setattr(integrity, "documents", unreadable)
-    with pytest.raises(StartError, match="delimiter"):
+    with pytest.raises(ConfigurationError, match="delimiter"):
         check()

@@ -9,7 +9,7 @@ import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply, StartError
+from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost, NoReply
 from eco2.ports import Broker, Delivery, First, Record
 from tests.support.embedded import QUEUE, TOPOLOGY, quiet, running, server, surely
 from tests.support.virtual_clock import virtual
@@ -105,7 +105,7 @@ async def test_two_topologies_on_one_server_do_not_meet_unless_they_agree() -> N
     different = Embedded(Topology("one", pipelines=("work",), retention_hours=1), shared)
     with pytest.raises(ExceptionGroup) as raised:
         await different.run(asyncio.Event())
-    assert raised.group_contains(StartError, match=r"one\.events")
+    assert raised.group_contains(ConfigurationError, match=r"one\.events")
 
 
 @virtual

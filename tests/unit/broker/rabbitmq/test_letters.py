@@ -7,7 +7,7 @@ import pytest
 from eco2.broker.rabbitmq.letters import Death, death
 from eco2.broker.topology import Topology
 from eco2.brokers import letters
-from eco2.errors import StartError
+from eco2.errors import ConfigurationError
 from eco2.settings import Settings
 
 DIED = datetime(2026, 11, 26, 7, 45, 53, tzinfo=UTC)
@@ -54,5 +54,5 @@ def test_what_is_missing_in_a_death_is_none() -> None:
 
 def test_the_broker_in_memory_has_no_letters_to_show_and_says_why() -> None:
     settings = Settings()
-    with pytest.raises(StartError, match=r"ECO2_AMQP_URL.*in memory"):
+    with pytest.raises(ConfigurationError, match=r"ECO2_AMQP_URL.*in memory"):
         letters(settings, Topology())
