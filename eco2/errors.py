@@ -130,7 +130,7 @@ class PermanentError(Eco2Error):
             self.for_clients = for_clients
 
 
-class DeadLetter(PermanentError):
+class PermanentFailure(PermanentError):
     """The job ends, and its order is kept: once the cause is mended, an operator may replay it.
 
     A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that takes its process
@@ -160,13 +160,13 @@ class InputRefused(ProviderRefused):
     for_clients = "the model's provider does not accept this photo or question: send another one"
 
 
-class CallUnsupported(ProviderRefused, DeadLetter):
+class CallUnsupported(ProviderRefused, PermanentFailure):
     """The model takes no such call (a parameter, pictures): another one may, or an operator changes it."""
 
     for_clients = "the model is not available at present: send it again later"
 
 
-class ProviderAccessDenied(ProviderRefused, DeadLetter):
+class ProviderAccessDenied(ProviderRefused, PermanentFailure):
     """The provider serves none of our calls until an operator acts (key, permission, quota)."""
 
     for_clients = "the model is not available at present: send it again later"

@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from eco2.errors import DeadLetter
+from eco2.errors import PermanentFailure
 
 MAX_CAUSE = 500
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -16,9 +16,9 @@ _ENGINE = str(Path(__file__).parents[1])
 _SCAN = str(Path(_ENGINE, "stages"))
 
 
-def bug(what: str, error: BaseException) -> DeadLetter:
+def bug(what: str, error: BaseException) -> PermanentFailure:
     """Returns the end of a job by a bug: `what` for clients, and the exception besides for operators."""
-    return DeadLetter(f"{what}: {cause_of(error)}", "INTERNAL", f"{what}; see the worker's log")
+    return PermanentFailure(f"{what}: {cause_of(error)}", "INTERNAL", f"{what}; see the worker's log")
 
 
 def cause_of(error: BaseException) -> str:

@@ -21,9 +21,9 @@ from eco2.consumers.retries import next_delay, remaining_delay
 from eco2.consumers.run import Run
 from eco2.errors import (
     BrokerUnavailable,
-    DeadLetter,
     JobForgotten,
     PermanentError,
+    PermanentFailure,
     ProviderError,
     RetryableError,
 )
@@ -228,7 +228,7 @@ class Executor:
             asked = error.retry_after if isinstance(error, ProviderError) else None
             delay = next_delay(DELAYS, run.retries, asked, self._engine.clock(), run.deadline)
             if delay is None:
-                raise DeadLetter(str(error), "UNAVAILABLE", error.for_clients) from error
+                raise PermanentFailure(str(error), "UNAVAILABLE", error.for_clients) from error
             raise _TryLater(Retry(str(error), delay)) from error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -262,13 +262,15 @@ async def _guarded(work: Awaitable[Outcome]) -> Outcome:
 def _hopeless(run: Run, state: JobState) -> PermanentError | None:
     """Why a job is not begun (again), or None."""
     if is_poison(state):
-        return DeadLetter(
+        return PermanentFailure(
             f"its worker crashed {state.crashes + 1} times, at last with this job alone; "
             "look for the cause in the logs of its workers",
             "POISON",
         )
     if run.delivery.returned >= MAX_RETURNS:
-        return DeadLetter(f"given back {run.delivery.returned} times without an end; see the logs", "POISON")
+        return PermanentFailure(
+            f"given back {run.delivery.returned} times without an end; see the logs", "POISON"
+        )
     return None
 
 

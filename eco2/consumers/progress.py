@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
-from eco2.errors import DeadLetter, PermanentError, TooLarge
+from eco2.errors import PermanentError, PermanentFailure, TooLarge
 from eco2.event import Done, StageChanged, Status, sound
 from eco2.job import JSON, Job
 from eco2.journal.outbox import MOST_BYTES
@@ -127,7 +127,7 @@ def build_result(
     return Finished(
         status,
         result,
-        isinstance(error, DeadLetter),
+        isinstance(error, PermanentFailure),
         error.code if error else None,
         "" if cause == message else cause,
     )

@@ -21,7 +21,7 @@ from eco2.consumers.progress import build_result, done_event
 from eco2.consumers.run import Run
 from eco2.consumers.running import Running
 from eco2.consumers.settle import close, conclude, settle
-from eco2.errors import DeadLetter, DecodeError, JobForgotten, RetryableError, TooLarge
+from eco2.errors import DecodeError, JobForgotten, PermanentFailure, RetryableError, TooLarge
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -181,7 +181,7 @@ class Worker:
         """To the dead letters; if the message says whose order it was, and no good one has come before, that
         job ends as failed."""
         log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)
-        job_id, error = delivery.message_id, DeadLetter(str(why), "MALFORMED", UNREADABLE)
+        job_id, error = delivery.message_id, PermanentFailure(str(why), "MALFORMED", UNREADABLE)
         try:
             state = await self._journal.find(job_id)
             if state is not None and state.run is None and not state.ended:

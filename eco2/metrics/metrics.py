@@ -39,7 +39,7 @@ Swept = Literal["ended", "ordered again"]
 
 NO_ERROR = "OK"
 DEAD = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
-"""Codes of `eco2.errors.DeadLetter`."""
+"""Codes of `eco2.errors.PermanentFailure`."""
 REFUSED = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
 """Codes of a request that any pipeline's may be answered with."""
 
