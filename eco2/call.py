@@ -71,7 +71,7 @@ class Reply(Generic[Answer]):
     usage: Usage
 
 
-class NoAnswer(PermanentError):
+class PaidCallFailed(PermanentError):
     """The call was paid for, and what came back is of no use. `model`, `usage`: as in a `Reply`."""
 
     for_clients = "the model gave no answer that can be used: send it again"
@@ -82,7 +82,7 @@ class NoAnswer(PermanentError):
         self.usage = usage
 
 
-class UnfitAnswer(NoAnswer):
+class UnfitAnswer(PaidCallFailed):
     """The model answered, but not what `Call.schema` asks for; the same call would bring the same.
 
     `text`: what it wrote; `problem`: what is wrong with it, in words that a model can mend it by. A stage
@@ -97,7 +97,7 @@ class UnfitAnswer(NoAnswer):
         self.problem = problem
 
 
-class UnreadableAnswer(NoAnswer):
+class UnreadableAnswer(PaidCallFailed):
     """The answer is empty, or has a form that cannot be read: asking again would cost as much again."""
 
     code = "UNREADABLE_ANSWER"
@@ -109,7 +109,7 @@ class CallChanged(PermanentError):
     code = "CALL_CHANGED"
 
 
-class AnswerRefused(NoAnswer, InputRefused):
+class AnswerRefused(PaidCallFailed, InputRefused):
     """The model, or a filter behind it, declined to answer."""
 
     for_clients = InputRefused.for_clients

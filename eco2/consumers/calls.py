@@ -15,7 +15,7 @@ from functools import partial
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
-from eco2.call import Answer, Call, NoAnswer, Reply
+from eco2.call import Answer, Call, PaidCallFailed, Reply
 from eco2.consumers.fence import Fence
 from eco2.consumers.provider import Provider, Providers, WentDown, best
 from eco2.consumers.run import Run
@@ -119,7 +119,7 @@ class Calls:
         self, provider: Provider, turn: Turn[Answer], run: Run, on_text: Callable[[str], None]
     ) -> Reply[Answer]:
         outcome, call = "cancelled", turn.call
-        paid: Reply[Answer] | NoAnswer | None = None
+        paid: Reply[Answer] | PaidCallFailed | None = None
         began = time.monotonic()
 
         async def leave() -> None:
@@ -139,7 +139,7 @@ class Calls:
             raise ProviderTimeout(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
         except Eco2Error as error:
             outcome = type(error).__name__
-            paid = error if isinstance(error, NoAnswer) else None
+            paid = error if isinstance(error, PaidCallFailed) else None
             if isinstance(error, RateLimited):
                 turn.pushed_back(error.retry_after)
                 self._metrics.rate_limited(provider.name, error.kind)

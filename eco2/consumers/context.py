@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, CallChanged, NoAnswer, Reply, Usage
+from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply, Usage
 from eco2.consumers.calls import Calls
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.replies import base_key, digest_of, reply_from_json, reply_to_json
@@ -93,7 +93,7 @@ class StageContext(Generic[Input_co]):
         else:
             self._started()
         self._usage = added(self._usage, reply.model, reply.usage)
-        if isinstance(reply, NoAnswer):
+        if isinstance(reply, PaidCallFailed):
             raise reply
         return reply
 
@@ -127,7 +127,7 @@ class StageContext(Generic[Input_co]):
 
     async def _recorded_reply(
         self, call: Call[Answer], base: str, digest: str
-    ) -> Reply[Answer] | NoAnswer | None:
+    ) -> Reply[Answer] | PaidCallFailed | None:
         """The reply of an earlier run, or of a void run that is still at work; None if there is none."""
         key = base if call.key is not None else f"{base}/{self._taken[base]}"
         if (record := self._record(key)) is None:
@@ -140,12 +140,12 @@ class StageContext(Generic[Input_co]):
         self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
         return reply_from_json(call, await self._engine.journal.value_of(record))
 
-    async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | NoAnswer:
+    async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
         await self._run.confirmed()
-        paid: Reply[Answer] | NoAnswer
+        paid: Reply[Answer] | PaidCallFailed
         try:
             paid = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
-        except NoAnswer as error:
+        except PaidCallFailed as error:
             paid = error
         # No await from here to the write: a drain must not come between a paid reply and its record.
         self._run.interrupt.recorded()

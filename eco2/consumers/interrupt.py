@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from eco2.call import NoAnswer
+from eco2.call import PaidCallFailed
 from eco2.consumers.outcome import Outcome, Released
 
 DRAINED = Released("drain")
@@ -31,7 +31,7 @@ class Interrupt:
         try:
             yield
             self._unrecorded += 1
-        except NoAnswer:
+        except PaidCallFailed:
             self._unrecorded += 1
             raise
         finally:

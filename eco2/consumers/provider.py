@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from eco2.call import NoAnswer, Usage
+from eco2.call import PaidCallFailed, Usage
 from eco2.consumers.breaker import Breaker
 from eco2.errors import (
     CallTooLarge,
@@ -171,7 +171,7 @@ class Provider:
         except ProviderAccessDenied:
             self._moved(self._breaker.shut(_now()), "refused")
             raise
-        except (NoAnswer, RateLimited, InputRefused, CallUnsupported, CallTooLarge):  # it did answer
+        except (PaidCallFailed, RateLimited, InputRefused, CallUnsupported, CallTooLarge):  # it did answer
             self._moved(self._breaker.succeeded())
             raise
         except BaseException:

@@ -13,10 +13,15 @@ from functools import lru_cache
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from eco2.call import Answer, AnswerRefused, Call, NoAnswer, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, PaidCallFailed, Reply, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.job import JSON
 
-_ERRORS = {"UNFIT": UnfitAnswer, "UNREADABLE": UnreadableAnswer, "REFUSED": AnswerRefused, "NONE": NoAnswer}
+_ERRORS = {
+    "UNFIT": UnfitAnswer,
+    "UNREADABLE": UnreadableAnswer,
+    "REFUSED": AnswerRefused,
+    "NONE": PaidCallFailed,
+}
 
 
 def digest_of(call: Call[Answer], model: str | None) -> str:
@@ -36,7 +41,7 @@ def base_key(call: Call[Answer], digest: str) -> str:
     return f"key/{call.key}" if call.key is not None else f"call/{call.kind}/{digest[:32]}"
 
 
-def reply_to_json(reply: "Reply[Answer] | NoAnswer") -> JSON:
+def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:
     """The form in which the journal keeps what a paid call brought."""
     usage: JSON = {
         "input_tokens": reply.usage.input_tokens,
@@ -54,7 +59,7 @@ def reply_to_json(reply: "Reply[Answer] | NoAnswer") -> JSON:
     return {**paid, "error": error}
 
 
-def _kind(error: NoAnswer) -> str:
+def _kind(error: PaidCallFailed) -> str:
     return next(kind for kind, known in _ERRORS.items() if isinstance(error, known))
 
 
@@ -79,7 +84,7 @@ class _Reply(msgspec.Struct, frozen=True):
     error: _Error | None = None
 
 
-def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | NoAnswer | None:
+def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | PaidCallFailed | None:
     """The reply that the journal kept; None if it does not fit the call, which must then be made."""
     try:
         kept = msgspec.convert(recorded, _Reply)
@@ -96,7 +101,7 @@ def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | NoA
     return Reply(value, kept.model, usage) if isinstance(value, call.schema) else None
 
 
-def _error(error: _Error, model: str, usage: Usage) -> NoAnswer:
+def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
     match error.kind:
         case "UNFIT":
             return UnfitAnswer(error.message, model, usage, error.text, error.problem)
@@ -104,4 +109,4 @@ def _error(error: _Error, model: str, usage: Usage) -> NoAnswer:
             return UnreadableAnswer(error.message, model, usage)
         case "REFUSED":
             return AnswerRefused(error.message, model, usage)
-    return NoAnswer(error.message, model, usage)
+    return PaidCallFailed(error.message, model, usage)

@@ -24,7 +24,7 @@ from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from eco2.call import Answer, AnswerRefused, Call, NoAnswer, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, PaidCallFailed, Reply, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
@@ -368,7 +368,7 @@ def _answer(call: Call[Answer], written: _Written) -> Answer:
     return _value(call, written, text, kind)
 
 
-def _unreadable(kind: str, written: _Written) -> NoAnswer:
+def _unreadable(kind: str, written: _Written) -> PaidCallFailed:
     if written.ending == "tool":
         what = "is the call of a tool, and none was offered: use another model"
     else:

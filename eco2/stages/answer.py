@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel
 
-from eco2.pipeline import Call, Context, InputRefused, NoAnswer
+from eco2.pipeline import Call, Context, InputRefused, PaidCallFailed
 from eco2.stages.documents import documents
 from eco2.stages.language import Text
 from eco2.stages.request import ScanInput, question_line
@@ -50,7 +50,7 @@ async def run(ctx: Context[ScanInput]) -> Answer:
         return Answer(text=text)
     try:
         reply = await ctx.call(answer_call(ctx.input, seen, rules))
-    except (NoAnswer, InputRefused):
+    except (PaidCallFailed, InputRefused):
         return Answer(text=directions(rules))  # what the person needs is known without the model's words
     return Answer(text=reply.value.strip())
 

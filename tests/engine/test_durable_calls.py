@@ -16,7 +16,7 @@ from eco2.call import (
     AnswerRefused,
     Call,
     CallChanged,
-    NoAnswer,
+    PaidCallFailed,
     Reply,
     UnfitAnswer,
     UnreadableAnswer,
@@ -304,11 +304,11 @@ def test_a_reply_survives_the_journal(call: Call[object], reply: Reply[object]) 
         UnfitAnswer("unfit", "m", PAID, "text", "problem"),
         UnreadableAnswer("empty", "m", PAID),
         AnswerRefused("no", "m", PAID),
-        NoAnswer("nothing", "m", PAID),
+        PaidCallFailed("nothing", "m", PAID),
     ],
     ids=["unfit", "unreadable", "refused", "none"],
 )
-def test_a_paid_failure_survives_the_journal(error: NoAnswer) -> None:
+def test_a_paid_failure_survives_the_journal(error: PaidCallFailed) -> None:
     back = reply_from_json(CALL, reply_to_json(error))
     assert type(back) is type(error)
     assert vars(back) == vars(error)

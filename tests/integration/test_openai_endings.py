@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import AnswerRefused, Call, NoAnswer, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import AnswerRefused, Call, PaidCallFailed, UnfitAnswer, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
@@ -88,7 +88,7 @@ async def test_every_reason_to_stop_has_one_outcome(
         assert outcomes == [Seen(middle="종이"), "네", "네"]
     else:
         assert [type(one) for one in outcomes] == [kind] * 3
-    assert {one.usage for one in outcomes if isinstance(one, NoAnswer)} in ({PAID}, set())
+    assert {one.usage for one in outcomes if isinstance(one, PaidCallFailed)} in ({PAID}, set())
     assert not any(one.for_clients is None for one in outcomes if isinstance(one, Eco2Error))
 
 
