@@ -82,7 +82,7 @@ class PaidCallFailed(PermanentError):
         self.usage = usage
 
 
-class UnfitAnswer(PaidCallFailed):
+class InvalidAnswer(PaidCallFailed):
     """The model answered, but not what `Call.schema` asks for; the same call would bring the same.
 
     `text`: what it wrote; `problem`: what is wrong with it, in words that a model can mend it by. A stage

@@ -21,10 +21,10 @@ from eco2.call import (
     AnswerRefused,
     Call,
     CallChanged,
+    InvalidAnswer,
     Label,
     PaidCallFailed,
     Reply,
-    UnfitAnswer,
     UnreadableAnswer,
     Usage,
 )
@@ -39,6 +39,7 @@ __all__ = [
     "Context",
     "Form",
     "InputRefused",
+    "InvalidAnswer",
     "InvalidInput",
     "Label",
     "Outputs",
@@ -48,7 +49,6 @@ __all__ = [
     "Reply",
     "RetryableError",
     "Stage",
-    "UnfitAnswer",
     "UnreadableAnswer",
     "Upload",
     "Usage",
@@ -99,7 +99,7 @@ class Context(Protocol[Input_co]):
 
         A paid call is paid once: its reply is recorded, and a later run of the stage gets it at once. Calls
         may run side by side (`asyncio.gather`). Raises `PermanentError` when the model will not answer, as
-        `UnfitAnswer` when it answered and the answer does not fit `call.schema`, as `CallChanged` when
+        `InvalidAnswer` when it answered and the answer does not fit `call.schema`, as `CallChanged` when
         `call.key` stands for another question; `RetryableError` when it did not answer before the deadline.
         """
 

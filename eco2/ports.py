@@ -281,7 +281,7 @@ class Model(Protocol):
 
         `before_send` is awaited right before the first byte leaves for the provider; what it raises ends the
         call unsent. `job_id` goes along so that the provider's log can be matched. Raises `ProviderError`
-        (may pass), `ProviderRefused` (will not) or `UnfitAnswer` (paid for, not what the schema asks for).
+        (may pass), `ProviderRefused` (will not) or `InvalidAnswer` (paid for, not what the schema asks for).
         """
 
 

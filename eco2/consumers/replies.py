@@ -13,11 +13,20 @@ from functools import lru_cache
 import msgspec
 from pydantic import BaseModel, ValidationError
 
-from eco2.call import Answer, AnswerRefused, Call, PaidCallFailed, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import (
+    Answer,
+    AnswerRefused,
+    Call,
+    InvalidAnswer,
+    PaidCallFailed,
+    Reply,
+    UnreadableAnswer,
+    Usage,
+)
 from eco2.job import JSON
 
 _ERRORS = {
-    "UNFIT": UnfitAnswer,
+    "UNFIT": InvalidAnswer,
     "UNREADABLE": UnreadableAnswer,
     "REFUSED": AnswerRefused,
     "NONE": PaidCallFailed,
@@ -54,7 +63,7 @@ def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:
         value = reply.value
         return {**paid, "value": value.model_dump(mode="json") if isinstance(value, BaseModel) else value}
     error: JSON = {"message": str(reply), "kind": _kind(reply)}
-    if isinstance(reply, UnfitAnswer):
+    if isinstance(reply, InvalidAnswer):
         error |= {"text": reply.text, "problem": reply.problem}
     return {**paid, "error": error}
 
@@ -104,7 +113,7 @@ def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | Pai
 def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
     match error.kind:
         case "UNFIT":
-            return UnfitAnswer(error.message, model, usage, error.text, error.problem)
+            return InvalidAnswer(error.message, model, usage, error.text, error.problem)
         case "UNREADABLE":
             return UnreadableAnswer(error.message, model, usage)
         case "REFUSED":

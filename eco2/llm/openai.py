@@ -3,7 +3,7 @@
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
 call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with what
-it cost, `UnfitAnswer` (to be mended) or `AnswerRefused`; no message holds the key. Docs: `docs/models.md`.
+it cost, `InvalidAnswer` (to be mended) or `AnswerRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
 import asyncio
@@ -24,7 +24,16 @@ from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from eco2.call import Answer, AnswerRefused, Call, PaidCallFailed, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import (
+    Answer,
+    AnswerRefused,
+    Call,
+    InvalidAnswer,
+    PaidCallFailed,
+    Reply,
+    UnreadableAnswer,
+    Usage,
+)
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
@@ -399,8 +408,8 @@ def _problem(detail: ErrorDetails) -> str:
     return f"{place}: {'not one of the listed values' if listed else detail['msg']}"
 
 
-def _unfit(message: str, written: _Written, problem: str) -> UnfitAnswer:
-    return UnfitAnswer(message, written.model, written.usage, written.text, problem)
+def _unfit(message: str, written: _Written, problem: str) -> InvalidAnswer:
+    return InvalidAnswer(message, written.model, written.usage, written.text, problem)
 
 
 def _header(value: str) -> str:

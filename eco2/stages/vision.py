@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from pydantic import BaseModel, Field, model_validator
 
-from eco2.pipeline import Call, Context, Label, Reply, UnfitAnswer, UnreadableAnswer
+from eco2.pipeline import Call, Context, InvalidAnswer, Label, Reply, UnreadableAnswer
 from eco2.stages.labels import classify
 from eco2.stages.request import ScanInput, question_line
 from eco2.stages.tags import Tag
@@ -101,13 +101,13 @@ async def run(ctx: Context[ScanInput]) -> Seen:
     """One call with the photo and the question; one more where the answer does not fit the lists."""
     try:
         return _taken(ctx, await ctx.call(vision_call(ctx.input)))
-    except UnfitAnswer as error:
+    except InvalidAnswer as error:
         unfit = Unfit(text=error.text, problem=error.problem, model=error.model)
     except UnreadableAnswer as error:  # nothing that the model could mend
         return _unknown(error.model, ctx.input.user_input)
     try:
         return _taken(ctx, await ctx.call(repair_call(ctx.input, unfit)))
-    except (UnfitAnswer, UnreadableAnswer) as error:
+    except (InvalidAnswer, UnreadableAnswer) as error:
         return _unknown(error.model, ctx.input.user_input)
 
 

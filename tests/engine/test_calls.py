@@ -6,7 +6,7 @@ from typing import Never
 
 import pytest
 
-from eco2.call import UnfitAnswer, Usage
+from eco2.call import InvalidAnswer, Usage
 from eco2.consumers.deltas import DeltaSender
 from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, decode_deltas, encode_deltas
 from eco2.errors import PermanentError, ProviderError
@@ -97,7 +97,7 @@ async def test_a_call_waits_until_what_was_paid_for_before_is_confirmed() -> Non
 
 @virtual
 async def test_usage_counts_every_call_also_those_of_earlier_runs_and_without_an_answer() -> None:
-    unfit = iter([UnfitAnswer("unfit", "scripted", Usage(10, 0, 5), "x", "too short")])
+    unfit = iter([InvalidAnswer("unfit", "scripted", Usage(10, 0, 5), "x", "too short")])
 
     def script(kind: str, job: str) -> None:
         if kind == "first" and (error := next(unfit, None)):
@@ -109,7 +109,7 @@ async def test_usage_counts_every_call_also_those_of_earlier_runs_and_without_an
         await asyncio.sleep(next(pauses, 0.0))
 
     async def frugal(context: Context[Question]) -> Draft:
-        with pytest.raises(UnfitAnswer):
+        with pytest.raises(InvalidAnswer):
             await context.call(Call("first", "", "", str, 10))
         await context.call(Call("first", "", "", str, 10))
         await first_time()

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from eco2.call import UnfitAnswer, Usage
+from eco2.call import InvalidAnswer, Usage
 from eco2.errors import ProviderError
 from eco2.event import Released
 from eco2.pipeline import JSON, Call, Context, Pipeline, Stage
@@ -134,14 +134,14 @@ async def test_a_drain_repeats_no_call_whose_answer_was_of_no_use() -> None:
     """It was paid for, too."""
 
     async def patient(context: Context[Question]) -> Draft:
-        with suppress(UnfitAnswer):
+        with suppress(InvalidAnswer):
             await context.call(Call("a", "", "", str, 10))
         await asyncio.sleep(5)
         return Draft(text=(await context.call(Call("b", "", "", str, 10))).value)
 
     def unfit(kind: str, _: str) -> None:
         if kind == "a":
-            raise UnfitAnswer("unfit", "scripted", Usage(10, 0, 5), "x", "too short")
+            raise InvalidAnswer("unfit", "scripted", Usage(10, 0, 5), "x", "too short")
 
     pipeline = Pipeline("ask", Question, (Stage("draft", patient, Draft),), lambda _: {})
     world, first, second = World(), ScriptedModel(script=unfit), ScriptedModel(script=unfit)

@@ -16,9 +16,9 @@ from eco2.call import (
     AnswerRefused,
     Call,
     CallChanged,
+    InvalidAnswer,
     PaidCallFailed,
     Reply,
-    UnfitAnswer,
     UnreadableAnswer,
     Usage,
 )
@@ -184,10 +184,10 @@ async def test_an_explicit_key_finds_its_reply_and_refuses_another_question() ->
 async def test_an_answer_of_no_use_is_recorded_too() -> None:
     def script(kind: str, _: str) -> None:
         if kind == "first":
-            raise UnfitAnswer("unfit", "scripted", Usage(10, 0, 5), "text", "problem")
+            raise InvalidAnswer("unfit", "scripted", Usage(10, 0, 5), "text", "problem")
 
     async def mending(context: Context[Question]) -> Draft:
-        with pytest.raises(UnfitAnswer) as caught:
+        with pytest.raises(InvalidAnswer) as caught:
             await context.call(Call("first", "", "", str, 10))
         assert (caught.value.text, caught.value.problem) == ("text", "problem")
         return Draft(text=(await context.call(Call("second", "", "", str, 10))).value)
@@ -301,7 +301,7 @@ def test_a_reply_survives_the_journal(call: Call[object], reply: Reply[object]) 
 @pytest.mark.parametrize(
     "error",
     [
-        UnfitAnswer("unfit", "m", PAID, "text", "problem"),
+        InvalidAnswer("unfit", "m", PAID, "text", "problem"),
         UnreadableAnswer("empty", "m", PAID),
         AnswerRefused("no", "m", PAID),
         PaidCallFailed("nothing", "m", PAID),

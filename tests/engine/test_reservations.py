@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from eco2.call import Answer, Call, Reply, UnfitAnswer, Usage
+from eco2.call import Answer, Call, InvalidAnswer, Reply, Usage
 from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateLimited, StaleRun
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
@@ -321,7 +321,7 @@ async def test_what_is_reserved_comes_near_to_what_is_counted() -> None:
 
 @virtual
 async def test_an_answer_that_does_not_fit_and_its_repair_are_both_counted() -> None:
-    unfit = iter([UnfitAnswer("unfit", "p", Usage(100, 0, 30), "x", "too short")])
+    unfit = iter([InvalidAnswer("unfit", "p", Usage(100, 0, 30), "x", "too short")])
 
     def script(kind: str, job: str) -> None:
         if error := next(unfit, None):
@@ -329,7 +329,7 @@ async def test_an_answer_that_does_not_fit_and_its_repair_are_both_counted() -> 
 
     async def repair(context: Context[Question]) -> Draft:
         call = Call("draft", "system", context.input.text, str, 400)
-        with pytest.raises(UnfitAnswer):
+        with pytest.raises(InvalidAnswer):
             await context.call(call)
         await context.call(call)
         return Draft(text="")

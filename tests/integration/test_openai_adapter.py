@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, UnfitAnswer
+from eco2.call import Answer, Call, InvalidAnswer
 from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.llm.openai import OpenAIModel
@@ -192,9 +192,9 @@ async def test_an_image_that_the_provider_does_not_take_is_refused() -> None:
         assert "HTTP 400" in await refused(fake, call, closed=False)
 
 
-async def useless(url: str, call: Call[Answer]) -> UnfitAnswer:
+async def useless(url: str, call: Call[Answer]) -> InvalidAnswer:
     async with model(url) as adapter:
-        with pytest.raises(UnfitAnswer) as caught:
+        with pytest.raises(InvalidAnswer) as caught:
             await adapter.complete(call, "job", lambda text: None)
     return caught.value
 

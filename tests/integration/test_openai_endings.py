@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import AnswerRefused, Call, PaidCallFailed, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import AnswerRefused, Call, InvalidAnswer, PaidCallFailed, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
@@ -59,7 +59,7 @@ TOOL = {"content": None, "tool_calls": [{"id": "1", "type": "function", "functio
 ENDINGS: list[tuple[str | None, object, object, type[Eco2Error] | None]] = [
     # finish_reason, what a structured call gets, what a text call gets, and what both become
     ("stop", FITTING, "네", None),
-    ("length", "", "", UnfitAnswer),
+    ("length", "", "", InvalidAnswer),
     ("content_filter", FITTING, "네", AnswerRefused),
     ("stop", {"content": None, "refusal": "I cannot help."}, {"refusal": "I cannot help."}, AnswerRefused),
     ("safety", FITTING, "네", AnswerRefused),
@@ -98,7 +98,7 @@ async def test_a_text_cut_at_its_limit_is_shown_and_an_object_is_not() -> None:
         await outcome(ANSWER, streamed("length", {"content": "이것은"}), content_type=STREAM_TYPE) == "이것은"
     )
     cut = await outcome(VISION, whole("length", FITTING))
-    assert isinstance(cut, UnfitAnswer)
+    assert isinstance(cut, InvalidAnswer)
     assert (cut.text, cut.problem) == (FITTING, "it was cut off because it was too long")
 
 
@@ -117,7 +117,7 @@ async def test_a_text_cut_at_its_limit_is_shown_and_an_object_is_not() -> None:
 )
 async def test_an_answer_outside_the_schema_is_told_in_words(text: str, problem: str) -> None:
     unfit = await outcome(VISION, whole("stop", text))
-    assert isinstance(unfit, UnfitAnswer)
+    assert isinstance(unfit, InvalidAnswer)
     assert (unfit.problem, unfit.text) == (problem, text)
     assert (unfit.code, unfit.usage) == ("UNFIT_ANSWER", PAID)
 

@@ -11,9 +11,9 @@ from eco2.pipeline import (
     JSON,
     AnswerRefused,
     Call,
+    InvalidAnswer,
     Outputs,
     Reply,
-    UnfitAnswer,
     UnreadableAnswer,
     Usage,
 )
@@ -59,7 +59,7 @@ class Desk:
     "error",
     [
         AnswerRefused("declined", "gpt-5.1", Usage()),
-        UnfitAnswer("cut", "gpt-5.1", Usage(), "", "too long"),
+        InvalidAnswer("cut", "gpt-5.1", Usage(), "", "too long"),
         UnreadableAnswer("empty", "gpt-5.1", Usage()),
         InputRefused("HTTP 400: content_filter"),
     ],

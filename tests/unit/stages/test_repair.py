@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import Answer, AnswerRefused, Call, Reply, UnfitAnswer, UnreadableAnswer, Usage
+from eco2.call import Answer, AnswerRefused, Call, InvalidAnswer, Reply, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.ports import at_once
@@ -26,8 +26,8 @@ USAGE = Usage(900, 0, 50, Decimal("0.001625"))
 WORDS = '{"middle_category": "우주쓰레기"}'
 
 
-def unfit(text: str = WORDS) -> UnfitAnswer:
-    return UnfitAnswer(
+def unfit(text: str = WORDS) -> InvalidAnswer:
+    return InvalidAnswer(
         "it does not fit", "gpt-5.1", USAGE, text, "middle_category: not one of the listed values"
     )
 
@@ -205,7 +205,7 @@ async def test_an_unfit_answer_is_counted_with_what_it_cost() -> None:
     async with World().process(model, _pipeline()) as process:
         await process.ended((await process.submit()).job)
     shown = process.metrics.render().decode()
-    assert 'eco2_call_seconds_count{kind="vision",model="gpt-5.1",outcome="UnfitAnswer"} 1.0' in shown
+    assert 'eco2_call_seconds_count{kind="vision",model="gpt-5.1",outcome="InvalidAnswer"} 1.0' in shown
     assert 'eco2_tokens_total{direction="input",kind="vision",model="gpt-5.1"} 1800.0' in shown
     assert 'eco2_cost_usd_total{kind="vision",model="gpt-5.1"} 0.00325' in shown
 
