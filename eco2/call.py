@@ -109,7 +109,7 @@ class CallChanged(PermanentError):
     code = "CALL_CHANGED"
 
 
-class AnswerRefused(PaidCallFailed, InputRefused):
+class ModelRefused(PaidCallFailed, InputRefused):
     """The model, or a filter behind it, declined to answer."""
 
     for_clients = InputRefused.for_clients

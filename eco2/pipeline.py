@@ -18,11 +18,11 @@ from pydantic import BaseModel
 
 from eco2.call import (
     Answer,
-    AnswerRefused,
     Call,
     CallChanged,
     InvalidAnswer,
     Label,
+    ModelRefused,
     PaidCallFailed,
     Reply,
     UnreadableAnswer,
@@ -33,7 +33,6 @@ from eco2.job import JSON
 
 __all__ = [
     "JSON",
-    "AnswerRefused",
     "Call",
     "CallChanged",
     "Context",
@@ -42,6 +41,7 @@ __all__ = [
     "InvalidAnswer",
     "InvalidInput",
     "Label",
+    "ModelRefused",
     "Outputs",
     "PaidCallFailed",
     "PermanentError",

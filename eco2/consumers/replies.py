@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from eco2.call import (
     Answer,
-    AnswerRefused,
     Call,
     InvalidAnswer,
+    ModelRefused,
     PaidCallFailed,
     Reply,
     UnreadableAnswer,
@@ -28,7 +28,7 @@ from eco2.job import JSON
 _ERRORS = {
     "UNFIT": InvalidAnswer,
     "UNREADABLE": UnreadableAnswer,
-    "REFUSED": AnswerRefused,
+    "REFUSED": ModelRefused,
     "NONE": PaidCallFailed,
 }
 
@@ -117,5 +117,5 @@ def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
         case "UNREADABLE":
             return UnreadableAnswer(error.message, model, usage)
         case "REFUSED":
-            return AnswerRefused(error.message, model, usage)
+            return ModelRefused(error.message, model, usage)
     return PaidCallFailed(error.message, model, usage)

@@ -3,7 +3,7 @@
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
 call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with what
-it cost, `InvalidAnswer` (to be mended) or `AnswerRefused`; no message holds the key. Docs: `docs/models.md`.
+it cost, `InvalidAnswer` (to be mended) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from pydantic_core import ErrorDetails
 
 from eco2.call import (
     Answer,
-    AnswerRefused,
     Call,
     InvalidAnswer,
+    ModelRefused,
     PaidCallFailed,
     Reply,
     UnreadableAnswer,
@@ -357,7 +357,7 @@ def _answer(call: Call[Answer], written: _Written) -> Answer:
     kind = f"the answer to the call '{call.kind}'"
     if written.refusal or written.ending == "filter":
         reason = (written.refusal or "its content filter stepped in")[:_LONGEST_REASON]
-        raise AnswerRefused(
+        raise ModelRefused(
             f"the provider refused to answer the call '{call.kind}': {reason}", written.model, written.usage
         )
     if written.ending == "error":

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 
 from eco2.call import (
     Answer,
-    AnswerRefused,
     Call,
     CallChanged,
     InvalidAnswer,
+    ModelRefused,
     PaidCallFailed,
     Reply,
     UnreadableAnswer,
@@ -303,7 +303,7 @@ def test_a_reply_survives_the_journal(call: Call[object], reply: Reply[object]) 
     [
         InvalidAnswer("unfit", "m", PAID, "text", "problem"),
         UnreadableAnswer("empty", "m", PAID),
-        AnswerRefused("no", "m", PAID),
+        ModelRefused("no", "m", PAID),
         PaidCallFailed("nothing", "m", PAID),
     ],
     ids=["unfit", "unreadable", "refused", "none"],

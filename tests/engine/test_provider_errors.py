@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eco2.call import AnswerRefused, UnreadableAnswer, Usage
+from eco2.call import ModelRefused, UnreadableAnswer, Usage
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
@@ -44,7 +44,7 @@ async def test_what_one_provider_does_not_take_another_does(kind: Callable[[str]
         InputRefused(SECRET),
         CallUnsupported(SECRET),
         CallTooLarge(SECRET),
-        AnswerRefused(SECRET, "m", PAID),
+        ModelRefused(SECRET, "m", PAID),
         UnreadableAnswer(SECRET, "m", PAID),
     ],
     ids=lambda error: type(error).__name__,

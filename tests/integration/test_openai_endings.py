@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import AnswerRefused, Call, InvalidAnswer, PaidCallFailed, UnreadableAnswer, Usage
+from eco2.call import Call, InvalidAnswer, ModelRefused, PaidCallFailed, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderAccessDenied, ProviderError, ProviderRefused
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
@@ -60,9 +60,9 @@ ENDINGS: list[tuple[str | None, object, object, type[Eco2Error] | None]] = [
     # finish_reason, what a structured call gets, what a text call gets, and what both become
     ("stop", FITTING, "네", None),
     ("length", "", "", InvalidAnswer),
-    ("content_filter", FITTING, "네", AnswerRefused),
-    ("stop", {"content": None, "refusal": "I cannot help."}, {"refusal": "I cannot help."}, AnswerRefused),
-    ("safety", FITTING, "네", AnswerRefused),
+    ("content_filter", FITTING, "네", ModelRefused),
+    ("stop", {"content": None, "refusal": "I cannot help."}, {"refusal": "I cannot help."}, ModelRefused),
+    ("safety", FITTING, "네", ModelRefused),
     ("tool_calls", TOOL, {}, UnreadableAnswer),
     ("function_call", TOOL, {}, UnreadableAnswer),
     ("stop", "", "", UnreadableAnswer),

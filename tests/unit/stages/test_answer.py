@@ -9,9 +9,9 @@ from eco2.call import Answer as Answered
 from eco2.errors import Eco2Error, InputRefused
 from eco2.pipeline import (
     JSON,
-    AnswerRefused,
     Call,
     InvalidAnswer,
+    ModelRefused,
     Outputs,
     Reply,
     UnreadableAnswer,
@@ -58,7 +58,7 @@ class Desk:
 @pytest.mark.parametrize(
     "error",
     [
-        AnswerRefused("declined", "gpt-5.1", Usage()),
+        ModelRefused("declined", "gpt-5.1", Usage()),
         InvalidAnswer("cut", "gpt-5.1", Usage(), "", "too long"),
         UnreadableAnswer("empty", "gpt-5.1", Usage()),
         InputRefused("HTTP 400: content_filter"),

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 from pydantic import BaseModel
 
-from eco2.call import Answer, AnswerRefused, Call, InvalidAnswer, Reply, UnreadableAnswer, Usage
+from eco2.call import Answer, Call, InvalidAnswer, ModelRefused, Reply, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.ports import at_once
@@ -115,7 +115,7 @@ async def test_an_answer_that_nobody_can_read_is_paid_for_once(before: list[Sigh
 
 
 @pytest.mark.parametrize(
-    "error", [AnswerRefused("no", "gpt-5.1", USAGE), ProviderError("down")], ids=["refused", "down"]
+    "error", [ModelRefused("no", "gpt-5.1", USAGE), ProviderError("down")], ids=["refused", "down"]
 )
 @pytest.mark.parametrize("before", [[], [unfit()]], ids=["first", "repair"])
 async def test_nothing_else_is_repaired(before: list[Sight | Eco2Error], error: Eco2Error) -> None:
