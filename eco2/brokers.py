@@ -40,7 +40,7 @@ def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
 def open_broker(settings: Settings, needed: Topology, process: str, *, alone: bool) -> Broker:
     """A broker object for a process of this name; nothing is connected yet.
 
-    `alone`: all that uses the broker runs in this process. Raises `ConfigurationError` where a URL is missing.
+    `alone`: all that uses the broker runs in this process. Raises `ConfigurationError` if a URL is missing.
     """
     if settings.amqp_url is not None:
         from eco2.broker.rabbitmq import RabbitMQ
@@ -74,7 +74,7 @@ async def inspect(settings: Settings, needed: Topology) -> "Inspection":
 
 
 async def apply(settings: Settings, needed: Topology) -> None:
-    """Makes at the broker what is missing. Raises `ConfigurationError` for differences, `BrokerUnavailable`."""
+    """Creates what the broker lacks. Raises `ConfigurationError` for differences, `BrokerUnavailable`."""
     from eco2.broker import rabbitmq
 
     await rabbitmq.apply(_url(settings), needed)
@@ -83,7 +83,7 @@ async def apply(settings: Settings, needed: Topology) -> None:
 def letters(
     settings: Settings, needed: Topology, limit: int = 1000
 ) -> AbstractAsyncContextManager[list["Letter"]]:
-    """The oldest dead letters, held while the block lasts. Raises `ConfigurationError`, `BrokerUnavailable`."""
+    """Holds the oldest dead letters during the block. Raises `ConfigurationError`, `BrokerUnavailable`."""
     from eco2.broker import rabbitmq
 
     url = _url(settings, "the dead letters of the broker in memory end with its process")

@@ -1,8 +1,8 @@
 """The settings as environment variables: read at start, explained where they are wrong, shown as a table.
 
-Guarantees: `load` either returns settings that agree with each other or raises one ConfigurationError that names
-every wrong variable and what to do about it; no text shows a secret. `docs/settings.md` is `markdown()`;
-`make check` compares them.
+Guarantees: `load` either returns settings that agree with each other or raises one ConfigurationError that
+names every wrong variable and what to do about it; no text shows a secret. `docs/settings.md` is
+`markdown()`; `make check` compares them.
 """
 
 import difflib

@@ -156,7 +156,8 @@ class Pipeline(Generic[Input]):
     work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
     field, each with the member of `input` that it stands for. `routes`: further `GET /<name>/<path>`
     documents.
-    `check()` runs once when a process starts and raises `ConfigurationError` if the pipeline's data is not whole.
+    `check()` runs once when a process starts; it raises `ConfigurationError` if the pipeline's data is not
+    whole.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
     """

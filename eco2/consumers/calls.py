@@ -33,6 +33,7 @@ from eco2.errors import (
 )
 from eco2.log import get_logger
 from eco2.metrics import Metrics
+from eco2.metrics.metrics import call_outcome
 
 ATTEMPTS = 3
 """Times that one call may fail before its job is put off. From then on once: no two layers multiply, and the
@@ -138,7 +139,7 @@ class Calls:
             outcome = "timeout"
             raise ProviderTimeout(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
         except Eco2Error as error:
-            outcome = type(error).__name__
+            outcome = call_outcome(error)
             paid = error if isinstance(error, PaidCallFailed) else None
             if isinstance(error, RateLimited):
                 turn.pushed_back(error.retry_after)

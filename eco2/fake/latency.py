@@ -32,7 +32,8 @@ def from_mean_and_p99(mean: float, p99: float) -> LogNormal:
     """The log-normal with this mean and 99th percentile, in seconds.
 
     ln p99 − ln mean = z·σ − σ²/2 has the smaller root σ = z − √(z² − 2 ln(p99/mean)). No log-normal has a
-    p99 below its mean on that branch, nor one above e^(z²/2) ≈ 14.97 × its mean: those raise ConfigurationError.
+    p99 below its mean on that branch, nor one above e^(z²/2) ≈ 14.97 × its mean: those raise
+    ConfigurationError.
     """
     if not 0 < mean <= p99:
         raise ConfigurationError(f"latency: mean {mean} and p99 {p99} s do not fit: give 0 < mean ≤ p99")

@@ -36,8 +36,8 @@ class Lookup:
     async def known(self, job_id: str, owner: str | None) -> JobState:
         """The job as this replica knows it; one that it does not know is looked for behind a barrier.
 
-        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `JobForgotten` (older than
-        the journal), `BrokerUnavailable`.
+        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `JobForgotten`
+        (older than the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
         if state is None or state.by is not None:

@@ -26,7 +26,7 @@ class History:
         self._readers = asyncio.Semaphore(READERS)
 
     async def find(self, job_id: str) -> JobState | None:
-        """The job's last state, or None if there was never such a job. Raises `JobForgotten`, `BrokerUnavailable`."""
+        """Returns the job's last state, or None if unknown. Raises `JobForgotten`, `BrokerUnavailable`."""
         born = id_time(job_id)
         if born is None or born > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it

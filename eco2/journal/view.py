@@ -158,7 +158,7 @@ class View:
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is another than `seen` (the object itself) and returns it.
 
-        Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal itself is gone.
+        Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal is gone.
         """
         resets = self.resets
         while True:

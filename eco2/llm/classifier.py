@@ -61,7 +61,7 @@ def rank(classes: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
 def open_classifier(cache: Path | None = None) -> Classifier:
     """The classifier, its network converted if `cache` (default: the user's) does not have it yet.
 
-    Blocks for 0.2 s, at the first start for about 1 s. Raises `ConfigurationError` where packages are missing.
+    Blocks for 0.2 s, at the first start for about 1 s. Raises `ConfigurationError` if packages are missing.
     """
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:

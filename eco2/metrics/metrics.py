@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import eco2
-from eco2.call import Usage
-from eco2.errors import LimitKind
+from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
+from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
 from eco2.metrics.children import Children
 from eco2.metrics.scraped import (
     BrokerSeries,
@@ -42,6 +42,21 @@ DEAD = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
 """Codes of `eco2.errors.PermanentFailure`."""
 REFUSED = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
 """Codes of a request that any pipeline's may be answered with."""
+
+# Dashboards and alerts select calls by these values: a renamed class keeps its value.
+_OUTCOMES: dict[type[Eco2Error], str] = {
+    PaidCallFailed: "NoAnswer",
+    InvalidAnswer: "UnfitAnswer",
+    ModelRefused: "AnswerRefused",
+    ProviderTimeout: "ProviderSilent",
+    ProviderAccessDenied: "ProviderClosed",
+    StaleRun: "RunVoid",
+}
+
+
+def call_outcome(error: Eco2Error) -> str:
+    """Returns the label `outcome` of a call that `error` ended: the name of its class in release 0.1."""
+    return _OUTCOMES.get(type(error), type(error).__name__)
 
 
 class Metrics:

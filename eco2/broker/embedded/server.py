@@ -38,7 +38,7 @@ class Server:
         self._declared: dict[str, topology.Entity] = {}
 
     def declare(self, needed: topology.Topology) -> None:
-        """Makes what is not there yet. Raises `ConfigurationError` for a name that is there with other arguments."""
+        """Declares what is missing. Raises `ConfigurationError` for a name that has other arguments."""
         for entity in needed.entities:
             there = self._declared.setdefault(entity.name, entity)
             if there != entity:

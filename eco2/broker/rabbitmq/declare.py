@@ -101,7 +101,7 @@ async def _consumed(connection: AbstractConnection, topology: Topology, pipeline
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
-    """Creates what is missing at the broker of `connection`; raises `ConfigurationError` with every difference."""
+    """Creates what the broker of `connection` lacks; raises `ConfigurationError` with every difference."""
     if problem := versions.too_old(server(connection)):
         raise ConfigurationError(problem)
     found = [await _declare(connection, entity) for entity in topology.entities]

@@ -156,7 +156,7 @@ class Box:
 async def letters(url: str, topology: Topology, limit: int = 1000) -> AsyncIterator[list[Letter]]:
     """The oldest dead letters, at most `limit`, in the order in which they died.
 
-    Raises `ConfigurationError` for a refused login, `BrokerUnavailable` where the broker or the queue is not there.
+    Raises `ConfigurationError` for a refused login, `BrokerUnavailable` without a broker or the queue.
     The broker takes letters back that are held for longer than its `consumer_timeout` (30 minutes).
     """
     if not 1 <= limit <= MOST:

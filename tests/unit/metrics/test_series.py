@@ -11,13 +11,25 @@ from prometheus_client.parser import text_string_to_metric_families
 from eco2.assembly import metrics_of
 from eco2.broker.embedded import Embedded
 from eco2.broker.topology import Topology
-from eco2.call import Usage
+from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, UnreadableAnswer, Usage
+from eco2.errors import (
+    CallUnsupported,
+    InputRefused,
+    ProviderAccessDenied,
+    ProviderDown,
+    ProviderError,
+    ProviderRefused,
+    ProviderTimeout,
+    RateLimited,
+    StaleRun,
+)
 from eco2.journal.backlog import Backlog
 from eco2.journal.journal import Journal, Status
 from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.metrics.children import MOST
 from eco2.metrics.loop import LoopWatch
+from eco2.metrics.metrics import call_outcome
 from eco2.metrics.page import markdown
 from eco2.metrics.series import SERIES
 from eco2.pacer import Limits
@@ -178,3 +190,25 @@ async def test_a_loop_that_is_held_up_is_seen() -> None:
         if sample.name == "eco2_loop_lag_seconds_bucket"
     }
     assert buckets["+Inf"] - buckets["0.05"] >= 1
+
+
+def test_the_outcome_of_a_call_keeps_its_label_whatever_the_class_of_the_error_is_called() -> None:
+    paid = ("", "m", Usage())
+    errors = {
+        "NoAnswer": PaidCallFailed(*paid),
+        "UnfitAnswer": InvalidAnswer(*paid, text="", problem=""),
+        "UnreadableAnswer": UnreadableAnswer(*paid),
+        "AnswerRefused": ModelRefused(*paid),
+        "ProviderSilent": ProviderTimeout(""),
+        "ProviderDown": ProviderDown(""),
+        "ProviderError": ProviderError(""),
+        "RateLimited": RateLimited(""),
+        "ProviderRefused": ProviderRefused(""),
+        "ProviderClosed": ProviderAccessDenied(""),
+        "InputRefused": InputRefused(""),
+        "CallUnsupported": CallUnsupported(""),
+        "RunVoid": StaleRun(""),
+    }
+    assert {label: call_outcome(error) for label, error in errors.items()} == {
+        label: label for label in errors
+    }

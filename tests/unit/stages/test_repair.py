@@ -205,7 +205,7 @@ async def test_an_unfit_answer_is_counted_with_what_it_cost() -> None:
     async with World().process(model, _pipeline()) as process:
         await process.ended((await process.submit()).job)
     shown = process.metrics.render().decode()
-    assert 'eco2_call_seconds_count{kind="vision",model="gpt-5.1",outcome="InvalidAnswer"} 1.0' in shown
+    assert 'eco2_call_seconds_count{kind="vision",model="gpt-5.1",outcome="UnfitAnswer"} 1.0' in shown
     assert 'eco2_tokens_total{direction="input",kind="vision",model="gpt-5.1"} 1800.0' in shown
     assert 'eco2_cost_usd_total{kind="vision",model="gpt-5.1"} 0.00325' in shown
 
