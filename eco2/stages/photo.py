@@ -20,7 +20,7 @@ from eco2.picturefile import MAX_BYTES, Format
 from eco2.pipeline import InvalidInput
 
 PROCESSES = 2
-MAX_WAITING = 16
+MAX_WAITING = 64
 MAX_WAIT = 5.0
 """Seconds that a picture waits for a process. With `MAX_SECONDS` less than a stop waits for open requests."""
 MAX_SECONDS = 3.0

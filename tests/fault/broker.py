@@ -212,7 +212,7 @@ async def _until_replaced(run: Trial) -> set[str]:
             for slot in run.fleet.slots:
                 with suppress(httpx.HTTPError):
                     ready = await run.http.get(f"{slot.url}/readyz")
-                    page = (await run.http.get(f"{slot.url}/metrics")).text
+                    page = (await run.http.get(slot.metrics_url)).text
                     replaced += ready.status_code == 200 and "eco2_journal_replaced_total 1.0" in page
                     if ready.status_code == 503:
                         unready.add(slot.name)
