@@ -26,7 +26,7 @@ from eco2.errors import ConfigurationError, Eco2Error, PermanentError, Retryable
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
 from eco2.job import JSON
 from eco2.pipeline import Upload
-from eco2.retryafter import seconds_asked
+from eco2.retry import Backoff, seconds_asked
 
 __all__ = [
     "Client",
@@ -45,7 +45,7 @@ Message = TypeVar("Message")
 
 SILENCE = 45.0
 """Seconds without a byte after which a stream counts as dropped; gateways write a comment far more often."""
-LONGEST_PAUSE = 10.0
+RECONNECT = Backoff(0.1, 10.0)
 HELD = 5.0
 """Seconds that a connection must stay open to count as one that worked, if it brings no event."""
 RECHECK = 30.0
@@ -294,8 +294,7 @@ def pause(failures: int, asked: float | None, chance: float) -> float:
 
     `chance` (0..1) spreads the clients of a gateway that went, so that they do not return all at once.
     """
-    longest: float = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
-    return max(asked or 0.0, longest * (0.5 + chance / 2))
+    return max(asked or 0.0, RECONNECT.pause(failures, 0.5 + chance / 2))
 
 
 _PATH = re.compile(r"/(?!/)[!-\[\]-~]*\Z")

@@ -1,15 +1,14 @@
 """The one place where a delivery is settled: first the journal's last word, then the broker is told."""
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
-
 from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, Outcome, Released, Retry
 from eco2.consumers.progress import done_event, truncated
 from eco2.consumers.run import Run
-from eco2.errors import DeliveryLost, RetryableError
+from eco2.errors import DeliveryLost
 from eco2.event import Released as ReleasedEvent
 from eco2.job import encode_order
 from eco2.log import get_logger
 from eco2.ports import Clock, Delivery, WorkQueue, delay_queue
+from eco2.retry import PUBLISH
 
 log = get_logger(__name__)
 
@@ -50,8 +49,6 @@ async def close(delivery: Delivery, outcome: Outcome) -> None:
 
 async def _put_off(run: Run, delay: int, queue: WorkQueue) -> None:
     """The order into the queue of that delay, for as long as it takes; the delivery is held meanwhile."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(RetryableError), wait=wait_random_exponential(multiplier=0.1, max=2.0)
-    ):
-        with attempt:
-            await queue.publish(delay_queue(run.pipeline.name, delay), encode_order(run.job), run.job.id)
+    await PUBLISH.retry(
+        lambda: queue.publish(delay_queue(run.pipeline.name, delay), encode_order(run.job), run.job.id)
+    )

@@ -15,8 +15,6 @@ from contextlib import ExitStack, suppress
 from decimal import Decimal
 from functools import partial
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
 from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, NoReply, RetryableError
@@ -30,6 +28,7 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
 from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, first_queue, jobs_queue
+from eco2.retry import PUBLISH
 
 SERVICE = "sweep"
 INTERVAL = 5.0
@@ -271,13 +270,9 @@ class Sweep:
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(RetryableError),
-            wait=wait_random_exponential(multiplier=0.1, max=1.0),
-            stop=stop_after_delay(INTERVAL),  # an alarm of a moment must not cost another wait for silence
-            reraise=True,
-        ):
-            with attempt:
-                await self._broker.publish(first_queue(job.pipeline), order, job.job)
+        # An alarm of a moment must not cost another wait for silence.
+        await PUBLISH.retry(
+            lambda: self._broker.publish(first_queue(job.pipeline), order, job.job), timeout=INTERVAL
+        )
         log.warning("ordered again: its order was lost", job=job.job)
         self._metrics.job_swept(job.pipeline, "ordered again")

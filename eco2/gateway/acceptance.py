@@ -12,9 +12,8 @@ from decimal import Decimal
 from typing import TypeVar
 
 from pydantic import BaseModel
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from eco2.errors import BrokerUnavailable, InvalidInput, RetryableError, SpendLimit, TooLarge
+from eco2.errors import BrokerUnavailable, InvalidInput, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
@@ -23,9 +22,12 @@ from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.ports import Broker, Clock, jobs_queue
+from eco2.retry import Backoff
 
 Confirmed = TypeVar("Confirmed")
 
+PUBLISH = Backoff(0.02, 0.5)
+"""Short pauses: a client waits for the answer."""
 LOOK = 0.1
 """Seconds between two looks at the broker while a request waits for it."""
 REMEMBERED = 10_000
@@ -108,7 +110,7 @@ class Acceptance:
     async def _publish(self, job: Job, order: bytes) -> JobState | None:
         """None when the job is out, or the job that had its key first."""
         try:
-            await _persistently(lambda: self._orders.keep(job.id, order))
+            await PUBLISH.retry(lambda: self._orders.keep(job.id, order))
         except TooLarge as error:
             log.error("a request was refused for its size", why=str(error))  # noqa: TRY400 - nothing broke
             raise InvalidInput(
@@ -196,7 +198,7 @@ class Acceptance:
             self._journal.put(Superseded(ts=self._clock(), job=job.id, by=""))
 
     async def _order(self, job: Job, order: bytes) -> None:
-        await _persistently(lambda: self._broker.publish(jobs_queue(job.pipeline), order, job.id))
+        await PUBLISH.retry(lambda: self._broker.publish(jobs_queue(job.pipeline), order, job.id))
         self._ordered[job.id] = None
         if len(self._ordered) > REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
@@ -214,16 +216,6 @@ class Acceptance:
             key=submission.key,
             model=submission.model,
         )
-
-
-async def _persistently(send: Callable[[], Awaitable[None]]) -> None:
-    """Sends until the broker has it; the caller bounds the time."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(RetryableError),
-        wait=wait_random_exponential(multiplier=0.02, max=0.5),
-    ):
-        with attempt:
-            await send()
 
 
 def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:

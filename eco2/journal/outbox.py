@@ -10,7 +10,6 @@ fails, and what is behind it goes on. The price: messages stay as small as that 
 """
 
 import asyncio
-import random
 import time
 import uuid
 from collections import deque
@@ -22,6 +21,7 @@ from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, Too
 from eco2.event import Event, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender
+from eco2.retry import Backoff
 
 BATCH_BYTES = 1_000_000
 """Size of one message, unless a single put is larger."""
@@ -30,8 +30,7 @@ MOST_BYTES = 8_000_000
 for ever, with all that is put behind it waiting."""
 MOST_TURNS = 10
 """Turns of the event loop, microseconds each while little happens, for which a message waits for more."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
-"""Seconds at the most before a message goes out again, doubled each time."""
+RESEND = Backoff(0.05, 2.0)
 
 log = get_logger(__name__)
 
@@ -133,7 +132,7 @@ class Outbox:
             except RetryableError as error:
                 sent |= isinstance(error, PublishUncertain)  # from now on exactly this body, under this id
                 _log_retry(attempt, error)
-            await asyncio.sleep(random.random() * min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(attempt, 16)))
+            await RESEND.sleep(attempt)
         return batch
 
     def _refused(self, batch: list[_Entry], error: TooLarge) -> None:

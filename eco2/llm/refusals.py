@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from eco2.errors import LimitKind
-from eco2.retryafter import bounded, number, seconds_asked
+from eco2.retry import bounded, number, seconds_asked
 
 MAX_WAIT = 90.0
 """Seconds; no provider is believed that asks for more: one answer must not stop a job until its deadline."""

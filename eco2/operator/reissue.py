@@ -7,8 +7,9 @@ that finds it held waits for its end, and a job that has ended is not run again.
 from eco2.errors import PermanentError
 from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
-from eco2.operator.replay import Broker, persistently
+from eco2.operator.replay import PATIENCE, Broker
 from eco2.ports import first_queue
+from eco2.retry import PUBLISH
 
 
 async def reissue(state: JobState, broker: Broker) -> None:
@@ -27,4 +28,4 @@ async def reissue(state: JobState, broker: Broker) -> None:
             f"the store of inputs does not have the order of job {state.job} (it keeps them for an hour); "
             "the job ends at its deadline, and the client may send it again"
         )
-    await persistently(lambda: broker.publish(first_queue(state.pipeline), order, state.job))
+    await PUBLISH.retry(lambda: broker.publish(first_queue(state.pipeline), order, state.job), PATIENCE)

@@ -13,19 +13,18 @@ The next replay knows of that job for as long as views reach back (ECO2_VIEW_MIN
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
-from eco2.errors import BrokerUnavailable, JobForgotten, RetryableError
+from eco2.errors import BrokerUnavailable, JobForgotten
 from eco2.event import queued
 from eco2.job import encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.operator.plan import Plan
 from eco2.ports import Inputs, WorkQueue, first_queue
+from eco2.retry import PUBLISH
 
 PATIENCE = 20.0
 """Seconds in which each step must be confirmed."""
@@ -48,11 +47,11 @@ async def replay(plan: Plan, broker: Broker, journal: Journal) -> str:
         raise BrokerUnavailable(f"the broker takes nothing at present ({why}); replay again later")
     job, order = plan.job, encode_order(plan.job)
     if not plan.announced:
-        await persistently(lambda: Orders(broker).keep(job.id, order))
+        await PUBLISH.retry(lambda: Orders(broker).keep(job.id, order), PATIENCE)
         async with in_time("the journal confirmed nothing"):
             await journal.announce(queued(plan.job, plan.dead.id, dict(plan.outputs)))
     if not plan.over:
-        await persistently(lambda: broker.publish(first_queue(job.pipeline), order, job.id))
+        await PUBLISH.retry(lambda: broker.publish(first_queue(job.pipeline), order, job.id), PATIENCE)
     for letter in plan.dead.letters:
         await letter.drop()
     return job.id
@@ -67,18 +66,6 @@ async def room(journal: Journal, begun: Iterable[str], most: int) -> None:
             return
         with suppress(JobForgotten):
             await journal.view.change(states[0].job, states[0])
-
-
-async def persistently(send: Callable[[], Awaitable[None]]) -> None:
-    """Sends until it is confirmed, for as long as the patience lasts; then raises what was the matter."""
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type(RetryableError),
-        wait=wait_random_exponential(multiplier=0.1, max=2.0),
-        stop=stop_after_delay(PATIENCE),
-        reraise=True,
-    ):
-        with attempt:
-            await send()
 
 
 @asynccontextmanager

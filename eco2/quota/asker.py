@@ -6,7 +6,6 @@ this process' own clock; what is not used goes back, also when the caller is can
 
 import asyncio
 import math
-import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,15 +32,14 @@ from eco2.quota.message import (
 from eco2.quota.named import FORGET
 from eco2.quota.term import HOLD
 from eco2.quota.window import Line
+from eco2.retry import Backoff
 
 LIFE = GUARD / 2
 """Seconds from a grant to the last line before the send; the other half is for the way to the provider."""
 PATIENCE = HOLD + 3.0
 """Seconds for a reply: a leader that is frozen is asked again, or its successor."""
-AGAIN = 0.2
-"""Seconds, at the most, before asking again when nobody answered."""
-LONGEST = 2.0
-"""Seconds, at the most, before asking again when grants come too late, one after another."""
+AGAIN = Backoff(0.2, 2.0)
+"""Where no reply came (the first pause only), and where grants come too late, one after another."""
 FAREWELL = 1.0
 """Seconds for the last report when the process stops."""
 MOST_REPORTED = 200
@@ -159,7 +157,7 @@ class Asker:
                 return grant
             grant.leave()
             if late:
-                await asyncio.sleep(random.random() * min(LONGEST, AGAIN * 2.0**late))
+                await AGAIN.sleep(late)
         raise AssertionError("counting has no end")
 
     async def _once(self, claim: Claim) -> CallGrant:
@@ -183,7 +181,7 @@ class Asker:
                         await asyncio.sleep(reply.seconds)
                     case _:
                         self._line.window = window.lost(asked, now)
-                        await asyncio.sleep(AGAIN * random.random())
+                        await AGAIN.sleep(0)
         except asyncio.CancelledError:
             self._tell(name)
             raise
@@ -218,7 +216,7 @@ class Asker:
         while True:
             await self._spoken.wait()
             if not await self._report(PATIENCE):
-                await asyncio.sleep(AGAIN * random.random())
+                await AGAIN.sleep(0)
 
     async def _report(self, patience: float) -> bool:
         """Sends what there is to say; it stays to be said if nobody answered."""

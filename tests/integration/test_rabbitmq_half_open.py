@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel
 
 from eco2.broker.rabbitmq import RabbitMQ, probe
 from eco2.broker.rabbitmq.adapter import JOBS_HEARTBEAT
-from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, BACKOFF_BASE, BACKOFF_CAP, Link
+from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, Link
 from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
 from eco2.errors import DeliveryLost
@@ -44,7 +44,7 @@ async def brokers(url: str, topology: Topology) -> AsyncIterator[tuple[Brokers, 
 
 
 def test_the_longest_way_from_silence_to_the_next_try_is_below_the_holders_time_out() -> None:
-    assert PROBE_INTERVAL + ABANDON_TIMEOUT + BACKOFF_CAP == COME_BACK
+    assert PROBE_INTERVAL + ABANDON_TIMEOUT + RECONNECT.cap == COME_BACK
     assert Settings.model_fields["holder_timeout"].default > PUBLISH_TIMEOUT + COME_BACK
 
 
@@ -71,7 +71,7 @@ async def test_a_tail_and_a_work_queue_go_on_when_their_connections_are_half_ope
         assert (await records.count(2))[1].body == b"during"
         during = await deliveries.take()
         await eventually(lambda: broker.ready)
-        assert loop.time() - began < PROBE_INTERVAL + PUBLISH_TIMEOUT + ABANDON_TIMEOUT + BACKOFF_BASE + 1
+        assert loop.time() - began < PROBE_INTERVAL + PUBLISH_TIMEOUT + ABANDON_TIMEOUT + RECONNECT.base + 1
         await during.ack()
         with pytest.raises(DeliveryLost):
             await held.ack()

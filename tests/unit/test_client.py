@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.client import LONGEST_PAUSE, Client, ClientEvent, ClientJob, pause
+from eco2.client import Client, ClientEvent, ClientJob, pause
 from eco2.errors import ConfigurationError
 from eco2.eventstream import EventLines, LiveTexts
 
@@ -97,7 +97,7 @@ def test_a_job_of_a_known_id_has_the_gateways_urls() -> None:
         (1, None, 1.0, 0.2),
         (1, None, 0.0, 0.1),
         (4, None, 1.0, 1.6),
-        (1000, None, 1.0, LONGEST_PAUSE),
+        (1000, None, 1.0, 10.0),
         (1, 7.0, 0.5, 7.0),
     ],
 )

@@ -21,11 +21,11 @@ from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cance
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import LinkStatus
+from eco2.retry import Backoff
 
 log = get_logger(__name__)
 
-BACKOFF_BASE = 0.2
-BACKOFF_CAP = 5.0
+RECONNECT = Backoff(0.2, 5.0)
 ACCESS_PATIENCE = 10.0
 """Seconds for which a process that has never been connected asks again after a refused login: a password that
 is being changed is at one side before the other."""
@@ -192,7 +192,7 @@ class Link:
                     raise
                 log.warning("connecting failed", link=self.name, why=self._why or reason_of(error))
             raise_if_cancelled()
-            await asyncio.sleep(backoff(attempt, random.random()))
+            await RECONNECT.sleep(attempt)
             attempt += 1
 
     @asynccontextmanager
@@ -243,7 +243,7 @@ class Link:
             self._changed.clear()
             failures = failures + 1 if await self._attach_missing(connection) else 0
             attempt = attempt if failures else 0
-            patience = backoff(failures, random.random()) if failures else WATCH_INTERVAL
+            patience = RECONNECT.pause(failures, random.random()) if failures else WATCH_INTERVAL
             try:
                 async with asyncio.timeout(patience):
                     await self._changed.wait()
@@ -269,11 +269,6 @@ class Link:
                     self.on_missing()
                 failed += 1
         return failed
-
-
-def backoff(attempt: int, fraction: float) -> float:
-    """Seconds to wait before try number `attempt` (from 0), with `fraction` in [0, 1) drawn at random."""
-    return min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** min(attempt, 16)) * fraction
 
 
 async def _close(connection: AbstractConnection, patience: float) -> None:

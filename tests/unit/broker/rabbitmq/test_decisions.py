@@ -1,4 +1,4 @@
-"""The decisions of the RabbitMQ adapter that need no broker: back-off, where to read from, what a loss is."""
+"""The decisions of the RabbitMQ adapter that need no broker: where to read from, what a loss is."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -6,19 +6,10 @@ from datetime import UTC, datetime
 import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
-from eco2.broker.rabbitmq.link import BACKOFF_BASE, BACKOFF_CAP, backoff
 from eco2.broker.rabbitmq.loss import Lifetime, lost_as
 from eco2.broker.rabbitmq.stream import arguments, wanted
 from eco2.errors import DeliveryLost, InvalidInput, PublishUncertain
 from eco2.ports import First, From, Since
-
-
-def test_backoff_doubles_up_to_its_cap_and_is_drawn_over_the_whole_span() -> None:
-    longest = [backoff(attempt, 1.0) for attempt in range(12)]
-    assert longest[:3] == [BACKOFF_BASE, 2 * BACKOFF_BASE, 4 * BACKOFF_BASE]
-    assert longest[-1] == backoff(10_000, 1.0) == BACKOFF_CAP
-    assert backoff(3, 0.0) == 0
-    assert backoff(3, 0.5) == longest[3] / 2
 
 
 def test_a_reader_asks_the_broker_for_its_start() -> None:

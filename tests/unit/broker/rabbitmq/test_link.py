@@ -11,7 +11,7 @@ import aio_pika
 import pytest
 from aio_pika.abc import AbstractConnection
 
-from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, BACKOFF_CAP, WATCH_INTERVAL, Link
+from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, WATCH_INTERVAL, Link
 from eco2.ports import LinkStatus
 from tests.support.virtual_clock import virtual
 
@@ -99,11 +99,11 @@ async def test_reconnecting_is_spread_over_the_whole_span_and_its_cap_holds() ->
         await asyncio.sleep(3600)
         pauses = [after - before for before, after in pairwise(broker.tries)][10:]
         assert len(pauses) > 1000
-        assert max(pauses) <= BACKOFF_CAP
-        tenths = {int(pause / BACKOFF_CAP * 10) for pause in pauses}
+        assert max(pauses) <= RECONNECT.cap
+        tenths = {int(pause / RECONNECT.cap * 10) for pause in pauses}
         assert tenths >= set(range(10))  # full jitter: a broker that comes back is not stormed
         broker.refusing = False
-        await link.connection(BACKOFF_CAP)
+        await link.connection(RECONNECT.cap)
         await end(task)
 
 
@@ -123,7 +123,7 @@ async def test_reconnects_are_counted_and_who_is_not_wanted_has_no_status() -> N
             await asyncio.sleep(0)
             statuses.append(link.status)
             broker.refusing = False
-            await link.connection(BACKOFF_CAP)
+            await link.connection(RECONNECT.cap)
             statuses.append(link.status)
         await end(task)
     up, down = partial(LinkStatus, "jobs", True), partial(LinkStatus, "jobs", False)
