@@ -33,7 +33,7 @@ from eco2.settings import Settings, doubts
 from eco2.validation import problems
 
 if TYPE_CHECKING:
-    from eco2.consumers.provider import Provider
+    from eco2.calls.provider import Provider
     from eco2.quota.asker import Asker
     from eco2.quota.named import Named
 
@@ -225,13 +225,13 @@ class _Parts:
         return _Budgets(askers, components)
 
     def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
-        from eco2.consumers.calls import Calls
+        from eco2.calls.calls import Calls
+        from eco2.calls.fence import Fence
+        from eco2.calls.provider import Providers
         from eco2.consumers.context import Engine
         from eco2.consumers.deltas import DeltaSender
         from eco2.consumers.executor import Executor
-        from eco2.consumers.fence import Fence
         from eco2.consumers.liveness import HolderMonitor
-        from eco2.consumers.provider import Providers
         from eco2.consumers.running import Running
         from eco2.consumers.sweep import Sweep
         from eco2.consumers.worker import Worker
@@ -288,7 +288,7 @@ class _Parts:
         return Component("deadlines", LastResort(self.journal, deadlines, self.presence).run)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
-        from eco2.consumers.provider import Budget, Provider
+        from eco2.calls.provider import Budget, Provider
         from eco2.pacer import Limits
         from eco2.tokens.estimate import Estimator
 

@@ -9,10 +9,12 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply, Usage
-from eco2.consumers.calls import Calls
+from eco2.calls.calls import Calls
+from eco2.calls.replies import base_key, digest_of, reply_from_json, reply_to_json
 from eco2.consumers.deltas import DeltaSender
-from eco2.consumers.replies import base_key, digest_of, reply_from_json, reply_to_json
+from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
+from eco2.errors import StaleRun
 from eco2.event import CallCompleted, StepCompleted, sound
 from eco2.job import JSON
 from eco2.journal.journal import Journal
@@ -147,6 +149,11 @@ class StageContext(Generic[Input_co]):
             paid = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
         except PaidCallFailed as error:
             paid = error
+        except StaleRun:
+            # The leader has seen another run, and so will we: this one ends here.
+            self._run.interrupt.fire(LostOwnership())
+            await self._run.interrupt.may_begin()
+            raise
         # No await from here to the write: a drain must not come between a paid reply and its record.
         self._run.interrupt.recorded()
         key = base if call.key is not None else self._next_key(base)

@@ -22,7 +22,7 @@ from eco2.call import (
     UnreadableAnswer,
     Usage,
 )
-from eco2.consumers.replies import base_key, digest_of, reply_from_json, reply_to_json
+from eco2.calls.replies import base_key, digest_of, reply_from_json, reply_to_json
 from eco2.event import CallCompleted, Queued, RunStarted, StageChanged, encode_events
 from eco2.journal.journal import Journal
 from eco2.journal.view import View

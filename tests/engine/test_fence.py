@@ -7,7 +7,7 @@ from contextvars import Context
 
 import pytest
 
-from eco2.consumers.fence import LEASE, Fence
+from eco2.calls.fence import LEASE, Fence
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
 from eco2.journal.journal import Journal
@@ -71,7 +71,7 @@ def test_who_took_too_long_behind_the_barrier_asks_again(jumps: tuple[float, ...
     @virtual
     async def scenario() -> None:
         async with run_at(*jumps) as (fence, run), run.interrupt.scope(100.0):
-            await fence.passed(run)
+            await fence.check(run)
         assert fence.barriers == barriers
 
     scenario()
@@ -84,7 +84,7 @@ async def test_an_overtaken_run_does_not_pass() -> None:
         try:
             async with run.interrupt.scope(100.0):
                 run.interrupt.fire(LostOwnership())
-                await fence.passed(run)
+                await fence.check(run)
                 passed = True
         except TimeoutError:
             assert run.interrupt.outcome == LostOwnership()

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from eco2.consumers.breaker import FAILURES
-from eco2.consumers.provider import HALF_LIFE, Wait, WentDown, best
+from eco2.calls.breaker import FAILURES
+from eco2.calls.provider import HALF_LIFE, Wait, WentDown, best
 from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState
 from eco2.pacer import Limits

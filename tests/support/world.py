@@ -13,13 +13,13 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
-from eco2.consumers.calls import Calls
+from eco2.calls.calls import Calls
+from eco2.calls.fence import Fence
+from eco2.calls.provider import Budget, Provider, Providers
 from eco2.consumers.context import Engine
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.executor import Executor
-from eco2.consumers.fence import Fence
 from eco2.consumers.liveness import HolderMonitor
-from eco2.consumers.provider import Budget, Provider, Providers
 from eco2.consumers.running import Running
 from eco2.consumers.sweep import Deadlines, LastResort, Sweep
 from eco2.consumers.worker import Worker

@@ -18,9 +18,9 @@ from eco2 import assembly, cli
 from eco2.broker.rabbitmq import Inspection
 from eco2.broker.rabbitmq.connect import Server
 from eco2.broker.topology import Topology
-from eco2.consumers.calls import Calls
-from eco2.consumers.fence import Fence
-from eco2.consumers.provider import Provider, Providers
+from eco2.calls.calls import Calls
+from eco2.calls.fence import Fence
+from eco2.calls.provider import Provider, Providers
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
 from eco2.journal.journal import Journal
@@ -255,8 +255,8 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(stream, keep, clock, shows=shows, replies=replies, presence=presence)
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
-    monkeypatch.setattr("eco2.consumers.calls.Calls", SpiedCalls)
-    monkeypatch.setattr("eco2.consumers.provider.Provider", SpiedProvider)
+    monkeypatch.setattr("eco2.calls.calls.Calls", SpiedCalls)
+    monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
     settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
     await components_of(settings, "serve")

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from eco2.call import PaidCallFailed, Usage
-from eco2.consumers.breaker import Breaker
+from eco2.calls.breaker import Breaker
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,

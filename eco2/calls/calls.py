@@ -16,10 +16,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from eco2.call import Answer, Call, PaidCallFailed, Reply
-from eco2.consumers.fence import Fence
-from eco2.consumers.provider import Provider, Providers, WentDown, best
-from eco2.consumers.run import Run
-from eco2.consumers.turn import Turn
+from eco2.calls.caller import Caller
+from eco2.calls.fence import Fence
+from eco2.calls.provider import Provider, Providers, WentDown, best
+from eco2.calls.reservation import Reservation
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
@@ -30,6 +30,7 @@ from eco2.errors import (
     ProviderTimeout,
     RateLimited,
     RetryableError,
+    StaleRun,
 )
 from eco2.log import get_logger
 from eco2.metrics import Metrics
@@ -53,13 +54,14 @@ class Calls:
         self._metrics = metrics
 
     async def make(
-        self, run: Run, call: Call[Answer], on_start: Callable[[], None], on_text: Callable[[str], None]
+        self, caller: Caller, call: Call[Answer], on_start: Callable[[], None], on_text: Callable[[str], None]
     ) -> Reply[Answer]:
         """The model's reply. `on_start` is called before each attempt, `on_text` for each piece of text.
 
-        Raises `RetryableError` when the last attempt failed, `PermanentError` at once.
+        Raises `RetryableError` when the last attempt failed, `PermanentError` at once, and `StaleRun` where
+        another run has the job.
         """
-        tries = _Tries(self._providers.offers(run.job.model), 1 if run.retries else ATTEMPTS)
+        tries = _Tries(self._providers.offers(caller.job.model), 1 if caller.retries else ATTEMPTS)
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(RetryableError),
             stop=tries.spent,
@@ -68,7 +70,7 @@ class Calls:
             reraise=True,
         ):
             with attempt:
-                return await self._attempt(tries, run, call, on_start, on_text)
+                return await self._attempt(tries, caller, call, on_start, on_text)
         raise AssertionError("the last attempt raises")
 
     def _again(self, kind: str, state: RetryCallState) -> None:
@@ -78,7 +80,7 @@ class Calls:
     async def _attempt(
         self,
         tries: "_Tries",
-        run: Run,
+        caller: Caller,
         call: Call[Answer],
         on_start: Callable[[], None],
         on_text: Callable[[str], None],
@@ -89,7 +91,7 @@ class Calls:
                 await asyncio.sleep(pause)
                 continue
             try:
-                return await self._ask(provider, run, call, on_start, on_text)
+                return await self._ask(provider, caller, call, on_start, on_text)
             except WentDown:
                 continue
             except (CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
@@ -103,7 +105,7 @@ class Calls:
     async def _ask(
         self,
         provider: Provider,
-        run: Run,
+        caller: Caller,
         call: Call[Answer],
         on_start: Callable[[], None],
         on_text: Callable[[str], None],
@@ -111,45 +113,51 @@ class Calls:
         async with AsyncExitStack() as held:
             async with provider.waiting():
                 await held.enter_async_context(provider.slots)
-                turn = await Turn.of(provider, run, call, held, self._fence)
-            with provider.watched(), run.interrupt.calling():
+                reservation = await Reservation.acquire(provider, caller, call, held, self._fence)
+            with provider.watched(), caller.interrupt.calling():
                 on_start()
-                return await self._send(provider, turn, run, on_text)
+                return await self._send(provider, reservation, caller, on_text)
 
     async def _send(
-        self, provider: Provider, turn: Turn[Answer], run: Run, on_text: Callable[[str], None]
+        self,
+        provider: Provider,
+        reservation: Reservation[Answer],
+        caller: Caller,
+        on_text: Callable[[str], None],
     ) -> Reply[Answer]:
-        outcome, call = "cancelled", turn.call
+        outcome, call = "cancelled", reservation.call
         paid: Reply[Answer] | PaidCallFailed | None = None
         began = time.monotonic()
 
         async def leave() -> None:
             nonlocal began
             patience.reschedule(None)  # waiting for another grant is not the provider's time
-            await turn.taken()
+            await reservation.confirm()
             patience.reschedule(asyncio.get_running_loop().time() + self._timeout)
             began = time.monotonic()
 
         try:
             async with asyncio.timeout(self._timeout) as patience:
-                paid = reply = await provider.adapter.complete(call, run.job.id, on_text, leave)
+                paid = reply = await provider.adapter.complete(call, caller.job.id, on_text, leave)
             outcome = "ok"
             return reply
         except TimeoutError as error:
             outcome = "timeout"
             raise ProviderTimeout(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
+        except StaleRun:  # nothing was sent
+            raise
         except Eco2Error as error:
             outcome = call_outcome(error)
             paid = error if isinstance(error, PaidCallFailed) else None
             if isinstance(error, RateLimited):
-                turn.pushed_back(error.retry_after)
+                reservation.throttled(error.retry_after)
                 self._metrics.rate_limited(provider.name, error.kind)
             raise
         finally:
             seconds = time.monotonic() - began
             name, usage = (paid.model, paid.usage) if paid else (provider.model, None)
             if usage is not None:
-                turn.counted(usage)
+                reservation.settle(usage)
             self._metrics.call_ended(call.kind, name, outcome, seconds, usage)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eco2.call import Answer, Call, Reply
-from eco2.consumers.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from eco2.calls.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from eco2.errors import ProviderDown
 from eco2.ports import at_once
 from tests.support.virtual_clock import virtual

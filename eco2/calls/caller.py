@@ -1,0 +1,34 @@
+"""The run that a call is made for, as far as a call needs to know it: the engine's side of this package."""
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from eco2.job import Job
+
+
+class Scope(Protocol):
+    """Ends a run's work early: its time is over, or it is not the current run any more."""
+
+    async def may_begin(self) -> None:
+        """Returns if the run may go on; a run that must end, ends here by a cancellation."""
+
+    def calling(self) -> AbstractContextManager[None]:
+        """Marks a call as in flight for the block; a drain waits for it and for its record."""
+
+
+class Caller(Protocol):
+    """A run of a job. `offset`, `started`: its rank, see `eco2.ports.Claim`.
+
+    `retries`: how often the job was put off since it last made progress.
+    """
+
+    id: str
+    offset: int
+    started: bool
+    retries: int
+
+    @property
+    def job(self) -> Job: ...
+
+    @property
+    def interrupt(self) -> Scope: ...
