@@ -1,4 +1,4 @@
-"""A program that has jobs done: submits one, shows its events, returns its result, by `eco2.client` only."""
+"""Submits a job, shows its events and returns its result, with `eco2.client` only."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ from eco2.client import Client
 async def ask(gateway: str, text: str) -> dict[str, object]:
     async with Client(gateway) as client:
         job = await client.submit("helpdesk", {"text": text}, key=None)  # a key of yours makes it repeatable
-        async for event in client.events(job):  # goes on behind the last event after a lost connection
+        async for event in client.events(job):  # continues after the last event when a connection is lost
             print(event.name, event.text or event.status)
         return await client.result(job)
 

@@ -1,4 +1,4 @@
-"""A pipeline of one's own: what a customer wrote is sorted, then answered. It needs `eco2.pipeline` only."""
+"""An example pipeline: it sorts a customer's message, then answers it. It needs `eco2.pipeline` only."""
 
 from typing import Literal
 
@@ -34,7 +34,7 @@ async def triage(context: Context[Message]) -> Triage:
         text=text,
         schema=Triage,
         max_tokens=50,
-        local=lambda _: sort(text),  # how it is answered where there is no language model
+        local=lambda _: sort(text),  # the answer without a language model
     )
     return (await context.call(call)).value
 
