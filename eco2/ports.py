@@ -195,14 +195,14 @@ class Inputs(Protocol):
         """A reader of the store, like `Stream.read`. Its offsets have nothing to do with the journal's."""
 
 
-class Live(Protocol):
-    def cast(self, topic: str, body: bytes) -> None:
-        """Sends to every current listener, or to nobody: no confirm, no error, dropped when not connected."""
+class PubSub(Protocol):
+    def broadcast(self, topic: str, body: bytes) -> None:
+        """Sends to every current subscriber: no confirm, no error; dropped when not connected."""
 
-    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         """Calls `on_message(topic, body)`; `*` in the pattern is one word, `#` any number of words.
 
-        The oldest messages are dropped where the listener is slow. `on_message` must neither block nor raise.
+        The oldest messages are dropped where the subscriber is slow. `on_message` must neither block nor raise.
         """
 
 
@@ -228,7 +228,7 @@ class Rpc(Protocol):
 
         `express` may get a copy of a request before `handler` gets the request, after it, or never; only
         while the subscription is attached, but not only while this process is the elected one. What it has
-        cast goes out before its answer.
+        broadcast goes out before its answer.
         """
 
 
@@ -241,7 +241,7 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, Inputs, Live, Rpc, Protocol):
+class Broker(WorkQueue, Stream, Inputs, PubSub, Rpc, Protocol):
     """All five, over connections whose number never depends on jobs or clients."""
 
     @property

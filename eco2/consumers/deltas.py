@@ -3,11 +3,11 @@
 import asyncio
 
 from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, encode_deltas
-from eco2.ports import Live
+from eco2.ports import PubSub
 
 
 class DeltaSender:
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: PubSub) -> None:
         self._live = live
         self._pieces: dict[tuple[str, str, str], Delta] = {}
         self._arrived = asyncio.Event()
@@ -33,6 +33,6 @@ class DeltaSender:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            self._live.cast(DELTA_TOPIC, encode_deltas(list(self._pieces.values())))
+            self._live.broadcast(DELTA_TOPIC, encode_deltas(list(self._pieces.values())))
             self._pieces.clear()
             await asyncio.sleep(DELTA_INTERVAL)

@@ -14,7 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from eco2.consumers.running import Running
-from eco2.ports import Broker, Live
+from eco2.ports import Broker, PubSub
 
 Kind = TypeVar("Kind")
 
@@ -73,8 +73,8 @@ class HolderMonitor:
     async def run(self, stop: asyncio.Event) -> None:
         """Answers the queries of others and sends ours, until `stop` is set."""
         listening = [
-            self._broker.listen(QUERY_TOPIC, self._answer),
-            self._broker.listen(REPLY_TOPIC, self._heard),
+            self._broker.subscribe(QUERY_TOPIC, self._answer),
+            self._broker.subscribe(REPLY_TOPIC, self._heard),
         ]
         async with asyncio.TaskGroup() as group:
             asking = group.create_task(self._ask(lambda: all(each.attached for each in listening)))
@@ -112,7 +112,7 @@ class HolderMonitor:
                 watch.on_silence()
         if self._watches:
             jobs = sorted({watch.job for watch in self._watches})
-            self._broker.cast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
+            self._broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
 
     def _answer(self, _: str, body: bytes) -> None:
         asked = _decode(body, HolderQuery)
@@ -124,7 +124,7 @@ class HolderMonitor:
             if (run := self._running.get(job)) is not None
         }
         if ours:
-            self._broker.cast(REPLY_TOPIC, msgspec.json.encode(HolderReply(ours)))
+            self._broker.broadcast(REPLY_TOPIC, msgspec.json.encode(HolderReply(ours)))
 
     def _heard(self, _: str, body: bytes) -> None:
         said = _decode(body, HolderReply)
@@ -137,7 +137,7 @@ class HolderMonitor:
                 watch.since = now
 
 
-async def query_holder(broker: Live, job: str, seconds: float) -> str | None:
+async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:
     """Returns the run of the process that is at work on `job`, asked from outside of the workers.
 
     "" if a process only keeps a delivery of it; None if there was no reply within `seconds`.
@@ -152,11 +152,11 @@ async def query_holder(broker: Live, job: str, seconds: float) -> str | None:
             if said.jobs[job]:
                 at_work.set()
 
-    listening = broker.listen(REPLY_TOPIC, hear)
+    listening = broker.subscribe(REPLY_TOPIC, hear)
     try:
         async with asyncio.timeout(seconds):
             while not at_work.is_set():
-                broker.cast(QUERY_TOPIC, msgspec.json.encode(HolderQuery([job])))
+                broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery([job])))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(seconds / QUERIES_PER_TIMEOUT):
                         await at_work.wait()

@@ -10,7 +10,7 @@ from eco2.gateway.followers import Followers, StreamCounts
 from eco2.gateway.live import LiveText
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
-from eco2.ports import Live
+from eco2.ports import PubSub
 
 
 class Feeds:
@@ -24,11 +24,11 @@ class Feeds:
         self.stop = stop
 
     @asynccontextmanager
-    async def flowing(self, live: Live) -> AsyncGenerator[None, None]:
+    async def flowing(self, live: PubSub) -> AsyncGenerator[None, None]:
         """Listens to the journal's view and to live text while the block runs."""
         self.view.observe(self._changed)
         self.view.observe_resets(self._forget)
-        subscription = live.listen(DELTA_TOPIC, self._heard)
+        subscription = live.subscribe(DELTA_TOPIC, self._heard)
         async with asyncio.TaskGroup() as group:
             waker = group.create_task(self._wake_on_stop())
             yield

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from eco2.log import get_logger
 from eco2.pacer import Limits
-from eco2.ports import Clock, Live, Subscription
+from eco2.ports import Clock, PubSub, Subscription
 
 TOPIC = "presence"
 BEAT = 3.0
@@ -113,7 +113,7 @@ class Presence:
 
     def __init__(
         self,
-        live: Live,
+        live: PubSub,
         process: str,
         role: Role,
         pipelines: tuple[str, ...],
@@ -178,7 +178,7 @@ class Presence:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Listens and sends until `stop` is set, then takes leave."""
-        listening = self._live.listen(TOPIC, self._hear)
+        listening = self._live.subscribe(TOPIC, self._hear)
         async with asyncio.TaskGroup() as group:
             beating = group.create_task(self._beat(listening))
             await stop.wait()
@@ -201,7 +201,7 @@ class Presence:
 
     def _send(self, *, hello: bool = False, leaving: bool = False) -> None:
         beat = replace(self._own, now=self._clock(), hello=hello, leaving=leaving)
-        self._live.cast(TOPIC, msgspec.json.encode(beat))
+        self._live.broadcast(TOPIC, msgspec.json.encode(beat))
 
     def _hear(self, _: str, body: bytes) -> None:
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from eco2.errors import DecodeError, RetryableError
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits, Pacer
-from eco2.ports import Clock, Live, Rpc, Subscription
+from eco2.ports import Clock, PubSub, Rpc, Subscription
 from eco2.quota.message import (
     MALFORMED,
     Ask,
@@ -70,7 +70,7 @@ class Leader:
     def __init__(
         self,
         rpc: Rpc,
-        live: Live,
+        live: PubSub,
         service: str,
         limits: Limits,
         current: Current,
@@ -110,7 +110,7 @@ class Leader:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stands for election until `stop` is set; then it leaves what waits to its successor."""
-        hearing = self._live.listen(self._topic, self._hear)
+        hearing = self._live.subscribe(self._topic, self._hear)
         self._hearing = lambda: hearing.attached
         serving = self._rpc.serve(self._service, self._handle, self._express)
         async with asyncio.TaskGroup() as group:
@@ -300,7 +300,7 @@ class Leader:
         if granted:
             note = self._shadow.note(granted, *self._corrections)
             self._corrections = ((), ())
-            self._live.cast(self._topic, encode_note(note))
+            self._live.broadcast(self._topic, encode_note(note))
 
     def _warn(self, term: Term) -> None:
         if term.limits != self._told:

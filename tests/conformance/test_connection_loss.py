@@ -48,7 +48,7 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
     subscriptions = [
         broker.consume(QUEUE, 10, deliveries),
         broker.tail(First(), records),
-        broker.listen("#", heard.hear),
+        broker.subscribe("#", heard.hear),
         broker.serve(SERVICE, echo),
     ]
     await attached(*subscriptions)
@@ -62,7 +62,7 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
     await records.until(lambda items: items[-1:] != [] and items[-1].body == b"event")
     async with asyncio.timeout(PATIENCE):
         while not heard.items:  # a cast before the listener is back is lost, as it may be
-            broker.cast("topic", b"cast")
+            broker.broadcast("topic", b"cast")
             await asyncio.sleep(0.02)
     assert heard.items[0] == ("topic", b"cast")
     assert await broker.ask(SERVICE, b"again", PATIENCE) == b"again"

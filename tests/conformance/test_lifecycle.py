@@ -37,14 +37,14 @@ async def test_subscriptions_made_before_run_are_attached_by_it(brokers: Brokers
     subscriptions = [
         broker.consume(QUEUE, 10, deliveries),
         broker.tail(First(), records),
-        broker.listen("#", heard.hear),
+        broker.subscribe("#", heard.hear),
     ]
     assert not any(subscription.attached for subscription in subscriptions)
     await brokers.start(broker)
     assert all(subscription.attached for subscription in subscriptions)  # that is what `ready` says
     await publish(broker, b"job")
     await append(broker, b"event")
-    broker.cast("topic", b"cast")
+    broker.broadcast("topic", b"cast")
     assert (await deliveries.take()).body == b"job"
     assert (await records.take()).body == b"event"
     assert await heard.take() == ("topic", b"cast")

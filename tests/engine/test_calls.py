@@ -28,11 +28,11 @@ class Hearing:
     def __init__(self) -> None:
         self.heard: list[tuple[float, list[tuple[int, str]]]] = []
 
-    def cast(self, topic: str, body: bytes) -> None:
+    def broadcast(self, topic: str, body: bytes) -> None:
         pieces = [(delta.pos, delta.text) for delta in decode_deltas(body)]
         self.heard.append((asyncio.get_running_loop().time(), pieces))
 
-    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Never:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Never:
         raise AssertionError("the sender does not listen")
 
 
@@ -76,7 +76,7 @@ async def test_live_text_is_sent_gathered_and_starts_over_with_a_retry() -> None
 
     heard: list[bytes] = []
     async with World().process(ScriptedModel(script=script)) as process:
-        process.broker.listen(DELTA_TOPIC, lambda topic, body: heard.append(body))
+        process.broker.subscribe(DELTA_TOPIC, lambda topic, body: heard.append(body))
         await process.ended((await process.submit()).job)
     deltas = [delta for body in heard for delta in decode_deltas(body)]
     assert [(delta.stage, delta.pos, delta.text) for delta in deltas] == [("final", 0, "final")] * 2

@@ -156,10 +156,10 @@ async def test_who_missed_a_note_takes_the_last_minute_for_spent() -> None:
     async with quotas(LIMITS) as world:
         first, second = await world.join(), await world.join()
         await asyncio.sleep(2 * SPAN)
-        cast = first.broker.cast
-        first.broker.cast = lambda topic, body: None  # type: ignore[method-assign]
+        broadcast = first.broker.broadcast
+        first.broker.broadcast = lambda topic, body: None  # type: ignore[method-assign]
         await world.call(first.asker, claim())
-        first.broker.cast = cast  # type: ignore[method-assign]
+        first.broker.broadcast = broadcast  # type: ignore[method-assign]
         await world.call(first.asker, claim())
         await first.die()
         died = monotonic()

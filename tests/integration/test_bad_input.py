@@ -372,7 +372,7 @@ async def test_broken_messages_in_the_journal_and_of_live_text_are_passed_over()
         answer = (await http.post("/scan", files=PICTURE)).json()
         for number, body in enumerate(BROKEN):
             await world.worker.broker.append(body, f"broken {number}")
-            world.worker.broker.cast(DELTA_TOPIC, body)
+            world.worker.broker.broadcast(DELTA_TOPIC, body)
         assert (await http.get(answer["result_url"])).status_code == 200
         assert world.gateways[0].journal.view.skipped > len(BROKEN)
         async with stream(world.gateways[0].url + answer["stream_url"]) as received:

@@ -196,8 +196,8 @@ async def act_as_gateway(broker: Broker, rounds: int) -> None:
         name = os.urandom(8).hex()
         await append(broker, name.encode())
         await publish(broker, name.encode())
-        broker.cast("a.b", b"")
-        subscriptions = [broker.tail(First(), lambda record: None), broker.listen("a.*", lambda *_: None)]
+        broker.broadcast("a.b", b"")
+        subscriptions = [broker.tail(First(), lambda record: None), broker.subscribe("a.*", lambda *_: None)]
         await attached(*subscriptions)
         async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
             await anext(reader)

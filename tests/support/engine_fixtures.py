@@ -41,9 +41,9 @@ def rival(process: Process, job: str, run: str = "other") -> Iterator[None]:
 
     def answer(_: str, body: bytes) -> None:
         if holds and job.encode() in body:
-            process.broker.cast(REPLY_TOPIC, msgspec.json.encode({"jobs": {job: run}}))
+            process.broker.broadcast(REPLY_TOPIC, msgspec.json.encode({"jobs": {job: run}}))
 
-    process.broker.listen(QUERY_TOPIC, answer)
+    process.broker.subscribe(QUERY_TOPIC, answer)
     yield
     holds = False
 

@@ -141,8 +141,8 @@ class Freezable(Embedded):
         enter = self.frost.enter
         return super().tail(start, partial(enter, on_record), partial(enter, on_replaced))
 
-    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
-        return super().listen(pattern, partial(self.frost.enter, on_message))
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+        return super().subscribe(pattern, partial(self.frost.enter, on_message))
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None

@@ -109,7 +109,7 @@ class Worker:
 
     def text(self, job_id: str, text: str, pos: int = 0, run: str = "r1", stage: str = "answer") -> None:
         """Casts a piece of live text."""
-        self.broker.cast(DELTA_TOPIC, encode_deltas([Delta(job_id, run, stage, pos, text)]))
+        self.broker.broadcast(DELTA_TOPIC, encode_deltas([Delta(job_id, run, stage, pos, text)]))
 
 
 RESULT: JSON = {"status": "completed", "message": "", "error": None, "usage": {}}

@@ -110,11 +110,11 @@ class Embedded:
     def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.inputs, start)
 
-    def cast(self, topic: str, body: bytes) -> None:
+    def broadcast(self, topic: str, body: bytes) -> None:
         if self._channel is not None and self._server.blocked is None:
-            self._exchange().cast(topic, body)
+            self._exchange().publish(topic, body)
 
-    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
         return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
 
     async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:

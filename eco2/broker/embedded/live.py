@@ -22,7 +22,7 @@ class Exchange:
         self.listeners: list[Listener] = []
         self._dice = dice
 
-    def cast(self, topic: str, body: bytes) -> None:
+    def publish(self, topic: str, body: bytes) -> None:
         """To every listener whose pattern fits, or to nobody."""
         if self._dice.lost_live():
             return

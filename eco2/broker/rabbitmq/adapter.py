@@ -111,11 +111,11 @@ class RabbitMQ:
     def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
 
-    def cast(self, topic: str, body: bytes) -> None:
+    def broadcast(self, topic: str, body: bytes) -> None:
         if self._running:
             self._caster.cast(self._topology.live, topic, body)
 
-    def listen(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         return self._ear.listen(pattern, on_message)
 
     async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:

@@ -60,7 +60,7 @@ class Ears:
 async def test_silence_counts_after_the_time_out_and_many_questions() -> None:
     async with asking(World()) as (process, holders):
         asked: list[float] = []
-        process.broker.listen(QUERY_TOPIC, lambda topic, body: asked.append(now()))
+        process.broker.subscribe(QUERY_TOPIC, lambda topic, body: asked.append(now()))
         ears, began = Ears(holders), now()
         ears.watch("j", "r")
         await until(lambda: bool(ears.silent))
@@ -142,15 +142,15 @@ async def test_a_worker_says_which_of_its_jobs_it_is_at_work_on() -> None:
     world, model = World(), ScriptedModel(seconds=100)
     said: list[dict[str, str]] = []
     async with world.process() as gateway, world.process(model, concurrency=1):
-        gateway.broker.listen(REPLY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"]))
+        gateway.broker.subscribe(REPLY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"]))
         job = (await gateway.submit()).job
         await until(lambda: bool(model.in_flight))
         state = gateway.journal.view.get(job)
         assert state is not None
-        gateway.broker.cast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown", job]}))
+        gateway.broker.broadcast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown", job]}))
         await until(lambda: bool(said))
         assert said == [{job: state.run}]
-        gateway.broker.cast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown"]}))
+        gateway.broker.broadcast(QUERY_TOPIC, msgspec.json.encode({"jobs": ["unknown"]}))
         await asyncio.sleep(1)
         assert len(said) == 1
         await gateway.ended(job)
@@ -164,8 +164,8 @@ def test_what_this_version_cannot_read_is_nothing(body: bytes) -> None:
             ears = Ears(holders)
             ears.watch("j", None)
             for _ in range(30):
-                process.broker.cast(QUERY_TOPIC, body)
-                process.broker.cast(REPLY_TOPIC, body)
+                process.broker.broadcast(QUERY_TOPIC, body)
+                process.broker.broadcast(REPLY_TOPIC, body)
                 await asyncio.sleep(1)
             assert list(ears.silent) == ["j"]
 

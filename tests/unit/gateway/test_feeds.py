@@ -28,12 +28,12 @@ async def test_followers_are_woken_by_events_text_and_stop_and_ended_jobs_leave_
                 journal.put(Queued(ts=VirtualClock.now(), job="j", pipeline="echo", deadline=9.0, digest=""))
                 await news.wait()
                 news.clear()
-                broker.cast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "text")]))
+                broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "text")]))
                 await news.wait()
                 news.clear()
                 assert len(feeds.live) == 1
-                broker.cast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 99, "of no use")]))
-                broker.cast(DELTA_TOPIC, b"not a message of ours")
+                broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 99, "of no use")]))
+                broker.broadcast(DELTA_TOPIC, b"not a message of ours")
                 done = Done(ts=9.0, job="j", run=None, status="failed", seq=51, result={})
                 await journal.put(done)
                 await news.wait()
@@ -42,7 +42,7 @@ async def test_followers_are_woken_by_events_text_and_stop_and_ended_jobs_leave_
                 stop.set()
                 await news.wait()
                 news.clear()
-            broker.cast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "after the end")]))
+            broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "after the end")]))
             assert broker.ready
         assert len(feeds.followers) == 0
         stop_journal.set()

@@ -128,7 +128,7 @@ async def test_a_blocked_broker_refuses_says_why_and_recovers() -> None:
         for send in (broker.publish(QUEUE, b"x", "x"), broker.append(b"x", "x"), broker.ask("quota", b"", 1)):
             with pytest.raises(BrokerUnavailable, match="memory"):
                 await send
-        broker.cast("a", b"dropped")
+        broker.broadcast("a", b"dropped")
         await quiet()
         assert broker.blocked is None
 

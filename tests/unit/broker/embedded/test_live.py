@@ -14,7 +14,7 @@ async def test_a_slow_listener_loses_the_oldest_messages() -> None:
     exchange, heard = Exchange(Dice()), list[bytes]()
     Listener(exchange, "#", lambda _, body: heard.append(body))
     for number in range(MOST_WAITING + 500):  # the listener gets no turn of the loop meanwhile
-        exchange.cast("a", b"%d" % number)
+        exchange.publish("a", b"%d" % number)
     await quiet()
     assert heard == [b"%d" % number for number in range(500, MOST_WAITING + 500)]
 
@@ -23,7 +23,7 @@ async def test_a_slow_listener_loses_the_oldest_messages() -> None:
 async def test_after_cancel_not_even_waiting_messages_are_heard() -> None:
     exchange, heard = Exchange(Dice()), list[bytes]()
     listener = Listener(exchange, "#", lambda _, body: heard.append(body))
-    exchange.cast("a", b"1")
+    exchange.publish("a", b"1")
     listener.cancel()
     await quiet()
     assert heard == []
@@ -36,11 +36,11 @@ async def test_a_message_cast_by_a_listener_comes_after_those_that_wait() -> Non
     def hear(_: str, body: bytes) -> None:
         heard.append(body)
         if body == b"1":
-            exchange.cast("a", b"3")
+            exchange.publish("a", b"3")
 
     Listener(exchange, "a", hear)
-    exchange.cast("a", b"1")
-    exchange.cast("a", b"2")
+    exchange.publish("a", b"1")
+    exchange.publish("a", b"2")
     await quiet()
     assert heard == [b"1", b"2", b"3"]
 
@@ -55,8 +55,8 @@ async def test_a_callback_that_raises_loses_only_its_own_message() -> None:
             raise ValueError("a defect of the callback")
 
     Listener(exchange, "a", hear)
-    exchange.cast("a", b"1")
-    exchange.cast("a", b"2")
+    exchange.publish("a", b"1")
+    exchange.publish("a", b"2")
     await quiet()
     assert heard == [b"1", b"2"]
 
@@ -66,7 +66,7 @@ async def test_under_chaos_some_messages_reach_nobody() -> None:
     exchange, heard = Exchange(Dice(only(lost_live=0.1))), list[bytes]()
     Listener(exchange, "#", lambda _, body: heard.append(body))
     for number in range(500):
-        exchange.cast("a", b"%d" % number)
+        exchange.publish("a", b"%d" % number)
     await quiet()
     assert 400 < len(heard) < 490
 
