@@ -1,6 +1,6 @@
 """What the engine needs from the outside, as Protocols. `broker/` and `llm/` implement them.
 
-A broker gives five things: work queues, a stream (the journal lives on it), a store of inputs, transient
+A broker gives five things: work queues, a stream (the journal lives on it), a store of orders, transient
 messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
 prefix. Every adapter passes the one suite in `tests/conformance`.
 """
@@ -183,15 +183,15 @@ class Stream(Appender, Protocol):
         """
 
 
-class Inputs(Protocol):
-    """A second stream, for what is too large for the journal. It keeps its records for an hour at least, and
-    nobody tails it."""
+class OrderStore(Protocol):
+    """A second stream, for orders: their pictures are too large for the journal. It keeps each for at least an
+    hour, and has readers but no tails."""
 
-    async def keep(self, body: bytes, message_id: str) -> None:
+    async def append_order(self, body: bytes, message_id: str) -> None:
         """Returns once the store holds `body`. Raises like `WorkQueue.publish`, and `TooLarge` for a body
         that the broker never takes."""
 
-    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+    def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         """A reader of the store, like `Stream.read`. Its offsets have nothing to do with the journal's."""
 
 
@@ -241,7 +241,7 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, Inputs, PubSub, Rpc, Protocol):
+class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
     """All five, over connections whose number never depends on jobs or clients."""
 
     @property

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from eco2.job import id_time
-from eco2.ports import Inputs, Since
+from eco2.ports import OrderStore, Since
 
 SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
@@ -27,12 +27,12 @@ class _Order(msgspec.Struct):
 
 
 class Orders:
-    def __init__(self, store: Inputs) -> None:
+    def __init__(self, store: OrderStore) -> None:
         self._store = store
 
     async def keep(self, job_id: str, order: bytes) -> None:
         """Returns once the order is stored. Raises like `WorkQueue.publish`."""
-        await self._store.keep(order, job_id)
+        await self._store.append_order(order, job_id)
 
     async def find(self, job_id: str) -> bytes | None:
         """The order of the job; None if the store does not have it (any more). Raises `BrokerUnavailable`."""
@@ -40,7 +40,10 @@ class Orders:
         if born is None:
             return None
         try:
-            async with asyncio.timeout(PATIENCE), self._store.kept(Since(born - SEEK_BEFORE)) as records:
+            async with (
+                asyncio.timeout(PATIENCE),
+                self._store.read_orders(Since(born - SEEK_BEFORE)) as records,
+            ):
                 async for record in records:
                     head = _head(record.body)
                     if head is not None and head.id == job_id:

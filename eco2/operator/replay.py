@@ -23,14 +23,14 @@ from eco2.job import encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.operator.plan import Plan
-from eco2.ports import Inputs, WorkQueue, first_queue
+from eco2.ports import OrderStore, WorkQueue, retry_queue
 from eco2.retry import PUBLISH
 
 PATIENCE = 20.0
 """Seconds in which each step must be confirmed."""
 
 
-class Broker(WorkQueue, Inputs, Protocol):
+class Broker(WorkQueue, OrderStore, Protocol):
     """What a replay needs of the broker, besides the journal."""
 
     @property
@@ -51,7 +51,7 @@ async def replay(plan: Plan, broker: Broker, journal: Journal) -> str:
         async with in_time("the journal confirmed nothing"):
             await journal.announce(queued(plan.job, plan.dead.id, dict(plan.outputs)))
     if not plan.over:
-        await PUBLISH.retry(lambda: broker.publish(first_queue(job.pipeline), order, job.id), PATIENCE)
+        await PUBLISH.retry(lambda: broker.publish(retry_queue(job.pipeline), order, job.id), PATIENCE)
     for letter in plan.dead.letters:
         await letter.drop()
     return job.id

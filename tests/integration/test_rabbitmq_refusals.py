@@ -149,15 +149,15 @@ async def test_a_body_that_the_broker_never_takes_is_refused_for_good_and_alone(
     async with running(broker):
         await eventually(lambda: broker.ready)
         results = await asyncio.gather(
-            broker.keep(bytes(SMALL + 1), "large"),
-            *(broker.keep(bytes(SMALL), f"small-{number}") for number in range(3)),
+            broker.append_order(bytes(SMALL + 1), "large"),
+            *(broker.append_order(bytes(SMALL), f"small-{number}") for number in range(3)),
             return_exceptions=True,
         )
         assert isinstance(results[0], TooLarge)
         assert f"{SMALL} bytes" in str(results[0])
         assert all(result is None or isinstance(result, PublishUncertain) for result in results[1:])
         await eventually(lambda: broker.ready)
-        await broker.keep(bytes(SMALL), "afterwards")
+        await broker.append_order(bytes(SMALL), "afterwards")
 
 
 async def test_events_that_together_exceed_the_limit_are_split_and_one_that_does_alone_fails(

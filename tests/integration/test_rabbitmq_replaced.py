@@ -118,7 +118,9 @@ async def test_a_deleted_queue_is_made_again_by_those_who_use_it(
         async with asyncio.timeout(PATIENCE):
             while await check(amqp_url, topology):
                 # What the sweep and a gateway do all the time: it fails while a queue is missing.
-                await asyncio.gather(broker.depth("dead"), broker.keep(b"", "input"), return_exceptions=True)
+                await asyncio.gather(
+                    broker.depth("dead"), broker.append_order(b"", "input"), return_exceptions=True
+                )
                 await asyncio.sleep(0.2)
             await eventually(lambda: broker.ready)
         await publish(broker, b"job")

@@ -104,10 +104,10 @@ class Embedded:
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.stream, start)
 
-    async def keep(self, body: bytes, message_id: str) -> None:
+    async def append_order(self, body: bytes, message_id: str) -> None:
         await self._add(self._topology.inputs, body, message_id)
 
-    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+    def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.inputs, start)
 
     def broadcast(self, topic: str, body: bytes) -> None:

@@ -104,11 +104,11 @@ class RabbitMQ:
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.stream, start)
 
-    async def keep(self, body: bytes, message_id: str) -> None:
+    async def append_order(self, body: bytes, message_id: str) -> None:
         self._must_run()
         await _unless_too_large(self._inputs, self._topology.inputs, body, message_id)
 
-    def kept(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+    def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
 
     def broadcast(self, topic: str, body: bytes) -> None:
