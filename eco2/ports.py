@@ -211,7 +211,7 @@ Express = Callable[[bytes], bytes | None]
 
 
 class Rpc(Protocol):
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         """The reply of the one process that serves `service`.
 
         `express`: a copy of the request may go ahead to whoever answered last; the first reply counts.

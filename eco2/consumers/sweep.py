@@ -174,7 +174,7 @@ class Sweep:
         while True:
             await asyncio.sleep(INTERVAL * (0.5 + random.random()))
             try:
-                await self._broker.ask(SERVICE, b"", 2 * INTERVAL)
+                await self._broker.request(SERVICE, b"", 2 * INTERVAL)
             except (NoReply, RetryableError) as error:
                 log.info("no sweep this time", why=str(error))
 

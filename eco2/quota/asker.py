@@ -203,7 +203,7 @@ class Asker:
         if (granted := await self._near(ask)) is not None:
             return granted
         try:
-            return decode_reply(await self._rpc.ask(self._service, encode(ask), PATIENCE, express=True))
+            return decode_reply(await self._rpc.request(self._service, encode(ask), PATIENCE, express=True))
         except (RetryableError, DecodeError) as error:
             log.info("no word from the quota leader; asking again", why=str(error))
             return None
@@ -230,7 +230,7 @@ class Asker:
             pushed_back=tuple(word for word in words if isinstance(word, PushedBack)),
         )
         try:
-            await self._rpc.ask(self._service, encode(report), patience)
+            await self._rpc.request(self._service, encode(report), patience)
         except RetryableError as error:
             log.info("quota report not read", why=str(error))
             return False

@@ -143,7 +143,7 @@ class Leader:
                 self._shadow.lost(self._clock())
             if hearing.attached and not self._shadow.complete:
                 try:
-                    reply = decode_reply(await self._rpc.ask(self._service, encode(Tell()), PATIENCE))
+                    reply = decode_reply(await self._rpc.request(self._service, encode(Tell()), PATIENCE))
                 except (RetryableError, DecodeError) as error:
                     log.info("the quota leader did not tell what was spent; asking again", why=str(error))
                 else:
@@ -156,7 +156,7 @@ class Leader:
         if self._clock() < self._requested + LEASE / 4:
             return
         try:
-            await self._rpc.ask(self._service, encode(Office(token="")), LEASE)
+            await self._rpc.request(self._service, encode(Office(token="")), LEASE)
         except RetryableError as error:
             log.info("no sign that this process still leads", why=str(error))
 

@@ -91,7 +91,7 @@ class Seat:
     async def _ask(self) -> None:
         body = encode(Office(token=self._token))
         try:
-            await self._rpc.ask(self._service, body, TENURE)
+            await self._rpc.request(self._service, body, TENURE)
         except RetryableError as error:
             log.info("quota term over", why=str(error))
 

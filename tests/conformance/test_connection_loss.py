@@ -65,7 +65,7 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
             broker.broadcast("topic", b"cast")
             await asyncio.sleep(0.02)
     assert heard.items[0] == ("topic", b"cast")
-    assert await broker.ask(SERVICE, b"again", PATIENCE) == b"again"
+    assert await broker.request(SERVICE, b"again", PATIENCE) == b"again"
 
 
 async def test_a_cancelled_subscription_does_not_come_back(brokers: Brokers) -> None:

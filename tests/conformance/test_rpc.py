@@ -20,7 +20,7 @@ def echo(name: bytes) -> Callable[[bytes], Awaitable[bytes]]:
 async def test_a_question_gets_its_answer(brokers: Brokers) -> None:
     client, server = await brokers.start(), await brokers.start()
     server.serve(SERVICE, echo(b"server"))
-    assert await client.ask(SERVICE, b"hello", PATIENCE) == b"server:hello"
+    assert await client.request(SERVICE, b"hello", PATIENCE) == b"server:hello"
     assert await server.ask(SERVICE, b"myself", PATIENCE) == b"server:myself"
 
 
@@ -28,7 +28,7 @@ async def test_only_the_elected_process_is_asked(brokers: Brokers) -> None:
     client, first, second = [await brokers.start() for _ in range(3)]
     for name, server in ((b"first", first), (b"second", second)):
         await attached(server.serve(SERVICE, echo(name)))
-    replies = {await client.ask(SERVICE, b"", PATIENCE) for _ in range(10)}
+    replies = {await client.request(SERVICE, b"", PATIENCE) for _ in range(10)}
     assert replies == {b"first:"}
 
 
@@ -42,14 +42,14 @@ async def test_concurrent_questions_are_handled_side_by_side(brokers: Brokers) -
 
     server.serve(SERVICE, meet)
     async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(client.ask(SERVICE, b"%d" % n, PATIENCE)) for n in range(20)]
+        asked = [tasks.create_task(client.request(SERVICE, b"%d" % n, PATIENCE)) for n in range(20)]
     assert [task.result() for task in asked] == [b"%d" % number for number in range(20)]
 
 
 async def test_nobody_serving_means_no_reply(brokers: Brokers) -> None:
     client = await brokers.start()
     with pytest.raises(NoReply):
-        await client.ask(SERVICE, b"", 0.1)
+        await client.request(SERVICE, b"", 0.1)
 
 
 async def test_a_slow_answer_means_no_reply_and_harms_nothing(brokers: Brokers) -> None:
@@ -63,9 +63,9 @@ async def test_a_slow_answer_means_no_reply_and_harms_nothing(brokers: Brokers) 
 
     await attached(server.serve(SERVICE, slow))
     with pytest.raises(NoReply):
-        await client.ask(SERVICE, b"slow", 0.1)
+        await client.request(SERVICE, b"slow", 0.1)
     release.set()
-    assert await client.ask(SERVICE, b"quick", PATIENCE) == b"quick"
+    assert await client.request(SERVICE, b"quick", PATIENCE) == b"quick"
 
 
 async def test_a_handler_that_raises_sends_no_reply_and_serves_on(brokers: Brokers) -> None:
@@ -80,8 +80,8 @@ async def test_a_handler_that_raises_sends_no_reply_and_serves_on(brokers: Broke
 
     await attached(server.serve(SERVICE, fragile))
     with pytest.raises(NoReply):
-        await client.ask(SERVICE, b"bad", 0.2)
-    assert await client.ask(SERVICE, b"good", PATIENCE) == b"good"
+        await client.request(SERVICE, b"bad", 0.2)
+    assert await client.request(SERVICE, b"good", PATIENCE) == b"good"
     assert asked.items == [b"bad", b"good"]
 
 
@@ -96,7 +96,7 @@ async def test_when_the_elected_stops_another_answers_what_was_open(brokers: Bro
 
     await attached(first.serve(SERVICE, stuck))
     await attached(second.serve(SERVICE, echo(b"second")))
-    asked = [asyncio.create_task(client.ask(SERVICE, b"%d" % n, PATIENCE)) for n in range(3)]
+    asked = [asyncio.create_task(client.request(SERVICE, b"%d" % n, PATIENCE)) for n in range(3)]
     await begun.count(3)
     await brokers.stop(first)
     assert await asyncio.gather(*asked) == [b"second:0", b"second:1", b"second:2"]
@@ -113,9 +113,9 @@ async def test_what_was_answered_is_not_asked_again(brokers: Brokers) -> None:
     await attached(first.serve(SERVICE, echo(b"first")))
     await attached(second.serve(SERVICE, successor))
     for number in range(3):
-        await client.ask(SERVICE, b"%d" % number, PATIENCE)
+        await client.request(SERVICE, b"%d" % number, PATIENCE)
     await brokers.stop(first)
-    assert await client.ask(SERVICE, b"new", PATIENCE) == b"new"
+    assert await client.request(SERVICE, b"new", PATIENCE) == b"new"
     assert asked.items == [b"new"]
 
 
@@ -124,10 +124,10 @@ async def test_when_the_elected_resigns_another_serves(brokers: Brokers) -> None
     office = first.serve(SERVICE, echo(b"first"))
     await attached(office)
     await attached(second.serve(SERVICE, echo(b"second")))
-    assert await client.ask(SERVICE, b"", PATIENCE) == b"first:"
+    assert await client.request(SERVICE, b"", PATIENCE) == b"first:"
     await office.cancel()
     assert not office.attached
-    assert await client.ask(SERVICE, b"", PATIENCE) == b"second:"
+    assert await client.request(SERVICE, b"", PATIENCE) == b"second:"
 
 
 async def test_asking_without_a_connection_raises(brokers: Brokers) -> None:
@@ -157,11 +157,11 @@ class Counter:
 async def test_a_copy_is_answered_ahead_of_its_request(brokers: Brokers) -> None:
     client, server, counter = await brokers.start(), await brokers.start(), Counter()
     await attached(server.serve(SERVICE, counter.handle, counter.express))
-    assert await client.ask(SERVICE, b"first", PATIENCE, express=True) == b"request:first"
+    assert await client.request(SERVICE, b"first", PATIENCE, express=True) == b"request:first"
     counter.open.clear()
-    assert await client.ask(SERVICE, b"second", PATIENCE, express=True) == b"copy:second"
+    assert await client.request(SERVICE, b"second", PATIENCE, express=True) == b"copy:second"
     counter.open.set()
-    assert await client.ask(SERVICE, b"third", PATIENCE) == b"request:third"  # and no reply that is left over
+    assert await client.request(SERVICE, b"third", PATIENCE) == b"request:third"  # and no reply that is left over
     assert [body for body in counter.requests.items if body != b"second"] == [b"first", b"third"]
     assert counter.copies.items == [b"second"]
 
@@ -170,7 +170,7 @@ async def test_where_a_copy_meets_silence_its_request_is_answered(brokers: Broke
     client, server, counter = await brokers.start(), await brokers.start(), Counter()
     await attached(server.serve(SERVICE, counter.handle, counter.express))
     for _ in range(2):
-        assert await client.ask(SERVICE, b"silent", PATIENCE, express=True) == b"request:silent"
+        assert await client.request(SERVICE, b"silent", PATIENCE, express=True) == b"request:silent"
     await counter.copies.count(1)
 
 
@@ -179,10 +179,10 @@ async def test_a_copy_to_who_has_gone_costs_nothing(brokers: Brokers) -> None:
     gone, here = Counter(), Counter()
     await attached(first.serve(SERVICE, gone.handle, gone.express))
     await attached(second.serve(SERVICE, here.handle))
-    assert await client.ask(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
+    assert await client.request(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
     await brokers.stop(first)
     for body in (b"2", b"3"):
-        assert await client.ask(SERVICE, body, PATIENCE, express=True) == b"request:" + body
+        assert await client.request(SERVICE, body, PATIENCE, express=True) == b"request:" + body
     assert gone.copies.items == []
     assert here.requests.items == [b"2", b"3"]
 
@@ -193,11 +193,11 @@ async def test_who_has_resigned_answers_no_copies(brokers: Brokers) -> None:
     office = first.serve(SERVICE, resigned.handle, resigned.express)
     await attached(office)
     await attached(second.serve(SERVICE, elected.handle, elected.express))
-    assert await client.ask(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
+    assert await client.request(SERVICE, b"1", PATIENCE, express=True) == b"request:1"
     await office.cancel()
-    assert await client.ask(SERVICE, b"2", PATIENCE, express=True) == b"request:2"
+    assert await client.request(SERVICE, b"2", PATIENCE, express=True) == b"request:2"
     elected.open.clear()
-    assert await client.ask(SERVICE, b"3", PATIENCE, express=True) == b"copy:3"
+    assert await client.request(SERVICE, b"3", PATIENCE, express=True) == b"copy:3"
     elected.open.set()
     assert resigned.copies.items == []
 
@@ -205,7 +205,7 @@ async def test_who_has_resigned_answers_no_copies(brokers: Brokers) -> None:
 async def test_after_all_connections_went_copies_find_their_way_again(brokers: Brokers) -> None:
     client, server, counter = await brokers.start(), await brokers.start(), Counter()
     await attached(server.serve(SERVICE, counter.handle, counter.express))
-    await client.ask(SERVICE, b"before", PATIENCE, express=True)
+    await client.request(SERVICE, b"before", PATIENCE, express=True)
     await brokers.disrupt()
     assert await answered(client, b"behind") == b"request:behind"
     counter.open.clear()
@@ -218,6 +218,6 @@ async def answered(client: Broker, body: bytes) -> bytes:
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                return await client.ask(SERVICE, body, 5, express=True)
+                return await client.request(SERVICE, body, 5, express=True)
             except (BrokerUnavailable, NoReply):
                 await asyncio.sleep(0.02)

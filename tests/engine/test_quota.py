@@ -229,10 +229,10 @@ class Narrow:
         self._rpc = rpc
         self._way = asyncio.Lock()
 
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         async with self._way:
             await asyncio.sleep(0.01)
-        return await self._rpc.ask(service, body, timeout, express=express)
+        return await self._rpc.request(service, body, timeout, express=express)
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
@@ -276,7 +276,7 @@ async def test_a_term_ends_by_itself_and_the_next_begins() -> None:
 async def test_a_message_of_another_version_is_refused() -> None:
     async with quotas(LIMITS) as world:
         member = await world.join()
-        reply = decode_reply(await member.broker.ask("quota", b'{"v":9,"body":{}}', 1.0))
+        reply = decode_reply(await member.broker.request("quota", b'{"v":9,"body":{}}', 1.0))
         assert isinstance(reply, Refused)
         assert "give all processes one version" in reply.message
 

@@ -219,7 +219,7 @@ async def act_as_worker(broker: Broker, rounds: int) -> None:
         await delivery.ack()
         office = broker.serve(SERVICE, echo)
         await attached(office)
-        assert await broker.ask(SERVICE, b"x", PATIENCE) == b"x"
+        assert await broker.request(SERVICE, b"x", PATIENCE) == b"x"
         await office.cancel()
 
 

@@ -71,10 +71,10 @@ async def test_a_request_that_nobody_waits_for_any_more_is_never_handled(
         return body
 
     with pytest.raises(NoReply):
-        await broker.ask(SERVICE, b"stale", 0.1)
+        await broker.request(SERVICE, b"stale", 0.1)
     await until_empty(amqp_url, topology.service(SERVICE))
     broker.serve(SERVICE, echo)
-    assert await broker.ask(SERVICE, b"fresh", PATIENCE) == b"fresh"
+    assert await broker.request(SERVICE, b"fresh", PATIENCE) == b"fresh"
     assert asked.items == [b"fresh"]
 
 
@@ -134,7 +134,7 @@ async def test_a_handler_outlives_the_connection_that_brought_its_request(broker
 
     subscription = server.serve(SERVICE, slow)
     with pytest.raises(NoReply):
-        await asyncio.gather(client.ask(SERVICE, b"x", PATIENCE), cut_when(brokers, begun))
+        await asyncio.gather(client.request(SERVICE, b"x", PATIENCE), cut_when(brokers, begun))
     await attached(subscription)
     await begun.count(2)  # the request was delivered again
     release.set()
@@ -174,7 +174,7 @@ async def test_a_process_started_before_its_broker_gets_ready_with_it(
         tasks.create_task(broker.run(stop))
         await asyncio.sleep(0)
         with pytest.raises(BrokerUnavailable):
-            await broker.ask(SERVICE, b"", 0.3)
+            await broker.request(SERVICE, b"", 0.3)
         with pytest.raises(BrokerUnavailable):
             await broker.publish(QUEUE, b"x", "x")
         assert not broker.ready

@@ -125,7 +125,7 @@ async def test_a_deleted_queue_is_made_again_by_those_who_use_it(
             await eventually(lambda: broker.ready)
         await publish(broker, b"job")
         await received.count(1)
-        assert await broker.ask(SERVICE, b"x", 20) == b"x"
+        assert await broker.request(SERVICE, b"x", 20) == b"x"
         assert journal.view.resets == 0
 
 

@@ -73,9 +73,9 @@ class Freezer:
         """Returns at once, or when it thaws."""
         await self._running.wait()
 
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self.asked += 1
-        reply = await self._rpc.ask(service, body, timeout, express=express)
+        reply = await self._rpc.request(service, body, timeout, express=express)
         await self._running.wait()
         return reply
 

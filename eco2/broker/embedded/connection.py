@@ -14,7 +14,7 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
 from eco2.broker.embedded.publishing import Publisher
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.broker.embedded.rpc import MOST_REQUESTS, Answered, Desk, ask
+from eco2.broker.embedded.rpc import MOST_REQUESTS, Answered, Desk, request
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import Following, Link, Standing
@@ -117,12 +117,12 @@ class Embedded:
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
         return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
 
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         channel = self._connected()
         if self._server.blocked is not None:
             raise BrokerUnavailable(f"the broker takes no requests ({self._server.blocked}): ask again later")
         queue = self._queue(self._topology.service(service))
-        return await ask(queue, channel, body, timeout, self._answered, express)
+        return await request(queue, channel, body, timeout, self._answered, express)
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None

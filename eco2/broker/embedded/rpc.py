@@ -28,7 +28,7 @@ Answered = dict[str, Express]
 """Where copies go: to whoever answered last, by the queue that was asked."""
 
 
-async def ask(
+async def request(
     queue: Queue, channel: Channel, body: bytes, timeout: float, answered: Answered, express: bool
 ) -> bytes:
     """The reply to `body`. Raises `NoReply` after `timeout` seconds, or when the connection goes."""

@@ -78,7 +78,7 @@ class RabbitMQ:
             Probe(self._journal, probe.ask, publish_timeout),
         )
         self._ear = Ear(self._journal, topology.live)
-        self._asker = rpc.Asker(self._quota)
+        self._rpc = rpc.RpcClient(self._quota)
         self._gauge = Gauge(self._journal, publish_timeout, self._recovery.missing)
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
@@ -118,9 +118,9 @@ class RabbitMQ:
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         return self._ear.listen(pattern, on_message)
 
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self._must_run()
-        return await self._asker.ask(self._topology.service(service), body, timeout, express)
+        return await self._rpc.request(self._topology.service(service), body, timeout, express)
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None

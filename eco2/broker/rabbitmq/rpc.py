@@ -46,7 +46,7 @@ class _Question(NamedTuple):
     reply: asyncio.Future[bytes]
 
 
-class Asker:
+class RpcClient:
     """The process' reply address, as a session of `link`, and the questions that wait for a reply."""
 
     def __init__(self, link: Link) -> None:
@@ -80,7 +80,7 @@ class Asker:
         for question in self._waiting.values():
             question.reply.cancel()
 
-    async def ask(self, queue: str, body: bytes, timeout: float, express: bool = False) -> bytes:
+    async def request(self, queue: str, body: bytes, timeout: float, express: bool = False) -> bytes:
         """The reply to `body` from whoever serves `queue`, in at most `timeout` seconds."""
         if not self._wanted:
             self._wanted = True

@@ -19,7 +19,7 @@ class Post:
         self.asked: list[Office] = []
         self.answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    async def ask(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
+    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         request = decode_request(body)
         assert isinstance(request, Office)
         self.asked.append(request)

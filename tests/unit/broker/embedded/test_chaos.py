@@ -125,7 +125,7 @@ async def test_a_blocked_broker_refuses_says_why_and_recovers() -> None:
         while broker.blocked is None:
             with suppress(BrokerUnavailable):
                 await broker.publish(QUEUE, b"x", "x")
-        for send in (broker.publish(QUEUE, b"x", "x"), broker.append(b"x", "x"), broker.ask("quota", b"", 1)):
+        for send in (broker.publish(QUEUE, b"x", "x"), broker.append(b"x", "x"), broker.request("quota", b"", 1)):
             with pytest.raises(BrokerUnavailable, match="memory"):
                 await send
         broker.broadcast("a", b"dropped")
@@ -219,7 +219,7 @@ async def test_requests_and_replies_get_lost_and_are_asked_again() -> None:
     async with running(client, service):
         for number in range(200):
             try:
-                assert await client.ask("quota", b"%d" % number, 5) == b"%d" % number
+                assert await client.request("quota", b"%d" % number, 5) == b"%d" % number
                 outcomes["reply"] += 1
             except NoReply:
                 outcomes["none"] += 1

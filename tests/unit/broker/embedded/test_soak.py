@@ -78,7 +78,7 @@ async def test_every_question_is_answered_when_it_is_asked_again(seed: int) -> N
     async def ask(body: bytes) -> bytes:
         while True:
             try:
-                return await client.ask("quota", body, 2)
+                return await client.request("quota", body, 2)
             except (NoReply, BrokerUnavailable):
                 await asyncio.sleep(0.1)
 
@@ -126,7 +126,7 @@ async def test_a_broken_connection_fails_what_waits_and_comes_back_by_itself() -
 
 async def outcome(broker: Broker) -> Exception | bytes:
     try:
-        return await broker.ask("quota", b"", 1000)
+        return await broker.request("quota", b"", 1000)
     except NoReply as error:
         return error
 
