@@ -97,7 +97,7 @@ async def reissued(settings: "Settings", job: str) -> None:
 
     async with session(settings, "jobs reissue") as here:
         state = _known(job, await here.journal.find(job))
-        with waiting(f"the store of inputs, for the order of {job}"):
+        with waiting(f"the order store, for the order of {job}"):
             await order_again(state, here.broker)
 
 

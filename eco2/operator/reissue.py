@@ -25,7 +25,7 @@ async def reissue(state: JobState, broker: Broker) -> None:
     order = await Orders(broker).find(state.job)
     if order is None:
         raise PermanentError(
-            f"the store of inputs does not have the order of job {state.job} (it keeps them for an hour); "
+            f"the order store does not have the order of job {state.job} (it keeps them for an hour); "
             "the job ends at its deadline, and the client may send it again"
         )
     await PUBLISH.retry(lambda: broker.publish(first_queue(state.pipeline), order, state.job), PATIENCE)

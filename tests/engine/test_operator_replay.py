@@ -224,7 +224,7 @@ async def test_an_order_that_the_store_does_not_have_is_not_made_up() -> None:
         now = VirtualClock.now()
         queued = Queued(ts=now, job=new_id(now), pipeline="ask", deadline=now + LIFE, digest="d")
         state = await gateway.journal.announce(queued)
-        with pytest.raises(PermanentError, match="the store of inputs does not have"):
+        with pytest.raises(PermanentError, match="the order store does not have"):
             await reissue(state, gateway.broker)
         assert await gateway.broker.depth(first_queue("ask")) == 0
 
