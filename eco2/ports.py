@@ -51,19 +51,19 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class First:
+class FromStart:
     """Read the stream from its oldest record."""
 
 
 @dataclass(frozen=True, slots=True)
-class From:
+class FromOffset:
     """Read the stream from the first record whose offset is `offset` or greater."""
 
     offset: int
 
 
 @dataclass(frozen=True, slots=True)
-class Since:
+class FromTime:
     """Read from about `ts` (Unix seconds): never later, perhaps thousands of records earlier; filter.
 
     While the stream holds nothing as new as `ts`, records that are being appended may be missed.
@@ -73,11 +73,11 @@ class Since:
 
 
 @dataclass(frozen=True, slots=True)
-class Last:
+class FromLast:
     """Read the stream from near its end: at least its newest record, if it has one, and what follows."""
 
 
-Start = First | From | Since | Last
+Start = FromStart | FromOffset | FromTime | FromLast
 
 
 class Delivery(Protocol):

@@ -7,7 +7,7 @@ at the record that it read last: only if that comes again, byte for byte, it goe
 from collections.abc import Callable
 
 from eco2.log import get_logger
-from eco2.ports import From, Record, Start
+from eco2.ports import FromOffset, Record, Start
 
 log = get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Position:
     def attach(self) -> Start:
         """Where a new attachment begins to read."""
         self._expected = self._last
-        return self._start if self._last is None else From(self._last.offset)
+        return self._start if self._last is None else FromOffset(self._last.offset)
 
     def take(self, item: Record) -> None:
         """The present attachment shows `item`, perhaps one before its start: a broker gives whole chunks."""
@@ -52,7 +52,7 @@ class Position:
     def _is_new(self, item: Record) -> bool:
         if self._last is not None:
             return item.offset > self._last.offset
-        return not (isinstance(self._start, From) and item.offset < self._start.offset)
+        return not (isinstance(self._start, FromOffset) and item.offset < self._start.offset)
 
     def _compare(self, expected: Record, item: Record) -> None:
         if item == expected:

@@ -7,7 +7,7 @@ from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, remnant
 from eco2.journal.view import View
-from eco2.ports import From, Record, Since, Start, Stream
+from eco2.ports import FromOffset, FromTime, Record, Start, Stream
 
 SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
@@ -31,13 +31,13 @@ class History:
         if born is None or born > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it
         offset = self._view.left(job_id)
-        start: Start = Since(born - SEEK_BEFORE) if offset is None else From(offset)
+        start: Start = FromTime(born - SEEK_BEFORE) if offset is None else FromOffset(offset)
         async with self._readers:
             return await self._search(_Search(job_id, born, known=offset is not None), start)
 
     async def value_at(self, at: EventId) -> object:
         """The value of the call or step that was recorded at `at`; None if the journal has dropped it."""
-        async with self._readers, self._stream.read(From(at.offset)) as records:
+        async with self._readers, self._stream.read(FromOffset(at.offset)) as records:
             async for record in records:
                 if record.offset != at.offset:
                     return None

@@ -26,7 +26,7 @@ from eco2.journal.spending import Recall
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Clock, First, Last, Record, Since, Start, Stream, Tail
+from eco2.ports import Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
 
 log = get_logger(__name__)
 
@@ -248,13 +248,13 @@ class Journal:
         marker = self._marker()
         seen = self.view.expect(marker.id)
         await self.put(marker)
-        starts: tuple[Start, ...] = (Since(self.view.since), Since(self.view.since - DAY), First())
+        starts: tuple[Start, ...] = (FromTime(self.view.since), FromTime(self.view.since - DAY), FromStart())
         for start in cycle(starts):
             self._tail = self._stream.tail(start, self._show, self._replaced.set)
             if await self._shown(self._tail, seen):
                 break
             log.warning("the journal shows nothing: this machine's clock may be far ahead of the broker's")
-            if isinstance(start, First):
+            if isinstance(start, FromStart):
                 await self._tail.reattach()  # no clock matters there: it is the connection that is silent
             await self._tail.cancel()
         self.filled.set()
@@ -307,7 +307,7 @@ class Journal:
         """
         marker, reached = self._marker(), self.view.offset
         try:
-            async with asyncio.timeout(MAX_EXAMINATION), self._stream.read(Last()) as records:
+            async with asyncio.timeout(MAX_EXAMINATION), self._stream.read(FromLast()) as records:
                 await self.put(marker)
                 async for record in records:
                     if marker.id.encode() in record.body:

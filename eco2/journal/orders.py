@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from eco2.job import id_time
-from eco2.ports import OrderStore, Since
+from eco2.ports import FromTime, OrderStore
 
 SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
@@ -42,7 +42,7 @@ class Orders:
         try:
             async with (
                 asyncio.timeout(PATIENCE),
-                self._store.read_orders(Since(born - SEEK_BEFORE)) as records,
+                self._store.read_orders(FromTime(born - SEEK_BEFORE)) as records,
             ):
                 async for record in records:
                     head = _head(record.body)

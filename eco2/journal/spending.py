@@ -13,7 +13,7 @@ from decimal import Decimal
 from eco2.errors import DecodeError, RetryableError
 from eco2.event import Spent, StageChanged, amount, decode_events
 from eco2.log import get_logger
-from eco2.ports import Clock, Record, Since, Stream
+from eco2.ports import Clock, FromTime, Record, Stream
 
 REMEMBERED = 20_000
 """Stage events that are known to be counted: what is written twice comes within minutes."""
@@ -151,7 +151,7 @@ class Recall:
 
     async def _read(self, start: float) -> Spending:
         earlier, now = Spending(), self._clock()
-        async with self._stream.read(Since(start)) as records:
+        async with self._stream.read(FromTime(start)) as records:
             async for record in records:
                 if record.offset >= self._spending.first:
                     break

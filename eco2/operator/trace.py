@@ -8,7 +8,7 @@ from eco2.event import Done, JobEvent, Released, RunStarted, decode_events
 from eco2.job import JSON
 from eco2.journal.state import TRUNCATED, EventId, JobState, apply, remnant
 from eco2.operator.cost import Cost, paid
-from eco2.ports import DELAYS, From, Stream, delay_queue
+from eco2.ports import DELAYS, FromOffset, Stream, delay_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ async def events(stream: Stream, state: JobState, newest: int) -> list[Event]:
     """Every event of the job, from its beginning to its end, or to the offset `newest`."""
     found: list[Event] = []
     last = newest if state.ended_at is None else min(state.ended_at, newest)
-    async with stream.read(From(state.queued_at)) as records:
+    async with stream.read(FromOffset(state.queued_at)) as records:
         async for record in records:
             try:
                 batch = decode_events(record.body)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from eco2.errors import BrokerUnavailable, DeliveryLost
-from eco2.ports import Broker, Delivery, First, Last, Record
+from eco2.ports import Broker, Delivery, FromLast, FromStart, Record
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
@@ -47,7 +47,7 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
 
     subscriptions = [
         broker.consume(QUEUE, 10, deliveries),
-        broker.tail(First(), records),
+        broker.tail(FromStart(), records),
         broker.subscribe("#", heard.hear),
         broker.serve(SERVICE, echo),
     ]
@@ -85,7 +85,7 @@ async def test_a_cancelled_subscription_does_not_come_back(brokers: Brokers) -> 
 async def test_a_reader_says_that_its_connection_went(brokers: Brokers) -> None:
     broker = await brokers.start()
     await append(broker, b"0")
-    async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
+    async with asyncio.timeout(PATIENCE), broker.read(FromStart()) as reader:
         await anext(reader)
         waiting = asyncio.ensure_future(anext(reader))
         await asyncio.sleep(0)
@@ -124,7 +124,7 @@ async def test_tails_lose_and_repeat_nothing(brokers: Brokers) -> None:
     writer, reader = await brokers.start(), await brokers.start()
     written = [b"%d" % number for number in range(300)]
     received: Received[Record] = Received()
-    reader.tail(First(), received)
+    reader.tail(FromStart(), received)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(append(writer, *written))
         for progress in (50, 150, 250):
@@ -140,7 +140,7 @@ async def test_tails_lose_and_repeat_nothing(brokers: Brokers) -> None:
 async def everything(broker: Broker) -> list[Record]:
     records: list[Record] = []
     await eventually(lambda: broker.ready)
-    async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
+    async with asyncio.timeout(PATIENCE), broker.read(FromStart()) as reader:
         async for record in reader:
             records.append(record)
             if record.body == b"last":
@@ -151,7 +151,7 @@ async def everything(broker: Broker) -> list[Record]:
 async def test_a_tail_that_is_attached_again_and_again_loses_and_repeats_nothing(brokers: Brokers) -> None:
     writer, reader = await brokers.start(), await brokers.start()
     received: Received[Record] = Received()
-    tail = reader.tail(First(), received)
+    tail = reader.tail(FromStart(), received)
     await attached(tail)
     for number in range(30):
         await append(writer, b"%d" % number)
@@ -170,7 +170,7 @@ async def test_a_tail_of_a_stream_that_was_made_again_says_so_and_shows_nothing_
     writer, reader = await brokers.start(), await brokers.start()
     received: Received[Record] = Received()
     replaced: Received[bool] = Received()
-    tail = reader.tail(First(), received, lambda: replaced(True))
+    tail = reader.tail(FromStart(), received, lambda: replaced(True))
     await append(writer, b"0", b"1", b"2")
     await received.count(3)
     await brokers.replace_stream(*[b"new-%d" % number for number in range(10)])
@@ -178,7 +178,7 @@ async def test_a_tail_of_a_stream_that_was_made_again_says_so_and_shows_nothing_
     assert not tail.attached
     assert [record.body for record in received.items] == [b"0", b"1", b"2"]
     again: Received[Record] = Received()
-    reader.tail(First(), again)
+    reader.tail(FromStart(), again)
     await again.count(10)
     assert replaced.items == [True]
 
@@ -188,13 +188,13 @@ async def test_a_tail_whose_place_is_beyond_the_end_of_a_new_stream_does_not_cou
 ) -> None:
     broker = await brokers.start()
     received: Received[Record] = Received()
-    tail = broker.tail(First(), received)
+    tail = broker.tail(FromStart(), received)
     await append(broker, *[b"%d" % number for number in range(20)])
     await received.count(20)
     await brokers.replace_stream()
     await eventually(lambda: not tail.attached)
     await append(broker, b"new")
-    async with asyncio.timeout(PATIENCE), broker.read(Last()) as records:
+    async with asyncio.timeout(PATIENCE), broker.read(FromLast()) as records:
         assert (await anext(records)).body == b"new"
     assert not tail.attached
     assert len(received.items) == 20
@@ -205,7 +205,7 @@ async def test_a_reader_from_the_end_begins_at_the_newest_record_or_before(broke
     written = [b"%d" % number for number in range(20)]
     await append(broker, *written)
     bodies = []
-    async with asyncio.timeout(PATIENCE), broker.read(Last()) as records:
+    async with asyncio.timeout(PATIENCE), broker.read(FromLast()) as records:
         async for record in records:
             bodies.append(record.body)
             if record.body == b"19":

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eco2.errors import BrokerUnavailable
-from eco2.ports import Delivery, First, Record
+from eco2.ports import Delivery, FromStart, Record
 from tests.conformance.harness import QUEUE, Brokers, Heard, Received, append, attached, eventually, publish
 
 
@@ -36,7 +36,7 @@ async def test_subscriptions_made_before_run_are_attached_by_it(brokers: Brokers
     heard = Heard()
     subscriptions = [
         broker.consume(QUEUE, 10, deliveries),
-        broker.tail(First(), records),
+        broker.tail(FromStart(), records),
         broker.subscribe("#", heard.hear),
     ]
     assert not any(subscription.attached for subscription in subscriptions)
@@ -52,7 +52,7 @@ async def test_subscriptions_made_before_run_are_attached_by_it(brokers: Brokers
 
 async def test_ready_waits_for_a_subscription_made_while_running(brokers: Brokers) -> None:
     broker = await brokers.start()
-    subscription = broker.tail(First(), lambda record: None)
+    subscription = broker.tail(FromStart(), lambda record: None)
     assert broker.ready == subscription.attached
     await attached(subscription)
     await eventually(lambda: broker.ready)
@@ -60,7 +60,7 @@ async def test_ready_waits_for_a_subscription_made_while_running(brokers: Broker
 
 async def test_after_stop_nothing_is_sent_and_nothing_attached(brokers: Brokers) -> None:
     broker = await brokers.start()
-    subscription = broker.tail(First(), lambda record: None)
+    subscription = broker.tail(FromStart(), lambda record: None)
     await attached(subscription)
     await brokers.stop(broker)
     assert not broker.ready
@@ -100,6 +100,6 @@ async def test_what_was_published_outlives_every_process(brokers: Brokers) -> No
     deliveries: Received[Delivery] = Received()
     records: Received[Record] = Received()
     successor.consume(QUEUE, 1, deliveries)
-    successor.tail(First(), records)
+    successor.tail(FromStart(), records)
     assert (await deliveries.take()).body == b"job"
     assert (await records.take()).body == b"event"

@@ -161,7 +161,9 @@ async def test_a_copy_is_answered_ahead_of_its_request(brokers: Brokers) -> None
     counter.open.clear()
     assert await client.request(SERVICE, b"second", PATIENCE, express=True) == b"copy:second"
     counter.open.set()
-    assert await client.request(SERVICE, b"third", PATIENCE) == b"request:third"  # and no reply that is left over
+    assert (
+        await client.request(SERVICE, b"third", PATIENCE) == b"request:third"
+    )  # and no reply that is left over
     assert [body for body in counter.requests.items if body != b"second"] == [b"first", b"third"]
     assert counter.copies.items == [b"second"]
 

@@ -12,7 +12,7 @@ from eco2.event import StepCompleted, decode_events
 from eco2.gateway.health import readiness
 from eco2.journal.sizes import Sizes
 from eco2.journal.spending import day_of
-from eco2.ports import First, Record
+from eco2.ports import FromStart, Record
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, ScriptedModel, World, order, until
 
@@ -269,5 +269,5 @@ async def test_a_new_tail_is_not_confused_by_a_stream_without_records() -> None:
     world = World()
     seen: list[Record] = []
     async with world.process() as gateway:
-        gateway.broker.tail(First(), seen.append)
+        gateway.broker.tail(FromStart(), seen.append)
         await until(lambda: bool(seen))

@@ -10,7 +10,7 @@ from eco2.event import Marker, decode_events
 from eco2.journal.history import History
 from eco2.journal.state import JobState
 from eco2.pipeline import Context
-from eco2.ports import First, Record
+from eco2.ports import FromStart, Record
 from tests.support.engine_fixtures import queue_is_empty, single
 from tests.support.metric_value import counted
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -194,7 +194,7 @@ async def test_every_fact_is_written_once_and_a_late_order_writes_nothing() -> N
         written.extend(type(event).__name__ for event in events)
 
     async with World().process(ScriptedModel()) as process:
-        process.broker.tail(First(), read)
+        process.broker.tail(FromStart(), read)
         first = (await process.submit()).job
         await process.ended(first)
         await process.ended((await process.submit()).job)

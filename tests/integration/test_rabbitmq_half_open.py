@@ -13,7 +13,7 @@ from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, Link
 from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
 from eco2.errors import DeliveryLost
-from eco2.ports import Delivery, First, Record
+from eco2.ports import Delivery, FromStart, Record
 from eco2.settings import COME_BACK, Settings
 from tests.conformance.harness import (
     PATIENCE,
@@ -58,7 +58,7 @@ async def test_a_tail_and_a_work_queue_go_on_when_their_connections_are_half_ope
     async with brokers(amqp_url, topology) as (processes, proxy):
         outside = await processes.start(RabbitMQ(amqp_url, topology))
         broker = await processes.start()
-        await attached(broker.tail(First(), records), broker.consume(QUEUE, 1, deliveries))
+        await attached(broker.tail(FromStart(), records), broker.consume(QUEUE, 1, deliveries))
         await publish(outside, b"acked", b"held")
         await append(outside, b"before")
         await records.take()
@@ -103,10 +103,10 @@ async def test_a_publish_goes_through_a_new_connection_when_its_own_is_half_open
 async def test_a_link_that_nobody_wants_is_not_opened_to_be_probed(amqp_url: str, prefix: str) -> None:
     async with brokers(amqp_url, Topology(prefix, pipelines=("work",))) as (processes, proxy):
         gateway = await processes.start()
-        await attached(gateway.tail(First(), lambda record: None))
+        await attached(gateway.tail(FromStart(), lambda record: None))
         assert proxy.open == 2  # publish and journal
         worker = await processes.start()
-        await attached(worker.tail(First(), lambda _: None), worker.consume(QUEUE, 1, lambda _: None))
+        await attached(worker.tail(FromStart(), lambda _: None), worker.consume(QUEUE, 1, lambda _: None))
         assert proxy.open == 2 + 3
 
 

@@ -16,7 +16,7 @@ import pytest
 from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, DeliveryLost, PublishUncertain
-from eco2.ports import Broker, Delivery, First, Record
+from eco2.ports import Broker, Delivery, FromStart, Record
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
@@ -95,7 +95,7 @@ async def test_a_broker_that_comes_back_has_lost_nothing(node: Node, prefix: str
 
     async with processes(node, prefix) as brokers, asyncio.TaskGroup() as tasks:
         producer, consumer = await brokers.start(), await brokers.start()
-        consumer.tail(First(), records)
+        consumer.tail(FromStart(), records)
 
         def hand_over(delivery: Delivery) -> None:
             tasks.create_task(settle(delivery))
@@ -197,9 +197,12 @@ async def act_as_gateway(broker: Broker, rounds: int) -> None:
         await append(broker, name.encode())
         await publish(broker, name.encode())
         broker.broadcast("a.b", b"")
-        subscriptions = [broker.tail(First(), lambda record: None), broker.subscribe("a.*", lambda *_: None)]
+        subscriptions = [
+            broker.tail(FromStart(), lambda record: None),
+            broker.subscribe("a.*", lambda *_: None),
+        ]
         await attached(*subscriptions)
-        async with asyncio.timeout(PATIENCE), broker.read(First()) as reader:
+        async with asyncio.timeout(PATIENCE), broker.read(FromStart()) as reader:
             await anext(reader)
         if rounds > 1:
             await subscriptions[0].cancel()

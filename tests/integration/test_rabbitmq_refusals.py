@@ -13,7 +13,7 @@ from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain, TooLarge
 from eco2.event import Marker, decode_events
 from eco2.journal.outbox import Outbox
-from eco2.ports import First
+from eco2.ports import FromStart
 from tests.conformance.harness import eventually
 from tests.support.rabbitmq import Node
 
@@ -175,7 +175,7 @@ async def test_events_that_together_exceed_the_limit_are_split_and_one_that_does
         await outbox.run(stop)
         assert all(put.result() is None for put in (*puts, last))
         assert isinstance(large.exception(), TooLarge)
-        async with broker.read(First()) as records:
+        async with broker.read(FromStart()) as records:
             seen: list[str] = []
             async for record in records:
                 seen += [event.id for event in decode_events(record.body) if isinstance(event, Marker)]

@@ -13,7 +13,7 @@ from eco2.broker.rabbitmq import RabbitMQ, check
 from eco2.broker.topology import Topology
 from eco2.event import Queued
 from eco2.journal.journal import Journal
-from eco2.ports import First, Record
+from eco2.ports import FromStart, Record
 from tests.conformance.harness import QUEUE, SERVICE, Received, append, attached, eventually, publish
 from tests.conformance.rabbitmq_node import delete
 from tests.support.proxy import Proxy
@@ -157,7 +157,7 @@ async def test_a_tail_that_is_attached_again_loses_and_repeats_nothing(
 ) -> None:
     async with process(amqp_url, topology) as (broker, _):
         received: Received[Record] = Received()
-        tail = broker.tail(First(), received)
+        tail = broker.tail(FromStart(), received)
         await attached(tail)
         for number in range(30):
             await append(broker, b'{"v":1,"events":[]}')

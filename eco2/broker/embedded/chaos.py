@@ -41,7 +41,7 @@ class Chaos:
     lost_live: float = 0.01
     """Live messages, requests and replies that reach nobody."""
     early: int = 300
-    """`Since` starts up to so many records early."""
+    """`FromTime` starts up to so many records early."""
     most_gap: int = 50
     """Offsets left out at once, at most."""
     delay: float = 0.02
@@ -133,7 +133,7 @@ class Dice:
         return self._of("size").randint(1, self.chaos.most_gap) if self._happens("gap", self.chaos.gap) else 0
 
     def early(self) -> int:
-        """Records by which a `Since` starts early."""
+        """Records by which a `FromTime` starts early."""
         return self._of("early").randint(0, self.chaos.early)
 
     def delay(self, kind: str, times: float = 1.0) -> float:

@@ -15,7 +15,7 @@ from itertools import accumulate
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.errors import BrokerUnavailable
-from eco2.ports import First, From, Last, Record, Since, Start
+from eco2.ports import FromLast, FromOffset, FromStart, FromTime, Record, Start
 
 BATCH = 64
 """Records handed to one reader per turn of the loop."""
@@ -65,13 +65,13 @@ class Log:
     def resolve(self, start: Start) -> int:
         """The offset at which a reader that asks for `start` begins."""
         match start:
-            case First():
+            case FromStart():
                 return 0
-            case From(offset):
+            case FromOffset(offset):
                 return offset
-            case Last():
+            case FromLast():
                 return self._records[-1].offset if self._records else self._next
-            case Since(ts):
+            case FromTime(ts):
                 index = max(0, bisect_left(self._times, ts) - self.dice.early())
                 return self._records[index].offset if index < len(self._records) else self._next
 

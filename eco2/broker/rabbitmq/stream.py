@@ -18,7 +18,7 @@ from eco2.broker.rabbitmq.consumer import Arguments, Consumer, Feed
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.errors import BrokerUnavailable
-from eco2.ports import First, From, Last, Record, Since, Start
+from eco2.ports import FromLast, FromOffset, FromStart, FromTime, Record, Start
 
 TAIL_PREFETCH = 400
 READ_PREFETCH = 200
@@ -29,20 +29,20 @@ CLOCK_MARGIN = 2.0
 def arguments(start: Start) -> Arguments:
     """The consumer's arguments that make the broker begin at `start` or earlier."""
     match start:
-        case First():
+        case FromStart():
             return {"x-stream-offset": "first"}
-        case From(offset):
+        case FromOffset(offset):
             return {"x-stream-offset": offset}
-        case Last():
+        case FromLast():
             return {"x-stream-offset": "last"}  # the whole last chunk
-        case Since(ts):
+        case FromTime(ts):
             whole = max(0, floor(ts - CLOCK_MARGIN))
             return {"x-stream-offset": datetime.fromtimestamp(whole, UTC)}
 
 
 def wanted(start: Start, offset: int) -> bool:
     """False for a record before `start`: the broker begins with a whole chunk."""
-    return not (isinstance(start, From) and offset < start.offset)
+    return not (isinstance(start, FromOffset) and offset < start.offset)
 
 
 class Acks:

@@ -12,7 +12,7 @@ from eco2.gateway.acceptance import Acceptance, Submission
 from eco2.job import JSON
 from eco2.journal.spending import Spending, day_of, midnight, until_midnight
 from eco2.journal.view import View
-from eco2.ports import First, Record
+from eco2.ports import FromStart, Record
 from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
 from tests.support.world import KEEP, LIFE, Process, Question, ScriptedModel, World, until
 
@@ -147,7 +147,7 @@ async def complete(process: Process) -> None:
 async def written(process: Process) -> list[Spent]:
     """Every `spent` of the journal."""
     last, found = process.journal.view.offset, list[Spent]()
-    async with process.broker.read(First()) as records:
+    async with process.broker.read(FromStart()) as records:
         async for record in records:
             found += [event for event in decode_events(record.body) if isinstance(event, Spent)]
             if record.offset >= last:

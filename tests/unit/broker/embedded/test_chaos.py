@@ -12,7 +12,7 @@ from eco2.broker.embedded import CALM, Chaos, Embedded
 from eco2.broker.embedded.chaos import Dice, Fate
 from eco2.broker.embedded.queues import Message
 from eco2.errors import BrokerUnavailable, DeliveryLost, Eco2Error, NoReply, PublishUncertain
-from eco2.ports import Delivery, First, Record
+from eco2.ports import Delivery, FromStart, Record
 from tests.support.embedded import QUEUE, TOPOLOGY, only, quiet, running, server
 from tests.support.virtual_clock import run_virtual, virtual
 
@@ -85,7 +85,7 @@ async def test_a_ghost_arrives_after_newer_messages() -> None:
 async def test_a_ghost_arrives_only_after_its_publisher_gave_up() -> None:
     broker = Embedded(TOPOLOGY, server(only(ghost=1)))
     seen: list[Record] = []
-    broker.tail(First(), seen.append)
+    broker.tail(FromStart(), seen.append)
     async with running(broker):
         with pytest.raises(PublishUncertain):
             await broker.append(b"ghost", "id")
@@ -98,7 +98,7 @@ async def test_a_ghost_arrives_only_after_its_publisher_gave_up() -> None:
 async def test_a_late_confirm_comes_after_a_reader_saw_the_message() -> None:
     broker = Embedded(TOPOLOGY, server(only(late_confirm=1)))
     seen: list[Record] = []
-    broker.tail(First(), seen.append)
+    broker.tail(FromStart(), seen.append)
     async with running(broker):
         began = asyncio.get_running_loop().time()
         await broker.append(b"x", "x")
@@ -110,7 +110,7 @@ async def test_a_late_confirm_comes_after_a_reader_saw_the_message() -> None:
 async def test_a_lagging_tail_is_behind_the_confirm() -> None:
     broker = Embedded(TOPOLOGY, server(only(lag=1)))
     seen: list[Record] = []
-    broker.tail(First(), seen.append)
+    broker.tail(FromStart(), seen.append)
     async with running(broker):
         await broker.append(b"x", "x")
         assert seen == []
@@ -125,7 +125,11 @@ async def test_a_blocked_broker_refuses_says_why_and_recovers() -> None:
         while broker.blocked is None:
             with suppress(BrokerUnavailable):
                 await broker.publish(QUEUE, b"x", "x")
-        for send in (broker.publish(QUEUE, b"x", "x"), broker.append(b"x", "x"), broker.request("quota", b"", 1)):
+        for send in (
+            broker.publish(QUEUE, b"x", "x"),
+            broker.append(b"x", "x"),
+            broker.request("quota", b"", 1),
+        ):
             with pytest.raises(BrokerUnavailable, match="memory"):
                 await send
         broker.broadcast("a", b"dropped")

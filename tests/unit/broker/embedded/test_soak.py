@@ -10,7 +10,7 @@ import pytest
 from eco2.broker.embedded import Chaos, Embedded
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost, NoReply
-from eco2.ports import Broker, Delivery, First, Record
+from eco2.ports import Broker, Delivery, FromStart, Record
 from tests.support.embedded import QUEUE, TOPOLOGY, quiet, running, server, surely
 from tests.support.virtual_clock import virtual
 
@@ -53,7 +53,7 @@ async def test_every_tail_sees_one_order_without_loss_or_repeat(seed: int) -> No
     writer, reader = Embedded(TOPOLOGY, shared), Embedded(TOPOLOGY, shared)
     tails: list[list[Record]] = [[], [], []]
     for broker, seen in zip((writer, reader, reader), tails, strict=True):
-        broker.tail(First(), seen.append)
+        broker.tail(FromStart(), seen.append)
     written = [b"%d" % number for number in range(400)]
     async with running(writer, reader):
         for number, body in enumerate(written):

@@ -8,7 +8,7 @@ import pytest
 from eco2.broker.embedded import Embedded
 from eco2.broker.embedded.chaos import CALM, Chaos, Dice
 from eco2.broker.embedded.stream import BATCH, Log, Retention, Tail
-from eco2.ports import First, From, Record, Since
+from eco2.ports import FromOffset, FromStart, FromTime, Record
 from tests.support.embedded import TOPOLOGY, only, quiet, running, server
 from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
 
@@ -43,7 +43,7 @@ async def test_an_offset_in_a_gap_means_the_next_record() -> None:
     for number in range(10):
         sparse.append(b"%d" % number)
     records = everything(sparse)
-    assert sparse.after(sparse.resolve(From(records[3].offset + 1)))[0] == records[4]
+    assert sparse.after(sparse.resolve(FromOffset(records[3].offset + 1)))[0] == records[4]
 
 
 @virtual
@@ -53,7 +53,7 @@ async def test_since_starts_at_the_time_or_earlier_under_chaos() -> None:
         calm.append(b"%d" % number)
         early.append(b"%d" % number)
         await asyncio.sleep(1)
-    start = Since(EPOCH + 600)
+    start = FromTime(EPOCH + 600)
     assert calm.after(calm.resolve(start))[0].body == b"600"
     begins = [int(early.after(early.resolve(start))[0].body) for _ in range(50)]
     assert all(300 <= number <= 600 for number in begins)
@@ -64,7 +64,7 @@ async def test_since_starts_at_the_time_or_earlier_under_chaos() -> None:
 async def test_since_the_future_means_what_comes_next() -> None:
     calm = log()
     calm.append(b"old")
-    position = calm.resolve(Since(VirtualClock.now() + 3600))
+    position = calm.resolve(FromTime(VirtualClock.now() + 3600))
     assert calm.after(position) == []
     calm.append(b"new")
     assert [record.body for record in calm.after(position)] == [b"new"]
@@ -76,7 +76,7 @@ async def test_a_clock_that_goes_back_does_not_hide_records() -> None:
     calm = Log(Retention(), lambda: next(times), Dice())
     for body in (b"0", b"1", b"2"):
         calm.append(body)
-    assert [record.body for record in calm.after(calm.resolve(Since(100)))] == [b"0", b"1", b"2"]
+    assert [record.body for record in calm.after(calm.resolve(FromTime(100)))] == [b"0", b"1", b"2"]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_the_log_forgets_and_never_grows_beyond_its_retention(retention: R
     assert 1000 <= longest <= most
     bodies = [int(record.body) for record in everything(bounded)]
     assert bodies == list(range(5000 - len(bodies), 5000))
-    assert bounded.after(bounded.resolve(First()))[0].body == b"%0100d" % bodies[0]
+    assert bounded.after(bounded.resolve(FromStart()))[0].body == b"%0100d" % bodies[0]
 
 
 @virtual

@@ -9,26 +9,26 @@ from aio_pika.exceptions import AMQPConnectionError
 from eco2.broker.rabbitmq.loss import Lifetime, lost_as
 from eco2.broker.rabbitmq.stream import arguments, wanted
 from eco2.errors import DeliveryLost, InvalidInput, PublishUncertain
-from eco2.ports import First, From, Since
+from eco2.ports import FromOffset, FromStart, FromTime
 
 
 def test_a_reader_asks_the_broker_for_its_start() -> None:
-    assert arguments(First()) == {"x-stream-offset": "first"}
-    assert arguments(From(17)) == {"x-stream-offset": 17}
+    assert arguments(FromStart()) == {"x-stream-offset": "first"}
+    assert arguments(FromOffset(17)) == {"x-stream-offset": 17}
 
 
 @pytest.mark.parametrize("ts", [1_700_000_000.0, 1_700_000_000.999])
 def test_a_time_is_asked_in_whole_seconds_and_never_later(ts: float) -> None:
-    (asked,) = arguments(Since(ts)).values()
+    (asked,) = arguments(FromTime(ts)).values()
     assert isinstance(asked, datetime)
     assert (asked.tzinfo, asked.microsecond) == (UTC, 0)
     assert ts - 4 < asked.timestamp() < ts
 
 
 def test_records_before_the_wanted_offset_are_dropped() -> None:
-    assert [offset for offset in range(5) if wanted(From(3), offset)] == [3, 4]
-    assert wanted(First(), 0)
-    assert wanted(Since(1e12), 0)  # the broker decides, and may start early
+    assert [offset for offset in range(5) if wanted(FromOffset(3), offset)] == [3, 4]
+    assert wanted(FromStart(), 0)
+    assert wanted(FromTime(1e12), 0)  # the broker decides, and may start early
 
 
 @pytest.mark.parametrize(
