@@ -88,7 +88,7 @@ class Delivery(Protocol):
 
     @property
     def body(self) -> bytes: ...
-    def forget_body(self) -> None:
+    def release_body(self) -> None:
         """It is not read again, and need not be kept until the delivery is settled."""
 
     @property

@@ -193,7 +193,7 @@ class QueueDelivery:
     def body(self) -> bytes:
         return self._message.body
 
-    def forget_body(self) -> None:
+    def release_body(self) -> None:
         """The queue itself holds it until the delivery is settled."""
 
     @property

@@ -27,7 +27,7 @@ class QueueDelivery:
         self._properties = message.header.properties
         feed.hold()
 
-    def forget_body(self) -> None:
+    def release_body(self) -> None:
         self.body = b""
 
     @property
