@@ -98,7 +98,7 @@ class Delivery(Protocol):
         """True if it may have been handed out before. False promises nothing."""
 
     @property
-    def returned(self) -> int:
+    def delivery_count(self) -> int:
         """How often it was given back or taken back before; 0 where the broker does not tell.
 
         Not the broker's own count towards its delivery limit: RabbitMQ counts `requeue` there until 4.2 only.

@@ -16,7 +16,7 @@ DELIVERY_LIMIT = 1000
 """Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.
 
 Rejects and lost connections count. What a nack gives back counts until RabbitMQ 4.2 and not from 4.3 on, so
-the engine bounds give-backs itself (`Delivery.returned`)."""
+the engine bounds give-backs itself (`Delivery.delivery_count`)."""
 
 UNLIMITED = 2**31 - 1
 """A delivery limit out of reach, for letters that are looked at any number of times: until RabbitMQ 4.2 each

@@ -267,9 +267,9 @@ def _hopeless(run: Run, state: JobState) -> PermanentError | None:
             "look for the cause in the logs of its workers",
             "POISON",
         )
-    if run.delivery.returned >= MAX_RETURNS:
+    if run.delivery.delivery_count >= MAX_RETURNS:
         return PermanentFailure(
-            f"given back {run.delivery.returned} times without an end; see the logs", "POISON"
+            f"given back {run.delivery.delivery_count} times without an end; see the logs", "POISON"
         )
     return None
 

@@ -85,11 +85,11 @@ async def test_a_delivery_tells_how_often_the_broker_has_taken_it_back(brokers: 
     await publish(broker, b"job")
     for returns in range(3):
         delivery = await received.take()
-        assert (delivery.returned, delivery.redelivered) == (returns, returns > 0)
+        assert (delivery.delivery_count, delivery.redelivered) == (returns, returns > 0)
         await delivery.requeue()
     await received.take()
     await brokers.disrupt()  # a lost connection counts as well
-    assert (await received.take()).returned == 4
+    assert (await received.take()).delivery_count == 4
 
 
 async def test_a_message_in_a_wait_queue_goes_first_when_its_time_has_come(brokers: Brokers) -> None:
@@ -102,7 +102,7 @@ async def test_a_message_in_a_wait_queue_goes_first_when_its_time_has_come(broke
     assert await broker.depth(FIRST) == 0
     delivery = await first.take()
     assert shortest - 0.1 <= time.monotonic() - began < next_longer  # the broker's clock is not ours
-    assert (delivery.body, delivery.message_id, delivery.returned) == (b"later", "later", 0)
+    assert (delivery.body, delivery.message_id, delivery.delivery_count) == (b"later", "later", 0)
     assert (await first.take()).body == b"and behind it"
     assert await broker.depth(delay_queue("work", shortest)) == 0
     await publish(broker, b"fence")

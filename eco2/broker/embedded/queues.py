@@ -205,7 +205,7 @@ class QueueDelivery:
         return self._returned > 0
 
     @property
-    def returned(self) -> int:
+    def delivery_count(self) -> int:
         return self._returned
 
     @property

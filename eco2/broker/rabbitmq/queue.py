@@ -35,7 +35,7 @@ class QueueDelivery:
         return self._properties.message_id or ""
 
     @property
-    def returned(self) -> int:
+    def delivery_count(self) -> int:
         # From RabbitMQ 4.3 a nack raises only the second; versions before have only the first.
         headers = self._properties.headers or {}
         counts = (headers.get("x-delivery-count"), headers.get("x-acquired-count"))

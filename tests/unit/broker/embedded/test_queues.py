@@ -104,7 +104,7 @@ async def test_a_message_waits_as_long_as_its_queue_says_and_goes_first_then(del
     broker, loop = Embedded(TOPOLOGY, server()), asyncio.get_running_loop()
     arrived: list[tuple[float, bytes, int]] = []
     broker.consume(
-        first_queue("work"), 10, lambda each: arrived.append((loop.time(), each.body, each.returned))
+        first_queue("work"), 10, lambda each: arrived.append((loop.time(), each.body, each.delivery_count))
     )
     async with running(broker):
         began = loop.time()

@@ -32,4 +32,4 @@ def delivery(headers: dict[str, object] | None) -> QueueDelivery:
 def test_a_delivery_counts_its_returns_by_every_version(
     headers: dict[str, object] | None, returned: int
 ) -> None:
-    assert delivery(headers).returned == returned
+    assert delivery(headers).delivery_count == returned
