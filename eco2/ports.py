@@ -32,13 +32,13 @@ def jobs_queue(pipeline: str) -> str:
     return f"jobs.{pipeline}"
 
 
-def first_queue(pipeline: str) -> str:
+def retry_queue(pipeline: str) -> str:
     """What goes first: orders that have waited before. Consumed beside the jobs, not behind their backlog."""
     return f"{jobs_queue(pipeline)}.first"
 
 
 def delay_queue(pipeline: str, delay: int) -> str:
-    """A message put here moves to `first_queue(pipeline)` after `delay` seconds, one of `DELAYS`."""
+    """A message put here moves to `retry_queue(pipeline)` after `delay` seconds, one of `DELAYS`."""
     return f"{jobs_queue(pipeline)}.wait-{delay}s"
 
 

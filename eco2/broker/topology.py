@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from eco2.ports import DEAD, DELAYS, delay_queue, first_queue, jobs_queue
+from eco2.ports import DEAD, DELAYS, delay_queue, retry_queue, jobs_queue
 
 DELIVERY_LIMIT = 1000
 """Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.
@@ -134,7 +134,7 @@ class Topology:
 
     def _work(self, pipeline: str) -> tuple[Queue, ...]:
         """Orders, what goes first, and what waits: it goes first when its time has come."""
-        first = self.queue(first_queue(pipeline))
+        first = self.queue(retry_queue(pipeline))
         work = _frozen(_quorum() | _dead_letters(self.queue(DEAD)))
         return (
             Queue(self.queue(jobs_queue(pipeline)), work),

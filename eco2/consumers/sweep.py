@@ -27,7 +27,7 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, first_queue, jobs_queue
+from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, retry_queue, jobs_queue
 from eco2.retry import PUBLISH
 
 SERVICE = "sweep"
@@ -232,7 +232,7 @@ class Sweep:
         depths = {DEAD: await self._broker.depth(DEAD)}
         others = {job.pipeline for job in self._journal.view if not job.ended} - self._pipelines
         for name in sorted(self._pipelines | others):
-            queues = (jobs_queue(name), first_queue(name), *(delay_queue(name, delay) for delay in DELAYS))
+            queues = (jobs_queue(name), retry_queue(name), *(delay_queue(name, delay) for delay in DELAYS))
             try:
                 found = {queue: await self._broker.depth(queue) for queue in queues}
             except BrokerUnavailable as error:
@@ -272,7 +272,7 @@ class Sweep:
             return
         # An alarm of a moment must not cost another wait for silence.
         await PUBLISH.retry(
-            lambda: self._broker.publish(first_queue(job.pipeline), order, job.job), timeout=INTERVAL
+            lambda: self._broker.publish(retry_queue(job.pipeline), order, job.job), timeout=INTERVAL
         )
         log.warning("ordered again: its order was lost", job=job.job)
         self._metrics.job_swept(job.pipeline, "ordered again")

@@ -28,7 +28,7 @@ from eco2.journal.state import JobState
 from eco2.log import bind_job, get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Clock, Delivery, Subscription, WorkQueue, first_queue, jobs_queue
+from eco2.ports import Clock, Delivery, Subscription, WorkQueue, retry_queue, jobs_queue
 
 FIRST_SHARE = 4
 """One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
@@ -114,7 +114,7 @@ class Worker:
         return [
             self._queue.consume(name(pipeline.name), slots, partial(self._deliver, group, pipeline))
             for pipeline in self._pipelines
-            for name, slots in ((first_queue, first), (jobs_queue, self._prefetch))
+            for name, slots in ((retry_queue, first), (jobs_queue, self._prefetch))
         ]
 
     def _deliver(self, group: asyncio.TaskGroup, pipeline: AnyPipeline, delivery: Delivery) -> None:

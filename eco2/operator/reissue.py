@@ -8,7 +8,7 @@ from eco2.errors import PermanentError
 from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.operator.replay import PATIENCE, Broker
-from eco2.ports import first_queue
+from eco2.ports import retry_queue
 from eco2.retry import PUBLISH
 
 
@@ -28,4 +28,4 @@ async def reissue(state: JobState, broker: Broker) -> None:
             f"the order store does not have the order of job {state.job} (it keeps them for an hour); "
             "the job ends at its deadline, and the client may send it again"
         )
-    await PUBLISH.retry(lambda: broker.publish(first_queue(state.pipeline), order, state.job), PATIENCE)
+    await PUBLISH.retry(lambda: broker.publish(retry_queue(state.pipeline), order, state.job), PATIENCE)

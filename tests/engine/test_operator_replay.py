@@ -14,7 +14,7 @@ from eco2.operator.letters import DeadJob, by_job
 from eco2.operator.plan import Plan, plan
 from eco2.operator.reissue import reissue
 from eco2.operator.replay import PATIENCE, replay, room
-from eco2.ports import DEAD, Delivery, first_queue
+from eco2.ports import DEAD, Delivery, retry_queue
 from tests.support.dead_letters import LIFE, FakeLetter
 from tests.support.engine_fixtures import Held, rival
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -226,7 +226,7 @@ async def test_an_order_that_the_store_does_not_have_is_not_made_up() -> None:
         state = await gateway.journal.announce(queued)
         with pytest.raises(PermanentError, match="the order store does not have"):
             await reissue(state, gateway.broker)
-        assert await gateway.broker.depth(first_queue("ask")) == 0
+        assert await gateway.broker.depth(retry_queue("ask")) == 0
 
 
 def reason(event: Paused | None) -> str | None:

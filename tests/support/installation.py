@@ -13,7 +13,7 @@ import httpx
 from eco2 import assembly, brokers, service
 from eco2.client import Client, ClientEvent, ClientJob
 from eco2.fake.config import FakeConfig
-from eco2.ports import DEAD, first_queue, jobs_queue
+from eco2.ports import DEAD, retry_queue, jobs_queue
 from eco2.service import Component
 from eco2.settings import Settings
 from eco2.stages import DEMO_PHOTO
@@ -83,7 +83,7 @@ class Installation:
 
     @property
     def queues(self) -> tuple[str, str]:
-        return jobs_queue("scan"), first_queue("scan")
+        return jobs_queue("scan"), retry_queue("scan")
 
     async def _declared(self, queue: str) -> tuple[int, int]:
         async with await aio_pika.connect(str(self.settings.amqp_url)) as connection:

@@ -6,7 +6,7 @@ import pytest
 
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
-from eco2.ports import DELAYS, delay_queue, first_queue
+from eco2.ports import DELAYS, delay_queue, retry_queue
 
 TOPOLOGY = Topology("eco2", pipelines=("scan",), services=("quota",), retention_hours=48)
 
@@ -60,7 +60,7 @@ def test_what_waits_goes_first_when_its_time_has_come_and_cannot_get_lost(delay:
     arguments = queue(TOPOLOGY.queue(delay_queue("scan", delay))).arguments
     assert arguments["x-message-ttl"] == delay * 1000
     assert arguments["x-dead-letter-exchange"] == ""
-    assert arguments["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(first_queue("scan"))).name
+    assert arguments["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(retry_queue("scan"))).name
     assert arguments["x-dead-letter-strategy"] == "at-least-once"
     assert arguments["x-overflow"] == "reject-publish"
     assert int(arguments["x-delivery-limit"]) > 100

@@ -8,7 +8,7 @@ from eco2.broker.embedded import Embedded
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.ports import DELAYS, delay_queue, first_queue
+from eco2.ports import DELAYS, delay_queue, retry_queue
 from tests.support.embedded import QUEUE, TOPOLOGY, quiet, running, server
 from tests.support.virtual_clock import virtual
 
@@ -104,7 +104,7 @@ async def test_a_message_waits_as_long_as_its_queue_says_and_goes_first_then(del
     broker, loop = Embedded(TOPOLOGY, server()), asyncio.get_running_loop()
     arrived: list[tuple[float, bytes, int]] = []
     broker.consume(
-        first_queue("work"), 10, lambda each: arrived.append((loop.time(), each.body, each.delivery_count))
+        retry_queue("work"), 10, lambda each: arrived.append((loop.time(), each.body, each.delivery_count))
     )
     async with running(broker):
         began = loop.time()
