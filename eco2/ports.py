@@ -184,8 +184,10 @@ class Stream(Appender, Protocol):
 
 
 class OrderStore(Protocol):
-    """A second stream, for orders: their pictures are too large for the journal. It keeps each for at least an
-    hour, and has readers but no tails."""
+    """A second stream, for orders: their pictures are too large for the journal.
+
+    It keeps each order for at least an hour. It has readers, but no tails.
+    """
 
     async def append_order(self, body: bytes, message_id: str) -> None:
         """Returns once the store holds `body`. Raises like `WorkQueue.publish`, and `TooLarge` for a body
@@ -202,7 +204,7 @@ class PubSub(Protocol):
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         """Calls `on_message(topic, body)`; `*` in the pattern is one word, `#` any number of words.
 
-        The oldest messages are dropped where the subscriber is slow. `on_message` must neither block nor raise.
+        Of a slow subscriber the oldest messages are dropped. `on_message` must neither block nor raise.
         """
 
 
@@ -263,7 +265,7 @@ class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
         """
 
 
-async def at_once() -> None:
+async def no_gate() -> None:
     """For a call that waits for nothing before it is sent."""
 
 
@@ -275,7 +277,7 @@ class Model(Protocol):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from eco2.call import Answer, Call, Label, Reply, Usage
 from eco2.errors import ProviderRefused
-from eco2.ports import at_once
+from eco2.ports import no_gate
 
 NAME = "local/efficientnet-lite0"
 
@@ -33,7 +33,7 @@ class LocalModel:
         call: Call[Answer],
         job_id: str,  # noqa: ARG002 - the port's; there is no provider whose log could name it
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Answers by `call.local`. Raises `ProviderRefused` for a call or a picture it cannot answer."""
         await before_send()

@@ -62,7 +62,7 @@ from eco2.llm.refusals import (
     words,
 )
 from eco2.llm.thoughts import Visible, without_thoughts
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.remote import without_login
 from eco2.tokens.names import plain_name
 
@@ -169,7 +169,7 @@ class OpenAIModel:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
         headers = {"x-eco2-job": _header(job_id), "x-eco2-kind": _header(call.kind)}

@@ -44,7 +44,7 @@ from eco2.job import Job, new_id
 from eco2.llm.openai import OpenAIModel
 from eco2.pacer import Limits
 from eco2.pipeline import Context
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.stages import scan
 from tests.support.engine_fixtures import single
 from tests.support.gateways import cluster, eventually, life
@@ -262,7 +262,7 @@ class Eyes(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         assert call.local is not None
         await before_send()

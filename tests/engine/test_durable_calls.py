@@ -27,7 +27,7 @@ from eco2.event import CallCompleted, Queued, RunStarted, StageChanged, encode_e
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
 from eco2.pipeline import Context, Pipeline, Stage
-from eco2.ports import Record, at_once
+from eco2.ports import Record, no_gate
 from tests.support.virtual_clock import VirtualClock, run_virtual, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, until
 
@@ -52,7 +52,7 @@ class Uneven(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         self.seconds = self.random.uniform(0.1, 3.0)
         return await super().complete(call, job_id, on_text, before_send)

@@ -10,7 +10,7 @@ from eco2.call import Answer, Call, InvalidAnswer, Reply, Usage
 from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateLimited, StaleRun
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.quota.asker import LIFE
 from eco2.tokens.estimate import ENOUGH, Counting
 from tests.support.engine_fixtures import overtaking, single
@@ -56,7 +56,7 @@ class Connecting:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         await asyncio.sleep(self.seconds)
         await before_send()

@@ -19,7 +19,7 @@ from eco2.call import Answer, Call, Reply
 from eco2.errors import ProviderDown, ProviderError, RateLimited
 from eco2.event import JobEvent, Paused, Resumed, decode_events
 from eco2.journal.state import EventId, JobState, apply
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
 from tests.support.freeze import Freezable, FreezableLoop
@@ -60,7 +60,7 @@ class Provider(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         await before_send()
         if (fault := self.fault) is not None:

@@ -10,7 +10,7 @@ from eco2.errors import ProviderDown, RateLimited
 from eco2.fake.config import FakeConfig
 from eco2.fake.windows import RateLimits
 from eco2.pacer import GUARD, Limits
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.quota.asker import LIFE
 from eco2.tokens.estimate import Counting
 from tests.support.provider_windows import Arrival
@@ -53,7 +53,7 @@ class Windowed:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         await before_send()
         loop = asyncio.get_running_loop()

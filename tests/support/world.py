@@ -34,7 +34,7 @@ from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, Quota, Rpc, at_once
+from eco2.ports import Broker, Model, Quota, Rpc, no_gate
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from eco2.service import Component, run
@@ -98,7 +98,7 @@ class ScriptedModel:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         await before_send()
         self.calls.append((call.kind, job_id))

@@ -8,7 +8,7 @@ import pytest
 from eco2.call import Answer, Call, Reply
 from eco2.calls.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
 from eco2.errors import ProviderDown
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from tests.support.virtual_clock import virtual
 from tests.support.world import ScriptedModel, World
 
@@ -93,7 +93,7 @@ async def test_while_a_call_goes_ahead_no_other_does_though_an_old_one_fails() -
             call: Call[Answer],
             job_id: str,
             on_text: Callable[[str], None],
-            before_send: Callable[[], Awaitable[None]] = at_once,
+            before_send: Callable[[], Awaitable[None]] = no_gate,
         ) -> Reply[Answer]:
             await before_send()
             began.append(asyncio.get_running_loop().time())

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from eco2.call import Answer, Call, InvalidAnswer, ModelRefused, Reply, UnreadableAnswer, Usage
 from eco2.errors import Eco2Error, ProviderError
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
-from eco2.ports import at_once
+from eco2.ports import no_gate
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
@@ -151,7 +151,7 @@ class Eyes(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = at_once,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         self.texts.append(call.text)
         await asyncio.sleep(self.seconds)
