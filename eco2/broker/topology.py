@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from eco2.ports import DEAD, DELAYS, delay_queue, retry_queue, jobs_queue
+from eco2.ports import DEAD, DELAYS, delay_queue, jobs_queue, retry_queue
 
 DELIVERY_LIMIT = 1000
 """Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.

@@ -28,7 +28,7 @@ from eco2.journal.state import JobState
 from eco2.log import bind_job, get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Clock, Delivery, Subscription, WorkQueue, retry_queue, jobs_queue
+from eco2.ports import Clock, Delivery, Subscription, WorkQueue, jobs_queue, retry_queue
 
 FIRST_SHARE = 4
 """One in so many of the slots of a pipeline is there besides, for the jobs that go first."""

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from eco2.errors import BrokerUnavailable, PublishUncertain
-from eco2.ports import Broker, Subscription, retry_queue, jobs_queue
+from eco2.ports import Broker, Subscription, jobs_queue, retry_queue
 
 PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
 QUEUE = jobs_queue("work")
-"""The work queue that every node has, with `FIRST` and its wait queues; `dead`, the streams and the service
+"""The work queue that every node has, with `RETRIES` and its wait queues; `dead`, the streams and the service
 `SERVICE` exist too."""
 
 RETRIES = retry_queue("work")

@@ -9,7 +9,7 @@ import pytest
 from eco2.errors import BrokerUnavailable, Unroutable
 from eco2.ports import DEAD, DELAYS, Broker, Delivery, delay_queue
 from tests.conformance.harness import (
-    FIRST,
+    RETRIES,
     PATIENCE,
     QUEUE,
     Brokers,
@@ -67,7 +67,7 @@ async def test_a_requeued_message_comes_again_and_says_so(brokers: Brokers) -> N
     await again.ack()
 
 
-@pytest.mark.parametrize("queue", [QUEUE, FIRST])
+@pytest.mark.parametrize("queue", [QUEUE, RETRIES])
 async def test_a_rejected_message_goes_to_the_dead_letters(brokers: Brokers, queue: str) -> None:
     broker = await brokers.start()
     received, dead = consume(broker, queue=queue), consume(broker, queue=DEAD)
@@ -94,12 +94,12 @@ async def test_a_delivery_tells_how_often_the_broker_has_taken_it_back(brokers: 
 
 async def test_a_message_in_a_wait_queue_goes_first_when_its_time_has_come(brokers: Brokers) -> None:
     broker = await brokers.start()
-    jobs, first = consume(broker), consume(broker, queue=FIRST)
+    jobs, first = consume(broker), consume(broker, queue=RETRIES)
     shortest, next_longer = DELAYS[:2]
     began = time.monotonic()
     await publish(broker, b"later", b"and behind it", queue=delay_queue("work", shortest))
     assert await broker.depth(delay_queue("work", shortest)) == 2
-    assert await broker.depth(FIRST) == 0
+    assert await broker.depth(RETRIES) == 0
     delivery = await first.take()
     assert shortest - 0.1 <= time.monotonic() - began < next_longer  # the broker's clock is not ours
     assert (delivery.body, delivery.message_id, delivery.delivery_count) == (b"later", "later", 0)
@@ -138,7 +138,7 @@ async def test_the_depth_of_a_queue_that_does_not_exist_is_an_error_and_breaks_n
     broker = await brokers.start()
     received = consume(broker)
     asked = await asyncio.gather(
-        *[broker.depth(queue) for queue in (QUEUE, "jobs.nowhere", FIRST)], return_exceptions=True
+        *[broker.depth(queue) for queue in (QUEUE, "jobs.nowhere", RETRIES)], return_exceptions=True
     )
     assert asked[0::2] == [0, 0]
     assert isinstance(asked[1], BrokerUnavailable)

@@ -13,7 +13,7 @@ import httpx
 from eco2 import assembly, brokers, service
 from eco2.client import Client, ClientEvent, ClientJob
 from eco2.fake.config import FakeConfig
-from eco2.ports import DEAD, retry_queue, jobs_queue
+from eco2.ports import DEAD, jobs_queue, retry_queue
 from eco2.service import Component
 from eco2.settings import Settings
 from eco2.stages import DEMO_PHOTO
