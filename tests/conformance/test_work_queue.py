@@ -9,9 +9,9 @@ import pytest
 from eco2.errors import BrokerUnavailable, Unroutable
 from eco2.ports import DEAD, DELAYS, Broker, Delivery, delay_queue
 from tests.conformance.harness import (
-    RETRIES,
     PATIENCE,
     QUEUE,
+    RETRIES,
     Brokers,
     Received,
     attached,
