@@ -21,7 +21,7 @@ async def test_a_question_gets_its_answer(brokers: Brokers) -> None:
     client, server = await brokers.start(), await brokers.start()
     server.serve(SERVICE, echo(b"server"))
     assert await client.request(SERVICE, b"hello", PATIENCE) == b"server:hello"
-    assert await server.ask(SERVICE, b"myself", PATIENCE) == b"server:myself"
+    assert await server.request(SERVICE, b"myself", PATIENCE) == b"server:myself"
 
 
 async def test_only_the_elected_process_is_asked(brokers: Brokers) -> None:
@@ -132,7 +132,7 @@ async def test_when_the_elected_resigns_another_serves(brokers: Brokers) -> None
 
 async def test_asking_without_a_connection_raises(brokers: Brokers) -> None:
     with pytest.raises(BrokerUnavailable):
-        await brokers.create().ask(SERVICE, b"", 1)
+        await brokers.create().request(SERVICE, b"", 1)
 
 
 class Counter:

@@ -58,8 +58,8 @@ class Dying:
     blocked = None
 
     def __init__(self, process: Process) -> None:
-        self.keep = process.broker.keep
-        self.kept = process.broker.kept
+        self.append_order = process.broker.append_order
+        self.read_orders = process.broker.read_orders
         self.consume = process.broker.consume
         self.depth = process.broker.depth
 

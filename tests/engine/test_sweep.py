@@ -230,13 +230,13 @@ async def _stop_while_it_looks_for_orders() -> None:
             for _ in range(2):
                 await announce(gateway, life=800)
             searches: list[float] = []
-            kept = leaving.broker.kept
+            read_orders = leaving.broker.read_orders
 
             def counted(start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
                 searches.append(VirtualClock.now())
-                return kept(start)
+                return read_orders(start)
 
-            leaving.broker.kept = counted  # type: ignore[method-assign]
+            leaving.broker.read_orders = counted  # type: ignore[method-assign]
             await asyncio.sleep(LOST_AFTER + 10)  # they are asked for, and the search is not begun
             await gateway.submit()  # its call keeps the process alive while it drains
             world.server.logs[world.topology.inputs]._records.clear()

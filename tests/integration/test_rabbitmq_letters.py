@@ -15,7 +15,7 @@ from eco2.broker.topology import DELIVERY_LIMIT, Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost
 from eco2.ports import DEAD, Broker, Delivery
 from eco2.settings import Settings
-from tests.conformance.harness import FIRST, PATIENCE, QUEUE, Brokers, Received, publish
+from tests.conformance.harness import PATIENCE, QUEUE, RETRIES, Brokers, Received, publish
 from tests.conformance.rabbitmq_node import RabbitMQNode, delete
 from tests.support.proxy import Proxy
 
@@ -53,12 +53,12 @@ async def test_a_letter_tells_where_why_and_when_it_died(amqp_url: str, topology
     began = int(time.time())  # the broker tells whole seconds
     received: Received[Delivery] = Received()
     async with process(amqp_url, topology) as broker:
-        broker.consume(FIRST, 1, received)
-        await publish(broker, b"poison", queue=FIRST)
+        broker.consume(RETRIES, 1, received)
+        await publish(broker, b"poison", queue=RETRIES)
         await (await received.take()).reject()
         letter = await only(amqp_url, topology)
     assert (letter.body, letter.message_id) == (b"poison", "poison")
-    assert (letter.queue, letter.reason, letter.count) == (FIRST, "rejected", 1)
+    assert (letter.queue, letter.reason, letter.count) == (RETRIES, "rejected", 1)
     assert letter.when is not None
     assert began <= letter.when <= time.time()
 

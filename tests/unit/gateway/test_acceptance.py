@@ -194,7 +194,7 @@ async def refused(gateway: Gateway, key: str | None) -> None:
 
 
 @pytest.mark.parametrize("takes_effect", [True, False], ids=["got through", "lost"])
-@pytest.mark.parametrize("write", ["keep", "append", "publish"])
+@pytest.mark.parametrize("write", ["append_order", "append", "publish"])
 def test_a_job_that_was_refused_without_a_key_never_runs(write: str, takes_effect: bool) -> None:
     @virtual
     async def run() -> None:
@@ -205,7 +205,9 @@ def test_a_job_that_was_refused_without_a_key_never_runs(write: str, takes_effec
             await asyncio.sleep(10)
             await gateway.journal.barrier()
             states = list(gateway.journal.view)
-            assert [(state.status, state.by) for state in states] == [("superseded", "")] * (write != "keep")
+            assert [(state.status, state.by) for state in states] == [("superseded", "")] * (
+                write != "append_order"
+            )
             assert {job.id for job in orders} <= {state.job for state in states}
             assert (await gateway.acceptance.accept(asked("a"))).new
 
@@ -239,13 +241,13 @@ def test_a_job_that_was_refused_with_a_key_is_there_when_its_client_comes_again(
 async def test_what_was_not_sent_yet_when_the_client_was_refused_is_not_sent_any_more() -> None:
     server, orders = Server(CALM, clock=VirtualClock.now), list[Job]()
     async with Gateway(server, orders).running() as gateway:
-        keep = gateway.broker.keep
+        append_order = gateway.broker.append_order
 
         async def last(body: bytes, message_id: str) -> None:
-            await keep(body, message_id)
+            await append_order(body, message_id)
             server.block("low on memory")
 
-        gateway.broker.keep = last  # type: ignore[method-assign]
+        gateway.broker.append_order = last  # type: ignore[method-assign]
         await refused(gateway, None)
         server.unblock()
         await gateway.journal.barrier()
