@@ -142,7 +142,9 @@ async def test_a_worker_says_which_of_its_jobs_it_is_at_work_on() -> None:
     world, model = World(), ScriptedModel(seconds=100)
     said: list[dict[str, str]] = []
     async with world.process() as gateway, world.process(model, concurrency=1):
-        gateway.broker.subscribe(REPLY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"]))
+        gateway.broker.subscribe(
+            REPLY_TOPIC, lambda topic, body: said.append(msgspec.json.decode(body)["jobs"])
+        )
         job = (await gateway.submit()).job
         await until(lambda: bool(model.in_flight))
         state = gateway.journal.view.get(job)
