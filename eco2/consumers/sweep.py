@@ -27,7 +27,7 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
-from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, retry_queue, jobs_queue
+from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, jobs_queue, retry_queue
 from eco2.retry import PUBLISH
 
 SERVICE = "sweep"
