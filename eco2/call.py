@@ -1,9 +1,9 @@
-"""One call of a model as a value: what a stage asks, and what it gets back or has paid for in vain.
+"""One call of a model as a value: the request of a stage, the reply, and the errors that were paid for.
 
 No provider's format in here.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Generic, TypeVar
@@ -11,14 +11,6 @@ from typing import Generic, TypeVar
 from eco2.errors import InputRefused, PermanentError
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """What an image classifier saw: a class name and its score (0..1)."""
-
-    name: str
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +28,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[Answer]):
-    """What a stage asks of a model.
+    """The request of a stage to a model.
 
     `kind`: the call's name in metrics and logs, usually the stage's. `system`: the part that is the same
     for every job (first, so that providers can cache it); `text`: this job's part.
@@ -46,8 +38,8 @@ class Call(Generic[Answer]):
     `user_text`: the part of `text` that a user wrote, as it stands there. Its tokens are reserved at the most
     that they can be, and teach the estimates nothing where it is unusual.
     `key`: names the call within its stage; by default its recorded reply is found by all that it asks.
-    `local`: how a plain image classifier answers this call without a language model: it gets the labels
-    seen in `image`, best first (none where the call has no image), and returns the answer.
+    `fallback`: computes the answer without a language model. Only a model that is none calls it, with what it
+    knows; `eco2/llm/local.py` passes the labels that it sees in `image`. The engine never looks at it.
     """
 
     kind: str
@@ -57,14 +49,14 @@ class Call(Generic[Answer]):
     max_tokens: int
     image: str | None = None
     stream: bool = False
-    local: Callable[[Sequence[Label]], Answer] | None = None
+    fallback: Callable[..., Answer] | None = None
     user_text: str = ""
     key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[Answer]):
-    """What came back: the text or the validated object, who answered, and what it cost."""
+    """The reply of a model: the text or the validated object, the model's name, and the cost."""
 
     value: Answer
     model: str

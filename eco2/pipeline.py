@@ -21,7 +21,6 @@ from eco2.call import (
     Call,
     CallChanged,
     InvalidAnswer,
-    Label,
     ModelRefused,
     PaidCallFailed,
     Reply,
@@ -55,6 +54,15 @@ __all__ = [
     "language_model_required",
     "load",
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A class that an image classifier names for a picture, with its score (0..1)."""
+
+    name: str
+    score: float
+
 
 Input = TypeVar("Input", bound=BaseModel)
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
@@ -174,7 +182,7 @@ class Pipeline(Generic[Input]):
 
 
 def language_model_required(_: BaseModel) -> None:
-    """Refuses every job: for `Pipeline.check_local` of a pipeline whose calls have no `local`."""
+    """Refuses every job: for `Pipeline.check_local` of a pipeline whose calls have no `fallback`."""
     raise InvalidInput("this needs a language model, and none is offered here", "MODEL_REQUIRED")
 
 

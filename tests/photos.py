@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from eco2.call import Label
 from eco2.llm.classifier import Classifier, open_classifier, user_cache
+from eco2.pipeline import Label
 from eco2.stages.labels import best_middle, classify
 from eco2.stages.taxonomy import Major, major_of
 from eco2.thumbnail import to_jpeg

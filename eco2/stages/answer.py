@@ -66,7 +66,7 @@ def answer_call(request: ScanInput, seen: Seen, rules: Rules) -> Call[str]:
         schema=str,
         max_tokens=MAX_TOKENS,
         stream=True,
-        local=lambda _: compose(rules, seen),
+        fallback=lambda _: compose(rules, seen),
         user_text=question,
     )
 

@@ -125,7 +125,7 @@ def vision_call(request: ScanInput) -> Call[Sight]:
         schema=Sight,
         max_tokens=MAX_TOKENS,
         image=request.image_url,
-        local=sight_of,
+        fallback=sight_of,
         user_text=question,
     )
 

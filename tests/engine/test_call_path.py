@@ -38,12 +38,12 @@ import msgspec
 import pytest
 
 import eco2
-from eco2.call import Answer, Call, Label, Reply, Usage
+from eco2.call import Answer, Call, Reply, Usage
 from eco2.event import Marker, decode_events, encode_batch, encode_event, queued
 from eco2.job import Job, new_id
 from eco2.llm.openai import OpenAIModel
 from eco2.pacer import Limits
-from eco2.pipeline import Context
+from eco2.pipeline import Context, Label
 from eco2.ports import no_gate
 from eco2.stages import scan
 from tests.support.engine_fixtures import single
@@ -264,11 +264,13 @@ class Eyes(ScriptedModel):
         on_text: Callable[[str], None],
         before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
-        assert call.local is not None
+        assert call.fallback is not None
         await before_send()
         self.calls.append((call.kind, job_id))
         await asyncio.sleep(self.seconds)
-        return Reply(call.local((Label("water bottle", 0.8),) if call.image else ()), "eyes", Usage(10, 0, 5))
+        return Reply(
+            call.fallback((Label("water bottle", 0.8),) if call.image else ()), "eyes", Usage(10, 0, 5)
+        )
 
 
 def scan_job(now: float) -> Job:

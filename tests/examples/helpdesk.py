@@ -34,7 +34,7 @@ async def triage(context: Context[Message]) -> Triage:
         text=text,
         schema=Triage,
         max_tokens=50,
-        local=lambda _: sort(text),  # the answer without a language model
+        fallback=lambda _: sort(text),  # the answer without a language model
     )
     return (await context.call(call)).value
 
@@ -48,7 +48,7 @@ async def letter(context: Context[Message]) -> Letter:
         schema=str,
         max_tokens=200,
         stream=True,  # clients see it as it is written: events named `letter.delta`
-        local=lambda _: compose(sorted_as),
+        fallback=lambda _: compose(sorted_as),
     )
     return Letter(text=(await context.call(call)).value)
 

@@ -7,9 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from eco2.call import Call, Label, Usage
+from eco2.call import Call, Usage
 from eco2.errors import ProviderRefused
 from eco2.llm.local import NAME, LocalModel
+from eco2.pipeline import Label
 
 DATA_URL = "data:image/jpeg;base64," + base64.b64encode(b"a picture").decode()
 
@@ -32,7 +33,7 @@ def names(labels: Sequence[Label]) -> str:
 
 
 def call(image: str | None = None, stream: bool = False) -> Call[str]:
-    return Call("kind", "system", "text", str, 10, image=image, stream=stream, local=names)
+    return Call("kind", "system", "text", str, 10, image=image, stream=stream, fallback=names)
 
 
 async def test_it_answers_with_what_the_call_makes_of_the_labels() -> None:

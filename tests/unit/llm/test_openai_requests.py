@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from eco2.call import Answer, Call, Label, Reply
+from eco2.call import Answer, Call, Reply
 from eco2.errors import ProviderError
 from eco2.fake import request as documented
 from eco2.fake import strict_schema
 from eco2.llm.openai import LEAST_EFFORT, OpenAIModel
 from eco2.llm.prices import PRICES
+from eco2.pipeline import Label
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
 from eco2.stages.vision import Sight, Unfit, repair_call

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, Label, Reply, Usage
-from eco2.pipeline import JSON, Form, Outputs, Upload
+from eco2.call import Answer, Call, Reply, Usage
+from eco2.pipeline import JSON, Form, Label, Outputs, Upload
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
 from eco2.stages.rule import apply_rules
@@ -29,9 +29,9 @@ class Desk:
     shown: str = ""
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
-        assert call.local is not None
+        assert call.fallback is not None
         self.calls.append(call.kind)
-        return Reply(call.local(self.labels if call.image else ()), "eyes", Usage())
+        return Reply(call.fallback(self.labels if call.image else ()), "eyes", Usage())
 
     def emit(self, text: str) -> None:
         self.shown += text
