@@ -16,8 +16,7 @@ from pydantic_settings import SettingsError
 
 from eco2.errors import ConfigurationError
 from eco2.remote import clean, shown
-from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts
-from eco2.sizing import size
+from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts, size_for_scans
 from eco2.variables import of_services
 
 
@@ -161,7 +160,7 @@ def overview(settings: Settings) -> list[str]:
 def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
     value, default = getattr(settings, key), _default(field)
     if _extra(field)["computed"]:
-        computed = getattr(size(settings.rpm, settings.tpm), key)
+        computed = getattr(size_for_scans(settings.rpm, settings.tpm), key)
         return " (computed)" if value == computed else f" (computed: {computed})"
     return "" if value == field.default else f" (default {default})"
 

@@ -162,8 +162,9 @@ class Pipeline(Generic[Input]):
     the same shape for a job that did not. The engine adds `task_id, status, message, error, usage`.
     `parse(form)` makes the input from a request (default: validate the fields as `input`); it may do slow
     work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
-    field, each with the member of `input` that it stands for. `routes`: further `GET /<name>/<path>`
-    documents.
+    field, each with the member of `input` that it stands for; `upload_type`: their media type. `routes`:
+    further `GET /<name>/<path>` documents. `codes`: the codes of refused requests by HTTP status; the one for
+    413 also answers a body above `ECO2_MAX_UPLOAD_MB`.
     `check()` runs once when a process starts; it raises `ConfigurationError` if the pipeline's data is not
     whole.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
@@ -176,6 +177,8 @@ class Pipeline(Generic[Input]):
     result: Callable[[Outputs | None], JSON]
     parse: Callable[[Form], Awaitable[Input]] | None = None
     uploads: Mapping[str, str] = field(default_factory=dict)
+    upload_type: str = "application/octet-stream"
+    codes: Mapping[int, str] = field(default_factory=dict)
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
     check_local: Callable[[Input], None] | None = None

@@ -29,7 +29,7 @@ from pydantic_settings import (
 
 from eco2 import remote
 from eco2.broker import addresses
-from eco2.sizing import RPM, TOKENS, TPM, VIEW_MINUTES, WORKER_CALLS, size
+from eco2.sizing import RPM, TPM, VIEW_MINUTES, WORKER_CALLS, Sizing, size
 from eco2.variables import of_services
 
 FIRST = "The eight to tune first"
@@ -110,11 +110,18 @@ BaseUrl = Annotated[str, AfterValidator(remote.base_url)]
 ModelName = Annotated[str, AfterValidator(remote.model_name)]
 
 
+def size_for_scans(rpm: float, tpm: float) -> Sizing:
+    """Sizes a worker as for the default pipeline: settings are read before any pipeline is imported."""
+    from eco2.stages import SIZE  # here: the command line reads settings without the scan's modules
+
+    return size(rpm, tpm, SIZE)
+
+
 def _by_budget(value: int, info: ValidationInfo) -> int:
     """0 becomes what the budget asks for. Where that is wrong itself, it is what the person hears of."""
     if value or not info.data.keys() >= {"rpm", "tpm"}:
         return value
-    sizing = size(info.data["rpm"], info.data["tpm"])
+    sizing = size_for_scans(info.data["rpm"], info.data["tpm"])
     return sizing.prefetch if info.field_name == "prefetch" else sizing.concurrency
 
 
@@ -580,7 +587,9 @@ def disagreements(settings: Settings) -> list[str]:
 
 def doubts(settings: Settings) -> list[str]:
     """What works, and leaves budget unused or pays twice: each as a sentence that says what to change."""
-    sizing = size(settings.rpm, settings.tpm)
+    from eco2.stages import SIZE
+
+    sizing = size_for_scans(settings.rpm, settings.tpm)
     jobs = settings.prefetch * len(settings.pipeline_imports)
     slots = min(settings.concurrency, jobs)
     calls = sum(remote.concurrency for remote in settings.remotes.values())
@@ -608,8 +617,8 @@ def doubts(settings: Settings) -> list[str]:
             "workers, or unset ECO2_PREFETCH and ECO2_CONCURRENCY.",
         ),
         (
-            settings.tpm >= TOKENS,
-            f"ECO2_TPM ({settings.tpm}) is less than the {TOKENS:g} tokens of one scan: each takes "
+            settings.tpm >= SIZE.tokens,
+            f"ECO2_TPM ({settings.tpm}) is less than the {SIZE.tokens:g} tokens of one scan: each takes "
             "more than a minute's budget. Raise it.",
         ),
         (

@@ -1,4 +1,4 @@
-"""The command `eco2 size`: the figures of `eco2/sizing.py` as a table that says where each comes from."""
+"""The command `eco2 size`: the figures of `eco2/sizing.py` as a table with the source of each."""
 
 import json
 from dataclasses import asdict
@@ -7,17 +7,24 @@ from typing import Annotated
 import typer
 
 from eco2 import sizing
-from eco2.sizing import Sizing, size
+from eco2.sizing import JobSize, Sizing, size
+
+OF_A_SCAN = "a scan's"
 
 
 def show_size(
     rpm: Annotated[int, typer.Option(min=1, envvar="ECO2_RPM", help="Requests a minute.")] = sizing.RPM,
     tpm: Annotated[int, typer.Option(min=1, envvar="ECO2_TPM", help="Tokens a minute.")] = sizing.TPM,
     latency: Annotated[
-        float, typer.Option(min=0.001, help="Seconds that the calls of a job take together.")
-    ] = sizing.LATENCY,
-    tokens: Annotated[float, typer.Option(min=1, help="Tokens of a job, all its calls.")] = sizing.TOKENS,
-    calls: Annotated[int, typer.Option(min=1, help="Calls of a job.")] = sizing.CALLS,
+        float | None,
+        typer.Option(
+            min=0.001, help="Seconds that the calls of a job take together.", show_default=OF_A_SCAN
+        ),
+    ] = None,
+    tokens: Annotated[
+        float | None, typer.Option(min=1, help="Tokens of a job, all its calls.", show_default=OF_A_SCAN)
+    ] = None,
+    calls: Annotated[int | None, typer.Option(min=1, help="Calls of a job.", show_default=OF_A_SCAN)] = None,
     view_minutes: Annotated[
         float,
         typer.Option(min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes that a job is kept in memory."),
@@ -25,7 +32,10 @@ def show_size(
     as_json: Annotated[bool, typer.Option("--json", help="The figures only, as JSON.")] = False,
 ) -> None:
     """Say what a provider's limits allow, and the prefetch, concurrency and replicas that use all of it."""
-    sized = size(rpm, tpm, latency, tokens, calls, view_minutes)
+    from eco2.stages import SIZE
+
+    job = JobSize(calls or SIZE.calls, tokens or SIZE.tokens, latency or SIZE.latency)
+    sized = size(rpm, tpm, job, view_minutes)
     if as_json:
         derived = {
             "binding": sized.binding,
@@ -34,21 +44,19 @@ def show_size(
         }
         typer.echo(json.dumps(derived | asdict(sized)))
         return
-    for name, value, why in rows(sized, rpm, tpm, latency, tokens, calls):
+    for name, value, why in rows(sized, rpm, tpm, job):
         typer.echo(f"{name:<17} {value:>12}  {why}")
 
 
-def rows(
-    sized: Sizing, rpm: int, tpm: int, latency: float, tokens: float, calls: int
-) -> list[tuple[str, str, str]]:
-    """(name, value, why) of each figure."""
+def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str, str]]:
+    """Returns (name, value, why) of each figure."""
     room = f"{sizing.SIGMAS:g} √n as room"
     return [
         (
             "binding limit",
             sized.binding,
-            f"{rpm:,} requests ÷ {calls} calls = {sized.by_requests:,.1f} jobs/min, "
-            f"{tpm:,} tokens ÷ {tokens:,g} = {sized.by_tokens:,.1f}",
+            f"{rpm:,} requests ÷ {job.calls} calls = {sized.by_requests:,.1f} jobs/min, "
+            f"{tpm:,} tokens ÷ {job.tokens:,g} = {sized.by_tokens:,.1f}",
         ),
         (
             "jobs a minute",
@@ -58,7 +66,8 @@ def rows(
         (
             "calls in flight",
             f"{sized.calls_in_flight:,.1f}",
-            f"Little's law: {sized.jobs_per_second:,.2f} jobs/s × {latency:g} s, one call of a job at a time",
+            f"Little's law: {sized.jobs_per_second:,.2f} jobs/s × {job.latency:g} s, "
+            "one call of a job at a time",
         ),
         (
             "jobs in flight",
@@ -77,11 +86,14 @@ def rows(
             f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
             f"({sizing.CPU_SECONDS * 1000:g} ms a job), and one that may fail",
         ),
-        *_memory(sized),
+        *memory_rows(sized),
     ]
 
 
-def _memory(sized: Sizing) -> list[tuple[str, str, str]]:
+def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
+    """Returns the rows of `rows` about memory."""
+    from eco2.stages.photo import DECODERS_MB
+
     return [
         (
             "worker, MB",
@@ -95,5 +107,5 @@ def _memory(sized: Sizing) -> list[tuple[str, str, str]]:
             f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
             "safe limits are twice these",
         ),
-        ("pictures, MB", f"{sizing.PICTURES_MB:g}", "more in a gateway's limit, for decoding"),
+        ("pictures, MB", f"{DECODERS_MB:g}", "more in a gateway's limit, for decoding"),
     ]

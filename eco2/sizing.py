@@ -10,12 +10,6 @@ from typing import Literal
 
 RPM, TPM = 500, 500_000
 """Requests and tokens a minute of OpenAI's first paid tier."""
-CALLS = 2
-"""Calls of a scan: `vision` and `answer`."""
-TOKENS = 2000.0
-"""Tokens of a scan, as `docs/prompts.md` counts them."""
-LATENCY = 26.0
-"""Seconds that the calls of a scan take: vision 12, answer 14 (measured at GPT-5.1 under load)."""
 
 WORKER_CALLS = 110
 """Calls in flight that one worker was measured with. It may bear more; nobody has seen it."""
@@ -23,16 +17,13 @@ WORKER_MB, JOB_MB = 76.0, 0.4
 """Memory of an idle worker, and of each job that it holds."""
 GATEWAY_MB = 60.0
 """Memory of a gateway with a hundred open event streams."""
-PICTURES_MB = 268.0
-"""Room in a gateway's limit for the two processes that decode pictures. They may take some 430 MB for
-a moment; the rest of that is in the double of what the gateway needs."""
 VIEW_MINUTES = 15.0
 """How far back each process keeps jobs in memory (`ECO2_VIEW_MINUTES`)."""
 WORKER_KEPT_MB, GATEWAY_KEPT_MB = 0.004, 0.019
 """Memory of each job of that time: a gateway shows all of its events, a worker knows how it ended. Measured
-over 2,200 scans (`docs/benchmarks.md`)."""
+over 2,200 jobs of two calls (`docs/benchmarks.md`)."""
 CPU_SECONDS = 0.045
-"""Of a worker, for a job: 0.036 to 0.042 were measured at four scans a second (`docs/benchmarks.md`)."""
+"""Of a worker, for a job: 0.036 to 0.042 were measured at four jobs a second (`docs/benchmarks.md`)."""
 CPU_SHARE = 0.7
 """Of its one core, that a worker may be busy with jobs: beyond, everyone waits for everyone."""
 BETWEEN = 1.05
@@ -43,8 +34,17 @@ its mean. Of 110 that is 29 %, which also bears a provider that has become slowe
 
 
 @dataclass(frozen=True, slots=True)
+class JobSize:
+    """The load of one job: its `calls`, one after the other, and their `tokens` and `latency` (s) in all."""
+
+    calls: int
+    tokens: float
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
 class Sizing:
-    """What a budget allows, and what it takes to use it.
+    """The jobs that a budget allows, and the processes that use all of it.
 
     `by_requests`, `by_tokens`: jobs a minute that each limit allows. `calls_in_flight`, `jobs_in_flight`: the
     mean over all workers. `cores`: of all workers. `concurrency`, `prefetch`, `worker_mb`: of one worker.
@@ -79,21 +79,13 @@ class Sizing:
         return self.jobs_per_minute / 60
 
 
-def size(
-    rpm: float,
-    tpm: float,
-    latency: float = LATENCY,
-    tokens: float = TOKENS,
-    calls: int = CALLS,
-    view_minutes: float = VIEW_MINUTES,
-) -> Sizing:
-    """For `rpm` requests and `tpm` tokens a minute, and jobs whose `calls` one after the other take `latency`
-    seconds and `tokens` tokens, all together. All must be above 0."""
-    by_requests, by_tokens = rpm / calls, tpm / tokens
+def size(rpm: float, tpm: float, job: JobSize, view_minutes: float = VIEW_MINUTES) -> Sizing:
+    """Sizes processes for `rpm` requests and `tpm` tokens a minute. All arguments must be above 0."""
+    by_requests, by_tokens = rpm / job.calls, tpm / job.tokens
     jobs_per_second = min(by_requests, by_tokens) / 60
-    calls_in_flight = jobs_per_second * latency  # Little's law; a job has one call in flight
+    calls_in_flight = jobs_per_second * job.latency  # Little's law; a job has one call in flight
     jobs_in_flight = calls_in_flight * BETWEEN
-    prefetch = _with_room(min(jobs_in_flight, WORKER_CALLS * BETWEEN))
+    prefetch = with_room(min(jobs_in_flight, WORKER_CALLS * BETWEEN))
     cores = jobs_per_second * CPU_SECONDS
     kept = jobs_per_second * 60 * view_minutes
     needed = max(math.ceil(calls_in_flight / WORKER_CALLS), math.ceil(cores / CPU_SHARE))
@@ -102,7 +94,7 @@ def size(
         by_tokens=by_tokens,
         calls_in_flight=calls_in_flight,
         jobs_in_flight=jobs_in_flight,
-        concurrency=_with_room(min(calls_in_flight, WORKER_CALLS)),
+        concurrency=with_room(min(calls_in_flight, WORKER_CALLS)),
         prefetch=prefetch,
         cores=cores,
         needed=needed,
@@ -113,6 +105,6 @@ def size(
     )
 
 
-def _with_room(mean: float) -> int:
-    """Slots for what is in flight at almost any moment."""
+def with_room(mean: float) -> int:
+    """Returns the slots that suffice at almost any moment when `mean` are in use on average."""
     return math.ceil(mean + SIGMAS * math.sqrt(mean))

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from eco2.errors import BrokerUnavailable, InvalidInput, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
+from eco2.gateway.problem import RequestTooLarge
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
@@ -113,10 +114,8 @@ class Acceptance:
             await PUBLISH.retry(lambda: self._orders.keep(job.id, order))
         except TooLarge as error:
             log.error("a request was refused for its size", why=str(error))  # noqa: TRY400 - nothing broke
-            raise InvalidInput(
-                "the request is larger than this installation can queue; send a smaller one",
-                "IMAGE_TOO_LARGE",
-                413,
+            raise RequestTooLarge(
+                "the request is larger than this installation can queue; send a smaller one"
             ) from error
         state = await self._journal.announce(queued(job))
         if state.by is None:

@@ -24,7 +24,7 @@ from starlette.requests import Request
 
 from eco2.errors import InvalidInput, OverCapacity
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.problem import LONGEST_QUOTE
+from eco2.gateway.problem import LONGEST_QUOTE, RequestTooLarge
 from eco2.pipeline import AnyPipeline, Form, Upload
 
 Result = TypeVar("Result")
@@ -165,7 +165,7 @@ class BodyReader:
         if declared.isascii() and declared.isdigit():
             length = int(declared[:20])
             if length > self._config.max_upload:
-                raise _too_large(self._config.max_upload)
+                raise _too_large(self._config)
             hold.cover(length)
         kind = _content_type(request)
         _check_encoding(request)
@@ -255,7 +255,7 @@ async def _limited(request: Request, config: GatewayConfig, hold: Hold) -> Async
     async for chunk in _chunks(request, config):
         size += len(chunk)
         if size > config.max_upload:
-            raise _too_large(config.max_upload)
+            raise _too_large(config)
         hold.cover(size)
         yield chunk
 
@@ -268,10 +268,8 @@ def _check_charset(request: Request) -> None:
         raise InvalidInput("send the form in UTF-8")
 
 
-def _too_large(limit: int) -> InvalidInput:
-    return InvalidInput(
-        f"the request is larger than {limit / 2**20:g} MB; send a smaller picture", "IMAGE_TOO_LARGE", 413
-    )
+def _too_large(config: GatewayConfig) -> RequestTooLarge:
+    return RequestTooLarge(f"the request is larger than {config.max_upload / 2**20:g} MB; send a smaller one")
 
 
 def _members(members: Members, body: bytes) -> Mapping[str, bytes]:

@@ -22,6 +22,7 @@ _STREAM = {
     name: {"required": True, "schema": {"const": value}}
     for name, value in {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}.items()
 }
+_MODEL = "UNSUPPORTED_MODEL (lists `supported_models`)"
 _JOB = {"name": "job_id", "in": "path", "required": True, "schema": UUID}
 
 
@@ -72,8 +73,9 @@ def _paths(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
 
 def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
     form: Node = {"schema": ref(f"{pipeline.name}.form")}
+    own = dict(pipeline.codes)
     if pipeline.uploads:
-        form["encoding"] = {field: {"contentType": "image/*"} for field in pipeline.uploads}
+        form["encoding"] = {field: {"contentType": pipeline.upload_type} for field in pipeline.uploads}
     return {
         "summary": f"Accepts a job of {pipeline.name}.",
         "parameters": [
@@ -92,11 +94,11 @@ def _submission(pipeline: AnyPipeline, config: GatewayConfig) -> Node:
             [
                 _json(202, "Accepted", "It will end, whatever crashes."),
                 _json(200, "Accepted", "The job that this key named before."),
-                _problem(400, "IMAGE_URL_REQUIRED, UNSUPPORTED_MODEL (lists `supported_models`)"),
+                _problem(400, f"{own.pop(400)}, {_MODEL}" if 400 in own else _MODEL),
                 _problem(403, "CROSS_SITE: a page of another site sent it"),
                 _problem(408, "REQUEST_TIMEOUT: the body came too slowly"),
-                _problem(413, "IMAGE_TOO_LARGE"),
-                _problem(415, "UNSUPPORTED_IMAGE"),
+                _problem(413, own.pop(413, "REQUEST_TOO_LARGE")),
+                *(_problem(status, code) for status, code in own.items()),
                 _problem(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH"),
                 _problem(429, "OVER_CAPACITY: too many at once", _RETRY),
                 *_always(config),
@@ -178,7 +180,7 @@ def _requests(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, Schema]
 
 def _form(schema: Schema, pipeline: AnyPipeline, models: list[str]) -> Schema:
     """The same with files, each of which may stand for a member."""
-    files = {field: TEXT | {"contentMediaType": "image/*"} for field in pipeline.uploads}
+    files = {field: TEXT | {"contentMediaType": pipeline.upload_type} for field in pipeline.uploads}
     members = {name: _filled(part) for name, part in schema["properties"].items()}
     form = schema | {"properties": members | files | {MODEL_FIELD: {"enum": models}}}
     for field, member in pipeline.uploads.items():

@@ -28,6 +28,13 @@ MOST_ERRORS = 5
 """Fields that one answer complains about."""
 
 
+class RequestTooLarge(InvalidInput):
+    """The request has more bytes than this installation takes; `Pipeline.codes` may name another code."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "REQUEST_TOO_LARGE", 413)
+
+
 class UnsupportedModel(InvalidInput):
     """The client pinned a model that is not offered here; `supported` are."""
 

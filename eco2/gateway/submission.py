@@ -12,7 +12,7 @@ from eco2.gateway.acceptance import Acceptance, Submission
 from eco2.gateway.body import BodyReader, Hold, Room
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.owner import submitter
-from eco2.gateway.problem import UnsupportedModel, code_of, json_response
+from eco2.gateway.problem import RequestTooLarge, UnsupportedModel, code_of, json_response
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form
 
@@ -50,6 +50,8 @@ class SubmissionEndpoint:
                 submission = await self._submission(request, owner, hold)
                 accepted = await self._acceptance.accept(submission)
         except Exception as error:
+            if isinstance(error, RequestTooLarge):
+                error.code = self._pipeline.codes.get(413, error.code)
             self._metrics.request_refused(self._pipeline.name, code_of(error))
             raise
         if accepted.new:

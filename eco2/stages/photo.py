@@ -20,6 +20,9 @@ from eco2.picturefile import MAX_BYTES, Format
 from eco2.pipeline import InvalidInput
 
 PROCESSES = 2
+DECODERS_MB = 268.0
+"""Room in a gateway's memory limit for these processes. They may take some 430 MB for a moment; the limit has
+the rest already, since it is twice what the gateway needs."""
 MAX_WAITING = 64
 MAX_WAIT = 5.0
 """Seconds that a picture waits for a process. With `MAX_SECONDS` less than a stop waits for open requests."""

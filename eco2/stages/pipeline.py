@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
+from eco2.sizing import JobSize
 from eco2.stages import answer, reward, rule, vision
 from eco2.stages.catalog import categories
 from eco2.stages.integrity import check
 from eco2.stages.language import Language
 from eco2.stages.request import ScanInput, check_local, parse
+
+SIZE = JobSize(calls=2, tokens=2000.0, latency=26.0)
+"""Tokens as `docs/prompts.md` counts them; `vision` takes 12 s and `answer` 14 s at GPT-5.1 under load."""
 
 
 def result(outputs: Outputs | None) -> JSON:
@@ -75,6 +79,8 @@ scan: Pipeline[ScanInput] = Pipeline(
     result=result,
     parse=parse,
     uploads={"image": "image_url"},
+    upload_type="image/*",
+    codes={400: "IMAGE_URL_REQUIRED", 413: "IMAGE_TOO_LARGE", 415: "UNSUPPORTED_IMAGE"},
     routes={"categories": categories},
     check=check,
     check_local=check_local,

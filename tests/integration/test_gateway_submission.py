@@ -76,7 +76,7 @@ async def test_an_upload_is_parsed_by_the_pipeline() -> None:
             422,
             "INVALID_REQUEST",
         ),
-        ("/echo", {"json": {"text": "x" * 300_000}}, 413, "IMAGE_TOO_LARGE"),
+        ("/echo", {"json": {"text": "x" * 300_000}}, 413, "REQUEST_TOO_LARGE"),
         ("/photo", {"files": {"image": b"x" * 300_000}}, 413, "IMAGE_TOO_LARGE"),
         ("/photo", {"json": {"question": "?"}}, 400, "IMAGE_URL_REQUIRED"),
         ("/echo", {"json": {"text": "a", "model": "huge"}}, 400, "UNSUPPORTED_MODEL"),

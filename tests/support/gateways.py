@@ -59,7 +59,15 @@ def _result(outputs: Outputs | None) -> JSON:
 
 
 ECHO = Pipeline("echo", EchoInput, (), _result, routes={"words": lambda: {"words": ["hello"]}})
-PHOTO = Pipeline("photo", PhotoInput, (), _result, parse=_photo, uploads={"image": "size"})
+PHOTO = Pipeline(
+    "photo",
+    PhotoInput,
+    (),
+    _result,
+    parse=_photo,
+    uploads={"image": "size"},
+    codes={400: "IMAGE_URL_REQUIRED", 413: "IMAGE_TOO_LARGE"},
+)
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -28,8 +28,7 @@ from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.ports import Clock, Model, Stream
 from eco2.service import YOUNG, Component, ComponentEnded, run, spare_the_collector, stop_on_signals
-from eco2.settings import Settings, doubts
-from eco2.sizing import size
+from eco2.settings import Settings, doubts, size_for_scans
 from tests.support.virtual_clock import virtual
 from tests.support.world import PIPELINE
 
@@ -281,7 +280,7 @@ async def test_without_settings_a_worker_gets_what_the_budget_asks_for(
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
     await components_of(Settings(rpm=100), "serve")
-    assert given == {"prefetch": size(100, 500_000).prefetch}
+    assert given == {"prefetch": size_for_scans(100, 500_000).prefetch}
 
 
 @pytest.mark.usefixtures("_no_settings_around")

@@ -9,8 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from eco2.environment import load, markdown, overview
 from eco2.errors import ConfigurationError
-from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts
-from eco2.sizing import size
+from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts, size_for_scans
 
 ROOT = Path(__file__).parents[2]
 
@@ -128,7 +127,7 @@ def test_what_a_worker_holds_follows_from_the_budget(monkeypatch: pytest.MonkeyP
     for rpm in (10, 100, 500, 30_000):
         monkeypatch.setenv("ECO2_RPM", str(rpm))
         monkeypatch.setenv("ECO2_TPM", "400000")
-        settings, sizing = load(), size(rpm, 400_000)
+        settings, sizing = load(), size_for_scans(rpm, 400_000)
         assert (settings.prefetch, settings.concurrency) == (sizing.prefetch, sizing.concurrency)
 
 
@@ -213,7 +212,7 @@ def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPa
         150,
         ProviderSettings.model_fields["tpm"].default,
     )
-    assert gemini.concurrency == size(150, gemini.tpm).concurrency
+    assert gemini.concurrency == size_for_scans(150, gemini.tpm).concurrency
     assert "secret" not in "\n".join(overview(load()))
 
 

@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from eco2 import cli
-from eco2.sizing import WORKER_CALLS, Sizing, size
+from eco2.sizing import WORKER_CALLS, JobSize, Sizing
+from eco2.sizing import size as size_for
+from eco2.stages import SIZE
 
 RATES = st.floats(1, 1e7)
 LATENCIES = st.floats(0.01, 600)
 TOKENS = st.floats(1, 1e6)
 CALLS = st.integers(1, 20)
 EXAMPLE = ("--rpm", "500", "--tpm", "500000", "--latency", "26", "--tokens", "2700")
+
+
+def size(rpm: float, tpm: float, latency: float = 26.0, tokens: float = 2000.0, calls: int = 2) -> Sizing:
+    return size_for(rpm, tpm, JobSize(calls, tokens, latency))
 
 
 def never_lower(one: Sizing, other: Sizing) -> bool:
@@ -89,6 +95,11 @@ def test_the_example_by_hand() -> None:
     assert sized.worker_mb == 132  # 76 + 0.4 × 112 + 0.004 × 2778
     assert sized.gateway_mb == 113  # 60 + 0.019 × 2778
     assert sized.cores == pytest.approx(0.1389, abs=1e-4)
+
+
+def test_the_scan_is_the_default() -> None:
+    scan = ("--calls", str(SIZE.calls), "--tokens", str(SIZE.tokens), "--latency", str(SIZE.latency))
+    assert said("--rpm", "500") == said("--rpm", "500", *scan)
 
 
 def test_requests_bind_where_jobs_are_cheap() -> None:

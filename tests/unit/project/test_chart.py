@@ -13,8 +13,8 @@ import yaml
 from eco2 import __version__
 from eco2.assembly import MARGIN
 from eco2.environment import markdown
-from eco2.settings import Settings
-from eco2.sizing import BETWEEN, WORKER_CALLS, size
+from eco2.settings import Settings, size_for_scans
+from eco2.sizing import BETWEEN, WORKER_CALLS
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "helm/eco2"
@@ -102,7 +102,7 @@ def test_the_drain_has_the_time_that_it_needs() -> None:
 def test_a_tier_is_sized_as_eco2_size_says(path: Path) -> None:
     values = merged(read(CHART / "values.yaml"), read(path))
     limits = values["settings"]
-    sized = size(limits["ECO2_RPM"], limits["ECO2_TPM"])
+    sized = size_for_scans(limits["ECO2_RPM"], limits["ECO2_TPM"])
     assert values["worker"]["replicas"] == sized.replicas
     worker, gateway = values["worker"]["resources"], values["gateway"]["resources"]
     for resources, needed in ((worker, sized.worker_mb), (gateway, sized.gateway_mb)):
