@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eco2.broker.rabbitmq import Inspection, Letter
 
 ORDER_OVERHEAD = 100_000
-"""Bytes of an order beside its picture."""
+"""Bytes of an order beside its upload."""
 
 
 def services(settings: Settings) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ async def inspect(settings: Settings, needed: Topology) -> "Inspection":
     """What the broker is and what it lacks, with its limit of sizes. Raises as `check`."""
     from eco2.broker import rabbitmq
 
-    # A picture travels in base64, four bytes for three.
+    # An upload travels in base64, four bytes for three.
     largest = ceil(settings.max_upload_mb * 2**20 * 4 / 3) + ORDER_OVERHEAD
     return await rabbitmq.inspect(_url(settings), needed, largest)
 

@@ -1,7 +1,12 @@
-"""A scan from the command line: at a gateway that runs somewhere, or at one that this process starts."""
+"""A scan from the command line: at a gateway that runs somewhere, or at one that this process starts.
+
+The stages are shown live, then the result. Text of models and clients is shown as text (`eco2/terminal.py`).
+"""
 
 import asyncio
 import json
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from mimetypes import guess_type
 from pathlib import Path
@@ -9,17 +14,19 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
+from rich.panel import Panel
 
 from eco2 import assembly, service
-from eco2.client import Client
+from eco2.client import Client, ClientEvent, ClientJob
 from eco2.job import JSON
 from eco2.models import model_names
 from eco2.pipeline import Upload
 from eco2.settings import Settings
-from eco2.terminal import follow, visible
+from eco2.terminal import one_line, visible
 
 PATIENCE = 10.0
 """Seconds without an answer after which a scan from the command line gives up."""
+MARKS = {"started": "…", "completed": "[green]✓[/]", "failed": "[red]✗[/]", "cancelled": "[yellow]–[/]"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +107,102 @@ def _invite(console: Console, url: str) -> None:
         f"Ctrl-C stops.",
         highlight=False,
     )
+
+
+async def follow(client: Client, job: ClientJob, console: Console) -> JSON:
+    """Prints every event of the job as it comes, then the result, and returns that."""
+    lines = _Lines(console)
+    result: JSON = {}
+    async for event in client.events(job):
+        lines.show(event)
+        if event.name == "done":
+            result = event.result or {}
+    _summary(result, console)
+    return result
+
+
+class _Lines:
+    """One line an event; live text grows on a line of its own."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._began = time.monotonic()
+        self._live = ""
+
+    def show(self, event: ClientEvent) -> None:
+        if event.text is not None:
+            if event.again and self._live:
+                self._console.print()
+                self._live = ""
+            self._write(event.text)
+            return
+        if self._live:
+            self._finish(event)
+        elapsed = time.monotonic() - self._began
+        mark = MARKS.get(event.status or "", " ")
+        self._console.print(
+            f"[dim]{elapsed:7.2f} s[/]  {mark} {_text(event.name):<8}{_text(event.status or ''):<10}"
+            f"[dim]{event.progress or 0:>4} %[/]",
+            highlight=False,
+        )
+
+    def _write(self, text: str) -> None:
+        self._console.print(
+            "" if self._live else "  ", visible(text), sep="", end="", style="cyan", markup=False
+        )
+        self._live += text
+
+    def _finish(self, event: ClientEvent) -> None:
+        """Ends the line of live text; pieces that were still on their way are in the stage's output."""
+        whole = (event.result or {}).get("text")
+        if isinstance(whole, str) and whole.startswith(self._live):
+            self._write(whole[len(self._live) :])
+        self._console.print()
+        self._live = ""
+
+
+def _summary(result: JSON, console: Console) -> None:
+    answer = _at(result, "pipeline_result", "final_answer")
+    seen = _at(result, "pipeline_result", "classification_result", "classification")
+    error = _at(result, "error")
+    if error:
+        console.print(
+            Panel(f"{_text(error.get('code'))}: {_text(error.get('message'))}", title="failed", style="red")
+        )
+        return
+    names = [
+        _text(seen[part])
+        for part in ("major_category", "middle_category", "minor_category")
+        if seen.get(part)
+    ]
+    lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names))]
+    steps = _at(answer, "disposal_steps").values()
+    told = [step for step in steps if step != answer.get("user_answer")]
+    lines += ["", "[bold]Dispose[/]"] if told else []
+    lines += [f"  {number}. {_text(step)}" for number, step in enumerate(told, 1)]
+    missing = answer.get("insufficiencies")
+    if isinstance(missing, list) and missing:
+        lines += ["", "[bold]First[/]    " + "; ".join(map(_text, missing))]
+    lines += ["", f"[bold]Answer[/]   {escape(visible(str(answer.get('user_answer'))))}"]
+    reward = _at(result, "reward")
+    if reward:
+        lines += ["", f"[bold]Reward[/]   {_text(reward.get('name'))}: {_text(reward.get('dialog'))}"]
+    lines += ["", f"[dim]Model    {_text(_models(result))}[/]"]
+    console.print(Panel("\n".join(lines), title="Eco² scan", expand=False), highlight=False)
+
+
+def _models(result: JSON) -> str:
+    usage = _at(result, "usage").values()
+    return ", ".join(dict.fromkeys(str(used.get("model")) for used in usage if isinstance(used, dict)))
+
+
+def _at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
+    """The object at `path`, or an empty one where there is none."""
+    for name in path:
+        inner = document.get(name)
+        document = inner if isinstance(inner, dict) else {}
+    return document
+
+
+def _text(value: object) -> str:
+    return escape(one_line(value))

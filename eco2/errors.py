@@ -157,7 +157,7 @@ class ProviderRefused(PermanentError):
 class InputRefused(ProviderRefused):
     """The provider's filter stopped what the job sent (or would get): nothing is wrong with the provider."""
 
-    for_clients = "the model's provider does not accept this photo or question: send another one"
+    for_clients = "the model's provider does not accept this input: change it and send it again"
 
 
 class CallUnsupported(ProviderRefused, PermanentFailure):

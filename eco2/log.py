@@ -28,7 +28,7 @@ class Logger(BoundLogger):
 
 
 # Theirs, with a traceback for each lost connection; our links log the loss once. At debug they log frames,
-# and so photos, questions and passwords: they never get lower than info.
+# and so uploads, questions and passwords: they never get lower than info.
 # The parsers of forms warn of each broken one, so that any client could fill the log.
 _ALARMIST = ("aio_pika", "aiormq", "multipart", "pamqp", "python_multipart")
 # Their ordinary lines repeat what ours say (reconnects, requests), once per call or connection.

@@ -369,8 +369,9 @@ class Settings(BaseSettings):
     )
     compat: bool = Field(
         False,
-        description="Answer as the predecessor's gateway did, too: its paths, and 200 for a new scan "
-        "(`docs/http.md`). For its load scripts and clients; new ones do not need it.",
+        description="Answer as the predecessor's gateway did, too, for the first of `ECO2_PIPELINES`: its "
+        "paths, and 200 for a new job (`docs/http.md`). For its load scripts and clients; new ones do not "
+        "need it.",
         json_schema_extra=_about(HTTP),
     )
     max_upload_mb: float = Field(

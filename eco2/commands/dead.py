@@ -62,7 +62,7 @@ def show(
     limit: Limit = 1000,
     json: Json = False,
 ) -> None:
-    """Show all of one dead job: its letters, its order (pictures shortened), and what the journal says."""
+    """Show all of one dead job: its letters, its order (long values cut), and what the journal says."""
     from eco2.commands import tables
 
     row, letters, order, sheet = start.run(described(start.settings("error"), job, limit))

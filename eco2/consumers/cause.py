@@ -13,7 +13,8 @@ from eco2.errors import PermanentFailure
 MAX_CAUSE = 500
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _ENGINE = str(Path(__file__).parents[1])
-_SCAN = str(Path(_ENGINE, "stages"))
+_BUNDLED = str(Path(_ENGINE, "stages"))
+"""The pipeline that comes with the package is no part of the engine."""
 
 
 def bug(what: str, error: BaseException) -> PermanentFailure:
@@ -42,7 +43,7 @@ def _place(error: BaseException) -> str:
 
 
 def _own(file: str) -> bool:
-    return not file.startswith((*_LIBRARIES, _ENGINE, "<")) or file.startswith(_SCAN)
+    return not file.startswith((*_LIBRARIES, _ENGINE, "<")) or file.startswith(_BUNDLED)
 
 
 def _printable(text: str) -> str:

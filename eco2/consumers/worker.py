@@ -123,7 +123,7 @@ class Worker:
         except DecodeError as error:
             group.create_task(self._bury(pipeline, delivery, error))
             return
-        delivery.release_body()  # a hundred pictures, held twice, are most of what a worker takes
+        delivery.release_body()  # a hundred uploads, held twice, are most of a worker's memory
         if delivery.redelivered:
             self._metrics.delivery_redelivered(pipeline.name)
         if run := self._running.get(job.id):

@@ -96,7 +96,7 @@ def build(
     app.router.redirect_slashes = False  # to http:, whatever the client came by, and without our error body
     app.router.default = _unserved(pipelines)
     outer = _cross_origin(app, config)
-    return Compat(outer) if config.compat else outer
+    return Compat(outer, pipelines[0].name) if config.compat else outer
 
 
 def build_probes(

@@ -1,7 +1,7 @@
 """Reads a chat completion, whole or in the chunks of a stream, in every form that providers give it. Pure.
 
 Plain dictionaries instead of the SDK's models: for each chunk those walk through dozens of types, and reading
-a streamed answer would be a quarter of all that a scan costs. Side information that makes no sense is
+a streamed answer would be a quarter of a job's CPU time. Side information that makes no sense is
 dropped, so that it never costs an answer that was paid for.
 """
 

@@ -14,7 +14,7 @@ Shape = TypeVar("Shape", bound=BaseModel)
 MAX_SEARCHED = 20_000
 """Characters; a longer answer than any `max_tokens` allows is not searched."""
 MAX_TRIED = 200
-"""Braces in one text at which an object may begin; each costs a scan of what follows."""
+"""Braces in one text at which an object may begin; each costs a pass over the rest."""
 
 _decoder = json.JSONDecoder()
 

@@ -82,7 +82,7 @@ _STANDARD_TIERS = (None, "auto", "default", "standard")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
 _PROBLEMS = 3
 _FOR_CLIENTS: Mapping[type[PermanentError], str] = {
-    ProviderRefused: "the model's provider does not take this request: send another photo or question",
+    ProviderRefused: "the model's provider does not take this request: change it and send it again",
     CallTooLarge: "the input is too long for the model: shorten it",
 }
 _MAY_PASS: Mapping[Meaning, type[ProviderError]] = {

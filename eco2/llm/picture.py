@@ -26,8 +26,7 @@ def image_bytes(url: str) -> bytes:
     scheme, _, rest = url.partition(":")
     if scheme.lower() != "data":
         raise ProviderRefused(
-            "the local model does not fetch pictures: upload the photo (form field `image`), or send it as a "
-            "data: URL",
+            "the local model does not fetch pictures: upload the picture, or send it as a data: URL",
             code="IMAGE_URL_UNSUPPORTED",
         )
     header, _, payload = rest.partition(",")

@@ -60,4 +60,4 @@ async def test_without_the_setting_there_is_none_of_it() -> None:
     ],
 )
 def test_old_paths_and_present_ones(path: str, query: bytes, expected: str) -> None:
-    assert present_path(path, query) == expected
+    assert present_path(path, query, "scan") == expected

@@ -10,9 +10,10 @@ from rich.console import Console
 
 from eco2.client import Client, ClientEvent, ClientJob
 from eco2.commands import tables
+from eco2.demo import follow
 from eco2.operator.cost import Cost
 from eco2.operator.dead import DeadRow
-from eco2.terminal import follow, one_line, visible
+from eco2.terminal import one_line, visible
 
 EVIL = "\x1b[2J\x1b]0;owned\x07[/x][bold]\u202egnp.exe\u2066\x9b31m\r\x08\u200b\U000e0041"
 HIDDEN = "\x1b\x07\x9b\r\x08\u202e\u2066\u200b\U000e0041"

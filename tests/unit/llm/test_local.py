@@ -76,6 +76,6 @@ async def test_a_call_that_only_a_language_model_can_answer_says_so() -> None:
 
 @pytest.mark.parametrize("url", ["https://example.org/a.jpg", "http://localhost/", "file:///etc/passwd", ""])
 async def test_nothing_is_fetched(url: str) -> None:
-    with pytest.raises(ProviderRefused, match="upload the photo") as refused:
+    with pytest.raises(ProviderRefused, match="upload the picture") as refused:
         await LocalModel(Eyes()).complete(call(url), "job", lambda _: None)
     assert refused.value.code == "IMAGE_URL_UNSUPPORTED"
