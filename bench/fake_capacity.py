@@ -1,8 +1,9 @@
-"""How much of one core does the fake provider need for 100 image calls + 100 streamed calls per second?
+"""Measures the share of one core that the fake provider needs for 100 image calls + 100 streamed calls per
+second.
 
-A benchmark against a fake says nothing if the fake is the bottleneck. The server runs in a process of its
-own; this process is the client, on bare sockets. CPU is the server's utime + stime from the kernel over a
-window in the steady state, so that other load on the machine does not count.
+A benchmark against a fake is invalid if the fake is the bottleneck. The server runs in a separate process;
+this process is the client, on bare sockets. CPU is the server's utime + stime from the kernel over a window
+in the steady state, so that other load on the machine does not count.
 
     python bench/fake_capacity.py [--pairs 100] [--seconds 8] [--loop uvloop|asyncio]
 """
@@ -35,7 +36,7 @@ SETTLE = 4.0  # seconds until as many calls end as begin
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run showed. `cores`: server CPU seconds per second."""
+    """The result of one run. `cores`: server CPU seconds per second."""
 
     cores: float
     seconds: float
@@ -46,7 +47,7 @@ class Result:
 
 @dataclass
 class Client:
-    """Open-loop load: calls begin by the clock, whether or not earlier ones have ended."""
+    """Sends open-loop load: calls begin by the clock, whether or not earlier ones have ended."""
 
     port: int
     idle: list["Connection"] = field(default_factory=list)
@@ -69,7 +70,7 @@ class Client:
         connection.send(body, job)
 
     def ended(self, connection: "Connection", status: int) -> None:
-        """A response is complete."""
+        """Handles a complete response."""
         self.statuses[status] += 1
         self.running -= 1
         self.idle.append(connection)
@@ -78,7 +79,7 @@ class Client:
 
 
 class Connection(asyncio.Protocol):
-    """Just enough HTTP to know where a response ends."""
+    """Parses just enough HTTP to find the end of a response."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -116,7 +117,7 @@ class Connection(asyncio.Protocol):
 
 
 def bodies() -> tuple[bytes, bytes]:
-    """An image call with a data URL of about 60 kB and a streamed call, as the scan would send them."""
+    """Returns an image call with a data URL of about 60 kB and a streamed call, as the scan sends them."""
     noise = Image.frombytes("RGB", (512, 384), random.Random(0).randbytes(512 * 384 * 3))
     buffer = io.BytesIO()
     noise.resize((160, 120)).resize((512, 384)).save(buffer, "JPEG", quality=85)
@@ -156,7 +157,7 @@ def bodies() -> tuple[bytes, bytes]:
 
 
 async def load(client: Client, pairs: float, until: Callable[[], bool]) -> None:
-    """One image call and one streamed call `pairs` times a second."""
+    """Sends one image call and one streamed call `pairs` times a second."""
     image_call, text_call = bodies()
     loop = asyncio.get_running_loop()
     began, count = loop.time(), 0
@@ -169,7 +170,7 @@ async def load(client: Client, pairs: float, until: Callable[[], bool]) -> None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """utime + stime of a process."""
+    """Returns utime + stime of a process."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -198,7 +199,7 @@ async def measure(pairs: float, seconds: float, loop_name: str, settle: float = 
 
 
 async def run_server() -> None:
-    """The server process: prints its port, serves until it is killed."""
+    """Runs the server process: prints its port, serves until it is killed."""
 
     def say(port: int) -> None:
         sys.stdout.write(f"{port}\n")
@@ -209,7 +210,7 @@ async def run_server() -> None:
 
 
 def main() -> int:
-    """Exit code 0 if the server stayed within 0.9 of a core and answered everything with 200."""
+    """Returns exit code 0 if the server stayed within 0.9 of a core and answered everything with 200."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument(
         "--pairs", type=float, default=100, help="image calls, and streamed calls, per second"

@@ -1,4 +1,4 @@
-"""What the kernel knows of processes: memory, CPU, connections. Read from /proc."""
+"""Reads the kernel's figures about processes from /proc: memory, CPU, connections."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,7 +10,7 @@ _ESTABLISHED = "01"
 
 
 def family(pid: int) -> list[int]:
-    """The process, its children, and theirs."""
+    """Returns the process and all its descendants."""
     return list(_family(pid))
 
 
@@ -26,7 +26,7 @@ def _family(pid: int) -> Iterator[int]:
 
 
 def pss(pids: Iterable[int]) -> float:
-    """MB that they hold together; what several share is divided among them (PSS)."""
+    """Returns the MB that they hold together; shared memory is divided among the sharers (PSS)."""
     return sum(_pss(pid) for pid in pids) / 1000
 
 
@@ -39,7 +39,7 @@ def _pss(pid: int) -> float:
 
 
 def cpu(pids: Iterable[int]) -> float:
-    """Seconds of CPU that they have used so far, in user and kernel mode."""
+    """Returns the CPU seconds that they have used so far, in user and kernel mode."""
     return sum(_cpu(pid) for pid in pids)
 
 
@@ -52,7 +52,7 @@ def _cpu(pid: int) -> float:
 
 
 def connections(port: int) -> int:
-    """Connections that the listener at this port of the loopback has now."""
+    """Returns the number of connections of the listener at this port of the loopback."""
     end = f":{port:04X}"
     rows = [line.split() for line in (PROC / "net" / "tcp").read_text().splitlines()[1:]]
     return sum(row[1].endswith(end) and row[3] == _ESTABLISHED for row in rows)

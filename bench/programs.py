@@ -1,4 +1,4 @@
-"""The processes of a benchmark: started, read, frozen, killed. None outlives the block that started it."""
+"""Starts, reads, freezes and kills the processes of a benchmark. None outlives the block that started it."""
 
 import asyncio
 import ctypes
@@ -26,11 +26,11 @@ _libc = ctypes.CDLL(None)
 
 
 class ProgramFailed(Exception):
-    """A process did not start, or ended otherwise than it should; the message says where its log is."""
+    """A process did not start, or ended unexpectedly; the message names its log."""
 
 
 class Program:
-    """`url`: what it listens on. Its log is a file of its name."""
+    """A running process. `url`: its address. Its log is a file of its name."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
@@ -51,7 +51,7 @@ class Program:
         return self._log
 
     async def listening(self) -> None:
-        """Returns once it has said where it listens."""
+        """Waits until it has printed its address."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + START
         while not (found := _ANNOUNCED.search(self._log.read_text(errors="replace"))):
@@ -61,7 +61,7 @@ class Program:
         self.url = found[1]
 
     async def ready(self, http: httpx.AsyncClient) -> None:
-        """Returns once /readyz says so."""
+        """Waits until /readyz is 200."""
         try:
             async with asyncio.timeout(START):
                 while (await http.get(f"{self.url}/readyz")).status_code != 200:  # noqa: ASYNC110
@@ -74,7 +74,7 @@ class Program:
             self._process.send_signal(number)
 
     async def ended(self, within: float) -> None:
-        """Returns once it has ended by itself, with exit code 0."""
+        """Waits until it has ended with exit code 0."""
         try:
             code = await asyncio.wait_for(self._process.wait(), within)
         except TimeoutError as error:
@@ -83,7 +83,7 @@ class Program:
             raise ProgramFailed(f"{self.name} ended with exit code {code}: see {self._log}")
 
     async def kill(self) -> None:
-        """Ends it and all that it has started."""
+        """Kills it and all its child processes."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()

@@ -1,8 +1,8 @@
-"""Short forms of the benchmarks, compared with the figures that are committed: `python -m bench.quick`.
+"""Compares short forms of the benchmarks with the committed figures: `python -m bench.quick`.
 
-It answers one question: has a change made something clearly worse? The seed's 100 users on eco2, in real time
-and so with the same load, but for three minutes: what is compared does not depend on how long one looks, and
-the tolerances are wide. Exit code 1 if something is worse, 2 if there is nothing to compare with.
+It shows if a change made something clearly worse. The seed's 100 users on eco2, in real time and so with the
+same load, but for three minutes: the compared figures do not depend on the length of the run, and the
+tolerances are wide. Exit code 1 if something is worse, 2 if there is nothing to compare with.
 """
 
 import signal
@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What is compared. `most`: as a function of the committed value, what it may be now."""
+    """A compared figure. `most`: its allowed maximum, as a function of the committed value."""
 
     what: str
     of: Callable[[Facts], float]
@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def compared(figure: Figure, now: Facts, committed: Facts) -> bool:
-    """Says how one figure has changed. One that cannot be told now is worse."""
+    """Describes the change of one figure. A figure that cannot be measured now counts as worse."""
     before, value = figure.of(committed), figure.of(now)
     fits = figure.fits(value, before)
     bound = "at most" if figure.less_is_better else "at least"

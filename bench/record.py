@@ -1,4 +1,4 @@
-"""The JSONs in bench/results: what was measured, on what, with what."""
+"""Reads and writes the JSON files in bench/results: figures, versions and machine."""
 
 import json
 import math
@@ -20,7 +20,7 @@ Results = dict[str, Any]
 
 
 def read(path: Path) -> Results:
-    """What was measured so far; an empty object if there is nothing."""
+    """Returns the figures measured so far; an empty object if there are none."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
@@ -31,7 +31,7 @@ def write(results: Results, path: Path) -> None:
 
 
 def _finite(value: object) -> object:
-    """JSON has no nan: what could not be measured is null."""
+    """Replaces nan by null, since JSON has no nan."""
     if isinstance(value, dict):
         return {str(key): _finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -40,8 +40,9 @@ def _finite(value: object) -> object:
 
 
 async def surroundings(amqp_url: str, folder: str, peers: Mapping[str, str] | None = None) -> Results:
-    """What a reader needs to repeat it. `folder`: of the benchmark; `peers`: the versions of what eco2 is
-    compared with (`versions`). By the locks, eco2's own packages are the same in all environments."""
+    """Returns the conditions that a reader needs to repeat a run. `folder`: of the benchmark; `peers`: the
+    versions of the compared systems (`versions`). By the locks, eco2's own packages are the same in all
+    environments."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
@@ -62,7 +63,7 @@ async def surroundings(amqp_url: str, folder: str, peers: Mapping[str, str] | No
 
 
 def versions(python: Path, wanted: Iterable[str]) -> dict[str, str]:
-    """Of packages in the environment of this interpreter."""
+    """Returns the versions of packages in the environment of this interpreter."""
     places = [str(path) for path in python.parent.parent.glob("lib/python*/site-packages")]
     found = {each.name.lower(): each.version for each in distributions(path=places)}
     return {name: found[name] for name in wanted}

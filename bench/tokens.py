@@ -1,4 +1,5 @@
-"""How many tokens a scan takes, and whether the prompt of `answer` holds the facts that a person needs.
+"""Computes how many tokens a scan takes, and checks that the prompt of `answer` holds the facts that a
+person needs.
 
 Guarantees: every figure comes from the calls that the stages make, counted as the fake provider counts them
 (o200k, the frame of each message, the schema's text, the picture). The facts of `prompt_cases.json` were
@@ -44,7 +45,7 @@ TPM, RPM = 500_000, 500
 
 @dataclass(frozen=True)
 class Case:
-    """One scan. `facts`: what the prompt must say, and the words by which it says so."""
+    """One scan. `facts`: the facts that the prompt must state, and their words."""
 
     item: str
     tags: list[str] = field(default_factory=list)
@@ -54,8 +55,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Scan:
-    """What one scan sends and gets. Completions are estimated: the JSON that names the case, and the answer
-    that is composed from the same rules without a language model."""
+    """The tokens that one scan sends and gets. Completions are estimated: the JSON that names the case,
+    and the answer that is composed from the same rules without a language model."""
 
     vision: Prompt
     vision_completion: int
@@ -69,12 +70,12 @@ class Scan:
 
 
 def cases() -> list[Case]:
-    """The thirty cases."""
+    """Returns the thirty cases."""
     return [Case(**row) for row in json.loads(CASES.read_text(encoding="utf-8"))]
 
 
 def scan(case: Case) -> Scan:
-    """What a scan weighs whose photo shows the item with these tags."""
+    """Returns the tokens of a scan whose photo shows the item with these tags."""
     seen, rules, vision_asked, answer_asked = _asked(case)
     sight = Sight(middle_category=seen.middle, minor_category=seen.name, situation_tags=seen.tags)
     return Scan(
@@ -87,7 +88,7 @@ def scan(case: Case) -> Scan:
 
 
 def calls(case: Case) -> tuple[Call[Sight], Call[str]]:
-    """The calls of that scan: `vision` and `answer`."""
+    """Returns the calls of that scan: `vision` and `answer`."""
     return _asked(case)[2:]
 
 
@@ -107,7 +108,7 @@ def _asked(case: Case) -> tuple[Seen, Rules, Call[Sight], Call[str]]:
 
 
 def prompt(call: Call[str] | Call[Sight]) -> Prompt:
-    """What the call's prompt weighs."""
+    """Returns the tokens of the call's prompt."""
     parts: list[TextPart | ImagePart] = [TextPart(text=call.text)]
     if call.image is not None:
         parts.append(ImagePart(image_url=ImageUrl(url=call.image, detail="low")))
@@ -117,7 +118,7 @@ def prompt(call: Call[str] | Call[Sight]) -> Prompt:
 
 @cache
 def schema() -> str:
-    """The schema of `vision` as it is sent."""
+    """Returns the schema of `vision` as it is sent."""
     sent = cast(ResponseFormatJSONSchema, response_format_of(Sight))["json_schema"]["schema"]
     return json.dumps(sent, ensure_ascii=False, separators=(",", ":"))
 
@@ -128,17 +129,17 @@ def _photo() -> str:
 
 
 def missing(case: Case, made: Scan) -> list[str]:
-    """The facts that the prompt does not hold."""
+    """Returns the facts that the prompt does not state."""
     return [fact for fact, words in case.facts.items() if words not in made.facts_text]
 
 
 def all_items(question: str = DEFAULT_QUESTION) -> list[Scan]:
-    """One scan of every item, in the state that asks for nothing."""
+    """Returns one scan of every item, in a state that needs no step."""
     return [scan(Case(item.name, question=question)) for item in taxonomy().items.values()]
 
 
 def report() -> str:
-    """The whole of docs/prompts.md."""
+    """Returns the whole of docs/prompts.md."""
     rows = [(case, scan(case)) for case in cases()]
     return "\n".join([_head(), _figures(), _table(rows), _example(rows[2][0], rows[2][1]), _prompts()])
 
@@ -229,7 +230,7 @@ def _prompts() -> str:
 
 
 def main() -> int:
-    """Exit code 0 if no fact is missing."""
+    """Writes or prints the report. Exit code 0 if no fact is missing."""
     text = report()
     if "--write" in sys.argv[1:]:
         REPORT.write_text(text, encoding="utf-8")

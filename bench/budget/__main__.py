@@ -64,7 +64,7 @@ async def _all(
 
 
 async def _measured(case: Case, seconds: float, amqp_url: str, folder: Path) -> Measured | None:
-    """None if it could not be: it is said why."""
+    """Measures a case. Returns None if that failed; the reason is printed."""
 
     def told(line: str) -> None:
         say(f"{case.name:9}{line}")
@@ -79,7 +79,7 @@ async def _measured(case: Case, seconds: float, amqp_url: str, folder: Path) -> 
 
 
 def _judged(measured: Measured, seconds: float, batch: list[Case], where: Results, results: Results) -> bool:
-    """Writes what the case shows into the results. True if it kept all of its targets."""
+    """Writes the case's figures into the results. Returns True if it kept all of its targets."""
     case, unloaded = measured.case, None
     if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:
         unloaded = before["durations"]
@@ -102,8 +102,8 @@ def _warm(seconds: float) -> float:
 
 
 def _numbers(case: Case, seconds: float, warm: float) -> Iterable[int]:
-    """Of the jobs: all; of the unloaded ones those that every other case has begun in its steady time, so
-    that it has the same ones. Each number serves every pipeline."""
+    """Returns the jobs' numbers: all, or for unloaded jobs those that every other case began in its steady
+    time, so that both cases have the same jobs. Each number serves every pipeline."""
     if case.name != UNLOADED.name:
         return count()
     others = [case.jobs_per_second / case.load for case in CASES if case.calm and case.load > 1]
@@ -121,7 +121,7 @@ def _each(first: float, step: float, times: int) -> Iterator[int]:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[str]:
-    """The RabbitMQ that was given, else a node of our own."""
+    """Uses the given RabbitMQ, or starts a node."""
     if given := os.environ.get("ECO2_TEST_AMQP_URL"):
         yield given
         return
@@ -135,7 +135,7 @@ def _broker(folder: Path) -> Iterator[str]:
 
 
 def _written(results: Results) -> int:
-    """The plot and the page, from what stands in the JSON. Exit code 2 if that is nothing."""
+    """Writes the plot and the page from the JSON. Exit code 2 if the JSON has no figures."""
     if not results["cases"]:
         say("nothing was measured yet: run a case first")
         return 2

@@ -1,4 +1,4 @@
-"""What is run: limits, the jobs that are offered, what happens meanwhile, and the targets. Values only."""
+"""The cases as values: limits, offered jobs, incidents and targets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ MEAN_TOKENS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """`rpm`, `tpm`: the provider's limits. `load`: what is offered, as a share of the one that binds.
+    """A case. `rpm`, `tpm`: the provider's limits. `load`: the offered share of the binding limit.
 
-    Judged are `utilisation`, the least share of it that is used; `calm`, whether jobs take as long as at an
-    unloaded provider; `grants`, how long a grant takes. None and False: not judged.
+    Judged are `utilisation`, the least used share of it; `calm`, whether jobs take as long as at an unloaded
+    provider; `grants`, the time of a grant. None and False: not judged.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Case:
 
     @property
     def jobs_per_second(self) -> float:
-        """Jobs of all pipelines together that are offered."""
+        """The offered jobs of all pipelines together."""
         return self.load * min(self._by_requests, self._by_tokens) / 60
 
     @property
@@ -60,7 +60,7 @@ class Case:
 
     @property
     def limit(self) -> int:
-        """Of what binds, per minute."""
+        """The binding limit, per minute."""
         return self.rpm if self.binding == "requests" else self.tpm
 
     @property
@@ -125,8 +125,8 @@ CASES = (
 
 
 def batches(cases: Sequence[Case], at_once: int) -> list[list[Case]]:
-    """Which cases run side by side, each with processes of its own: the light ones by themselves, since one
-    of them measures milliseconds; `at_once` of the others, which measure seconds."""
+    """Groups the cases that run concurrently, each with separate processes: each light case alone, since
+    one of them measures milliseconds; `at_once` of the others, which measure seconds."""
     light = [case for case in cases if case.load < 1]
     loaded = [case for case in cases if case.load >= 1]
     rest = [loaded[start : start + at_once] for start in range(0, len(loaded), at_once)]

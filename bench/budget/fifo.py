@@ -1,8 +1,8 @@
-"""`eco2 worker`, but as a leader it grants in the order of asking. It shows what ranks are worth.
+"""Runs `eco2 worker` with a leader that grants in the order of requests, to show the value of ranks.
 
-The product has no such switch: the ranks are replaced in this process, before the worker starts. An ask that
-comes again, since it had to wait for long, keeps the time of its first coming. A worker sends all of its asks
-at once, since its window would let those of the best rank go first.
+The product has no such switch: the ranks are replaced in this process, before the worker starts. A request
+that is repeated after a long wait keeps the time of its first arrival. A worker sends all of its requests at
+once, since its window would let those of the best rank go first.
 
     python -m bench.budget.fifo worker
 """

@@ -1,4 +1,4 @@
-"""An installation for one case: the provider, a gateway, three workers that come and go."""
+"""An installation for one case: the provider, a gateway, and three workers that join and leave."""
 
 import re
 import signal
@@ -38,8 +38,8 @@ Call = dict[str, Any]
 
 @dataclass
 class Fleet:
-    """`workers`: those that run, the oldest first; of others `killed` has the pids. `comings`: all that were
-    started."""
+    """The installation. `workers`: the running ones, oldest first; `killed`: the pids of killed ones.
+    `comings`: all workers that were started."""
 
     prefix: str
     case: Case
@@ -53,7 +53,7 @@ class Fleet:
     killed: set[int] = field(default_factory=set)
 
     async def join(self) -> Program:
-        """One worker more, ready."""
+        """Starts one more worker and waits until it is ready."""
         self.comings += 1
         module = "bench.budget.fifo" if self.case.rank == "first asked first" else "eco2"
         worker = await programs.start(f"worker-{self.comings}", [module, "worker"], self.folder, self.env)
@@ -63,7 +63,7 @@ class Fleet:
         return worker
 
     async def leave(self, worker: Program) -> None:
-        """The worker is asked to stop, as by an orchestrator, and does."""
+        """Asks the worker to stop, as an orchestrator does, and waits until it has ended."""
         self.workers.remove(worker)
         worker.send(signal.SIGTERM)
         await worker.ended(DRAIN)
@@ -74,12 +74,12 @@ class Fleet:
         await worker.kill()
 
     async def end(self) -> None:
-        """Without a drain: what is unfinished then is of no interest."""
+        """Ends all processes without a drain, since unfinished jobs no longer matter."""
         for worker in [*self.workers]:
             await self.kill(worker)
 
     async def leader(self) -> Program | None:
-        """Who says of itself that it leads; frozen ones are not asked for long."""
+        """Returns the worker that reports to be the leader; frozen workers are asked only briefly."""
         for worker in self.workers:
             try:
                 if (await self.metrics(worker)).get('eco2_quota_leader{provider="openai"}') == 1.0:
@@ -89,7 +89,7 @@ class Fleet:
         return None
 
     async def metrics(self, worker: Program) -> dict[str, float]:
-        """Its series, by name and labels as they are written."""
+        """Returns the worker's series, by name and labels as written."""
         text = (await self.http.get(f"{worker.url}/metrics", timeout=2.0)).text
         return {
             f"{name}{{{labels}}}" if labels else name: float(value)
@@ -97,7 +97,7 @@ class Fleet:
         }
 
     async def calls(self, after: int = 0) -> list[Call]:
-        """The provider's log, by arrival."""
+        """Returns the provider's log, by arrival."""
         reply = (await self.http.get(f"{_root(self.provider)}/_fake/calls", params={"after": after})).json()
         if reply["dropped"]:
             raise programs.ProgramFailed(f"the provider has dropped {reply['dropped']} calls of its log")
@@ -105,7 +105,7 @@ class Fleet:
         return calls
 
     async def windows(self) -> dict[str, dict[str, float]]:
-        """What the provider's windows hold now, by `requests` and `tokens`."""
+        """Returns the present content of the provider's windows, by `requests` and `tokens`."""
         windows: dict[str, dict[str, float]] = (
             await self.http.get(f"{_root(self.provider)}/_fake/windows")
         ).json()
@@ -118,7 +118,8 @@ def _root(provider: Program) -> str:
 
 @asynccontextmanager
 async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]:
-    """Everything is ready inside; afterwards all of it is gone, at the broker, too."""
+    """Starts the installation and removes it afterwards, also at the broker. Everything is ready inside
+    the block."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
     topology = Topology(prefix, case.pipelines, ("sweep", quota_service("openai")))

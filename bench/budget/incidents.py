@@ -1,4 +1,4 @@
-"""What happens to the workers while a case runs. Each incident is noted with its time."""
+"""Incidents of workers during a case. Each one is recorded with its time."""
 
 import asyncio
 import signal
@@ -20,7 +20,7 @@ EXCHANGE = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """`at`: monotonic seconds."""
+    """A recorded incident. `at`: monotonic seconds."""
 
     at: float
     what: str
@@ -28,7 +28,7 @@ class Note:
 
 @dataclass
 class Notes:
-    """In order of time."""
+    """The recorded incidents, in order of time."""
 
     all: list[Note] = field(default_factory=list)
 
@@ -37,7 +37,7 @@ class Notes:
 
 
 async def happen(incident: Incident, fleet: Fleet, start: float, end: float, notes: Notes) -> None:
-    """All of it, between the times `start` and `end` (monotonic)."""
+    """Causes the case's incidents between the times `start` and `end` (monotonic)."""
     await _until(start)
     match incident:
         case "kill":
@@ -68,7 +68,7 @@ async def _replace(fleet: Fleet, notes: Notes) -> None:
 
 
 async def _freeze(fleet: Fleet, start: float, end: float, notes: Notes) -> None:
-    """In the middle of the time, one that does not lead but asks."""
+    """Freezes, in the middle of the time, a worker that requests grants and is not the leader."""
     await _until(start + max(0.0, (end - start - FREEZE) / 4))
     worker = next(iter(await _followers(fleet)))
     leader = await fleet.leader()
@@ -83,7 +83,8 @@ async def _freeze(fleet: Fleet, start: float, end: float, notes: Notes) -> None:
 
 
 async def _exchange(fleet: Fleet, start: float, end: float, notes: Notes) -> None:
-    """One joins, one leaves: the longest there that does not lead, and once, in the middle, the leader."""
+    """Starts one worker and stops one in turn: the oldest that is not the leader, and once, in the middle,
+    the leader."""
     led = False
     async with asyncio.TaskGroup() as group:
         while time.monotonic() + EXCHANGE < end:

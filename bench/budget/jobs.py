@@ -1,4 +1,4 @@
-"""What became of each job, as the journal tells it. `read` gets it there; the rest is pure."""
+"""The history of each job, from the journal. `read` fetches it; the rest is pure."""
 
 import asyncio
 import re
@@ -20,10 +20,11 @@ _NAME = re.compile(r"-(\d+)-[0-9a-f]+$")
 
 @dataclass(slots=True)
 class JobStory:
-    """`key`: of its submission. Unix seconds: `began`: its first call had its grant; `ended`: `done`.
+    """The history of one job. `key`: of its submission. Unix seconds: `began`: its first call had its
+    grant; `ended`: `done`.
 
-    `runs`: more than one where another worker took it over from one that died, was frozen or left. `pid`: of
-    the current one's worker.
+    `runs`: more than one if another worker took the job over from one that died, was frozen or left. `pid`:
+    of the current run's worker.
     """
 
     key: str
@@ -37,7 +38,8 @@ class JobStory:
 
 
 def stories(events: Iterable[Event | None]) -> dict[str, JobStory]:
-    """By key of submission, in the order of acceptance. The current run's end counts, and the first one."""
+    """Returns the histories by key of submission, in the order of acceptance. The current run's first end
+    counts."""
     known: dict[str, JobStory] = {}
     for event in events:
         match event:
@@ -54,13 +56,13 @@ def stories(events: Iterable[Event | None]) -> dict[str, JobStory]:
 
 
 def _pid(worker: str) -> int:
-    """0 where the worker's name does not say."""
+    """Returns the pid in the worker's name, or 0 if there is none."""
     found = _NAME.search(worker)
     return int(found[1]) if found else 0
 
 
 async def read(amqp_url: str, stream: str) -> dict[str, JobStory]:
-    """The whole journal up to this moment: up to a marker that is put at its end."""
+    """Reads the whole journal up to now: up to a marker that is appended at its end."""
     events: list[Event | None] = []
     marker, seen = uuid.uuid4().hex, asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Offers jobs at random moments, at a steady rate, whatever becomes of them."""
+"""Offers jobs at random moments, at a steady rate, independently of their results."""
 
 import asyncio
 import math
@@ -19,14 +19,15 @@ AHEAD = 10.0
 
 @dataclass
 class Offered:
-    """`sent`: when each job was submitted (monotonic), in order. `accepted`: how many of them were."""
+    """The offered jobs. `sent`: the time of each submission (monotonic), in order. `accepted`: the number
+    accepted."""
 
     sent: list[float] = field(default_factory=list)
     accepted: int = 0
 
 
 def moments(rate: float, seed: int) -> Iterator[float]:
-    """Seconds from the start of the arrivals of a Poisson process."""
+    """Yields the arrivals of a Poisson process, in seconds from its start."""
     dice, moment = Random(seed), 0.0
     while True:
         moment += -math.log(1 - dice.random()) / rate
@@ -34,7 +35,7 @@ def moments(rate: float, seed: int) -> Iterator[float]:
 
 
 async def offer(case: Case, url: str, numbers: Iterable[int], until: float, offered: Offered) -> None:
-    """Submits jobs of these numbers until the time `until` (monotonic), pipelines in turn."""
+    """Submits jobs with these numbers until the time `until` (monotonic), pipelines in turn."""
     began = time.monotonic()
     pipelines = cycle(case.pipelines)
     async with Client(url, patience=AHEAD) as client, asyncio.TaskGroup() as group:
@@ -56,5 +57,5 @@ async def _submit(client: Client, pipeline: str, number: int, offered: Offered) 
 
 
 def job_key(pipeline: str, number: int) -> str:
-    """The idempotency key, by which the journal knows the job, too."""
+    """Returns the idempotency key, which is also in the journal."""
     return f"{pipeline}-{number}"

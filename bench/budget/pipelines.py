@@ -1,4 +1,5 @@
-"""A pipeline whose calls are of very different sizes, each of two calls. The size follows from the number."""
+"""A pipeline whose jobs have two calls each, of very different sizes. The size follows from the job's
+number."""
 
 from random import Random
 
@@ -15,25 +16,25 @@ WORDS = (
 
 
 class Letter(BaseModel):
-    """The input. `number`: of the job, as the provider's log names it."""
+    """The input. `number`: of the job, as in the provider's log."""
 
     number: int
 
 
 class Gist(BaseModel):
-    """What the letter says."""
+    """The letter's summary."""
 
     text: str
 
 
 class Title(BaseModel):
-    """What it is called."""
+    """The letter's title."""
 
     text: str
 
 
 def letter(number: int) -> str:
-    """Evenly spread over orders of magnitude: as many short ones as long ones."""
+    """Returns a letter; lengths are spread evenly over orders of magnitude."""
     dice = Random(number)
     words = round(LEAST * (MOST / LEAST) ** dice.random())
     return f"(case {number}) " + " ".join(dice.choices(WORDS, k=words))

@@ -1,4 +1,4 @@
-"""One picture per case: calls a second, and the sliding minute against its limit."""
+"""Draws one picture per case: calls a second, and the sliding minute against its limit."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ INK, QUIET, ALARM = "#1f6f5c", "#b9c6c2", "#b3432b"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """All cases that were measured, in their order."""
+    """Draws all measured cases, in their order."""
     cases: dict[str, Any] = results["cases"]
     mpl.rcParams["font.size"] = 8
     rows = -(-len(cases) // COLUMNS) or 1

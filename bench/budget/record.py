@@ -1,4 +1,4 @@
-"""bench/results/budget.json: every case, written anew after each."""
+"""Reads and writes bench/results/budget.json: all cases, written again after each case."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +12,7 @@ RESULTS = FOLDER / "budget.json"
 
 
 def read() -> Results:
-    """What was measured so far."""
+    """Returns the figures measured so far."""
     return record.read(RESULTS) or {"cases": {}}
 
 
@@ -25,7 +25,7 @@ async def surroundings(amqp_url: str) -> Results:
 
 
 def parameters(case: Case, seconds: float, warm: float) -> Mapping[str, object]:
-    """Of one case."""
+    """Returns the parameters of one case."""
     return {
         **asdict(case),
         "binding": case.binding,

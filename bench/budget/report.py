@@ -1,4 +1,4 @@
-"""docs/budget.md, its table from the JSON; and what the terminal shows."""
+"""Writes docs/budget.md's table from the JSON, and the summary for the terminal."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def kept(facts: dict[str, Any]) -> bool:
 
 
 def checks(facts: dict[str, Any]) -> str:
-    """What was measured against what was promised."""
+    """Returns the measured values beside their targets."""
     lines = [
         f"  {'ok  ' if check['kept'] else 'MISS'} {check['what']}: {check['value']:.4g} ({check['target']})"
         for check in facts["checks"]
@@ -23,14 +23,14 @@ def checks(facts: dict[str, Any]) -> str:
 
 
 def write(results: Results) -> None:
-    """Replaces the figures of the page; its words stay."""
+    """Replaces the figures of the page; its text stays."""
     text = PAGE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{table(results)}\n\n{PICTURE}\n{END}{tail}", encoding="utf-8")
 
 
 def table(results: Results) -> str:
-    """Every case, and under which circumstances."""
+    """Returns every case with its conditions."""
     rows = [_row(name, case) for name, case in results["cases"].items()]
     head = (
         "| Case | Limit a minute | offered | used | fullest minute, requests · tokens | 429 "
@@ -70,7 +70,7 @@ def _grants(results: Results) -> list[str]:
 
 
 def _surroundings(results: Results) -> list[str]:
-    """Once for all cases that share them."""
+    """Returns the conditions, once for all cases that share them."""
     lines: dict[str, list[str]] = {}
     for name, case in results["cases"].items():
         where, given = case["surroundings"], case["parameters"]

@@ -1,4 +1,5 @@
-"""One case from its first process to its last: the load, what the provider saw, what became of the jobs."""
+"""Runs one case: starts its processes, offers the load, and collects the provider's log and the jobs'
+histories."""
 
 import asyncio
 import math
@@ -26,8 +27,9 @@ Say = Callable[[str], None]
 
 @dataclass
 class Measured:
-    """All times are monotonic, those of jobs apart. `grants`: how many took up to so many seconds, in the
-    steady time, summed over the workers. `killed`: the workers' pids."""
+    """The measurements of one case. All times are monotonic, except those of jobs. `grants`: the number of
+    grants by upper bound in seconds, in the steady time, summed over the workers. `killed`: the workers'
+    pids."""
 
     case: Case
     first: float
@@ -44,7 +46,8 @@ class Measured:
 async def run(
     case: Case, seconds: float, warm: float, numbers: Iterable[int], amqp_url: str, folder: Path, say: Say
 ) -> Measured:
-    """`seconds` from the first call until the load stops; `warm` of them are not judged."""
+    """Runs a case for `seconds` from the first call until the load stops; the first `warm` seconds are not
+    judged."""
     offered, notes = load.Offered(), Notes()
     async with fleet(case, amqp_url, folder) as here:
         async with asyncio.TaskGroup() as group:
@@ -65,7 +68,7 @@ async def run(
 
 
 async def _stories(here: Fleet, amqp_url: str) -> dict[str, JobStory]:
-    """What became of the jobs; where there was time for all of them, once all have ended."""
+    """Returns the jobs' histories; in an unloaded case after all jobs have ended."""
     late = time.monotonic() + FINISH
     while True:
         stories = await jobs.read(amqp_url, f"{here.prefix}.events")
@@ -76,7 +79,7 @@ async def _stories(here: Fleet, amqp_url: str) -> dict[str, JobStory]:
 
 
 async def _first(here: Fleet) -> float:
-    """When the first call came."""
+    """Returns the time of the first call."""
     async with asyncio.timeout(30):
         while not (calls := await here.calls()):  # noqa: ASYNC110  # HTTP sets no event
             await asyncio.sleep(0.1)
@@ -84,7 +87,7 @@ async def _first(here: Fleet) -> float:
 
 
 async def _grants(here: Fleet, moment: float) -> dict[float, float]:
-    """The buckets of the histogram at that time, if grants are judged."""
+    """Returns the present buckets of the histogram, if grants are judged."""
     await asyncio.sleep(max(0.0, moment - time.monotonic()))
     found = defaultdict[float, float](float)
     if here.case.grants:

@@ -1,4 +1,5 @@
-"""A case's figures, and whether they are what was promised. Pure arithmetic over what `run` measured."""
+"""Computes a case's figures and compares them with its targets. Pure arithmetic over the measurements of
+`run`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +24,8 @@ JSON = dict[str, object]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`target`: in words, with its unit. `value`: what was measured, in the same unit."""
+    """One target and its result. `target`: in words, with its unit. `value`: the measured value, in the
+    same unit."""
 
     what: str
     value: float
@@ -32,7 +34,7 @@ class Check:
 
 
 def arrivals(calls: Sequence[Mapping[str, object]]) -> list[Arrival]:
-    """The calls that the provider's windows counted, in order."""
+    """Returns the calls that the provider's windows counted, in order."""
     return [
         Arrival(float(str(call["arrived_at"])), int(str(call["charged_tokens"])))
         for call in calls
@@ -41,8 +43,8 @@ def arrivals(calls: Sequence[Mapping[str, object]]) -> list[Arrival]:
 
 
 def durations(measured: Measured) -> Durations:
-    """Of the jobs that began while the case was judged and did not change hands. Of one that has not ended,
-    what it took so far: too little, never too much."""
+    """Returns the durations of jobs that began in the judged time and stayed at one worker. A job that has
+    not ended counts with its time so far: too little, never too much."""
     start, end = _wall(measured, measured.steady), _wall(measured, measured.end)
     if measured.case.load >= 1:
         end_of_beginning = end - min(TAIL, (end - start) / 2)
@@ -56,24 +58,24 @@ def durations(measured: Measured) -> Durations:
 
 
 def moves(measured: Measured, job: JobStory) -> bool:
-    """True if it changed hands, or has to: its worker died, and no other has got to it yet."""
+    """Returns True if the job changed workers, or its worker died and no other has it yet."""
     return job.runs > 1 or (job.ended is None and job.pid in measured.killed)
 
 
 def _wall(measured: Measured, moment: float) -> float:
-    """Unix seconds of a monotonic moment, by the provider's two clocks."""
+    """Converts a monotonic moment into Unix seconds, by the provider's two clocks."""
     call = measured.calls[0]
     return moment + float(call["wall"]) - float(call["arrived_at"])
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that a share of all do not exceed; nan of none."""
+    """Returns the smallest value that a share of all do not exceed; nan without values."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
 def figures(measured: Measured, unloaded: Durations | None) -> JSON:
-    """Everything about the case as JSON, `checks` included."""
+    """Returns all figures of the case as JSON, `checks` included."""
     case, calls = measured.case, measured.calls
     counted = [one for one in arrivals(calls) if one.time <= measured.end]
     minute, steady = fullest(counted), total(counted, measured.steady, measured.end)
@@ -157,13 +159,13 @@ def _checks(case: Case, facts: JSON, paired_p95: float) -> list[Check]:
 
 
 def _slower(own: Durations, unloaded: Durations, paired: Sequence[str]) -> float:
-    """Both percentiles are over the same jobs, and so over the same latencies of the provider."""
+    """Compares percentiles over the same jobs, and so over the same latencies of the provider."""
     loaded = percentile([own[key] for key in paired], 0.95)
     return loaded / percentile([unloaded[key] for key in paired], 0.95)
 
 
 def _offered(measured: Measured) -> float:
-    """What the jobs that came would have taken of the binding limit, at the mean cost of those that ended."""
+    """Returns the share of the binding limit that the offered jobs needed, at the mean cost of ended jobs."""
     case, seconds = measured.case, measured.end - measured.first
     ended = [job for job in measured.stories.values() if job.ended is not None]
     done = {job.key.rpartition("-")[2] for job in ended}  # as the provider names them
@@ -177,12 +179,12 @@ def _offered(measured: Measured) -> float:
 
 
 def _repeated(calls: Sequence[Mapping[str, object]]) -> int:
-    """Calls that were made before: the same kind for the same job."""
+    """Returns the repeated calls: the same kind for the same job."""
     return len(calls) - len({(call["job"], call["kind"]) for call in calls})
 
 
 def _bound(grants: Mapping[float, float], share: float) -> float:
-    """The first bound of the histogram below which that share lies; nan of an empty one."""
+    """Returns the first bound of the histogram that covers that share; nan for an empty histogram."""
     wanted = share * grants.get(math.inf, 0.0)
     return next((bound for bound in sorted(grants) if wanted and grants[bound] >= wanted), math.nan)
 

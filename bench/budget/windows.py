@@ -1,4 +1,4 @@
-"""What the provider's limits see: every sliding minute of arrivals, exactly. Pure arithmetic."""
+"""Computes every sliding minute of arrivals exactly, as the provider's limits count them. Pure arithmetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,8 @@ class Amount:
 
 
 def fullest(arrivals: Sequence[Arrival]) -> Amount:
-    """The most that any minute held, of each. `arrivals` in order; a sum is largest just after an arrival."""
+    """Returns the maximum of any minute, of each kind. `arrivals` are in order; a sum is largest just
+    after an arrival."""
     requests = tokens = most_requests = most_tokens = oldest = 0
     for arrival in arrivals:
         requests, tokens = requests + 1, tokens + arrival.tokens
@@ -34,13 +35,13 @@ def fullest(arrivals: Sequence[Arrival]) -> Amount:
 
 
 def total(arrivals: Sequence[Arrival], start: float, end: float) -> Amount:
-    """What came in (start, end]."""
+    """Returns the arrivals in (start, end]."""
     inside = [arrival for arrival in arrivals if start < arrival.time <= end]
     return Amount(len(inside), sum(arrival.tokens for arrival in inside))
 
 
 def per_second(arrivals: Sequence[Arrival], start: float, end: float) -> list[Amount]:
-    """What came in each whole second from `start` on."""
+    """Returns the arrivals of each whole second from `start` on."""
     series = [[0, 0] for _ in range(int(end - start))]
     for arrival in arrivals:
         second = int(arrival.time - start)
@@ -51,7 +52,7 @@ def per_second(arrivals: Sequence[Arrival], start: float, end: float) -> list[Am
 
 
 def sliding(series: Sequence[Amount]) -> list[Amount]:
-    """Of each second the minute that ends with it."""
+    """Returns, for each second, the minute that ends with it."""
     width = int(WINDOW)
     return [
         Amount(

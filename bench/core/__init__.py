@@ -1,7 +1,7 @@
-"""The core alone: how many jobs a second a task queue gets through when the jobs do nothing.
+"""Measures the queues alone: how many empty jobs per second each processes.
 
-Who is compared, how fairly, and what came out: docs/benchmarks.md. From the bottom up: `marks` and `work`
-(what every handler does), `peers` and `engine` (the contenders, in processes of their own), `contender`
+docs/benchmarks.md names the contenders, the conditions and the results. From the bottom up: `marks` and
+`work` (the work of every handler), `peers` and `engine` (the contenders, in separate processes), `contender`
 (values), `filling`, `crew`, `trial` (one measurement), `rounds`, `verdict` (arithmetic), `plot`, `report`,
 `quick`.
 """

@@ -1,7 +1,7 @@
 """Measures all contenders in turn, round after round: `python -m bench.core [CONTENDER …]`.
 
 Exit code 0 if every target is kept, 1 if one is not or could not be measured, 2 for wrong usage. Only a whole
-run (no names, no options) is written down; of any other what can be judged is.
+run (no names, no options) is written to the results; any other run judges the targets that it can.
 """
 
 import argparse
@@ -79,14 +79,14 @@ async def _measured(plan: Plan, bench: Bench) -> record.Results:
 
 
 def _written(results: record.Results) -> int:
-    """The plot and the page, from what stands in the JSON; 1 if a target is missed."""
+    """Writes the plot and the page from the JSON. Returns 1 if a target is missed."""
     plot.draw(results["trials"], report.PICTURE)
     report.write(results)
     return _judged(results["trials"])
 
 
 def _judged(rows: list[Row], partial: bool = False) -> int:
-    """`partial`: what was not measured is not judged."""
+    """Judges the targets. `partial`: targets without measurements are skipped."""
     found = [check for check in checks(rows) if not (partial and math.isnan(check.value))]
     if found:
         say(report.verdict(found))
@@ -121,7 +121,7 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 @contextmanager
 def _broker(folder: Path) -> Iterator[tuple[str, int | None]]:
-    """The RabbitMQ that was given, else a node of our own, with its process."""
+    """Uses the given RabbitMQ, or starts a node and returns its process as well."""
     if given := os.environ.get("ECO2_TEST_AMQP_URL"):
         yield given, None
         return

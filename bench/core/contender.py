@@ -1,4 +1,4 @@
-"""Who is measured, with what command, and with how many jobs. Values only."""
+"""The contenders as values: their commands and numbers of jobs."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -18,11 +18,12 @@ WAVES = 10
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """`command`: of a worker, with `{slots}`, `{multiplier}` (prefetch ÷ slots) and `{node}` (a name).
+    """A contender. `command`: of a worker, with `{slots}`, `{multiplier}` (prefetch ÷ slots) and `{node}`
+    (a name).
 
-    `jobs`: so many that do nothing take two to three seconds on two cores. `idle`, `busy`: slots for jobs
-    that do nothing and for those that sleep. `forks`: each slot is a process. `module`: makes one job with
-    the contender's own client; "": there is none. `env`: besides what all get.
+    `jobs`: the number of empty jobs that takes two to three seconds on two cores. `idle`, `busy`: slots for
+    empty jobs and for jobs that sleep. `forks`: each slot is a process. `module`: makes one job with the
+    contender's own client; "": there is none. `env`: variables in addition to the common ones.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Contender:
     env: dict[str, str] = field(default_factory=dict)
 
     def slots(self, seconds: float) -> int:
-        """Of one worker, for jobs that take so long."""
+        """Returns the slots of one worker, for jobs of this length."""
         return self.busy if seconds else self.idle
 
     @property
@@ -46,11 +47,11 @@ class Contender:
 
     @property
     def results(self) -> str:
-        """The queue for results; "" where they are not wanted."""
+        """Returns the queue for results, or "" if the contender stores none."""
         return f"{self.queue}.results" if self.role == "stores" else ""
 
     def arguments(self, seconds: float, node: str) -> list[str]:
-        """Of the command of one worker."""
+        """Returns the arguments of one worker's command."""
         slots = self.slots(seconds)
         words = {"slots": slots, "multiplier": max(1, PREFETCH // slots), "node": node}
         return [word.format(**words) for word in self.command]

@@ -1,4 +1,4 @@
-"""The workers of one trial: started, watched, killed, with everything that they have started themselves."""
+"""The workers of one trial: starts, watches and kills them, with all their child processes."""
 
 import asyncio
 from asyncio.subprocess import DEVNULL
@@ -15,7 +15,7 @@ PROFILED = 2
 
 
 class Crew:
-    """`broker`: its process, if it is ours."""
+    """The workers. `broker`: its process, if this run started it."""
 
     def __init__(self, workers: Sequence[Program], broker: int | None) -> None:
         self._workers = workers
@@ -28,19 +28,19 @@ class Crew:
                 raise ProgramFailed(f"{worker.name} has ended: see {worker.log}")
 
     def cpu(self) -> float:
-        """Seconds that all of their processes have taken."""
+        """Returns the CPU seconds of all their processes."""
         return cpu(self._processes())
 
     def broker_cpu(self) -> float:
-        """The same of the broker; 0.0 where it is not ours."""
+        """Returns the CPU seconds of the broker; 0.0 if this run did not start it."""
         return cpu([self._broker]) if self._broker is not None else 0.0
 
     def memory(self) -> float:
-        """MB of all of their processes."""
+        """Returns the MB of all their processes."""
         return pss(self._processes())
 
     async def profile(self, file: Path) -> None:
-        """Samples the busiest process from now on: collapsed stacks, one a line, for flame graphs."""
+        """Samples the busiest process from now on: collapsed stacks, one per line, for flame graphs."""
         busiest = max(self._processes(), key=lambda pid: cpu([pid]))
         await asyncio.create_subprocess_exec(
             *(str(PEERS.with_name("py-spy")), "record", "--format", "raw", "--rate", "500"),
@@ -57,7 +57,7 @@ class Crew:
 async def crew(
     commands: Sequence[Sequence[str]], env: Mapping[str, str], folder: Path, broker: int | None
 ) -> AsyncIterator[Crew]:
-    """Started inside, in the environment of what is compared; gone afterwards."""
+    """Starts the workers in the contender's environment, and ends them afterwards."""
     workers: list[Program] = []
     try:
         for place, command in enumerate(commands, start=1):

@@ -1,6 +1,6 @@
-"""Fills a queue before anybody consumes it: the same way, and as fast, for every contender.
+"""Fills a queue before any consumer starts, in the same way for every contender.
 
-A peer's job is made by its own client, once, and copied with fresh ids: so it has the form that its worker
+A peer's job is made once by its own client, and copied with new ids: so it has the form that its worker
 expects. All messages are persistent, and confirmed before the clock runs.
 """
 
@@ -31,14 +31,14 @@ _ID = re.compile(r"[0-9a-f]{8}(-?)[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f]{4}\1[0-9a-f
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """As it goes to the queue."""
+    """A message as it is published."""
 
     body: bytes
     properties: Basic.Properties
 
 
 def copies(sample: Message, number: int) -> Iterator[Message]:
-    """The sample so many times, each with an id of its own wherever it carries one."""
+    """Yields that many copies of the sample, each with a new id wherever it has one."""
     text = sample.body.decode()
     fields = {name: getattr(sample.properties, name) for name in Basic.Properties.attributes()}
     found = _ID.search(str(fields.get("correlation_id")) + text)
@@ -58,12 +58,12 @@ def _renewed(value: Any, old: str, fresh: str) -> Any:
 
 
 def plain(seconds: float) -> Message:
-    """For the loops without a library that would know better."""
+    """Yields messages for the loops without a library."""
     return Message(f'{{"seconds":{seconds}}}'.encode(), Basic.Properties(delivery_mode=2))
 
 
 def jobs(seconds: float, number: int) -> list[Job]:
-    """As a gateway accepts them."""
+    """Yields jobs as a gateway accepts them."""
     now = time.time()
     return [
         Job(
@@ -79,13 +79,13 @@ def jobs(seconds: float, number: int) -> list[Job]:
 
 
 def orders(accepted: Iterable[Job]) -> Iterator[Message]:
-    """What stands in the work queue for them."""
+    """Yields their work orders."""
     for job in accepted:
         yield Message(encode_order(job), Basic.Properties(delivery_mode=2, message_id=job.id))
 
 
 async def announce(channel: AbstractChannel, stream: str, accepted: list[Job]) -> None:
-    """What stands in the journal for them."""
+    """Writes their `queued` events to the journal."""
     records = [accepted[at : at + IN_RECORD] for at in range(0, len(accepted), IN_RECORD)]
     events = (
         Message(encode_events([queued(job) for job in record]), Basic.Properties()) for record in records
@@ -94,7 +94,7 @@ async def announce(channel: AbstractChannel, stream: str, accepted: list[Job]) -
 
 
 async def fill(channel: AbstractChannel, queue: str, messages: Iterable[Message]) -> None:
-    """All of them, in order, each confirmed."""
+    """Publishes all messages in order, each confirmed."""
     waiting: list[asyncio.Future[Any]] = []
     for message in messages:
         publishing = channel.basic_publish(message.body, routing_key=queue, properties=message.properties)
@@ -106,7 +106,7 @@ async def fill(channel: AbstractChannel, queue: str, messages: Iterable[Message]
 
 
 async def taken(channel: AbstractChannel, queue: str) -> Message:
-    """The oldest message of the queue, taken out of it."""
+    """Removes the oldest message of the queue and returns it."""
     for _ in range(100):
         got = await channel.basic_get(queue, no_ack=True)
         if got.body and got.header is not None:

@@ -1,6 +1,6 @@
-"""How handlers say that they were called: counters in a file that both sides have mapped.
+"""Counters with which handlers record their calls, in a file that both sides have mapped.
 
-It costs a handler a fraction of a microsecond, needs no connection, and is the same for every contender.
+A mark costs a handler a fraction of a microsecond, needs no connection, and is the same for every contender.
 """
 
 import mmap
@@ -16,7 +16,7 @@ _LAYOUT = struct.Struct("=qqdd")
 
 
 class Marks:
-    """Of one process; a forked child begins a file of its own."""
+    """The counters of one process; a forked child begins a separate file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class Marks:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """All processes together. `processes`: how many have had a job."""
+    """The counters of all processes together. `processes`: the number that have had a job."""
 
     processes: int
     begun: int
@@ -67,7 +67,7 @@ class Tally:
 
 
 def read(folder: Path) -> Tally:
-    """What the handlers have done so far."""
+    """Returns the handlers' counts so far."""
     marks = [
         _LAYOUT.unpack(raw)
         for path in folder.glob("*.marks")

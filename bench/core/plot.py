@@ -1,4 +1,4 @@
-"""One picture: jobs a second with their spread, and what they cost in CPU, by contender."""
+"""Draws one picture: jobs a second with their spread, and their CPU cost, by contender."""
 
 from pathlib import Path
 from statistics import median
@@ -18,7 +18,7 @@ SIZE = (11.0, 4.6)
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """The fastest with one worker on top."""
+    """Draws the contenders, the fastest with one worker on top."""
     mpl.rcParams["font.size"] = 9
     figure = Figure(figsize=SIZE, layout="constrained")
     measured = [each for each in CONTENDERS if by_round(rows, each.name, WORKERS[0])]

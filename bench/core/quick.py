@@ -1,7 +1,7 @@
-"""Has a change made the core clearly slower? A few trials against the figures that are committed.
+"""Compares a few trials with the committed figures, to find out if a change made the core clearly slower.
 
-Compared are ratios to the bare loop of the same rounds, of jobs a second and of CPU per job: they depend
-little on the machine's mood, and the tolerances are wide.
+The comparison uses ratios to the bare loop of the same rounds, of jobs a second and of CPU per job: they
+depend little on the machine's load, and the tolerances are wide.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ SLOWER, DEARER = 0.75, 1.3
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """`bound`: what `now` may be at least, or at most."""
+    """A figure and its committed value. `bound`: the minimum or maximum of `now`."""
 
     what: str
     now: float
@@ -34,7 +34,7 @@ class Compared:
 
 
 def compare(now: Sequence[Row], before: Sequence[Row]) -> list[Compared]:
-    """Of eco2 in both forms."""
+    """Compares eco2 in both forms."""
     found = []
     for name in (CONSUMING, ENGINE):
         rate, was = _of_bare(now, name, "rate"), _of_bare(before, name, "rate")

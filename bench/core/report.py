@@ -1,4 +1,4 @@
-"""The core's part of docs/benchmarks.md, from the JSON; and what the terminal shows."""
+"""Writes the core's part of docs/benchmarks.md from the JSON, and the summary for the terminal."""
 
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -17,14 +17,14 @@ BEGIN, END = "<!-- core -->", "<!-- end core -->"
 
 
 def write(results: Results) -> None:
-    """Replaces the figures of the page; its words, and the other benchmark's figures, stay."""
+    """Replaces the figures of the page; its text, and the other benchmark's figures, stay."""
     text = PAGE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{figures(results)}\n{END}{tail}", encoding="utf-8")
 
 
 def figures(results: Results) -> str:
-    """All tables, and the picture."""
+    """Returns all tables, and the picture."""
     rows: list[Row] = results["trials"]
     parts = [
         *(_idle(rows, workers) for workers in WORKERS),
@@ -37,7 +37,7 @@ def figures(results: Results) -> str:
 
 
 def line(trial: Trial, measured: Figures) -> str:
-    """For the terminal: one trial."""
+    """Returns one trial as a line for the terminal."""
     name = f"{trial.contender.name}, {trial.workers} × {'0.4 s' if trial.seconds else 'no-op'}"
     ideal = f", {measured.seconds / measured.ideal:.3f} × ideal" if measured.ideal else ""
     return (
@@ -47,7 +47,7 @@ def line(trial: Trial, measured: Figures) -> str:
 
 
 def verdict(found: Iterable[Check]) -> str:
-    """For the terminal: all targets."""
+    """Returns all targets for the terminal."""
     return "\n".join(
         f"  {'kept  ' if check.kept else 'MISSED'} {_against(check)}: "
         f"{check.value:.3g}, {check.least:.3g} to {check.most:.3g} ({check.target})"

@@ -1,6 +1,6 @@
-"""In which order is measured: every round has every trial once and begins one contender further.
+"""Orders the trials: every round has every trial once and begins one contender further.
 
-A machine that grows slower meanwhile, or a neighbour that comes and goes, then meets all contenders alike.
+A machine that becomes slower, or a neighbour's temporary load, then affects all contenders alike.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,8 @@ WORKERS = (1, 2)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`workers`: how many are measured with jobs that do nothing; with jobs that sleep it is always one."""
+    """The order of trials. `workers`: the numbers of workers for empty jobs; jobs that sleep always have
+    one worker."""
 
     contenders: tuple[Contender, ...] = CONTENDERS
     idle: int = IDLE_ROUNDS
@@ -24,7 +25,7 @@ class Plan:
     workers: tuple[int, ...] = WORKERS
 
     def __iter__(self) -> Iterator[tuple[int, Trial]]:
-        """Each trial with the number of its round."""
+        """Yields each trial with the number of its round."""
         for number in range(max(self.idle, self.sleeping)):
             for contender in rotated(self.contenders, number):
                 if number < self.idle:
@@ -38,6 +39,6 @@ class Plan:
 
 
 def rotated(contenders: Sequence[Contender], number: int) -> Sequence[Contender]:
-    """In the order of round `number`."""
+    """Returns the contenders in the order of round `number`."""
     turn = number % len(contenders)
     return [*contenders[turn:], *contenders[:turn]]

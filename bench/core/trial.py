@@ -1,10 +1,11 @@
-"""One measurement: a full queue, workers that empty it, a clock that runs only while all of them do.
+"""Makes one measurement: a full queue, workers that empty it, a clock that runs only while all of them
+work.
 
-1. All jobs are in the queue, persistent and confirmed. 2. The workers start. 3. Once each of them (each of
+1. All jobs are in the queue, persistent and confirmed. 2. The workers start. 3. When each of them (each of
 its processes that run jobs) has had one, and a share of all is done, the clock and the CPU meters are read.
 4. They are read again while the queue still has some. 5. The rest is done, the workers are killed, and the
-queue must be empty: what was not acked would have come back. Of jobs that sleep all count, from the first
-that begins to the last that ends.
+queue must be empty: unacked jobs would be in it again. Of jobs that sleep all count, from the first start to
+the last end.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ QUORUM: dict[str, FieldValue] = {"x-queue-type": "quorum"}
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """`seconds`: how long each job sleeps; 0.0: it does nothing."""
+    """One measurement. `seconds`: how long each job sleeps; 0.0: an empty job."""
 
     contender: Contender
     workers: int
@@ -57,7 +58,7 @@ class Trial:
 
     @property
     def processes(self) -> int:
-        """That run jobs."""
+        """The number of processes that run jobs."""
         return self.workers * (self.contender.slots(self.seconds) if self.contender.forks else 1)
 
     @property
@@ -67,8 +68,8 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """`jobs` in `seconds`. `cpu`, `broker_cpu`: seconds of CPU per 1,000 jobs. `memory`: MB of all workers.
-    `ideal`: seconds that jobs which sleep take at least; 0.0 for others."""
+    """The result: `jobs` in `seconds`. `cpu`, `broker_cpu`: seconds of CPU per 1,000 jobs. `memory`: MB of
+    all workers. `ideal`: minimum seconds for jobs that sleep; 0.0 for others."""
 
     jobs: int
     seconds: float
@@ -84,7 +85,8 @@ class Figures:
 
 @dataclass
 class Bench:
-    """Where trials run. `broker`: its process, if it is ours. `profiles`: a folder; they cost speed."""
+    """The environment of trials. `broker`: its process, if this run started it. `profiles`: a folder;
+    profiles cost speed."""
 
     url: str
     folder: Path
@@ -93,7 +95,7 @@ class Bench:
     _samples: dict[tuple[str, float], Message] = field(default_factory=dict)
 
     async def measure(self, trial: Trial) -> Figures:
-        """Raises `ProgramFailed` if a worker ends, is too slow, or does not ack."""
+        """Runs one trial. Raises `ProgramFailed` if a worker ends, is too slow, or does not ack."""
         folder = self.folder / f"{trial.contender.name}-{uuid.uuid4().hex[:6]}"
         folder.mkdir()
         connection, channel = await filling.connect(self.url)
@@ -127,7 +129,7 @@ class Bench:
     async def _queue(
         self, trial: Trial, channel: AbstractChannel
     ) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
-        """A queue of the contender's own, filled; empty afterwards."""
+        """Fills a queue for the contender, and checks afterwards that it is empty."""
         contender = trial.contender
         sample = await self._sample(contender, trial.seconds, channel)
         try:
@@ -141,7 +143,8 @@ class Bench:
     async def _journal(
         self, trial: Trial, channel: AbstractChannel
     ) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
-        """An installation of eco2 with jobs in its queue and its journal; gone afterwards."""
+        """Prepares an installation of eco2 with jobs in its queue and its journal, and removes it
+        afterwards."""
         topology = Topology(f"core-{uuid.uuid4().hex[:8]}", ("core",), ("sweep", "quota-openai"))
         queue = topology.queue("jobs.core")
         await rabbitmq.apply(self.url, topology)
@@ -158,7 +161,7 @@ class Bench:
                     await channel.queue_delete(entity.name)
 
     async def _sample(self, contender: Contender, seconds: float, channel: AbstractChannel) -> Message:
-        """A job as the contender's own client makes it; its queues exist afterwards."""
+        """Returns a job that the contender's own client made; this also declares its queues."""
         if (contender.name, seconds) not in self._samples:
             for queue in filter(None, (contender.results, "" if contender.module else contender.queue)):
                 await channel.queue_declare(queue, durable=True, arguments=QUORUM)
@@ -187,7 +190,7 @@ class Bench:
 
 
 def _settings(url: str, topology: Topology) -> dict[str, str]:
-    """Of `eco2 worker`."""
+    """Returns the settings of `eco2 worker`."""
     return {
         "ECO2_AMQP_URL": url,
         "ECO2_PREFIX": topology.prefix,

@@ -1,4 +1,4 @@
-"""Whether what was promised is kept. Pure arithmetic over the rows of all trials.
+"""Compares the rows of all trials with the targets. Pure arithmetic.
 
 A ratio is taken within each round, between trials a minute or two apart, and the median of those counts.
 """
@@ -22,7 +22,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`value`: what was measured; nan: it was not. `least`, `most`: of the rounds. `against`: whom."""
+    """One target and its result. `value`: the measured value; nan: there is none. `least`, `most`: of the
+    rounds. `against`: the compared contender."""
 
     what: str
     value: float
@@ -35,7 +36,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of the rounds: their median, quartiles, and extremes."""
+    """The rounds' median, quartiles and extremes."""
 
     median: float
     low: float
@@ -45,7 +46,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """nan throughout of none; of one it is that one."""
+    """Returns the spread: nan without values; of one value all figures are that value."""
     if not values:
         return Spread(*[math.nan] * 5)
     low, _, high = quantiles(values, method="inclusive") if len(values) > 1 else [values[0]] * 3
@@ -53,7 +54,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def checks(rows: Sequence[Row]) -> list[Check]:
-    """Every target, in the order in which it was set."""
+    """Returns every target, in the order of definition."""
     found: list[Check] = []
     for workers in WORKERS:
         where = f"no-op, {workers} worker{'s' * (workers > 1)}"
@@ -71,7 +72,7 @@ def checks(rows: Sequence[Row]) -> list[Check]:
 
 
 def best(rows: Iterable[Row], role: Role, workers: int) -> str:
-    """The contender of this role with the highest median rate; "" if none was measured."""
+    """Returns the contender of this role with the highest median rate; "" if none was measured."""
     rates = {
         contender.name: rate
         for contender in CONTENDERS
@@ -83,7 +84,7 @@ def best(rows: Iterable[Row], role: Role, workers: int) -> str:
 def by_round(
     rows: Iterable[Row], contender: str, workers: int, sleep: bool = False, field: str = "rate"
 ) -> dict[int, float]:
-    """What one contender was measured to have, by the number of the round."""
+    """Returns one contender's measured values, by the number of the round."""
     return {
         row["round"]: row[field]
         for row in rows

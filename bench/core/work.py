@@ -1,6 +1,6 @@
-"""The job, the same for all: say that it began, sleep if it is told to, say that it ended.
+"""The job, the same for all: records its start, sleeps if required, records its end.
 
-Every process of a worker imports this, and so none of them outlives the one that started it.
+Every process of a worker imports this module, and so none of them outlives the process that started it.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ _marks = Marks(Path(os.environ.get("CORE_MARKS", os.devnull)))
 
 
 def work(seconds: float) -> None:
-    """Where jobs run in threads, processes or greenlets."""
+    """Runs a job in a thread, process or greenlet."""
     _marks.begin()
     if seconds:
         time.sleep(seconds)
@@ -39,7 +39,7 @@ def work(seconds: float) -> None:
 
 
 async def work_async(seconds: float) -> None:
-    """Where jobs are coroutines."""
+    """Runs a job as a coroutine."""
     _marks.begin()
     if seconds:
         await asyncio.sleep(seconds)

@@ -1,6 +1,6 @@
-"""What is looked at in Prometheus, and the run that proves it: `make observe`.
+"""The dashboard and the run that tests it together with the alerts: `make observe`.
 
-`dashboard.py` says which panels there are, and writes helm/eco2/files/dashboard.json. The alerts are
-helm/eco2/files/alerts.yaml, by hand. The run scrapes a loaded installation and asks every one of these
-queries.
+`dashboard.py` defines the panels, and writes helm/eco2/files/dashboard.json. The alerts in
+helm/eco2/files/alerts.yaml are written by hand. The run scrapes a loaded installation and sends every one of
+these queries.
 """

@@ -1,9 +1,9 @@
 """Watches a loaded run as operators would: `python -m bench.observe`.
 
-Real processes, a real RabbitMQ, a real Prometheus with the shipped rules. Fails if a panel or an alert has
-nothing to look at, if an alert of the staged outage does not come and go, or if a histogram does not fit.
+Real processes, a real RabbitMQ, a real Prometheus with the shipped rules. Fails if a panel or an alert has no
+data, if an alert of the staged outage does not fire and end, or if a histogram does not fit.
 
-Exit codes: 0 all is seen · 1 something is not · 2 wrong usage.
+Exit codes: 0 everything passed · 1 a check failed · 2 wrong usage.
 """
 
 import argparse

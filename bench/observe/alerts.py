@@ -1,4 +1,4 @@
-"""The alerts as they stand in their file, read line by line: Prometheus is the one who understands it."""
+"""Reads the alerts from their file, line by line; only Prometheus parses them fully."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ _RANGE = re.compile(r"\[(?:1|3|5|10)m\]")
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """`body`: all of its lines but the first. `notes`: its annotations."""
+    """An alert. `body`: all of its lines except the first. `notes`: its annotations."""
 
     name: str
     body: str
@@ -38,11 +38,12 @@ class Alert:
 
 
 def alerts(text: str) -> tuple[Alert, ...]:
-    """All alerts of the file, in order."""
+    """Returns all alerts of the file, in order."""
     _, *parts = _ALERT.split(text)
     return tuple(Alert(name, body) for name, body in zip(parts[::2], parts[1::2], strict=True))
 
 
 def hurried(text: str, wait: str, window: str) -> str:
-    """The same rules for a run of minutes: each `for` is `wait`, each range of minutes is `window`."""
+    """Returns the same rules for a run of minutes: each `for` is `wait`, each range of minutes is
+    `window`."""
     return _RANGE.sub(f"[{window}]", _FOR.sub(rf"\g<1>{wait}", text))

@@ -18,7 +18,7 @@ COMPLETED = jobs("eco2_jobs_ended_total", "status=completed")
 
 
 def stat(title: str, description: str, expr: str, unit: str = "short", steps: Steps = ALWAYS) -> Panel:
-    """One number of the overview."""
+    """Returns a panel with one number of the overview."""
     return Panel(title, description, (Query(expr),), unit, "stat", width=3, height=4, steps=steps)
 
 
@@ -31,12 +31,12 @@ def stack(title: str, description: str, *queries: Query, unit: str = "short", wi
 
 
 def quantiles(buckets: str) -> tuple[Query, ...]:
-    """The usual three of a histogram, over all processes."""
+    """Returns the usual three quantiles of a histogram, over all processes."""
     return tuple(Query(quantile(share, buckets), f"p{100 * share:g}") for share in (0.5, 0.95, 0.99))
 
 
 def budget(what: str) -> tuple[Query, ...]:
-    """What a provider's minute holds of `what`, and what of it is used."""
+    """Returns a provider's limit per minute of `what`, and its used part."""
     labels = f"what={what}"
     used, limit = calls("eco2_quota_used", labels), calls("eco2_quota_limit", labels)
     return (
@@ -493,7 +493,7 @@ ROWS = (HEALTHY, BUDGET_USED, TIME, JOBS, STAGES, PROVIDER, BUDGET, GATEWAY, BRO
 
 
 def text() -> str:
-    """The file's text."""
+    """Returns the file's text."""
     return document(ROWS)
 
 

@@ -1,4 +1,4 @@
-"""What the run found: of each query its values, of each alert what it did, of each histogram how it fits."""
+"""The run's findings: the values of each query, the states of each alert, the fit of each histogram."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ _OPERATOR = re.compile(r"\s*\b(?:unless|and|or)\b(?:\s+on\s*\([^)]*\))?\s*")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """`where`: the panel or alert that asks it."""
+    """A query. `where`: the panel or alert that uses it."""
 
     where: str
     expr: str
@@ -29,7 +29,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """`values`: how many there were within the run; `most`: the greatest."""
+    """The result of a query. `values`: the number of values within the run; `most`: the greatest."""
 
     question: Question
     values: int
@@ -42,7 +42,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """How a histogram's bounds suit what was observed: shares of the observations."""
+    """The fit of a histogram's bounds to its observations, as shares of the observations."""
 
     name: str
     count: float
@@ -56,7 +56,7 @@ class Fit:
 
 
 def of_panels() -> list[Question]:
-    """Every query of the dashboard, with its variables filled in."""
+    """Returns every query of the dashboard, with its variables filled in."""
     return [
         Question(f"panel: {panel.title}", _filled(query.expr))
         for row in ROWS
@@ -66,7 +66,8 @@ def of_panels() -> list[Question]:
 
 
 def of_alerts(alerts: Sequence[Alert]) -> list[Question]:
-    """What each alert compares, without the comparison: it must be there before it can be too much."""
+    """Returns the operands of each alert's comparisons: they must have data before they can exceed a
+    bound."""
     return [
         Question(f"alert: {alert.name}", operand)
         for alert in alerts
@@ -75,7 +76,8 @@ def of_alerts(alerts: Sequence[Alert]) -> list[Question]:
 
 
 def operands(expr: str) -> list[str]:
-    """`a > 1 unless on (x) b > 0` are `a` and `b`; of what must not be absent, what it is."""
+    """Returns the operands of a comparison: of `a > 1 unless on (x) b > 0` they are `a` and `b`; of
+    `absent(a)` it is `a`."""
     parts = _OPERATOR.split(_COMPARED.sub("", expr))
     return [re.sub(r"^absent\((.*)\)$", r"\1", part.strip()) for part in parts]
 

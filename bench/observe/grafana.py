@@ -1,7 +1,7 @@
-"""The dashboard as Grafana reads it (schema 39, Grafana 11 and later), from rows of panels. Pure.
+"""Builds the dashboard as Grafana reads it (schema 39, Grafana 11 and later), from rows of panels. Pure.
 
-Panels stand in the order of their rows, left to right. Data come from a Prometheus that is chosen on the
-page; so are namespace, pipeline and provider, where "all" also means "none such label".
+Panels are placed in the order of their rows, left to right. The user chooses the Prometheus on the page, and
+namespace, pipeline and provider, where "all" also means "no such label".
 """
 
 import json
@@ -16,7 +16,7 @@ SOURCE: JSON = {"type": "prometheus", "uid": "${datasource}"}
 
 
 def document(rows: Sequence[Row]) -> str:
-    """The file's text."""
+    """Returns the file's text."""
     whole: JSON = {
         "uid": "eco2",
         "title": "Eco²",

@@ -1,4 +1,4 @@
-"""A panel of the dashboard as a value: what it asks Prometheus, and how the answer is to be read."""
+"""A panel of the dashboard as a value: its Prometheus queries, and how to show the results."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Steps = tuple[tuple[float | None, str], ...]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`expr` is PromQL with the dashboard's variables. `legend`: a name with labels, `{{stage}}`."""
+    """A query. `expr` is PromQL with the dashboard's variables. `legend`: a name with labels, `{{stage}}`."""
 
     expr: str
     legend: str = ""
@@ -20,7 +20,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """`unit` is Grafana's name. `width`: of 24. `most`: the top of the axis, where there is one."""
+    """A panel. `unit` is Grafana's name. `width`: of 24. `most`: the top of the axis, if fixed."""
 
     title: str
     description: str

@@ -1,4 +1,4 @@
-"""A Prometheus of the run's own: Debian's, on a free port of the loopback, with data in the run's folder."""
+"""Runs a Prometheus for the run: Debian's, on a free port of the loopback, with data in the run's folder."""
 
 import asyncio
 import json
@@ -20,29 +20,31 @@ START = 30.0
 
 
 class PromtoolFailed(Exception):
-    """promtool found something; the message is what it said."""
+    """promtool reported a problem; the message is its output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prometheus:
-    """`jobs` of its configuration are what the alerts expect: `eco2-gateway`, `eco2-worker`."""
+    """A running Prometheus. The alerts expect the `jobs` of its configuration: `eco2-gateway`,
+    `eco2-worker`."""
 
     http: httpx.AsyncClient
 
     async def span(self, expr: str, start: float, end: float) -> list[float]:
-        """Every finite value that the query has within the time, one per period and series. Unix seconds."""
+        """Returns every finite value of the query within the time, one per period and series. Unix
+        seconds."""
         asked = {"query": expr, "start": start, "end": end, "step": PERIOD}
         result = await self._ask("/api/v1/query_range", **asked)
         values = [float(value) for series in result["result"] for _, value in series["values"]]
         return [value for value in values if math.isfinite(value)]
 
     async def now(self, expr: str) -> list[tuple[Mapping[str, str], float]]:
-        """Labels and values at this moment."""
+        """Returns labels and values at this moment."""
         result = await self._ask("/api/v1/query", query=expr)
         return [(each["metric"], float(each["value"][1])) for each in result["result"]]
 
     async def states(self) -> dict[str, str]:
-        """Of each alert: inactive, pending or firing."""
+        """Returns the state of each alert: inactive, pending or firing."""
         groups = (await self._ask("/api/v1/rules"))["groups"]
         return {rule["name"]: rule["state"] for group in groups for rule in group["rules"]}
 
@@ -60,7 +62,7 @@ class Prometheus:
 
 @asynccontextmanager
 async def running(folder: Path, jobs: Mapping[str, Sequence[str]], rules: str) -> AsyncIterator[Prometheus]:
-    """One that scrapes these URLs by job, and answers."""
+    """Starts a Prometheus that scrapes these URLs by job, and waits until it answers."""
     _write(folder, jobs, rules)
     promtool("check", "config", str(folder / "prometheus.yaml"))
     (port,) = free_ports(1)
@@ -109,7 +111,7 @@ async def _up(prometheus: Prometheus) -> bool:
 
 
 def promtool(*arguments: str, given: bytes | None = None) -> None:
-    """Raises `PromtoolFailed` unless it is content. `given`: its standard input."""
+    """Runs promtool. Raises `PromtoolFailed` if it reports a problem. `given`: its standard input."""
     done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, check=False)
     said = (done.stdout + done.stderr).decode()
     if done.returncode != 0 or (given is not None and said.strip()):

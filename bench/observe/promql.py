@@ -13,38 +13,40 @@ _LABEL = re.compile(r"(\w+)(=~|!=|=)(.*)")
 
 
 def here(series: str, labels: str = "") -> str:
-    """The series of the chosen namespace. `labels`: one more, such as `status!=completed`, without quotes."""
+    """Returns the series of the chosen namespace. `labels`: one more, such as `status!=completed`, without
+    quotes."""
     return _select(series, _HERE, labels)
 
 
 def jobs(series: str, labels: str = "") -> str:
-    """The series of the chosen pipelines."""
+    """Returns the series of the chosen pipelines."""
     return _select(series, _HERE, "pipeline=~$pipeline", labels)
 
 
 def calls(series: str, labels: str = "") -> str:
-    """The series of the chosen providers."""
+    """Returns the series of the chosen providers."""
     return _select(series, _HERE, "provider=~$provider", labels)
 
 
 def whole(series: str, by: str = "pipeline") -> str:
-    """Of a series of which every process shows the whole: the greatest, else replicas count twice."""
+    """Returns the maximum of a series that every process shows for the whole installation: a sum would
+    count replicas twice."""
     return f"max by ({by}) ({series})"
 
 
 def rate(series: str, by: str = "") -> str:
-    """Per second, summed over processes."""
+    """Returns the rate per second, summed over processes."""
     return _summed(f"rate({series}{RANGE})", by)
 
 
 def mean(select: Callable[[str, str], str], histogram: str, by: str = "", labels: str = "") -> str:
-    """Mean of a histogram over all processes. `select`: `here`, `jobs` or `calls`."""
+    """Returns the mean of a histogram over all processes. `select`: `here`, `jobs` or `calls`."""
     total, count = (rate(select(f"{histogram}_{part}", labels), by) for part in ("sum", "count"))
     return f"{total} / {count}"
 
 
 def quantile(share: float, buckets: str, by: str = "") -> str:
-    """Quantile of a histogram, over all processes. `buckets`: the selector of its `_bucket`."""
+    """Returns a quantile of a histogram, over all processes. `buckets`: the selector of its `_bucket`."""
     labels = f"{by}, le" if by else "le"
     return f"histogram_quantile({share:g}, {_summed(f'rate({buckets}{RANGE})', labels)})"
 

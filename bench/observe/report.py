@@ -1,4 +1,4 @@
-"""The outcome as a table for people, and as the block of figures in docs/observability.md. Pure."""
+"""Formats the outcome as a table for people, and as the block of figures in docs/observability.md. Pure."""
 
 import re
 import time
@@ -11,7 +11,7 @@ BEGIN, END = "<!-- make observe -->", "<!-- end -->"
 
 
 def table(outcome: Outcome) -> str:
-    """Every question with what it found, then every alert, then every histogram."""
+    """Returns every question with its result, then every alert, then every histogram."""
     lines = [
         f"{'-' if found.missing else '✓'}  {found.values:6}  {found.most:12.6g}  {found.question.where}  "
         f"{found.question.expr[:90]}"
@@ -34,7 +34,7 @@ def _life(life: Life) -> str:
 
 
 def page(text: str, outcome: Outcome, seconds: float) -> str:
-    """`text` with the block between its marks written anew."""
+    """Returns `text` with a new block between its marks."""
     return re.sub(
         rf"{BEGIN}.*{END}",
         lambda _: f"{BEGIN}\n{block(outcome, seconds)}\n{END}",

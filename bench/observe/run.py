@@ -1,4 +1,4 @@
-"""The run: load and incidents, the staged outage, then every question to Prometheus."""
+"""Runs load and incidents, then the staged outage, then sends every query to Prometheus."""
 
 import asyncio
 import time
@@ -40,7 +40,7 @@ HELD = 3
 
 @dataclass
 class Life:
-    """What an alert did: each state with the time (seconds of the run) at which it was seen first."""
+    """The states of an alert, each with the time (seconds of the run) at which it was first seen."""
 
     states: list[tuple[float, str]] = field(default_factory=list)
 
@@ -58,14 +58,14 @@ class Life:
 
     @property
     def came_by_waiting(self) -> bool:
-        """Pending was seen right before firing."""
+        """True if pending was seen right before firing."""
         names = [state for _, state in self.states]
         return ("pending", "firing") in pairwise(names)
 
 
 @dataclass
 class Outcome:
-    """Everything that was found. `complaints`: what is not as it should be."""
+    """All findings of the run. `complaints`: the deviations."""
 
     found: list[Found]
     lives: dict[str, Life]
@@ -77,7 +77,7 @@ class Outcome:
 
 
 async def watch(folder: Path, broker: str, say: Callable[[str], None]) -> Outcome:
-    """Two to three minutes."""
+    """Runs the scene for two to three minutes."""
     text = FILE.read_text()
     async with scene(folder, broker, say) as on:
         targets = {
@@ -127,7 +127,7 @@ async def _load(on: Scene, prometheus: Prometheus) -> None:
 
 
 async def _at_work(on: Scene, prometheus: Prometheus) -> None:
-    """Waits until the worker that is going to be killed has jobs to leave behind."""
+    """Waits until the worker to be killed has jobs."""
     place = on.fleet.workers[1].url.rpartition("/")[2]
     running = f'sum(eco2_jobs_running{{instance="{place}"}} - eco2_jobs_parked{{instance="{place}"}})'
     async with asyncio.timeout(PATIENCE):
@@ -167,7 +167,7 @@ async def _quiet(prometheus: Prometheus, say: Callable[[str], None]) -> None:
 
 
 async def _until(prometheus: Prometheus, alert: str, state: str, say: Callable[[str], None]) -> None:
-    """Waits for it; whether it came is judged later, by the life of the alert."""
+    """Waits for a state; the alert's life is judged later."""
     try:
         async with asyncio.timeout(PATIENCE):
             while (await prometheus.states()).get(alert) != state:  # noqa: ASYNC110 - HTTP sets no event
@@ -220,7 +220,7 @@ async def _fit(prometheus: Prometheus, name: str) -> Fit:
 
 
 async def _pages(on: Scene) -> tuple[int, int]:
-    """Lines and bytes of the longest page, and promtool's judgement of each."""
+    """Returns lines and bytes of the longest page, and promtool's result for each page."""
     most = (0, 0)
     async with httpx.AsyncClient(trust_env=False) as http:
         for slot in on.fleet.slots:
@@ -232,7 +232,7 @@ async def _pages(on: Scene) -> tuple[int, int]:
 
 
 def complaints(outcome: Outcome) -> list[str]:
-    """What is not as it should be, a sentence each."""
+    """Returns the deviations, one sentence each."""
     said = [
         f"{found.question.where}: no data for {found.question.expr}"
         for found in outcome.found

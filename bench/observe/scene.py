@@ -1,6 +1,7 @@
-"""What happens in the run: a load, and beside it everything once that a series is there for.
+"""The events of the run: a load, and once each condition that a series measures.
 
-Times are short, since a call takes a second: what is shown is that it is seen, not how often it happens.
+Times are short, since a call takes a second: the run shows that a condition is visible, not how often it
+happens.
 """
 
 import asyncio
@@ -42,7 +43,7 @@ SETTINGS = {
 
 @dataclass
 class Scene:
-    """An installation under way. `say` tells what is happening."""
+    """A running installation. `say` prints the current step."""
 
     prefix: str
     broker: str
@@ -64,7 +65,7 @@ class Scene:
         return [slot.url for slot in self.fleet.gateways]
 
     async def load(self, jobs: int, seconds: float) -> None:
-        """So many scans over so many seconds, each followed to its end."""
+        """Submits that many scans over that many seconds, and follows each to its end."""
         for _ in range(jobs):
             self.clients.append(self.group.create_task(self._client()))
             await asyncio.sleep(seconds / jobs)
@@ -93,18 +94,18 @@ class Scene:
     # --- what happens once
 
     async def bugs(self) -> None:
-        """Two jobs that fail by a bug: dead letters."""
+        """Submits two jobs that fail by a bug and become dead letters."""
         for number in range(2):
             await self.submitter.until_accepted(f"bug-{number}", pipeline="bug", body={"text": "x"})
 
     async def refusals(self) -> None:
-        """Requests that become no job."""
+        """Sends requests that the gateway refuses."""
         for body in (b"{", b"{}", b'{"image_url": "http://127.0.0.1/x.jpg"}'):
             headers = {"Content-Type": "application/json"}
             await self.http.post(f"{self.gateways[0]}/scan", content=body, headers=headers)
 
     async def put_off(self) -> None:
-        """One job whose answers are cut off until it is put off."""
+        """Submits one job whose answers are cut off until it is put off."""
         await self.provider.faults({"action": "cut", "kind": "answer"})
         job = await self.submitter.until_accepted("put-off")
         await asyncio.sleep(3 * CALL + 6)
@@ -112,13 +113,13 @@ class Scene:
         await Follower(self.http, self.gateways, job).follow()
 
     async def hiccups(self) -> None:
-        """Now and then a call fails; two are refused as too many."""
+        """Lets some calls fail, and refuses two with 429."""
         await self.provider.faults(
             {"action": "rate_limit", "first": 2}, {"action": "status", "status": 503, "every": 9}
         )
 
     async def return_of_a_client(self) -> None:
-        """A client sees the first event, leaves, and comes back behind it."""
+        """Lets a client receive the first event, disconnect, and resume after it."""
         job = await self.submitter.until_accepted("left")
         url = f"{self.gateways[0]}/scan/{job}/events"
         last = ""
@@ -133,7 +134,7 @@ class Scene:
                 pass
 
     async def deaf_client(self) -> None:
-        """A client that asks for much text and reads nothing: it is cut off after 30 s."""
+        """Lets a client request much text and read nothing: its connection is closed after 30 s."""
         job = await self.submitter.until_accepted("flood", pipeline="flood", body=FLOOD)
         at = urlsplit(self.gateways[0])
         raw = socket.socket()
@@ -143,13 +144,13 @@ class Scene:
         self.deaf.append(raw)
 
     def cut(self) -> None:
-        """Every connection to the broker breaks."""
+        """Breaks every connection to the broker."""
         for slot in self.fleet.slots:
             assert slot.wire is not None
             slot.wire.cut()
 
     def kill_a_worker(self) -> None:
-        """Without a word; the fleet starts it again, and others take over what it held."""
+        """Kills a worker; the fleet starts it again, and others take over its jobs."""
         self.fleet.workers[1].kill9()
 
 
@@ -157,7 +158,7 @@ class Scene:
 async def scene(
     folder: Path, broker: str, say: Callable[[str], None], env: Mapping[str, str] | None = None
 ) -> AsyncIterator[Scene]:
-    """A gateway and two workers on that broker, ready, with a provider of their own."""
+    """Starts a gateway, two workers and a provider on that broker, and waits until they are ready."""
     prefix = f"o{int(time.time()):x}"
     async with providing(CALL) as provider:
         settings = {**SETTINGS, **provider.env, "ECO2_PREFIX": prefix, **(env or {})}

@@ -1,7 +1,7 @@
 """The seed's load test, on the seed's system and on eco2: docs/benchmarks.md.
 
 Real processes on a real RabbitMQ, a provider with the limits and latencies of the seed, in real time. From
-the bottom up: `scenario` (values), `processes` (what /proc says), `baseline` (Celery), `systems` (what runs),
-`load` (Locust's users), `run` (one scenario), `seen` (it in a file), `figures` and `verdict` (arithmetic),
-`plot`, `report`.
+the bottom up: `scenario` (values), `processes` (/proc), `baseline` (Celery), `systems` (the installations),
+`load` (Locust's users), `run` (one scenario), `seen` (its raw data in a file), `figures` and `verdict`
+(arithmetic), `plot`, `report`.
 """

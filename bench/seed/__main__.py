@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _all(chosen: list[Scenario], options: argparse.Namespace) -> bool:
-    """Whether all of them could be measured; each is in the JSON as soon as it has been."""
+    """Measures all scenarios and writes each to the JSON. Returns True if all could be measured."""
     folder, began, whole = Path(tempfile.mkdtemp(prefix="eco2-seed-")), time.monotonic(), True
     say(f"logs of all processes: {folder}")
     for number, scenario in enumerate(chosen, start=1):
@@ -70,7 +70,7 @@ def _all(chosen: list[Scenario], options: argparse.Namespace) -> bool:
 
 
 def _keep(measured: Measured, path: Path) -> None:
-    """Enters the scenario's figures into the JSON."""
+    """Writes the scenario's figures to the JSON."""
     scenario = measured.scenario
     facts = {
         "parameters": {
@@ -94,8 +94,8 @@ def _keep(measured: Measured, path: Path) -> None:
 
 
 def _written(results: Results, path: Path) -> int:
-    """Plots and page from what stands in the JSON, and what it means: exit code 1 if a target is missed, 2
-    if nothing was measured. A JSON elsewhere, of a trial, changes neither page nor plots."""
+    """Writes plots and page from the JSON. Returns exit code 1 if a target is missed, 2 if nothing was
+    measured. A JSON elsewhere, of a trial, changes neither page nor plots."""
     if not results.get("scenarios"):
         say("nothing was measured yet: run a scenario first")
         return 2

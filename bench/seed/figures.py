@@ -1,8 +1,8 @@
-"""A scenario's figures, from what was seen: the users' scans, the provider's log, samples of /proc.
+"""Computes a scenario's figures from the users' scans, the provider's log and samples of /proc.
 
-Everything is about the judged time, from the end of the ramp to the end of the load. The provider's seconds
-of a scan are all seconds of calls that fall into it ÷ the scans that ended in it; so the ceiling holds
-exactly, whatever is under way at its two edges.
+All figures are about the judged time, from the end of the ramp to the end of the load. The provider's seconds
+of a scan are all seconds of calls in that time ÷ the scans that ended in it; so the ceiling is exact,
+whatever is in flight at its two edges.
 """
 
 import math
@@ -20,7 +20,7 @@ QUANTILES = 200
 
 
 def figures(measured: Measured) -> Results:
-    """Everything about one scenario, as JSON."""
+    """Returns all figures of one scenario, as JSON."""
     scenario, window = measured.scenario, measured.end - measured.steady
     ended = [
         scan for scan in measured.scans if "done" in scan and measured.steady <= scan["done"] < measured.end
@@ -72,13 +72,13 @@ def _inside(call: Call, measured: Measured) -> bool:
 
 
 def _overlap(call: Call, measured: Measured) -> float:
-    """Seconds of the call that fall into the judged time."""
+    """Returns the call's seconds within the judged time."""
     until = measured.end if call["ended_at"] is None else float(call["ended_at"])
     return max(0.0, min(until, measured.end) - max(float(call["arrived_at"]), measured.steady))
 
 
 def _paired(good: Sequence[Scan], calls: Sequence[Call]) -> Results:
-    """Of the same scans: seconds of their calls, and how much longer the chain took."""
+    """Returns, of the same scans, the seconds of their calls, and the excess of the chain."""
     by_scan = defaultdict[str, float](float)
     for call in calls:
         if call["ended_at"] is not None:
@@ -118,7 +118,7 @@ def _resources(measured: Measured, scans: int) -> Results:
 
 
 def in_flight(calls: Sequence[Call], moment: float) -> int:
-    """Calls that the provider was at work on."""
+    """Returns the provider's calls in flight."""
     return sum(
         call["arrived_at"] <= moment and (call["ended_at"] is None or call["ended_at"] > moment)
         for call in calls
@@ -127,7 +127,8 @@ def in_flight(calls: Sequence[Call], moment: float) -> int:
 
 
 def _shown(sample: Sample, held: int, measured: Measured) -> list[float]:
-    """Seconds since the load began, calls in flight, MB of the workers and of what is before them."""
+    """Returns seconds since the start of the load, calls in flight, and MB of the workers and the servers
+    in front."""
     return [
         round(sample.time - measured.begin, 1),
         held,
@@ -137,7 +138,7 @@ def _shown(sample: Sample, held: int, measured: Measured) -> list[float]:
 
 
 def _steps(measured: Measured, step: float = 30.0) -> list[float]:
-    """Scans a second in each half minute of the load."""
+    """Returns scans a second in each half minute of the load."""
     counts = [0] * math.ceil((measured.end - measured.begin) / step)
     for scan in measured.scans:
         if "done" in scan and measured.begin <= scan["done"] < measured.end:
@@ -146,7 +147,7 @@ def _steps(measured: Measured, step: float = 30.0) -> list[float]:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float | None]:
-    """Seconds."""
+    """Returns the spread, in seconds."""
     ordered = sorted(values)
     shares: Mapping[str, float] = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
     return {
@@ -157,7 +158,7 @@ def _spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def _quantiles(ordered: Sequence[float]) -> list[float]:
-    """Evenly spaced, from the least to the most."""
+    """Returns evenly spaced quantiles, from the least to the most."""
     if not ordered:
         return []
     return [
@@ -166,5 +167,5 @@ def _quantiles(ordered: Sequence[float]) -> list[float]:
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:
-    """The smallest value that a share of all do not exceed."""
+    """Returns the smallest value that a share of all do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

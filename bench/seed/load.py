@@ -1,4 +1,4 @@
-"""Locust's users: each sends a photo, follows the events of its scan to the end, and does so again.
+"""Locust's users: each sends a photo, follows the events of its scan to the end, and repeats this.
 
 Every scan is a line of the file `BENCH_SCANS`: times are monotonic seconds, which all processes of a machine
 share. Runs in the environment of `scripts/setup-bench seed`:
@@ -26,7 +26,7 @@ _people = count()
 
 
 class Person(HttpUser):
-    """Never waits between two scans."""
+    """A user that does not wait between two scans."""
 
     def on_start(self) -> None:
         self.numbers = count(next(_people) * ROUND)
@@ -57,8 +57,8 @@ class Person(HttpUser):
             self._follow(stream.iter_lines(), line)
 
     def _follow(self, lines: Iterator[bytes], line: dict[str, Any]) -> None:
-        """Up to `done`. `first`: the first event; `started`: the first that a worker caused; `text`: the
-        first piece of the answer, of `pieces`."""
+        """Follows a scan up to `done`. `first`: the first event; `started`: the first that a worker
+        caused; `text`: the first piece of the answer, of `pieces`."""
         name = ""
         for text in lines:
             if text.startswith(b"event:"):

@@ -1,4 +1,5 @@
-"""Three pictures: throughput against the ceiling, how long scans take, memory against what is in flight."""
+"""Draws three pictures: throughput against the ceiling, durations of scans, memory against calls in
+flight."""
 
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ SIZE = (8.0, 4.2)
 
 
 def draw(results: Results, folder: Path) -> list[Path]:
-    """Those of the scenarios that were run."""
+    """Draws the scenarios that were run."""
     mpl.rcParams["font.size"] = 9
     scenarios: dict[str, Any] = results["scenarios"]
     pictures = {"seed-throughput": _throughput, "seed-latency": _latency, "seed-memory": _memory}
@@ -83,7 +84,7 @@ def _memory(axes: Axes, scenarios: dict[str, Any]) -> None:
 
 
 def _extended(axes: Axes, name: str, facts: dict[str, Any]) -> None:
-    """What so many processes more would take."""
+    """Computes the memory of that many more processes."""
     slots, most = facts["parameters"]["slots"], facts["memory_mb"]["worker"]["most"]
     places = range(slots, IN_FLIGHT + 1)
     axes.plot(places, [most / slots * place for place in places], color=COLOURS[name], linestyle="--")

@@ -1,4 +1,5 @@
-"""Pools of others that promise asyncio tasks for Celery: each is installed, started and given tasks to do.
+"""Installs and starts third-party pools that promise asyncio tasks for Celery, and gives each tasks to
+run.
 
 python -m bench.seed.pools
 """
@@ -26,7 +27,7 @@ FOLDER = CELERY.parent.parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """`option`: of the worker's `--pool`; `env`: what its manual asks for besides."""
+    """A pool. `option`: of the worker's `--pool`; `env`: the variables that its manual requires."""
 
     name: str
     option: str
@@ -55,7 +56,7 @@ def main() -> int:
 
 
 def _installed(pool: Pool, celery: str) -> Path:
-    """An environment with nothing but the pool and Celery."""
+    """Makes an environment with only the pool and Celery."""
     venv = FOLDER / f"pool-{pool.name}"
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
     python = venv / "bin" / "python"
@@ -71,7 +72,7 @@ def _version(python: Path, package: str) -> str:
 
 
 async def _tried(pool: Pool, python: Path) -> str:
-    """What happened, in words."""
+    """Describes the result in words."""
     folder = Path(tempfile.mkdtemp(prefix=f"eco2-{pool.name}-"))
     node = Node(folder / "rabbitmq")
     await asyncio.to_thread(node.start)
@@ -115,7 +116,7 @@ def _words(ended: list[float], began: float, worker: programs.Program) -> str:
 
 
 def _last_line(worker: programs.Program) -> str:
-    """The last line of the log that names an error."""
+    """Returns the last line of the log that names an error."""
     lines = [line.strip() for line in worker.log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if "Error" in line or "Exception" in line]
     return f"`{(errors or lines or ['nothing was logged'])[-1][:160]}`"

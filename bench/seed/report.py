@@ -1,4 +1,4 @@
-"""The seed's half of docs/benchmarks.md, from the JSON; and what the terminal shows."""
+"""Writes the seed's half of docs/benchmarks.md from the JSON, and the summary for the terminal."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -21,14 +21,14 @@ Facts = dict[str, Any]
 
 
 def write(results: Results) -> None:
-    """Replaces the figures of the page; its words, and the other benchmark's figures, stay."""
+    """Replaces the figures of the page; its text, and the other benchmark's figures, stay."""
     text = PAGE.read_text(encoding="utf-8")
     head, tail = text.split(BEGIN)[0], text.split(END)[1]
     PAGE.write_text(f"{head}{BEGIN}\n{figures(results)}\n{END}{tail}", encoding="utf-8")
 
 
 def figures(results: Results) -> str:
-    """All tables and pictures."""
+    """Returns all tables and pictures."""
     pictures = "\n".join(f"![{text}](../bench/results/{name}.png)" for text, name in PICTURES)
     parts = [
         _throughput(results),
@@ -43,7 +43,7 @@ def figures(results: Results) -> str:
 
 
 def verdict(found: Iterable[Check]) -> str:
-    """For the terminal."""
+    """Returns all targets for the terminal."""
     return "\n".join(
         f"  {'kept  ' if check.kept else 'MISSED'} {check.what}: {check.value:.4g} ({check.target})"
         for check in found
@@ -113,7 +113,8 @@ def _costs_row(name: str, facts: Facts) -> str:
 
 
 def _memory_at(facts: Facts) -> str:
-    """Measured where so many were in flight; of processes that hold one each it is computed."""
+    """Returns the memory measured at that many calls in flight; computed for processes that hold one call
+    each."""
     if facts["parameters"]["system"] == "prefork":
         slots, most = facts["parameters"]["slots"], facts["memory_mb"]["worker"]["most"]
         return f"{most / slots * IN_FLIGHT:,.0f} (computed: {most / slots:.1f} a process)"
@@ -139,7 +140,7 @@ def _pools(results: Results) -> str:
 
 
 def _surroundings(results: Results) -> list[str]:
-    """Once for all scenarios that share them."""
+    """Returns the conditions, once for all scenarios that share them."""
     lines: dict[str, list[str]] = {}
     for name, facts in results["scenarios"].items():
         where, given = facts["surroundings"], facts["parameters"]

@@ -1,4 +1,4 @@
-"""One scenario from its first process to its last: the load, and what was seen meanwhile."""
+"""Runs one scenario: starts its processes, runs the load, and samples them."""
 
 import asyncio
 import json
@@ -25,8 +25,8 @@ Scan = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """At `time` (monotonic): by role, MB (PSS), seconds of CPU so far, and how many processes it has; and the
-    broker's connections."""
+    """A sample at `time` (monotonic): by role, MB (PSS), seconds of CPU so far, and the number of
+    processes; and the broker's connections."""
 
     time: float
     memory: dict[str, float]
@@ -37,8 +37,8 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All times are monotonic. `begin`: of the load; judged is from `steady` to `end`, and a sample is taken
-    at each of these two."""
+    """The measurements of one scenario. All times are monotonic. `begin`: of the load; the judged time is
+    from `steady` to `end`, and a sample is taken at each of these two."""
 
     scenario: Scenario
     scale: float
@@ -54,7 +54,7 @@ class Measured:
 async def run(
     scenario: Scenario, seconds: float, warm: float, scale: float, folder: Path, say: Say
 ) -> Measured:
-    """`seconds` of load, `warm` of which are not judged."""
+    """Runs a scenario with `seconds` of load, of which the first `warm` are not judged."""
     async with installation(scenario, scale, folder) as here:
         where = await surroundings(here.node.url, "bench/seed", versions(CELERY, SHOWN))
         scans = folder / "scans.jsonl"
@@ -72,7 +72,7 @@ async def run(
 async def _locust(
     scenario: Scenario, here: Installation, seconds: float, folder: Path, scans: Path
 ) -> programs.Program:
-    """The load, begun."""
+    """Starts the load."""
     options = f"--headless --users {scenario.users} --spawn-rate {RAMP:g} --host {here.front.url}"
     forever = f"--run-time {round(seconds) + 60} --stop-timeout 0 --only-summary"
     command = f"locust -f bench/seed/load.py {options} {forever}".split()
@@ -86,7 +86,7 @@ async def _locust(
 
 
 async def _watch(here: Installation, steady: float, end: float, scans: Path, say: Say) -> list[Sample]:
-    """Samples, two of them exactly where what is judged begins and ends."""
+    """Takes samples, two of them exactly at the beginning and the end of the judged time."""
     began, samples = time.monotonic(), [_sample(here)]
     moments = [steady - STEP * number for number in range(int((steady - began) / STEP), 0, -1)]
     moments += [steady + STEP * number for number in range(int((end - steady) / STEP))]

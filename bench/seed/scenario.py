@@ -1,4 +1,4 @@
-"""What is run, and what is promised. Values only."""
+"""The scenarios and their targets as values."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -24,8 +24,8 @@ IN_FLIGHT = 110
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`slots`: processes or greenlets of Celery. `live`: it shows the answer as it is written.
-    `share`: of the seconds of load that it gets."""
+    """A scenario. `slots`: processes or greenlets of Celery. `live`: it shows the answer as it is written.
+    `share`: its part of the seconds of load."""
 
     name: str
     title: str

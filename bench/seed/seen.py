@@ -1,4 +1,4 @@
-"""All that was seen in a scenario, in a file: its figures can be computed anew without an hour of running."""
+"""Stores a scenario's raw data in a file: its figures can be computed again without an hour of running."""
 
 import json
 from dataclasses import asdict
@@ -15,7 +15,7 @@ def write(measured: Measured, folder: Path) -> None:
 
 
 def read(folder: Path) -> Measured:
-    """What `write` wrote."""
+    """Reads the file that `write` wrote."""
     fields = json.loads((folder / FILE).read_text(encoding="utf-8"))
     scenario, samples = Scenario(**fields.pop("scenario")), fields.pop("samples")
     return Measured(scenario=scenario, samples=[Sample(**sample) for sample in samples], **fields)

@@ -1,4 +1,4 @@
-"""What runs in a scenario: a broker of its own, the provider, and Celery or eco2 before it."""
+"""The installation of a scenario: a separate broker, the provider, and Celery or eco2."""
 
 import asyncio
 import uuid
@@ -21,7 +21,8 @@ Call = dict[str, Any]
 
 @dataclass
 class Installation:
-    """`front`: what takes HTTP; `workers`: all that does the work, a process and its children."""
+    """A running installation. `front`: the HTTP server; `workers`: all worker processes, each with its
+    children."""
 
     node: Node
     provider: Program
@@ -31,7 +32,7 @@ class Installation:
 
     @property
     def roles(self) -> Mapping[str, int]:
-        """The process of each role, by which its children are found."""
+        """Returns the process of each role, to find its children."""
         return {
             "front": self.front.pid,
             "worker": self.worker.pid,
@@ -40,7 +41,7 @@ class Installation:
         }
 
     async def calls(self) -> list[Call]:
-        """The provider's log, by arrival."""
+        """Returns the provider's log, by arrival."""
         url = f"{self.provider.url.removesuffix('/v1')}/_fake/calls"
         reply = (await self.http.get(url, timeout=60.0)).json()
         if reply["dropped"]:
@@ -51,8 +52,8 @@ class Installation:
 
 @asynccontextmanager
 async def installation(scenario: Scenario, scale: float, folder: Path) -> AsyncIterator[Installation]:
-    """Everything is ready inside; afterwards all of it is gone. `scale`: of the provider's latencies; its
-    limits grow as they shrink."""
+    """Starts the installation and removes it afterwards. Everything is ready inside the block. `scale`: of
+    the provider's latencies; its limits grow as they shrink."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     node = Node(folder / "rabbitmq")
     async with AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Whether what was promised is kept. Pure arithmetic over the figures of all scenarios that were run."""
+"""Compares the figures of all scenarios that were run with the targets. Pure arithmetic."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,8 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """`target`: in words, with its unit. `value`: what was measured, in the same unit; nan: it was not."""
+    """One target and its result. `target`: in words, with its unit. `value`: the measured value, in the
+    same unit; nan: there is none."""
 
     what: str
     value: float
@@ -34,7 +35,7 @@ class Check:
 
 
 def checks(results: Results) -> list[Check]:
-    """All that the scenarios that were run can tell."""
+    """Returns all targets that the scenarios can show."""
     ran: dict[str, Facts] = results.get("scenarios", {})
     below, binding = ran.get(BELOW), ran.get(BINDING)
     found: list[Check] = []
@@ -78,7 +79,7 @@ def _of_itself(name: str, facts: Facts) -> Iterator[Check]:
 
 
 def _against_prefork(ours: Facts, theirs: Facts) -> Check:
-    """`ideal`: what the ceiling is to what so many processes could do, if they never waited for anything."""
+    """Compares with prefork. `ideal`: the ceiling ÷ the rate of that many processes if they never waited."""
     ratio = _number(ours["scans_per_second"]) / _number(theirs["scans_per_second"])
     ideal = _number(ours["ceiling"]) / _number(theirs["slots_ceiling"])
     target = f"≥ {OF_PREFORK:.0%} of ceiling ÷ (9 ÷ provider time), which is {ideal:.2f}"
@@ -86,7 +87,7 @@ def _against_prefork(ours: Facts, theirs: Facts) -> Check:
 
 
 def _of_gevents_rate(ours: Facts, theirs: Facts) -> Check:
-    """Shares of the ceiling, since the provider's mean latency differs a little between two runs."""
+    """Compares shares of the ceiling, since the provider's mean latency differs a little between two runs."""
     rate = _number(ours["of_ceiling"]) / _number(theirs["of_ceiling"])
     target = f"≥ 1, less {NOISE} of noise"
     return Check(f"{BELOW} ÷ {GEVENT}, share of the ceiling", rate, target, rate >= 1 - NOISE)
@@ -98,5 +99,5 @@ def _of_gevents_cpu(name: str, ours: Facts, theirs: Facts) -> Check:
 
 
 def _number(value: object) -> float:
-    """JSON has null for what could not be measured; it keeps no promise."""
+    """Returns the number; null, an unmeasured value in JSON, is nan and keeps no target."""
     return float(value) if isinstance(value, int | float) else math.nan

@@ -1,1 +1,1 @@
-"""eco2 as a contender, twice: what takes a job from the broker and settles it, and all of it."""
+"""Runs eco2 as two contenders: consumption alone (deliver, handle, settle), and the whole engine."""

@@ -1,7 +1,7 @@
-"""Deliver, handle, settle: eco2's adapter and its worker as they are, on a journal that stays empty.
+"""Runs eco2's adapter and worker unchanged (deliver, handle, settle), on a journal that stays empty.
 
-What is left out is the journal: finding the job, opening a run, events, `done`. The rest is the engine's own:
-decoding the order, the run, its task, log, metrics, the settling of its outcome.
+The journal is left out: finding the job, opening a run, events, `done`. The rest is the engine's own:
+decoding the order, the run, its task, log, metrics, settling its outcome.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from eco2.metrics import Metrics
 
 
 class Handler(Executor):
-    """Ends each job by itself: nothing remains to be written, so the worker settles the delivery."""
+    """Ends each job at once: there is no event to write, so the worker settles the delivery."""
 
     def __init__(self) -> None:
-        """It needs nothing of what an executor has."""
+        """Needs nothing that an executor has."""
 
     async def execute(self, run: Run) -> Outcome:
         seconds = run.job.input["seconds"]

@@ -1,4 +1,4 @@
-"""A pipeline of one stage that does nothing but what every other contender's handler does."""
+"""A pipeline of one stage that does the same as every other contender's handler."""
 
 from pydantic import BaseModel
 

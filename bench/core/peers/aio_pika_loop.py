@@ -1,5 +1,5 @@
-"""No task queue at all: aio-pika, a callback, an ack per message, on uvloop. What a library of ours can cost
-is measured against this."""
+"""Consumes without a task queue: aio-pika, a callback, an ack per message, on uvloop. This is the
+reference for the cost of a library."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Less than that: aiormq, on which aio-pika and eco2 stand; a callback, an ack per message, on uvloop."""
+"""Consumes with aiormq alone, which aio-pika and eco2 use: a callback, an ack per message, on uvloop."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""dramatiq. It declares classic queues and has no option for it: one line makes them quorum queues."""
+"""dramatiq. It declares classic queues and has no option for others: one line makes them quorum queues."""
 
 import sys
 from typing import Any

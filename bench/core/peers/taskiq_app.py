@@ -1,4 +1,4 @@
-"""taskiq with taskiq-aio-pika: quorum queues are its default; acks when the job has been executed."""
+"""taskiq with taskiq-aio-pika: quorum queues are its default; it acks after the job has been executed."""
 
 import asyncio
 import sys

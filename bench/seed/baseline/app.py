@@ -1,7 +1,8 @@
-"""The chain: a task per stage, each in a queue of its own, and the events that tell how far a scan has come.
+"""The chain: a task per stage, each with a separate queue, and the events that show a scan's progress.
 
-The photo travels only to `vision`. State goes along the chain as JSON, so no result backend is needed. Every
-stage sends `scan-stage` when it starts and when it has completed, and the last one `done` with the result.
+The photo is sent only to `vision`. State is passed along the chain as JSON, so no result backend is needed.
+Every stage sends `scan-stage` when it starts and when it has completed, and the last one `done` with the
+result.
 
     celery -A bench.seed.baseline.app worker -P gevent -c 100
 """
@@ -44,7 +45,7 @@ app.conf.update(
 
 @app.task(bind=True, name="scan.vision")
 def look(task: Task, job: str, request: JSON) -> JSON:
-    """What the photo shows."""
+    """Classifies the photo."""
     _started(task, job, "vision")
     asked = ScanInput.model_validate(request)
     try:
@@ -58,7 +59,7 @@ def look(task: Task, job: str, request: JSON) -> JSON:
 
 @app.task(bind=True, name="scan.rule")
 def choose(task: Task, state: JSON) -> JSON:
-    """The rules that apply."""
+    """Selects the rules that apply."""
     _started(task, state["job"], "rule")
     seen = vision.Seen.model_validate(state["seen"])
     rules = rule.apply_rules(seen.middle, seen.name, seen.tags, language_of(seen.question))
@@ -67,7 +68,7 @@ def choose(task: Task, state: JSON) -> JSON:
 
 @app.task(bind=True, name="scan.answer")
 def say(task: Task, state: JSON) -> JSON:
-    """What the person reads; without a rule the fixed reply, and no call."""
+    """Writes the user's answer; without a rule the fixed reply, and no call."""
     _started(task, state["job"], "answer")
     seen, rules = vision.Seen.model_validate(state["seen"]), rule.Rules.model_validate(state["rules"])
     if rules.found:
@@ -85,7 +86,7 @@ def say(task: Task, state: JSON) -> JSON:
 
 @app.task(bind=True, name="scan.reward")
 def give(task: Task, state: JSON) -> None:
-    """What was won, and the end."""
+    """Computes the reward, and ends the scan."""
     _started(task, state["job"], "reward")
     seen, rules = vision.Seen.model_validate(state["seen"]), rule.Rules.model_validate(state["rules"])
     won = reward.character_won(seen, rules.language) if reward.earned(seen, rules) else None
@@ -97,19 +98,19 @@ def give(task: Task, state: JSON) -> None:
 
 @app.task(bind=True, name="scan.failed", ignore_result=True)
 def fail(task: Task, request: Any, error: object, _trace: object, job: str) -> None:  # noqa: ARG001
-    """The end of a scan that did not succeed."""
+    """Ends a scan that did not succeed."""
     result = {"status": "failed", "error": str(error)}
     task.send_event(EVENT, job=job, stage="done", status="failed", result=result)
 
 
 def publish(job: str, request: JSON) -> None:
-    """Hands a scan to the workers; the first task has the scan's id, and so has every event of the chain."""
+    """Sends a scan to the workers; the first task has the scan's id, and so has every event of the chain."""
     steps = chain(look.s(job, request).set(task_id=job), choose.s(), say.s(), give.s())
     steps.on_error(fail.s(job)).apply_async()
 
 
 class _Live:
-    """Shows an answer as it is written: what came in a tenth of a second at once, as eco2 does."""
+    """Shows an answer as it is written: the text of a tenth of a second at once, as eco2 does."""
 
     def __init__(self, task: Task, job: str) -> None:
         self._task = task

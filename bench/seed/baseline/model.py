@@ -1,6 +1,6 @@
-"""The model, asked with OpenAI's synchronous client: the same requests, checks and retries as eco2's.
+"""Calls the model with OpenAI's synchronous client: the same requests, checks and retries as eco2's.
 
-One client per process, made at the first call, so that none is shared over a fork.
+One client per process, made at the first call, so that no client is shared over a fork.
 """
 
 import os
@@ -43,10 +43,11 @@ OnText = Callable[[str], None]
 
 
 def ask(call: Call[Answer], job: str, on_text: OnText | None = None) -> Answer:
-    """The answer; with `on_text` it is streamed, and that gets each piece.
+    """Returns the answer; with `on_text` it is streamed, and `on_text` gets each piece.
 
-    What may pass is tried three times; a limit of the provider is waited for and costs no try. Raises `Unfit`
-    and `openai.OpenAIError`."""
+    Temporary failures are tried three times; a wait for a limit of the provider does not count as a try.
+    Raises `Unfit` and `openai.OpenAIError`.
+    """
     refused = 0
 
     def spent(state: RetryCallState) -> bool:
@@ -67,7 +68,8 @@ def _error(state: RetryCallState) -> BaseException | None:
 
 
 def _pause(state: RetryCallState) -> float:
-    """What the provider asks for, and a little more so that not all come at once; else by the attempts."""
+    """Returns the provider's requested pause, and a little more to spread the retries; else a pause by
+    attempts."""
     error = _error(state)
     if isinstance(error, openai.RateLimitError):
         asked = error.response.headers.get("retry-after-ms")

@@ -1,4 +1,4 @@
-"""An asynchronous task, for pools that say that they can run one; and who sends it.
+"""An asynchronous task for pools that claim to support it, and its sender.
 
 python -m bench.seed.baseline.pool_app    sends TASKS of them
 """
@@ -22,7 +22,7 @@ app.conf.update(
 
 @app.task(name="pool.rest")
 async def rest(folder: str, number: int) -> None:
-    """Waits as a call of a model does, and leaves a mark when it has ended."""
+    """Waits as long as a model call, and leaves a mark when it has ended."""
     await asyncio.sleep(SECONDS)
     Path(folder, f"ended-{number}").write_text(str(time.monotonic()))  # noqa: ASYNC240  # once, at the end
 

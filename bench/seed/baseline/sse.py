@@ -1,7 +1,8 @@
-"""HTTP before the chain: takes a photo, starts the scan, and shows Celery's events as server-sent ones.
+"""HTTP in front of the chain: accepts a photo, starts the scan, and shows Celery's events as server-sent
+ones.
 
 A thread receives the events and hands them to the loop. `task-sent`, which Celery sends when the chain was
-published, is the first event of each scan. Says on standard output where it listens.
+published, is the first event of each scan. Prints its address on standard output.
 
     python -m bench.seed.baseline.sse
 """
@@ -34,7 +35,7 @@ from eco2.stages.request import parse
 
 @dataclass
 class Scan:
-    """What is known of one: frames in order. `more`: set whenever one comes."""
+    """The received frames of one scan, in order. `more`: set whenever one arrives."""
 
     frames: list[bytes] = field(default_factory=list)
     more: asyncio.Event = field(default_factory=asyncio.Event)
@@ -42,7 +43,7 @@ class Scan:
 
 
 class Events:
-    """Celery's events by scan. Those of scans that nobody follows any more are forgotten."""
+    """Celery's events by scan. Events of scans without followers are dropped."""
 
     def __init__(self) -> None:
         self._scans = defaultdict[str, Scan](Scan)
@@ -51,7 +52,7 @@ class Events:
         self._scans[job] = Scan()
 
     def receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Runs in a thread of its own, for good."""
+        """Receives events in a separate thread, until the process ends."""
         with app.connection_for_read() as connection:
             self._capture(connection, loop)
 
@@ -78,7 +79,7 @@ class Events:
         scan.more.set()
 
     async def follow(self, job: str) -> AsyncIterator[bytes]:
-        """All frames of the scan, from its first on, up to its end."""
+        """Yields all frames of the scan, from its first on, up to its end."""
         scan, shown = self._scans[job], 0
         try:
             while True:
@@ -98,7 +99,7 @@ events = Events()
 
 
 async def submit(request: Request) -> Response:
-    """202 with the job's id, once the broker has confirmed the first task."""
+    """Answers 202 with the job's id, after the broker has confirmed the first task."""
     async with request.form() as form:
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         files = {
@@ -118,7 +119,7 @@ async def follow(request: Request) -> Response:
 
 
 async def ready(_: Request) -> Response:
-    """200 if a worker answers."""
+    """Answers 200 if a worker answers."""
     answers = await run_in_threadpool(app.control.ping, timeout=1.0)
     return JSONResponse({"workers": len(answers)}, status_code=200 if answers else 503)
 
