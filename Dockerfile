@@ -1,15 +1,15 @@
-# One image for all commands of eco2: gateway, worker, serve, demo, and what operators type.
+# One image for all commands of eco2: gateway, worker, serve, demo, and the commands for operators.
 # It writes nothing at run time, so a read-only root file system is enough, without any volume.
 #
-#   docker build .                                    OpenAI, or whoever speaks its protocol
-#   docker build --build-arg REQUIREMENTS=local .     with the local model besides: needs no key
+#   docker build .                                    OpenAI, or another service with its API
+#   docker build --build-arg REQUIREMENTS=local .     with the local model: needs no key
 ARG PYTHON_IMAGE=docker.io/library/python:3.11-slim
 
 FROM ${PYTHON_IMAGE} AS build
 ARG REQUIREMENTS=base
 WORKDIR /src
 COPY requirements/build.txt requirements/${REQUIREMENTS}.txt requirements/
-# The environment that is shipped has no pip; it is filled from outside.
+# The shipped environment has no pip; another pip fills it.
 RUN python3 -m venv /opt/build \
     && python3 -m venv --without-pip /opt/eco2 \
     && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
@@ -19,7 +19,7 @@ COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY eco2 eco2
 RUN /opt/build/bin/pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
     && /opt/build/bin/pip --python /opt/eco2/bin/python3 install --no-cache-dir --no-deps --no-index /tmp/wheel/*.whl
-# The local model is converted here, since the container has no place to keep the result.
+# The local model is converted here, since the container has no writable place for the result.
 RUN mkdir /opt/eco2/cache \
     && if [ "${REQUIREMENTS}" = local ]; then \
         XDG_CACHE_HOME=/opt/eco2/cache /opt/eco2/bin/python3 -c \
@@ -47,11 +47,11 @@ ENV PATH=/opt/eco2/bin:$PATH \
     ECO2_WORKER_HOST=0.0.0.0
 COPY --from=build /opt/eco2 /opt/eco2
 COPY deploy/probe /opt/eco2/bin/probe
-# Modules that are mounted here can be named in ECO2_PIPELINES.
+# Modules mounted here can be named in ECO2_PIPELINES.
 WORKDIR /pipelines
 USER 65532:65532
 EXPOSE 8000 8001
-# Of gateway and worker alike: the port of health and metrics. Kubernetes has probes of its own.
+# For gateway and worker: the port of health and metrics. Kubernetes has its own probes.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s CMD ["probe"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["eco2"]

@@ -5,10 +5,10 @@
 BIN := .venv/bin
 export PYTHONUTF8 := 1
 
-help: ## What can be typed here
+help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing (once; the other targets do it by themselves)
+setup: ## Install missing packages (once; the other targets run it themselves)
 	@scripts/setup
 
 demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--once: then stop)
@@ -22,7 +22,7 @@ check: setup ## Format, lint, types, the import map, generated documentation
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
 	@$(METRICS_TABLE) | diff docs/metrics.md - || { echo 'docs/metrics.md is out of date: run `make fix`'; exit 1; }
 
-fix: setup ## Mend by machine what `make check` can find by machine
+fix: setup ## Repair what `make check` can repair
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(SETTINGS_TABLE) > docs/settings.md
@@ -35,14 +35,14 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone" $(TEST_ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m alone $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none in that part
 
-bench-budget: setup ## Is one budget used fully, and never overrun? From the provider's log (22 minutes; BENCH_ARGS)
+bench-budget: setup ## Show that all replicas share one budget and use all of it (22 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
 bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)
 	@scripts/setup-bench seed
 	@$(BIN)/python -m bench.seed $(BENCH_ARGS)
 
-bench-core: setup ## Jobs that do nothing, on eco2 and on other queues (under 20 minutes; BENCH_ARGS)
+bench-core: setup ## Empty jobs, on eco2 and on other queues (under 20 minutes; BENCH_ARGS)
 	@scripts/setup-bench bench
 	@$(BIN)/python -m bench.core $(BENCH_ARGS)
 
@@ -54,15 +54,15 @@ bench-quick: setup ## Short forms of bench-seed and bench-core against the last 
 fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
 
-clients: setup ## Popular event-stream clients through connections that are cut; writes docs/clients.md (2 minutes)
+clients: setup ## Popular event-stream clients through cut connections; writes docs/clients.md (2 minutes)
 	@scripts/setup-clients --python
 	@$(BIN)/python -m tests.clients.cuts --write
 
-observe: setup ## A real Prometheus over a loaded run: has every panel and alert something to see? (4 minutes)
+observe: setup ## Check with a real Prometheus that every panel and alert gets data under load (4 minutes)
 	@scripts/setup-observe
 	@$(BIN)/python -m bench.observe --page
 
-mutants: setup ## Break one promise at a time; the tests must notice each (about a minute)
+mutants: setup ## Break one promise at a time; the tests must detect each (about a minute)
 	@$(BIN)/python -m tests.mutants
 
 image: setup ## Build the container image, and run it read-only and without rights on a real RabbitMQ (2 minutes)
@@ -71,7 +71,7 @@ image: setup ## Build the container image, and run it read-only and without righ
 	@scripts/check-compose
 	@$(BIN)/python -m tests.image
 
-chart: setup ## Judge the Helm chart: lint, schemas, checkov (KEDA_CRD= names KEDA's own definition)
+chart: setup ## Check the Helm chart: lint, schemas, checkov (KEDA_CRD= names KEDA's own definition)
 	@scripts/setup-chart
 	@$(BIN)/python -m tests.chart
 
@@ -84,7 +84,7 @@ LOCK := $(COMPILE) pyproject.toml
 matrix: ## The tests on every promised pair of Python and RabbitMQ (root; MATRIX_ROOTS, MATRIX_TARGET, see script)
 	@scripts/matrix
 
-lock: ## Write requirements/*.txt anew from pyproject.toml, bench.in, seed.in, chart.in (LOCK_ARGS=--upgrade)
+lock: ## Write requirements/*.txt again from pyproject.toml, bench.in, seed.in, chart.in (LOCK_ARGS=--upgrade)
 	$(LOCK) --extra local --extra fake --group dev -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra local -o requirements/local.txt
 	$(LOCK) -c requirements/dev.txt -o requirements/base.txt

@@ -10,7 +10,7 @@ metadata:
   labels:
     {{- include "eco2.labels" (list .role $root) | nindent 4 }}
   annotations:
-    # A changed setting or secret is a rollout.
+    # A changed setting or secret causes a rollout.
     checksum/settings: {{ include (print $root.Template.BasePath "/settings.yaml") $root | sha256sum }}
     checksum/secret: {{ include (print $root.Template.BasePath "/secret.yaml") $root | sha256sum }}
     {{- with $own.podAnnotations }}
@@ -60,7 +60,7 @@ spec:
             {{- end }}
       {{- if $root.Values.rabbitmq.cluster.enabled }}
       env:
-        # The operator makes them of characters that need no escape in a URL.
+        # The operator generates them from characters that need no escape in a URL.
         - name: RABBITMQ_USER
           valueFrom:
             secretKeyRef:
@@ -79,22 +79,22 @@ spec:
         - name: http
           containerPort: {{ . }}
         {{- end }}
-        # Health and metrics; clients do not reach it.
+        # Health and metrics; clients cannot reach it.
         - name: probes
           containerPort: 8001
-      # Until the interpreter has loaded everything, on a busy node.
+      # Time for the interpreter to load everything, on a busy node.
       startupProbe:
         httpGet: { path: /healthz, port: probes }
         periodSeconds: 1
         failureThreshold: 60
-      # The event loop turns; nothing else, so that neither load nor a slow broker gets a process killed.
+      # Checks only that the event loop runs, so that neither load nor a slow broker kills a process.
       livenessProbe:
         httpGet: { path: /healthz, port: probes }
         periodSeconds: 10
         timeoutSeconds: 5
         failureThreshold: 3
-      # The broker is attached and the journal is tailed. A restart of the broker must not take all gateways from their
-      # Service at once: they show what they have, keep event streams open, and say what a client can do; so 30 s.
+      # The broker is connected and the journal is read. A restart of the broker must not take all gateways from their
+      # Service at once: they still show jobs, keep event streams open, and answer with advice. So 30 s.
       readinessProbe:
         httpGet: { path: /readyz, port: probes }
         periodSeconds: 2
@@ -112,7 +112,7 @@ spec:
         {{- include "eco2.containerSecurity" . | nindent 8 }}
 {{- end }}
 
-{{/* The two are what the Pod Security Standard "restricted" asks for, and a root file system that is not written. */}}
+{{/* The two fulfil the Pod Security Standard "restricted", with a read-only root file system. */}}
 {{- define "eco2.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 65532
