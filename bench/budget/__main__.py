@@ -149,18 +149,18 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.budget", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("cases", nargs="*", metavar="CASE", help="which (default: all, in order)")
+    parser.add_argument("cases", nargs="*", metavar="CASE", help="the cases to run (default: all, in order)")
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="of load per case (default: %(default)g)"
+        "--seconds", type=float, default=SECONDS, help="seconds of load per case (default: %(default)g)"
     )
     parser.add_argument(
         "--at-once",
         type=int,
         default=3,
-        help="cases side by side where seconds are judged (default: %(default)d)",
+        help="cases that run concurrently, if seconds are judged (default: %(default)d)",
     )
-    parser.add_argument("--list", action="store_true", help="say which cases there are")
-    parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON anew")
+    parser.add_argument("--list", action="store_true", help="list the cases")
+    parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON again")
     return parser.parse_args()
 
 

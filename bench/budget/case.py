@@ -78,7 +78,7 @@ def _mean(values: list[float]) -> float:
 
 UNLOADED = Case(
     "unloaded",
-    "a tenth of the budget: how long jobs take that never wait",
+    "a tenth of the budget: durations of jobs that never wait",
     1000,
     2_000_000,
     load=0.1,
@@ -91,7 +91,7 @@ CASES = (
     UNLOADED,
     Case(
         "half",
-        "half of the budget: how long a grant takes",
+        "half of the budget: the time of a grant",
         500,
         1_000_000,
         load=0.5,
@@ -102,7 +102,7 @@ CASES = (
     Case("tokens", "tokens bind", 1000, 300_000),
     Case(
         "fifo",
-        "requests bind, whoever asks first goes first",
+        "requests bind, grants in the order of requests",
         500,
         1_000_000,
         rank="first asked first",
@@ -119,7 +119,14 @@ CASES = (
     ),
     Case("frozen", "a worker is frozen for 30 s", 500, 1_000_000, incident="freeze"),
     Case("replicas", "replicas join and leave", 500, 1_000_000, incident="exchange"),
-    Case("usage", "what calls really take is counted", 1000, 400_000, counting="usage", utilisation=0.97),
+    Case(
+        "usage",
+        "the provider counts the real tokens of calls",
+        1000,
+        400_000,
+        counting="usage",
+        utilisation=0.97,
+    ),
 )
 """In the order in which they run: what later ones are compared with comes first."""
 

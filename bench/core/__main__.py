@@ -136,13 +136,21 @@ def _broker(folder: Path) -> Iterator[tuple[str, int | None]]:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.core", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("contenders", nargs="*", metavar="CONTENDER", help="which (default: all)")
-    parser.add_argument("--rounds", type=int, help="how many (default: 5 of no-op jobs, 3 of others)")
-    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help="of no-op jobs (default: 1 2)")
-    parser.add_argument("--only", choices=("no-op", "sleep"), help="jobs of one kind")
-    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="profiles by py-spy go there")
-    parser.add_argument("--quick", action="store_true", help="a minute, against what is committed")
-    parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON anew")
+    parser.add_argument(
+        "contenders", nargs="*", metavar="CONTENDER", help="the contenders to run (default: all)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, help="the number of rounds (default: 5 of no-op jobs, 3 of others)"
+    )
+    parser.add_argument(
+        "--workers", type=int, nargs="+", metavar="N", help="workers for no-op jobs (default: 1 2)"
+    )
+    parser.add_argument("--only", choices=("no-op", "sleep"), help="run jobs of one kind")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="write py-spy profiles there")
+    parser.add_argument(
+        "--quick", action="store_true", help="run for a minute and compare with the committed figures"
+    )
+    parser.add_argument("--report", action="store_true", help="only write plot and page from the JSON again")
     return parser.parse_args()
 
 

@@ -111,19 +111,23 @@ def _written(results: Results, path: Path) -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.seed", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="which (default: all, in order)")
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="of load per scenario (default: %(default)g)"
+        "scenarios", nargs="*", metavar="SCENARIO", help="the scenarios to run (default: all, in order)"
     )
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="of the provider's latencies, to try things out (default: 1)"
+        "--seconds", type=float, default=SECONDS, help="seconds of load per scenario (default: %(default)g)"
     )
     parser.add_argument(
-        "--results", type=Path, default=RESULTS, help="the JSON; any but the default leaves the page alone"
+        "--scale", type=float, default=1.0, help="factor of the provider's latencies, for trials (default: 1)"
     )
-    parser.add_argument("--again", type=Path, metavar="FOLDER", help="figures from the logs of a run, anew")
-    parser.add_argument("--list", action="store_true", help="say which scenarios there are")
-    parser.add_argument("--report", action="store_true", help="only write plots and page from the JSON anew")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="the JSON file; the page changes only with the default"
+    )
+    parser.add_argument(
+        "--again", type=Path, metavar="FOLDER", help="compute figures again from the logs of a run"
+    )
+    parser.add_argument("--list", action="store_true", help="list the scenarios")
+    parser.add_argument("--report", action="store_true", help="only write plots and page from the JSON again")
     return parser.parse_args()
 
 
