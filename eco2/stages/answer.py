@@ -1,7 +1,7 @@
 """Stage `answer`: at most three sentences for the person, streamed as they are written.
 
-The model gets only the rules that apply. Without a rule there is nothing to say, so nothing is paid for:
-the reply is fixed and honest. Without a language model the answer is composed from the same rules.
+The model gets only the rules that apply. Without a rule no call is made, and the answer is a fixed text that
+admits it. Without a language model the answer is composed from the same rules.
 """
 
 import json
@@ -36,7 +36,7 @@ NO_RULE = Text(
 
 
 class Answer(BaseModel):
-    """`text`: what the person reads."""
+    """The stage's output. `text`: the answer that the person reads."""
 
     text: str
 
@@ -45,18 +45,18 @@ async def run(ctx: Context[ScanInput]) -> Answer:
     """Calls the model once, unless no rule was found."""
     seen, rules = ctx.outputs.get(Seen), ctx.outputs.get(Rules)
     if not rules.found:
-        text = NO_RULE.said(rules.language)
+        text = NO_RULE.in_language(rules.language)
         ctx.emit(text)
         return Answer(text=text)
     try:
         reply = await ctx.call(answer_call(ctx.input, seen, rules))
     except (PaidCallFailed, InputRefused):
-        return Answer(text=directions(rules))  # what the person needs is known without the model's words
+        return Answer(text=directions(rules))  # the rules are known without the model
     return Answer(text=reply.value.strip())
 
 
 def answer_call(request: ScanInput, seen: Seen, rules: Rules) -> Call[str]:
-    """The call: the stable part first, then what `rule` chose, the question last."""
+    """Builds the call: the stable part first, then the rules that `rule` chose, the question last."""
     facts = json.dumps(chosen(seen, rules), ensure_ascii=False)
     question = question_line(request.user_input)
     return Call(
@@ -72,7 +72,7 @@ def answer_call(request: ScanInput, seen: Seen, rules: Rules) -> Call[str]:
 
 
 def chosen(seen: Seen, rules: Rules) -> Mapping[str, str | list[str]]:
-    """All that the model is told: only what applies, since tokens count against the provider's limit."""
+    """Selects the facts for the model: only those that apply, since tokens count against its limit."""
     document = documents()[seen.middle]
     special = special_rule(document, taxonomy().find(seen.middle, seen.name))
     return {
@@ -87,33 +87,28 @@ def chosen(seen: Seen, rules: Rules) -> Mapping[str, str | list[str]]:
 
 
 def compose(rules: Rules, seen: Seen) -> str:
-    """The answer without a language model: what it is, the first thing to do, and where it goes."""
+    """Composes the answer without a language model: the thing, the first step, and the place for it."""
     name = rules.item or seen.minor
-    return f"{_introduction(name, rules)} {directions(rules)}"
+    if rules.language == "en":
+        article = "an" if name[:1].lower() in "aeiou" else "a"
+        introduction = (
+            f"This looks like {article} {name} ({rules.covers}), though the photo alone does not show me its "
+            "condition."
+        )
+    else:
+        introduction = (
+            f"사진 속 물건은 {name}{particle(name)} 보이고 {rules.category}에 해당하는데, 사진만으로 "
+            "오염이나 라벨 같은 상태까지는 확인하지 못했어요."
+        )
+    return f"{introduction} {directions(rules)}"
 
 
 def directions(rules: Rules) -> str:
-    """The first thing to do, and where it goes."""
+    """Returns the first step and the last one, which names the place."""
     return " ".join(rules.steps if len(rules.steps) == 1 else [rules.steps[0], rules.steps[-1]])
 
 
-def _introduction(name: str, rules: Rules) -> str:
-    if rules.language == "en":
-        return (
-            f"This looks like {_article(name)} ({rules.covers}), though the photo alone does not show me its "
-            "condition."
-        )
-    return (
-        f"사진 속 물건은 {name}{particle(name)} 보이고 {rules.category}에 해당하는데, 사진만으로 오염이나 "
-        "라벨 같은 상태까지는 확인하지 못했어요."
-    )
-
-
-def _article(name: str) -> str:
-    return f"an {name}" if name[:1].lower() in "aeiou" else f"a {name}"
-
-
 def particle(word: str) -> str:
-    """로 after a vowel or ㄹ, else 으로 (the final consonant is the syllable's number modulo 28)."""
+    """Returns 로 after a vowel or ㄹ, else 으로 (the final consonant is the syllable's number modulo 28)."""
     last = next((char for char in reversed(word) if "가" <= char <= "힣"), "가")
     return "로" if (ord(last) - ord("가")) % 28 in (0, 8) else "으로"

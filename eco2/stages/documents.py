@@ -1,9 +1,10 @@
-"""The rule documents: how each class of waste is prepared and put out, as data in `data/rules/*.json`.
+"""The rule documents: the preparation and disposal of each class of waste, from `data/rules/*.json`.
 
 One document per middle of the recyclables and one per other major, except 미분류: 18. The texts are our own
 words for public facts about separate disposal in Korea.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
@@ -19,10 +20,10 @@ When = Literal["always", "seen", "elsewhere"]
 
 
 class Step(Text):
-    """One thing to do. `tags`: what in a photo shows that it has not been done.
+    """One thing to do. `tags`: states in a photo that show that it has not been done.
 
-    `when`: "always" belongs to every disposal; "seen" is mentioned only when one of `tags` was seen;
-    "elsewhere" too, and then the thing does not belong here at all: the step replaces putting it out, and
+    `when`: "always" belongs to every disposal; "seen" is mentioned only if one of `tags` was seen;
+    "elsewhere" too, and then the thing does not belong here at all: the step replaces the last one, and
     every step that no tag asked for.
     """
 
@@ -39,8 +40,10 @@ class Step(Text):
 
 
 class ItemRule(Frozen):
-    """What differs for one item. `common`: whether the document's general steps apply as well; `allows`:
-    tags that ask for nothing of this item; `put_out`: replaces the document's last step."""
+    """The differences for one item. `common`: whether the document's general steps apply as well.
+
+    `allows`: tags that ask for nothing of this item; `put_out`: replaces the document's last step.
+    """
 
     steps: tuple[Step, ...] = ()
     common: bool = True
@@ -55,7 +58,7 @@ class ItemRule(Frozen):
 
 
 class Document(Frozen):
-    """The rules of one class. `key`: the file's name; `covers`: what the class is about."""
+    """The rules of one class. `key`: the file's name; `covers`: a description of the class."""
 
     key: str
     middle: Middle
@@ -74,34 +77,31 @@ class Document(Frozen):
         return by_item
 
     def steps(self) -> Iterator[Step]:
-        """Every step that tags can ask for, those of single items included."""
+        """Yields every step that tags can ask for, those of single items included."""
         yield from self.prepare
         for rule in self.by_item.values():
             yield from rule.steps
 
     def texts(self) -> Iterator[Text]:
-        """Everything that the document can say."""
+        """Yields all texts of the document."""
         yield from (self.covers, self.put_out, *self.not_accepted, *self.steps())
         yield from (rule.put_out for rule in self.by_item.values() if rule.put_out)
 
 
 @cache
 def documents() -> Mapping[Middle, Document]:
-    """All documents by their middle, read and validated once (about 20 ms).
+    """Reads and validates all documents once (about 20 ms); returns them by their middle.
 
     Raises `ValueError` for a document that is not valid, or a class that has none or two.
     """
     folder = files("eco2.stages").joinpath("data", "rules")
     read = [
-        Document.model_validate_json(_with_key(file.name, file.read_text(encoding="utf-8")))
+        Document.model_validate(
+            {**json.loads(file.read_text(encoding="utf-8")), "key": file.name.removesuffix(".json")}
+        )
         for file in sorted(folder.iterdir(), key=lambda file: file.name)
     ]
     by_middle = {document.middle: document for document in read}
     if len(by_middle) != len(read) or set(by_middle) != set(Middle) - {Middle.UNKNOWN}:
         raise ValueError("data/rules needs exactly one document for each class but 미분류")
     return by_middle
-
-
-def _with_key(name: str, body: str) -> str:
-    """The key is the file's name, so that the two cannot disagree."""
-    return body.replace("{", f'{{"key": "{name.removesuffix(".json")}", ', 1)

@@ -1,8 +1,8 @@
-"""Which picture URLs are passed on: public web addresses, told from everything else by their text alone.
+"""The check of picture URLs: only public web addresses are passed on, judged by their text alone.
 
-Nothing is resolved or fetched here; whoever fetches checks what the name resolves to. It guarantees that no
-literal private address passes, in whatever notation, nor inside a name that public resolvers read as one, and
-nothing that two URL parsers may read differently: a host is plain ASCII, on the ports of the web.
+Nothing is resolved or fetched here; the fetcher checks the address that a name resolves to. Guarantees: no
+literal private address passes, in whatever notation, nor inside a name that public resolvers read as one, nor
+anything that two URL parsers may read differently: a host is plain ASCII, on the ports of the web.
 """
 
 import re
@@ -44,7 +44,7 @@ _PRIVATE_TOPS = frozenset(
         "monitoring",
     }
 )
-"""Of names that no public resolver has: those of networks, and usual namespaces of Kubernetes."""
+"""Last labels of names that no public resolver has: those of networks, and usual namespaces of Kubernetes."""
 _PRIVATE_LABELS = frozenset({"svc", "localhost", "internal"})
 _ADDRESS_NAMES = frozenset(
     {
@@ -85,7 +85,7 @@ _DENIED = (
 
 
 def check(url: str) -> str:
-    """The URL, if it may be a picture on the web. Raises `InvalidInput`."""
+    """Returns the URL if it may be a picture on the web. Raises `InvalidInput`."""
     if len(url) > MAX_URL:
         raise InvalidInput(f"image_url is longer than {MAX_URL} characters: upload the picture")
     if _UNSAFE.search(url):
@@ -110,13 +110,18 @@ def check(url: str) -> str:
 
 
 def is_public(host: str) -> bool:
-    """False for a private name, and for an address that is private in any notation."""
+    """Returns False for a private name, and for an address that is private in any notation."""
     host = host.lower().removesuffix(".")
     if ":" in host:
-        return _is_public_address(host)
+        return is_public_address(host)
     labels = host.split(".")
     if re.fullmatch(r"\d+|0x[0-9a-f]*", labels[-1]):  # browsers and libc read such a name as a number
-        return _is_public_number(host)
+        try:
+            return is_public_address(str(IPv4Address(socket.inet_aton(host))))
+        except OSError:
+            return False
+    # Services like nip.io resolve 10.0.0.1.example or 10-0-0-1.example to 10.0.0.1, under whatever domain.
+    quads = (".".join(str(int(part)) for part in found.groups()) for found in _CARRIED.finditer(host))
     return (
         len(labels) > 1
         and len(host) <= 253
@@ -125,39 +130,26 @@ def is_public(host: str) -> bool:
         and labels[-1] not in _PRIVATE_TOPS
         and not _PRIVATE_LABELS & set(labels)
         and not any(host == name or host.endswith(f".{name}") for name in _ADDRESS_NAMES)
-        and not _carries_private(host)
+        and all(map(is_public_address, quads))
     )
 
 
-def _carries_private(name: str) -> bool:
-    """Whether the name contains a private IPv4 address, as `10.0.0.1` or `10-0-0-1`: services like nip.io
-    resolve it to that, under whatever domain."""
-    quads = (".".join(str(int(part)) for part in found.groups()) for found in _CARRIED.finditer(name))
-    return any(not _is_public_address(quad) for quad in quads)
-
-
-def _is_public_number(host: str) -> bool:
-    try:
-        return _is_public_address(str(IPv4Address(socket.inet_aton(host))))
-    except OSError:
-        return False
-
-
-def _is_public_address(text: str) -> bool:
+def is_public_address(text: str) -> bool:
+    """Returns whether packets to an IPv4 or IPv6 address stay on the public internet."""
     try:
         address = ip_address(text)
     except ValueError:
         return False
     if isinstance(address, IPv6Address):
-        carried = _carried(address)
-        if address.scope_id or (carried is not None and not _is_global(carried)):
+        carried = carried_address(address)
+        if address.scope_id or (carried is not None and not is_global(carried)):
             return False
-        return carried is not None or _is_global(address)
-    return _is_global(address)
+        return carried is not None or is_global(address)
+    return is_global(address)
 
 
-def _carried(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that packets to this one end up at."""
+def carried_address(address: IPv6Address) -> IPv4Address | None:
+    """Returns the IPv4 address to which packets to this one are translated; None if there is none."""
     if address.ipv4_mapped or address.sixtofour:
         return address.ipv4_mapped or address.sixtofour
     if any(address in network for network in _NAT64):
@@ -165,6 +157,7 @@ def _carried(address: IPv6Address) -> IPv4Address | None:
     return None
 
 
-def _is_global(address: IPv4Address | IPv6Address) -> bool:
+def is_global(address: IPv4Address | IPv6Address) -> bool:
+    """Returns whether the address is on the public internet, by Python's tables and `_DENIED`."""
     denied = any(address.version == network.version and address in network for network in _DENIED)
     return address.is_global and not denied and not address.is_multicast and not address.is_reserved

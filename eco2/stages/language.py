@@ -1,4 +1,4 @@
-"""The two languages of the scan, and which one a question is in."""
+"""The two languages of the scan, and the choice between them by the question."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ Language = Literal["ko", "en"]
 
 
 class Frozen(BaseModel):
-    """A value read from the data files: unchangeable, and strict about what it does not know."""
+    """A value read from the data files: immutable; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,13 +19,13 @@ class Text(Frozen):
     ko: str
     en: str
 
-    def said(self, language: Language) -> str:
-        """The text in `language`."""
+    def in_language(self, language: Language) -> str:
+        """Returns the text in `language`."""
         return self.ko if language == "ko" else self.en
 
 
 def language_of(question: str) -> Language:
-    """Korean where there is any Hangul or no letter at all, else English."""
+    """Returns Korean for a question with any Hangul or with no letter at all, else English."""
     letters = [char for char in question if char.isalpha()]
     if not letters or any("가" <= char <= "힣" or "ㄱ" <= char <= "ㅣ" for char in letters):
         return "ko"

@@ -1,9 +1,9 @@
-"""Photos as clients send them, made small in processes of their own: JPEG, at most 512 px and 64 kB, upright.
+"""Normalises photos in decoding processes: JPEG, at most 512 px and 64 kB, upright.
 
 Guarantees: no picture is decoded in this process. A decoding process has a bounded memory, is killed after
 `MAX_SECONDS`, and there are at most two, which end with the event loop and with this process, however it
-ends. More than `MAX_WAITING` pictures never wait for them. The price: 20 MB for each process, 0.2 s for the
-first picture, and a copy of the file on its way (docs/decisions/0028-pictures-in-processes.md).
+ends. At most `MAX_WAITING` pictures wait for them. The cost: 20 MB for each process, 0.2 s for the first
+picture, and a copy of the file on its way (docs/decisions/0028-pictures-in-processes.md).
 """
 
 import asyncio
@@ -31,24 +31,27 @@ MAX_SECONDS = 3.0
 
 
 async def normalise(data: bytes) -> str:
-    """The picture as a `data:` URL.
+    """Returns the picture as a `data:` URL.
 
     Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`, 429 `OVER_CAPACITY`.
     """
     kind = picturefile.format_of(data)
-    decoders = _decoders()
+    try:
+        decoders = _OF_LOOP.get()  # processes belong to the event loop that started them
+    except LookupError:
+        _OF_LOOP.set(decoders := Decoders())
     async with decoders.slot(kind):
         jpeg = await decoders.decode(data, kind)
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 async def normalise_url(url: str) -> str:
-    """The same for the picture in a `data:` URL. Raises `InvalidInput`, like `from_data_url` also."""
+    """Normalises the picture in a `data:` URL. Raises `InvalidInput`."""
     return await normalise(await asyncio.to_thread(from_data_url, url))
 
 
 def from_data_url(url: str) -> bytes:
-    """The bytes of a `data:image/...;base64,` URL. Raises `InvalidInput`."""
+    """Decodes a `data:image/...;base64,` URL. Raises `InvalidInput`."""
     header, _, payload = url.partition(",")
     if len(payload) > MAX_BYTES * 4 / 3 + 4:
         raise picturefile.too_large(
@@ -66,9 +69,12 @@ def from_data_url(url: str) -> bytes:
         ) from error
 
 
-class _Decoders:
-    """The decoding processes: for two pictures at once, of which one may be a WebP, since a large one takes
-    240 MB and others 150. `_warm`: processes that are idle and have loaded what they need."""
+class Decoders:
+    """The decoding processes of one event loop, for two pictures at once.
+
+    Only one of the two may be a WebP, since a large one takes 240 MB and others 150. `_warm`: processes that
+    are idle and have loaded their libraries.
+    """
 
     def __init__(self) -> None:
         self._any = CapacityLimiter(PROCESSES)
@@ -78,8 +84,12 @@ class _Decoders:
 
     @asynccontextmanager
     async def slot(self, kind: Format) -> AsyncIterator[None]:
+        """Holds a process for a picture of this format. Raises `InvalidInput` if the wait is too long."""
+        busy = InvalidInput(
+            "too many pictures are being read at present: send the request again", "OVER_CAPACITY", 429
+        )
         if self._inside >= PROCESSES + MAX_WAITING:
-            raise _busy()
+            raise busy
         self._inside += 1
         try:
             async with AsyncExitStack() as held:
@@ -89,14 +99,16 @@ class _Decoders:
                             await held.enter_async_context(self._webp)
                         await held.enter_async_context(self._any)
                 except TimeoutError as error:
-                    raise _busy() from error
+                    raise busy from error
                 yield
         finally:
             self._inside -= 1
 
     async def decode(self, data: bytes, kind: Format) -> bytes:
-        """The small JPEG. A process that ends under a picture is replaced once: it may have been killed for
-        another reason."""
+        """Returns the small JPEG. Raises `InvalidInput`.
+
+        A process that ends under a picture is replaced once: it may have been killed for another reason.
+        """
         for _ in range(2):
             try:
                 return await self._attempt(data, kind)
@@ -111,7 +123,7 @@ class _Decoders:
         raise picturefile.unsupported("the picture cannot be read: save it as a baseline JPEG")
 
     async def _attempt(self, data: bytes, kind: Format) -> bytes:
-        """The limiters here are never waited for: `run_sync` would copy the picture before it waits."""
+        # The limiters here are never waited for: `run_sync` would copy the picture before it waits.
         if self._warm:
             self._warm -= 1
         else:  # outside the time-out: a busy machine needs long to start a process
@@ -128,19 +140,4 @@ class _Decoders:
         return jpeg
 
 
-_of_loop: RunVar[_Decoders] = RunVar("decoders of photos")
-
-
-def _decoders() -> _Decoders:
-    """Those of the running event loop, as its processes are."""
-    try:
-        return _of_loop.get()
-    except LookupError:
-        _of_loop.set(decoders := _Decoders())
-        return decoders
-
-
-def _busy() -> InvalidInput:
-    return InvalidInput(
-        "too many pictures are being read at present: send the request again", "OVER_CAPACITY", 429
-    )
+_OF_LOOP: RunVar[Decoders] = RunVar("decoders of photos")

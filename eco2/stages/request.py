@@ -1,4 +1,4 @@
-"""What a client sends for a scan: a photo (URL or upload) and a question."""
+"""The request for a scan: a photo (URL or upload) and a question."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ MAX_QUESTION = 2000
 
 
 class ScanInput(BaseModel):
-    """`image_url`: an http(s) URL, or a `data:` URL of a JPEG that `photo` made."""
+    """The input of a scan. `image_url`: an http(s) URL, or a `data:` URL of a JPEG that `photo` made."""
 
     image_url: str = Field(
         description="A picture on the public web (`https://...`), or itself: `data:image/...;base64,...`.",
@@ -27,7 +27,7 @@ class ScanInput(BaseModel):
 
 
 def question_line(question: str) -> str:
-    """The question as it stands in every prompt: one quoted line, which cannot pass for anything else."""
+    """Quotes the question for a prompt: one line of JSON, which cannot be mistaken for instructions."""
     return f"Question: {json.dumps(question, ensure_ascii=False)}"
 
 
@@ -42,24 +42,31 @@ def check_local(request: ScanInput) -> None:
 
 
 async def parse(form: Form) -> ScanInput:
-    """The input of a request: field `image_url` or file `image`, and optionally `user_input`.
+    """Builds the input from field `image_url` or file `image`, and optionally `user_input`.
 
     Raises `InvalidInput` with the code that clients see.
     """
-    question = _text(form.fields, "user_input") or DEFAULT_QUESTION
+    question = text_field(form.fields, "user_input") or DEFAULT_QUESTION
     if len(question) > MAX_QUESTION:
         raise InvalidInput(f"user_input is longer than {MAX_QUESTION} characters: shorten it")
-    upload = form.files.get("image")
-    if upload is not None and _text(form.fields, "image_url"):
+    upload, url = form.files.get("image"), text_field(form.fields, "image_url")
+    if upload is not None and url:
         raise InvalidInput("send a file image or image_url, not both")
     if upload is not None:
-        return ScanInput(image_url=await photo.normalise(upload.data), user_input=question)
-    return ScanInput(
-        image_url=await _image(_text(form.fields, "image_url"), form.image_urls), user_input=question
-    )
+        url = await photo.normalise(upload.data)
+    elif not url:
+        raise InvalidInput("send image_url, or a file named image", "IMAGE_URL_REQUIRED", 400)
+    elif url.partition(":")[0].lower() == "data":
+        url = await photo.normalise_url(url)
+    elif not form.image_urls:
+        raise InvalidInput("picture URLs are turned off here: upload the picture, or send it as a data: URL")
+    else:
+        image_url.check(url)
+    return ScanInput(image_url=url, user_input=question)
 
 
-def _text(fields: Mapping[str, object], name: str) -> str:
+def text_field(fields: Mapping[str, object], name: str) -> str:
+    """Returns the field without surrounding blanks, "" if it is missing. Raises `InvalidInput`."""
     value = fields.get(name)
     if value is None:
         return ""
@@ -72,15 +79,3 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     except UnicodeEncodeError as error:
         raise InvalidInput(f"{name} is not valid Unicode text") from error
     return value.strip()
-
-
-async def _image(url: str, passed_on: bool) -> str:
-    """A URL to pass on, or the normalised picture of a `data:` URL."""
-    scheme = url.partition(":")[0].lower()
-    if not url:
-        raise InvalidInput("send image_url, or a file named image", "IMAGE_URL_REQUIRED", 400)
-    if scheme == "data":
-        return await photo.normalise_url(url)
-    if not passed_on:
-        raise InvalidInput("picture URLs are turned off here: upload the picture, or send it as a data: URL")
-    return image_url.check(url)

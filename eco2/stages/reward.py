@@ -1,8 +1,8 @@
 """Stage `reward`: the character that a person wins for a recyclable that is ready for its bin. No call.
 
-Given when the thing is a recyclable of a known middle, a rule was found, and the photo shows nothing that is
-still to be done. A classifier without eyes for states reports none, so it judges by the class alone; the
-answer says that it could not see the condition.
+It is given if the thing is a recyclable of a known middle, a rule was found, and the photo shows nothing that
+is still to be done. An image classifier reports no states, so then the class alone decides; the answer admits
+that the condition could not be seen.
 """
 
 import json
@@ -30,7 +30,7 @@ class Character(Frozen):
 
 
 class Won(BaseModel):
-    """What clients read. `match_reason`: "middle>name"; `type`: the middle that the character stands for."""
+    """The reward that clients read. `match_reason`: "middle>name"; `type`: the character's middle."""
 
     name: str
     dialog: str
@@ -39,29 +39,29 @@ class Won(BaseModel):
 
 
 class Reward(BaseModel):
-    """The stage's output: what was won, or None."""
+    """The stage's output: the reward, or None."""
 
     won: Won | None
 
 
 async def run(ctx: Context[ScanInput]) -> Reward:
-    """The reward for the outputs of `vision` and `rule`."""
+    """Decides the reward by the outputs of `vision` and `rule`."""
     seen, rules = ctx.outputs.get(Seen), ctx.outputs.get(Rules)
     return Reward(won=character_won(seen, rules.language) if earned(seen, rules) else None)
 
 
 def earned(seen: Seen, rules: Rules) -> bool:
-    """Whether the thing can go into its bin as it is."""
+    """Returns whether the thing can go into its bin as it is."""
     return seen.major is Major.RECYCLABLE and rules.found and not rules.insufficiencies
 
 
 def character_won(seen: Seen, language: Language) -> Won:
-    """The character of the middle."""
+    """Returns the reward for the character of the middle."""
     table = characters()
     character = table.get(seen.middle, table[DEFAULT])
     return Won(
         name=character.name,
-        dialog=character.dialog.said(language),
+        dialog=character.dialog.in_language(language),
         match_reason=f"{seen.middle.value}>{seen.name}" if seen.name else seen.middle.value,
         type=seen.middle.value,
     )
@@ -69,6 +69,6 @@ def character_won(seen: Seen, language: Language) -> Won:
 
 @cache
 def characters() -> Mapping[str, Character]:
-    """The characters by middle, and the one for everything else under `default`; read once."""
+    """Reads the characters once: by middle, and under `default` the one for every other middle."""
     table = files("eco2.stages").joinpath("data", "characters.json").read_text(encoding="utf-8")
     return TypeAdapter(dict[str, Character]).validate_python(json.loads(table))

@@ -1,7 +1,6 @@
-"""Stage `rule`: which rules apply to what was seen, and what the person still has to do. No call, no I/O.
+"""Stage `rule`: the rules for the thing in the photo, and the steps that are still to do. No call, no I/O.
 
-The steps and what is missing are computed here from tags and tables, never by a language model, so a
-picture cannot talk its way to a reward.
+Both are computed from tags and tables, never by a language model, so no text in a picture can earn a reward.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,10 +17,10 @@ from eco2.stages.vision import Seen
 
 
 class Rules(BaseModel):
-    """What applies. `found` is False where no document exists; then the other fields are empty.
+    """The rules that apply. `found` is False if no document exists; then the other fields are empty.
 
     `item`: the item that the rules were chosen for, if it is a known one. `steps`: in order.
-    `insufficiencies`: what the photo shows as not done yet. All texts are in `language`.
+    `insufficiencies`: steps that the photo shows as not done yet. All texts are in `language`.
     """
 
     found: bool
@@ -36,13 +35,13 @@ class Rules(BaseModel):
 
 
 async def run(ctx: Context[ScanInput]) -> Rules:
-    """The rules for the output of `vision`, in the language of the question."""
+    """Finds the rules for the output of `vision`, in the language of the question."""
     seen = ctx.outputs.get(Seen)
     return apply_rules(seen.middle, seen.name, seen.tags, language_of(ctx.input.user_input))
 
 
 def apply_rules(middle: Middle, minor: str | None, tags: Sequence[Tag], language: Language) -> Rules:
-    """What holds for this class, item and state."""
+    """Finds the rules for a class, the name of an item, and its state."""
     document = documents().get(middle)
     if document is None:
         return Rules(found=False, language=language)
@@ -54,22 +53,24 @@ def apply_rules(middle: Middle, minor: str | None, tags: Sequence[Tag], language
         language=language,
         key=document.key,
         category=middle.value,
-        covers=document.covers.said(language),
-        item=item.text.said(language) if item else None,
-        steps=_said(disposal_steps(document, special, asked), language),
-        insufficiencies=_said(asked, language),
-        not_accepted=_said(document.not_accepted, language),
+        covers=document.covers.in_language(language),
+        item=item.text.in_language(language) if item else None,
+        steps=in_language(disposal_steps(document, special, asked), language),
+        insufficiencies=in_language(asked, language),
+        not_accepted=in_language(document.not_accepted, language),
     )
 
 
 def special_rule(document: Document, item: Item | None) -> ItemRule:
-    """What the document says of this item; nothing special by default."""
+    """Returns the document's rule for this item, an empty one if there is none."""
     return document.by_item.get(item.name, ItemRule()) if item else ItemRule()
 
 
 def asked_for(document: Document, special: ItemRule, tags: Sequence[Tag]) -> list[Step]:
-    """The steps that the seen tags ask for, in order. Where the item has a step of its own for a tag, the
-    document's general answer to that tag is not asked for."""
+    """Returns the steps that the seen tags ask for, in order.
+
+    If the item has a step of its own for a tag, the document's general steps for that tag are left out.
+    """
     wanted = set(tags) - set(special.allows)
     own = [step for step in special.steps if wanted & set(step.tags)]
     wanted -= {tag for step in own for tag in step.tags}
@@ -77,9 +78,9 @@ def asked_for(document: Document, special: ItemRule, tags: Sequence[Tag]) -> lis
 
 
 def disposal_steps(document: Document, special: ItemRule, asked: Sequence[Step]) -> list[Text]:
-    """All steps in order: preparation, what is special to the item, putting out.
+    """Returns all steps in order: the preparation, the steps of the item, the disposal.
 
-    What belongs elsewhere in this state needs only what was asked for, and is put out as that step says.
+    A thing that belongs elsewhere in this state needs only the steps that were asked for, the place included.
     """
     if elsewhere := [step for step in asked if step.when == "elsewhere"]:
         return [*(step for step in asked if step.when != "elsewhere"), *elsewhere]
@@ -92,12 +93,12 @@ def disposal_steps(document: Document, special: ItemRule, asked: Sequence[Step])
 
 
 def other_states(document: Document, special: ItemRule, rules: Rules) -> list[str]:
-    """What would have to be done in states that the photo does not show."""
+    """Returns the steps that other states than those in the photo would need."""
     steps = [step for step in document.prepare if step.when != "always"] if special.common else []
-    texts = _said([*steps, *(step for step in special.steps if step.when != "always")], rules.language)
+    texts = in_language([*steps, *(step for step in special.steps if step.when != "always")], rules.language)
     return [text for text in texts if text not in rules.steps]
 
 
-def _said(texts: Iterable[Text], language: Language) -> list[str]:
-    """The texts in `language`, none twice."""
-    return list(dict.fromkeys(text.said(language) for text in texts))
+def in_language(texts: Iterable[Text], language: Language) -> list[str]:
+    """Returns the texts in `language`, each once."""
+    return list(dict.fromkeys(text.in_language(language) for text in texts))

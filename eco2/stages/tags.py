@@ -1,4 +1,4 @@
-"""Situation tags: what can be seen of the state of a thing, as the vision stage reports it.
+"""Situation tags: the visible states of a thing, as the vision stage reports them.
 
 A neutral tag asks for nothing. Every other one is answered by an action in at least one rule document.
 """
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Group(StrEnum):
-    """What a tag is about."""
+    """A group of tags."""
 
     CONTENTS = "contents"
     DIRT = "dirt"

@@ -1,6 +1,6 @@
-"""The classes of waste: majors, middles and items, and how a free-text name finds its item.
+"""The classes of waste: majors, middles and items, and the look-up of an item by a free-text name.
 
-The lists of majors and middles are fixed by what clients know; the items are data (`data/items.json`).
+Clients know the lists of majors and middles, so these are fixed; the items are data (`data/items.json`).
 """
 
 import json
@@ -16,7 +16,7 @@ from eco2.stages.language import Frozen, Text
 
 
 class Major(StrEnum):
-    """What a bag or bin is for."""
+    """A class of waste with a bag, bin or collection of its own."""
 
     RECYCLABLE = "재활용폐기물"
     GENERAL = "일반종량제폐기물"
@@ -29,7 +29,7 @@ class Major(StrEnum):
 
 
 class Middle(StrEnum):
-    """What a recyclable is sorted as; everywhere else the middle equals the major."""
+    """A sort of recyclables; of every other major the middle equals the major."""
 
     PAPER = "종이"
     CARTON = "종이팩"
@@ -77,7 +77,7 @@ ENGLISH: Mapping[str, str] = {
 
 
 def major_of(middle: Middle) -> Major:
-    """The major that `middle` belongs to."""
+    """Returns the major that `middle` belongs to."""
     try:
         return Major(middle.value)
     except ValueError:
@@ -99,15 +99,14 @@ class Item(Frozen):
 
 @dataclass(frozen=True)
 class Taxonomy:
-    """All items, by name. `named`: what `find` looks through, each name of each item in its plain form."""
+    """All items, by name. `named`: each name of each item in its plain form, by middle, for `find`."""
 
     items: Mapping[str, Item]
     named: Mapping[Middle, Sequence[tuple[str, Item]]]
 
     def find(self, middle: Middle, minor: str | None) -> Item | None:
-        """The item of `middle` that the free text `minor` means: one of its names, else the longest
-        name that occurs in it; None where there is neither."""
-        wanted = _plain(minor or "")
+        """Finds the item of `middle` by a free text: by equal name, else by the longest name within it."""
+        wanted = plain(minor or "")
         found = [
             (name == wanted, len(name), item)
             for name, item in self.named[middle]
@@ -116,17 +115,14 @@ class Taxonomy:
         return max(found, key=lambda match: match[:2])[2] if found else None
 
 
-def _names(item: Item) -> Sequence[str]:
-    return [_plain(name) for name in (item.name, item.en, *item.also)]
-
-
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Returns the letters and digits of a name, without case."""
     return "".join(char for char in name.casefold() if char.isalnum())
 
 
 @cache
 def taxonomy() -> Taxonomy:
-    """The taxonomy, read once. Raises `ValueError` if the data file is not valid."""
+    """Reads the taxonomy once. Raises `ValueError` if the data file is not valid."""
     source = files("eco2.stages").joinpath("data", "items.json").read_text(encoding="utf-8")
     items = TypeAdapter(list[Item]).validate_python(
         [
@@ -140,5 +136,5 @@ def taxonomy() -> Taxonomy:
         raise ValueError("two items in items.json have the same name")
     named: Mapping[Middle, list[tuple[str, Item]]] = {middle: [] for middle in Middle}
     for item in items:
-        named[item.middle] += [(name, item) for name in _names(item)]
+        named[item.middle] += [(plain(name), item) for name in (item.name, item.en, *item.also)]
     return Taxonomy(by_name, named)

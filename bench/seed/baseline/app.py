@@ -80,7 +80,7 @@ def say(task: Task, state: JSON) -> JSON:
         else:
             text = model.ask(call, state["job"]).strip()
     else:
-        text = answer.NO_RULE.said(rules.language)
+        text = answer.NO_RULE.in_language(rules.language)
     return _completed(task, state["job"], "answer", state | {"text": text})
 
 

@@ -114,7 +114,7 @@ async def test_steps_and_what_is_missing_are_words_of_the_documents(
     said = [*final["disposal_steps"].values(), *final["insufficiencies"]]
     language = language_of(question)
     if sight.middle_category is Middle.UNKNOWN:
-        assert said == [NO_RULE.said(language)]
+        assert said == [NO_RULE.in_language(language)]
         return
     assert set(said) <= set(texts(data()[sight.middle_category.value], language))
     assert set(final["insufficiencies"]) <= set(final["disposal_steps"].values())
