@@ -31,13 +31,13 @@ class Call(Generic[Answer]):
     """The request of a stage to a model.
 
     `kind`: the call's name in metrics and logs, usually the stage's. `system`: the part that is the same
-    for every job (first, so that providers can cache it); `text`: this job's part.
+    for every job (first, so that providers can cache it); `text`: the part of this job.
     `image`: an http(s) URL or a `data:image/...;base64,` URL. `schema`: `str` for text, else the pydantic
     model that the answer must fit. `max_tokens`: the most that the answer may take.
     `stream`: show the text to clients as it is written (text calls only).
-    `user_text`: the part of `text` that a user wrote, as it stands there. Its tokens are reserved at the most
-    that they can be, and teach the estimates nothing where it is unusual.
-    `key`: names the call within its stage; by default its recorded reply is found by all that it asks.
+    `user_text`: the part of `text` that a user wrote, verbatim. The most tokens that it can have are
+    reserved; if it is unusual, estimates are not learned from it.
+    `key`: names the call within its stage; by default its recorded reply is found by its content.
     `fallback`: computes the answer without a language model. Only a model that is none calls it, with what it
     knows; `eco2/llm/local.py` passes the labels that it sees in `image`. The engine never looks at it.
     """
@@ -64,7 +64,7 @@ class Reply(Generic[Answer]):
 
 
 class PaidCallFailed(PermanentError):
-    """The call was paid for, and what came back is of no use. `model`, `usage`: as in a `Reply`."""
+    """The call was paid for, and its answer is of no use. `model`, `usage`: as in a `Reply`."""
 
     for_clients = "the model gave no answer that can be used: send it again"
 
@@ -75,10 +75,10 @@ class PaidCallFailed(PermanentError):
 
 
 class InvalidAnswer(PaidCallFailed):
-    """The model answered, but not what `Call.schema` asks for; the same call would bring the same.
+    """The model's answer does not fit `Call.schema`; the same call would bring the same.
 
-    `text`: what it wrote; `problem`: what is wrong with it, in words that a model can mend it by. A stage
-    may catch this and call once more.
+    `text`: the answer; `problem`: its error, in words by which a model can correct it. A stage may catch this
+    and call again.
     """
 
     code = "UNFIT_ANSWER"
@@ -96,12 +96,12 @@ class UnreadableAnswer(PaidCallFailed):
 
 
 class CallChanged(PermanentError):
-    """A call with an explicit key asks something else than the recorded call of that key."""
+    """A call with an explicit key differs from the recorded call of that key."""
 
     code = "CALL_CHANGED"
 
 
 class ModelRefused(PaidCallFailed, InputRefused):
-    """The model, or a filter behind it, declined to answer."""
+    """The model, or a filter after it, declined to answer."""
 
     for_clients = InputRefused.for_clients

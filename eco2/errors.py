@@ -1,4 +1,4 @@
-"""Every error that Eco² raises on purpose: one root, and leaves by what the caller does with them.
+"""Every error that Eco² raises on purpose: one root, and leaves by the reaction of the caller.
 
 * `RetryableError`: the same step may succeed later; nothing is wrong with the job.
 * `PermanentError`: this job cannot succeed; it ends as failed with `code`.
@@ -11,7 +11,7 @@ from typing import Literal
 class Eco2Error(Exception):
     """The root. Messages tell operators what to do next.
 
-    `for_clients`: what the end client of a job reads in place of the message; None: the message.
+    `for_clients`: the text that the end client of a job reads in place of the message; None: the message.
     """
 
     for_clients: str | None = None
@@ -22,7 +22,7 @@ class ConfigurationError(Eco2Error):
 
 
 class StaleRun(Eco2Error):
-    """Another run has the job: this one sends nothing more and stands by. The job itself goes on."""
+    """Another run has taken over the job: this one sends nothing more and waits. The job continues."""
 
 
 class RetryableError(Eco2Error):
@@ -34,7 +34,7 @@ class BrokerUnavailable(RetryableError):
 
 
 class SpendLimit(RetryableError):
-    """So much was paid today that no job is taken any more; jobs in flight finish.
+    """Today's spending has reached its limit: no further job is accepted; jobs in flight finish.
 
     `retry_after`: seconds until the next day.
     """
@@ -47,9 +47,9 @@ class SpendLimit(RetryableError):
 
 
 class OverCapacity(RetryableError):
-    """The process holds as much as it may; the client may send the request again.
+    """The process has no room for the request; the client may send it again.
 
-    `retry_after`: seconds. `code` is what clients see.
+    `retry_after`: seconds. Clients see `code`.
     """
 
     code = "OVER_CAPACITY"
@@ -70,7 +70,7 @@ class Unroutable(RetryableError):
 
 
 class DeliveryLost(RetryableError):
-    """The connection that brought the delivery is gone; the broker will deliver the message again."""
+    """The connection of the delivery is closed; the broker will deliver the message again."""
 
 
 class NoReply(RetryableError):
@@ -78,7 +78,7 @@ class NoReply(RetryableError):
 
 
 class ProviderError(RetryableError):
-    """The model's provider answered with an error that may pass, or not at all.
+    """The model's provider did not answer, or answered with an error that may be temporary.
 
     `retry_after`: seconds that the provider asked us to wait, or None.
     """
@@ -91,21 +91,24 @@ class ProviderError(RetryableError):
 
 
 class ProviderDown(ProviderError):
-    """The provider answers nobody at present: no connection, or an error of its own (HTTP 5xx)."""
+    """The provider is down: no connection, or an error of its own (HTTP 5xx)."""
 
 
 class ProviderTimeout(ProviderError):
-    """The provider took the call and did not finish it in time. It may have been paid for, so it counts as a
-    try; and it may be down without saying so, so the breaker counts it, too."""
+    """The provider accepted the call and did not finish it in time.
+
+    The call may have been paid for, so it counts as an attempt. The provider may be down, so the breaker
+    counts it, too.
+    """
 
 
 LimitKind = Literal["requests", "tokens", "other"]
 
 
 class RateLimited(ProviderError):
-    """The provider answers, but not so often (HTTP 429): nothing is wrong with the call.
+    """The provider limits the rate of calls (HTTP 429): the call itself is valid.
 
-    `kind`: which of its limits was met; `other`: none of a minute's two, or it does not say.
+    `kind`: the limit that was exceeded; `other`: neither of the two per minute, or an unknown one.
     """
 
     def __init__(self, message: str, retry_after: float | None = None, kind: LimitKind = "other") -> None:
@@ -114,11 +117,11 @@ class RateLimited(ProviderError):
 
 
 class GrantExpired(RetryableError):
-    """A grant was not used in time: the call was not sent, and it may ask again."""
+    """A grant was not used in time: the call was not sent, and it may request another grant."""
 
 
 class PermanentError(Eco2Error):
-    """The job cannot succeed. `code` is what clients see in `error.code`."""
+    """The job cannot succeed. Clients see `code` in `error.code`."""
 
     code = "FAILED"
 
@@ -131,15 +134,15 @@ class PermanentError(Eco2Error):
 
 
 class PermanentFailure(PermanentError):
-    """The job ends, and its order is kept: once the cause is mended, an operator may replay it.
+    """The job ends, and its order is kept: once the cause is repaired, an operator may replay it.
 
-    A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that takes its process
-    down with it (`POISON`), an order that nobody can read (`MALFORMED`).
+    A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that crashes its process
+    (`POISON`), an order that cannot be decoded (`MALFORMED`).
     """
 
 
 class InvalidInput(PermanentError):
-    """A request that the pipeline cannot take; `status` is the HTTP status to answer with (4xx)."""
+    """The pipeline cannot accept the request; `status` is the HTTP status of the answer (4xx)."""
 
     code = "INVALID_REQUEST"
 
@@ -149,19 +152,19 @@ class InvalidInput(PermanentError):
 
 
 class ProviderRefused(PermanentError):
-    """The provider will not serve this call however often it is asked (bad request, refusal)."""
+    """The provider will never serve this call (bad request, refusal)."""
 
     code = "PROVIDER_REFUSED"
 
 
 class InputRefused(ProviderRefused):
-    """The provider's filter stopped what the job sent (or would get): nothing is wrong with the provider."""
+    """The provider's filter stopped the input or the answer of the job; the provider is up."""
 
     for_clients = "the model's provider does not accept this input: change it and send it again"
 
 
 class CallUnsupported(ProviderRefused, PermanentFailure):
-    """The model takes no such call (a parameter, pictures): another one may, or an operator changes it."""
+    """The model does not support the call (a parameter, pictures): another model may."""
 
     for_clients = "the model is not available at present: send it again later"
 
@@ -173,7 +176,7 @@ class ProviderAccessDenied(ProviderRefused, PermanentFailure):
 
 
 class TooLarge(PermanentError):
-    """What a job would write is more than one message of the journal can be."""
+    """The output of a job is larger than a message of the journal may be."""
 
     code = "OUTPUT_TOO_LARGE"
     for_clients = "the result is too large to be kept: ask for less at once"
@@ -186,12 +189,12 @@ class CallTooLarge(PermanentError):
 
 
 class JobForgotten(PermanentError):
-    """The journal no longer holds the job: it was dropped with the events of its time."""
+    """The journal no longer holds the job: its events have passed the retention."""
 
     code = "GONE"
 
 
 class DecodeError(PermanentError):
-    """A message on the wire that this version cannot read (not JSON, unknown version, missing fields)."""
+    """This version cannot decode a message (not JSON, unknown version, missing fields)."""
 
     code = "MALFORMED"

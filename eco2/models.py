@@ -1,4 +1,4 @@
-"""The models that an installation offers, by its settings: which there are, and how a worker opens them."""
+"""The models that an installation offers, by its settings, and how a worker opens them."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,12 +12,12 @@ LOCAL = "local"
 """The name of the model that needs no key, and of its provider."""
 
 OnLimits = Callable[[str, float | None, float | None], None]
-"""Gets a provider's name, and the requests and tokens per minute that its answers name."""
+"""Receives a provider's name, and the requests and tokens per minute that its answers state."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A provider. `model`: as clients pin it. `remote`: how to reach it; None for the local one."""
+    """A provider. `model`: the name that clients pin. `remote`: its settings; None for the local one."""
 
     name: str
     model: str
@@ -25,7 +25,7 @@ class Offer:
 
 
 def offers(settings: Settings) -> tuple[Offer, ...]:
-    """Every provider of this installation, in order of preference. Raises `ConfigurationError`."""
+    """Lists the providers of this installation, in order of preference. Raises `ConfigurationError`."""
     found = [Offer(name, remote.model, remote) for name, remote in settings.remotes.items()]
     if not found or settings.default_model == LOCAL:
         found.append(Offer(LOCAL, LOCAL, None))
@@ -39,7 +39,7 @@ def offers(settings: Settings) -> tuple[Offer, ...]:
 
 
 def model_names(settings: Settings) -> tuple[str, ...]:
-    """The models that clients may pin, in order of preference. Raises `ConfigurationError`."""
+    """Lists the models that clients may pin, in order of preference. Raises `ConfigurationError`."""
     return tuple(dict.fromkeys(offer.model for offer in offers(settings)))
 
 
@@ -47,12 +47,13 @@ def model_names(settings: Settings) -> tuple[str, ...]:
 async def open_models(
     settings: Settings, on_limits: OnLimits
 ) -> AsyncIterator[Sequence[tuple[Offer, Model]]]:
-    """Every offer with its model, ready to be called. Raises `ConfigurationError`."""
+    """Opens the model of every offer; closes all after the block. Raises `ConfigurationError`."""
     async with AsyncExitStack() as stack:
-        yield [(offer, await _open(settings, offer, on_limits, stack)) for offer in offers(settings)]
+        yield [(offer, await open_model(settings, offer, on_limits, stack)) for offer in offers(settings)]
 
 
-async def _open(settings: Settings, offer: Offer, on_limits: OnLimits, stack: AsyncExitStack) -> Model:
+async def open_model(settings: Settings, offer: Offer, on_limits: OnLimits, stack: AsyncExitStack) -> Model:
+    """Opens one model; `stack` closes it."""
     if offer.remote is None:
         from eco2.llm.local import open_local
 

@@ -1,8 +1,8 @@
 """A picture's file before it is decoded: its format and size, and only the parts that a decoder needs.
 
-Guarantees: what is accepted has one of four formats and a bounded size and number of scans, read from the
-file's own headers; metadata is dropped, but for 64 kB of EXIF. The time is bounded by the file's length. It
-imports no decoder, so it costs nothing where it is only asked for the format.
+Guarantees: an accepted file has one of four formats and a bounded size and number of scans, read from its own
+headers; metadata is dropped, except 64 kB of EXIF. The time is bounded by the file's length. No decoder is
+imported, so processes that need only the format stay small.
 """
 
 import re
@@ -18,7 +18,7 @@ MAX_SIDE = 16_384
 MAX_BASELINE_PIXELS = 51_000_000
 """A phone's 8160 × 6144. A decoder scales a baseline JPEG while it reads it, and never holds it whole."""
 MAX_PIXELS = 12_600_000
-"""Of every other file (4096 × 3072): a decoder holds its pixels, or a progressive JPEG's coefficients."""
+"""Of every other file (4096 × 3072): a decoder holds all pixels, or a progressive JPEG's coefficients."""
 MAX_SCANS = 64
 """Of a JPEG. Encoders write about ten; each costs a walk over the whole picture, however short it is."""
 MAX_SEGMENTS = 1_000
@@ -43,7 +43,7 @@ _SINGLE = frozenset({0x01, 0xD8})
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """`data`: the file without what no decoder needs. `baseline`: a JPEG that is decoded row by row."""
+    """A checked file. `data`: the parts that a decoder needs. `baseline`: a JPEG decoded row by row."""
 
     format: Format
     width: int
@@ -53,7 +53,7 @@ class PictureFile:
 
 
 def format_of(data: bytes) -> Format:
-    """The format by the first bytes. Raises `InvalidInput` for any other file, and for a longer one."""
+    """Returns the format by the first bytes. Raises `InvalidInput` for other and for too long files."""
     if not data:
         raise unsupported(f"the picture is empty (0 bytes): {TAKEN}")
     if len(data) > MAX_BYTES:
@@ -72,9 +72,9 @@ def format_of(data: bytes) -> Format:
 
 
 def read(data: bytes) -> PictureFile:
-    """The file's headers. Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`."""
+    """Reads the file's headers. Raises `InvalidInput`: 413 `IMAGE_TOO_LARGE`, 415 `UNSUPPORTED_IMAGE`."""
     kind = format_of(data)
-    readers = {"JPEG": _jpeg, "PNG": _png, "WEBP": _webp, "GIF": _gif}
+    readers = {"JPEG": read_jpeg, "PNG": read_png, "WEBP": read_webp, "GIF": read_gif}
     try:
         file = readers[kind](data)
     except (struct.error, IndexError) as error:
@@ -92,27 +92,29 @@ def read(data: bytes) -> PictureFile:
 
 
 def damaged(kind: str) -> InvalidInput:
-    """The file begins as a picture and cannot be read as one."""
+    """Builds the error for a file that begins as a picture and cannot be read as one."""
     name = {"WEBP": "WebP"}.get(kind, kind)
     return unsupported(f"the {name} file is damaged or incomplete: send it again, or another picture")
 
 
 def unsupported(message: str) -> InvalidInput:
+    """Builds the error for a file that cannot be read."""
     return InvalidInput(message, "UNSUPPORTED_IMAGE", 415)
 
 
 def too_large(message: str) -> InvalidInput:
+    """Builds the error for a picture with too many bytes or pixels."""
     return InvalidInput(message, "IMAGE_TOO_LARGE", 413)
 
 
-def _jpeg(data: bytes) -> PictureFile:
-    """Keeps of the header the tables, the frame, and what says how to read its colours; then all scans.
+def read_jpeg(data: bytes) -> PictureFile:
+    """Keeps the header's tables, frame and colour segments, one EXIF segment, and all scans.
 
-    A file whose first scan has not all colours is decoded as a progressive one: whole, as coefficients.
+    A file whose first scan lacks a colour is decoded as a progressive one: whole, as coefficients.
     """
     kept, frame, scans, begin, end = [b"\xff\xd8"], b"", 0, 0, len(data)
     exif = baseline = False
-    for marker, at, segment in _segments(data):
+    for marker, at, segment in jpeg_segments(data):
         if marker == _EOI:
             end = at + 2
             break
@@ -126,7 +128,7 @@ def _jpeg(data: bytes) -> PictureFile:
         elif scans == 0:
             if marker in _SOF:
                 frame = segment[1:]
-            if _decodes(marker, segment) or (not exif and segment[4:10] == b"Exif\0\0"):
+            if is_needed(marker, segment) or (not exif and segment[4:10] == b"Exif\0\0"):
                 exif = exif or marker == 0xE1
                 kept.append(segment)
     if not frame or not scans:
@@ -135,15 +137,15 @@ def _jpeg(data: bytes) -> PictureFile:
     return PictureFile("JPEG", width, height, b"".join(kept) + data[begin:end], baseline)
 
 
-def _decodes(marker: int, segment: bytes) -> bool:
-    """Whether a decoder needs the segment: no comment, and of the applications' the two about colours."""
+def is_needed(marker: int, segment: bytes) -> bool:
+    """Returns whether a decoder needs the segment: no comment, and only JFIF and Adobe of APPn."""
     if marker in (0xE0, 0xEE):
         return segment[4:9] in (b"JFIF\0", b"Adobe")
     return not (0xE0 <= marker <= 0xEF or marker == 0xFE)
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(marker, where it begins, the segment from its marker on), without the coded data between them."""
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yields (marker, offset, segment from its marker on), without the coded data in between."""
     at = 2
     for _ in range(MAX_SEGMENTS):
         found = _MARKER.search(data, at)
@@ -162,8 +164,8 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, bytes]]:
     raise unsupported(f"the JPEG has more than {MAX_SEGMENTS:,} segments: save it without metadata")
 
 
-def _png(data: bytes) -> PictureFile:
-    """Keeps the chunks that say what the pixels are, and EXIF of usual size: it says which way is up."""
+def read_png(data: bytes) -> PictureFile:
+    """Keeps the chunks that define the pixels, and EXIF of usual size, for the orientation."""
     width, height = struct.unpack_from(">II", data, 16)
     kept, at = [_PNG], len(_PNG)
     for _ in range(MAX_BLOCKS):
@@ -176,12 +178,12 @@ def _png(data: bytes) -> PictureFile:
         if name == b"IEND":
             break
     else:
-        raise unsupported(f"the PNG has more than {MAX_BLOCKS:,} chunks: save it anew")
+        raise unsupported(f"the PNG has more than {MAX_BLOCKS:,} chunks: save it again")
     return PictureFile("PNG", width, height, b"".join(kept))
 
 
-def _webp(data: bytes) -> PictureFile:
-    """The canvas, or the only frame; a decoder refuses a frame that is larger than its canvas."""
+def read_webp(data: bytes) -> PictureFile:
+    """Reads the size of the canvas, or of the only frame; decoders refuse a frame above its canvas."""
     width = height = 0
     match data[12:16]:
         case b"VP8 ":
@@ -195,11 +197,13 @@ def _webp(data: bytes) -> PictureFile:
     return PictureFile("WEBP", width, height, data)
 
 
-def _gif(data: bytes) -> PictureFile:
-    """Keeps of the blocks before the first picture only the one about transparency. That picture may reach
-    beyond the screen that the header names."""
+def read_gif(data: bytes) -> PictureFile:
+    """Keeps only the transparency block of those before the first picture.
+
+    That picture may reach beyond the screen that the header names.
+    """
     width, height, flags = struct.unpack_from("<HHB", data, 6)
-    at = 13 + _colours(flags)
+    at = 13 + (3 << (1 + (flags & 7)) if flags & 0x80 else 0)  # after the colour table
     kept, blocks = [data[:at]], 0
     while data[at] == 0x21:
         begin, control = at, data[at + 1] == 0xF9
@@ -215,8 +219,3 @@ def _gif(data: bytes) -> PictureFile:
     if data[at] != 0x2C:
         raise damaged("GIF")
     return PictureFile("GIF", max(width, left + wide), max(height, top + high), b"".join(kept) + data[at:])
-
-
-def _colours(flags: int) -> int:
-    """Bytes of the colour table that follows."""
-    return 3 << (1 + (flags & 7)) if flags & 0x80 else 0

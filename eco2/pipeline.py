@@ -1,8 +1,8 @@
-"""The public API for pipelines: what you write to run your own stages on this queue.
+"""The public API for pipelines: the types for running your own stages on this queue.
 
 A pipeline is a name, an input model, an ordered tuple of stages and a function from their outputs to the
-result. The engine stores each stage's output in the journal when the stage completes; a job that changes
-hands goes on behind its last completed stage. Everything that a pipeline needs is importable from here.
+result. The engine stores each stage's output in the journal when the stage completes; a job that moves to
+another worker resumes after its last completed stage. All that a pipeline needs is importable from here.
 """
 
 import difflib
@@ -76,7 +76,7 @@ class Outputs:
         self._by_type = {type(value): value for value in values}
 
     def get(self, kind: type[Output]) -> Output:
-        """The output of the stage that returns `kind`. Raises LookupError if it has not completed."""
+        """Returns the output of the stage that returns `kind`. Raises LookupError if it has not completed."""
         match self._by_type.get(kind):
             case kind() as value:
                 return value
@@ -88,7 +88,7 @@ class Outputs:
 
 
 class Context(Protocol[Input_co]):
-    """What a running stage can see and do. One per stage and run."""
+    """The interface of the engine for a running stage. One per stage and run."""
 
     @property
     def job_id(self) -> str: ...
@@ -96,11 +96,11 @@ class Context(Protocol[Input_co]):
     def input(self) -> Input_co: ...
     @property
     def outputs(self) -> Outputs:
-        """Outputs of the stages before this one."""
+        """Returns the outputs of the stages before this one."""
 
     @property
     def deadline(self) -> float:
-        """Unix seconds; the engine cancels the stage then."""
+        """Returns the Unix time at which the engine cancels the stage."""
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
@@ -194,13 +194,13 @@ AnyPipeline = Pipeline[Any]
 
 
 def load(reference: str) -> AnyPipeline:
-    """Imports the pipeline that a string such as `eco2.stages:scan` names. Raises `ConfigurationError`."""
+    """Imports the pipeline named by a string such as `eco2.stages:scan`. Raises `ConfigurationError`."""
     name, _, attribute = reference.partition(":")
     try:
         module = importlib.import_module(name)
     except (Exception, SystemExit) as error:  # a module's own code may raise anything
         raise ConfigurationError(
-            f"ECO2_PIPELINES: cannot import {reference!r}: {_why(name, error)}"
+            f"ECO2_PIPELINES: cannot import {reference!r}: {import_problem(name, error)}"
         ) from error
     found = getattr(module, attribute, None)
     if isinstance(found, Pipeline):
@@ -212,8 +212,8 @@ def load(reference: str) -> AnyPipeline:
     raise ConfigurationError(f"ECO2_PIPELINES: {reference!r} {what}; {meant}")
 
 
-def _why(module: str, error: BaseException) -> str:
-    """Says why an import failed: the module does not exist, or its own code raised."""
+def import_problem(module: str, error: BaseException) -> str:
+    """Describes why an import failed: the module does not exist, or its own code raised."""
     if isinstance(error, ModuleNotFoundError) and error.name and f"{module}.".startswith(f"{error.name}."):
         parent, _, last = error.name.rpartition(".")
         path = getattr(sys.modules[parent], "__path__", ()) if parent in sys.modules else None

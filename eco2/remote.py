@@ -1,12 +1,13 @@
 """Checks the three texts that reach a provider from the environment: its key, its URL, its model's name.
 
-Pure. Copied values carry line ends, byte order marks and quotes; these are taken off. Whatever could not be
-sent as it stands raises `ValueError` with the correction, so that a process never starts with it. No message
-quotes a value: a key may stand in the wrong variable.
+Pure. Copied values carry line ends, byte order marks and quotes; these are removed. A value that cannot be
+sent raises `ValueError` with the correction, so that no process starts with it. No message quotes a value: a
+key may stand in the wrong variable.
 """
 
 import re
 import unicodedata
+from itertools import dropwhile
 from urllib.parse import urlsplit, urlunsplit
 
 _QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "„": "“", "‘": "’", "‚": "‘", "«": "»", "”": "”", "’": "’"}
@@ -15,9 +16,10 @@ _LOGIN = re.compile(r"^(\w*://)?.*@", re.DOTALL)
 
 
 def clean(text: str) -> str:
-    """Takes off what surrounds a copied value: blanks, line ends, invisible characters, a pair of quotes."""
+    """Strips a copied value of blanks, line ends, invisible characters and a pair of quotes."""
     while True:
-        bare = _bare(text)
+        bare = "".join(dropwhile(is_invisible, text))
+        bare = "".join(dropwhile(is_invisible, reversed(bare)))[::-1]
         if len(bare) >= 2 and _QUOTES.get(bare[0]) == bare[-1]:
             bare = bare[1:-1]
         if bare == text:
@@ -25,22 +27,13 @@ def clean(text: str) -> str:
         text = bare
 
 
-def _bare(text: str) -> str:
-    start, end = 0, len(text)
-    while start < end and _invisible(text[start]):
-        start += 1
-    while end > start and _invisible(text[end - 1]):
-        end -= 1
-    return text[start:end]
-
-
-def _invisible(char: str) -> bool:
-    """Blanks, controls and format characters; among them the byte order mark and the zero-width space."""
+def is_invisible(char: str) -> bool:
+    """Returns True for blanks, controls and format characters, such as the byte order mark."""
     return char.isspace() or unicodedata.category(char) in ("Cc", "Cf", "Zs", "Zl", "Zp")
 
 
 def api_key(text: str) -> str:
-    """The key as it is sent. HTTP headers carry visible ASCII only."""
+    """Returns the key as it is sent. Raises `ValueError`: HTTP headers carry visible ASCII only."""
     key = clean(text)
     if not key:
         raise ValueError("it is blank: give the provider's key, or unset the variable")
@@ -55,7 +48,7 @@ def api_key(text: str) -> str:
 
 
 def base_url(text: str) -> str:
-    """The URL in front of `/chat/completions`."""
+    """Returns the URL to which `/chat/completions` is added. Raises `ValueError`."""
     url = clean(text)
     if not url:
         raise ValueError("it is blank: give the provider's URL, or unset the variable")
@@ -78,22 +71,22 @@ def base_url(text: str) -> str:
 
 
 def model_name(text: str) -> str:
-    """The name as it is sent."""
+    """Returns the model's name as it is sent. Raises `ValueError`."""
     name = clean(text)
     if not name:
         raise ValueError("it is blank: give the model's name, or unset the variable")
-    if any(_invisible(char) or not char.isprintable() for char in name):
+    if any(is_invisible(char) or not char.isprintable() for char in name):
         raise ValueError("it has blanks or invisible characters inside: copy the model's name again")
     return name
 
 
 def without_login(url: str) -> tuple[str, tuple[str, str] | None]:
-    """The URL without `user:password@`, and these two."""
+    """Returns the URL without `user:password@`, and these two."""
     parts = urlsplit(url)
     login = None if parts.username is None else (parts.username, parts.password or "")
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), login
 
 
 def shown(text: str) -> str:
-    """A URL, also a wrong one, without what stands in front of its host."""
+    """Returns a URL, even a wrong one, with its login masked."""
     return _LOGIN.sub(r"\1***@", text)

@@ -1,7 +1,7 @@
-"""Pictures made small: a JPEG of at most 512 px and 64 kB, upright, without metadata.
+"""Shrinks a picture to a JPEG of at most 512 px and 64 kB, upright, without metadata.
 
-`confined` is for a process of its own, which it limits; whoever runs that process imposes the time-out.
-Nothing here imports more than the decoder, so that such a process is small and soon there.
+`confined` runs in a process of its own and limits it; the parent imposes the time-out. Only the decoder is
+imported here, so that such a process is small and starts fast.
 """
 
 import io
@@ -20,7 +20,7 @@ MAX_JPEG_BYTES = 64_000
 MAX_WEBP_MEMORY = 304 * 2**20
 MAX_MEMORY = 208 * 2**20
 """Bytes of a decoding process's address space, libraries included, while it decodes a WebP or anything else:
-what the largest picture of each takes (16 bytes a pixel, or 9)."""
+enough for the largest picture of each (16 bytes a pixel, or 9)."""
 MAX_CPU = 4
 """Seconds for one picture: ends a process that outlived its parent in the midst of one."""
 
@@ -37,53 +37,58 @@ _TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each orientation of EXIF."""
+"""The transposition that undoes each orientation of EXIF."""
 
 
 def confine() -> None:
-    """Limits this process. Signals of a terminal or a service manager concern its parent, which ends it: by a
-    kill, or by closing its standard input."""
+    """Limits this process and ignores SIGINT and SIGTERM.
+
+    Signals of a terminal or a service manager are for the parent, which ends this process: by a kill, or by
+    closing its standard input.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _limit(resource.RLIMIT_AS, MAX_MEMORY)
+    set_limit(resource.RLIMIT_AS, MAX_MEMORY)
     Image.preinit()
 
 
 def confined(data: bytes, kind: Format) -> bytes:
-    """`to_jpeg` in this process, which is limited for that."""
+    """Limits this process, then runs `to_jpeg`."""
     confine()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MAX_CPU)
-    _limit(resource.RLIMIT_AS, MAX_WEBP_MEMORY if kind == "WEBP" else MAX_MEMORY)
+    set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + MAX_CPU)
+    set_limit(resource.RLIMIT_AS, MAX_WEBP_MEMORY if kind == "WEBP" else MAX_MEMORY)
     return to_jpeg(data)
 
 
-def _limit(what: int, most: int) -> None:
-    """Sets the soft limit, which the process may set otherwise for its next picture."""
+def set_limit(what: int, most: int) -> None:
+    """Sets the soft limit, which the process may change for its next picture."""
     _, hard = resource.getrlimit(what)
     resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def to_jpeg(data: bytes) -> bytes:
-    """The small JPEG. Blocks for up to some tenths of a second. Raises `InvalidInput`."""
+    """Returns the small JPEG. Blocks for up to some tenths of a second. Raises `InvalidInput`."""
     file = picturefile.read(data)
     try:
-        small = _small(file)
+        small = shrink(file)
     except InvalidInput:
         raise
     except (MemoryError, Image.DecompressionBombError) as error:
         raise picturefile.too_large(TOO_MUCH) from error
     except Exception as error:  # decoders of four formats, and what broken files make of each
         raise picturefile.damaged(file.format) from error
-    while len(jpeg := _encode(small)) > MAX_JPEG_BYTES:
+    while len(jpeg := encode(small)) > MAX_JPEG_BYTES:
         small.thumbnail((small.width * 3 // 4, small.height * 3 // 4), Image.Resampling.LANCZOS)
     return jpeg
 
 
-def _small(file: PictureFile) -> Image.Image:
-    """The first frame, upright. It is made small before anything else copies it, and a JPEG is never opened
-    wider than needed."""
+def shrink(file: PictureFile) -> Image.Image:
+    """Returns the first frame, small and upright.
+
+    It is shrunk before anything copies it, and a JPEG is decoded no wider than needed.
+    """
     with Image.open(io.BytesIO(file.data), formats=(file.format,)) as image:
         if image.width * image.height > file.width * file.height:  # other than the headers that were checked
             raise picturefile.damaged(file.format)
@@ -92,22 +97,22 @@ def _small(file: PictureFile) -> Image.Image:
         wide: Image.Image = image
         if image.mode in ("1", "P", "PA"):  # these shrink by leaving out pixels
             wide = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        gap = None if wide.mode.startswith("I;16") else 2.0  # of which `reduce` is not capable
+        gap = None if wide.mode.startswith("I;16") else 2.0  # `reduce` cannot shrink these
         wide.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=gap)
-        turned = _TURNED.get(_orientation(image))
-        return _opaque(wide if turned is None else wide.transpose(turned))
+        turned = _TURNED.get(orientation(image))
+        return opaque(wide if turned is None else wide.transpose(turned))
 
 
-def _orientation(image: Image.Image) -> int:
-    """1 to 8, or 1 where EXIF does not say it, or is longer than any camera's."""
+def orientation(image: Image.Image) -> int:
+    """Returns EXIF's 1 to 8; 1 if it is missing, or EXIF is longer than any camera's."""
     if len(image.info.get("exif", b"")) > picturefile.MAX_EXIF:
         return 1
     found = image.getexif().get(_ORIENTATION, 1)
     return found if isinstance(found, int) else 1
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB on white: what lies under transparent pixels is arbitrary, often black."""
+def opaque(image: Image.Image) -> Image.Image:
+    """Returns RGB on white: the colour under transparent pixels is arbitrary, often black."""
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I"):
@@ -118,8 +123,8 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
 
 
-def _encode(image: Image.Image) -> bytes:
-    """The best quality that fits, else the least."""
+def encode(image: Image.Image) -> bytes:
+    """Encodes with the best quality that fits `MAX_JPEG_BYTES`, else with the lowest."""
     clean = Image.new("RGB", image.size)
     clean.paste(image)
     encoded = b""
