@@ -277,6 +277,20 @@ def bound(node: ast.stmt) -> set[str]:
     return set()
 
 
+# --- docs/glossary.md
+
+
+def test_each_term_of_the_glossary_has_one_sentence_and_a_source() -> None:
+    text = (ROOT / "docs/glossary.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line[:1] == "|"]
+    terms = [row for row in rows if row[0] != "Term" and set(row[0]) != {"-"}]
+    assert len(terms) >= 50
+    assert len({term for term, *_ in terms}) == len(terms)
+    for term, meaning, source in terms:
+        assert source, term
+        assert re.fullmatch(r"[A-Z][^.]*(\.\S[^.]*)*\.", meaning), term
+
+
 # --- docs/architecture.md and docs/decisions
 
 
