@@ -44,17 +44,25 @@ class Photo:
 async def scan_photo(
     url: str, photo: Photo, question: str | None, model: str | None, *, as_json: bool = False
 ) -> str:
-    """Scans a photo at the gateway `url`, shows it, and returns the final status."""
+    """Scans a photo at the gateway `url`, shows the stages and the result, and returns the final status."""
     console = Console(stderr=as_json)
+    fields = {"user_input": question, "model": model}
+    content_type = guess_type(photo.name)[0] or "application/octet-stream"
+    files = {"image": Upload(photo.name, content_type, photo.data)}
+    console.print(
+        f"Scanning {visible(escape(photo.name))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
+    )
     async with Client(url, patience=PATIENCE) as client:
-        result = await _scan(client, photo, console, question, model)
+        given = {field: value for field, value in fields.items() if value is not None}
+        job = await client.submit("scan", given, files=files)
+        result = await follow(client, job, console)
     if as_json:
         print(visible(json.dumps(result, ensure_ascii=False, indent=2)))  # noqa: T201  # the command's output
     return str(result.get("status"))
 
 
 async def demo(settings: Settings, photo: Photo, once: bool) -> bool:
-    """Serves here, scans a photo, and serves on unless `once`. True if the scan completed."""
+    """Serves here, scans a photo, and continues to serve unless `once`. True if the scan completed."""
     console = Console()
     stop = asyncio.Event()
     service.stop_on_signals(stop)
@@ -67,62 +75,40 @@ async def demo(settings: Settings, photo: Photo, once: bool) -> bool:
         group.create_task(service.run(components, stop))
         try:
             url = f"http://{settings.host}:{await port}"
-            completed = await _first_scan(url, photo, settings, console)
+            broker = "RabbitMQ" if settings.amqp_url else "the broker in memory"
+            model = settings.default_model or ", ".join(model_names(settings))
+            console.print(
+                f"[bold]Eco²[/] serves at {url} on {broker}, with the model {model}", highlight=False
+            )
+            completed = await scan_photo(url, photo, None, None) == "completed"
             if not once:
-                _invite(console, url)
+                console.print(
+                    f"\nStill serving. Try in another terminal:\n"
+                    f"  eco2 scan your-photo.jpg --url {url}\n"
+                    f"  curl -F image=@your-photo.jpg {url}/scan\n"
+                    f"Ctrl-C stops.",
+                    highlight=False,
+                )
                 await stop.wait()
         finally:
             stop.set()
     return completed
 
 
-async def _first_scan(url: str, photo: Photo, settings: Settings, console: Console) -> bool:
-    broker = "RabbitMQ" if settings.amqp_url else "the broker in memory"
-    model = settings.default_model or ", ".join(model_names(settings))
-    console.print(f"[bold]Eco²[/] serves at {url} on {broker}, with the model {model}", highlight=False)
-    async with Client(url, patience=PATIENCE) as client:
-        result = await _scan(client, photo, console, None, None)
-    return result.get("status") == "completed"
-
-
-async def _scan(
-    client: Client, photo: Photo, console: Console, question: str | None, model: str | None
-) -> JSON:
-    fields = {"user_input": question, "model": model}
-    content_type = guess_type(photo.name)[0] or "application/octet-stream"
-    files = {"image": Upload(photo.name, content_type, photo.data)}
-    console.print(
-        f"Scanning {visible(escape(photo.name))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
-    )
-    given = {field: value for field, value in fields.items() if value is not None}
-    job = await client.submit("scan", given, files=files)
-    return await follow(client, job, console)
-
-
-def _invite(console: Console, url: str) -> None:
-    console.print(
-        f"\nStill serving. Try in another terminal:\n"
-        f"  eco2 scan your-photo.jpg --url {url}\n"
-        f"  curl -F image=@your-photo.jpg {url}/scan\n"
-        f"Ctrl-C stops.",
-        highlight=False,
-    )
-
-
 async def follow(client: Client, job: ClientJob, console: Console) -> JSON:
-    """Prints every event of the job as it comes, then the result, and returns that."""
-    lines = _Lines(console)
+    """Prints every event of the job as it comes, then the result; returns the result."""
+    lines = EventPrinter(console)
     result: JSON = {}
     async for event in client.events(job):
         lines.show(event)
         if event.name == "done":
             result = event.result or {}
-    _summary(result, console)
+    print_result(result, console)
     return result
 
 
-class _Lines:
-    """One line an event; live text grows on a line of its own."""
+class EventPrinter:
+    """Prints one line for each event; live text grows on a separate line."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -130,6 +116,7 @@ class _Lines:
         self._live = ""
 
     def show(self, event: ClientEvent) -> None:
+        """Prints the event."""
         if event.text is not None:
             if event.again and self._live:
                 self._console.print()
@@ -141,7 +128,7 @@ class _Lines:
         elapsed = time.monotonic() - self._began
         mark = MARKS.get(event.status or "", " ")
         self._console.print(
-            f"[dim]{elapsed:7.2f} s[/]  {mark} {_text(event.name):<8}{_text(event.status or ''):<10}"
+            f"[dim]{elapsed:7.2f} s[/]  {mark} {safe(event.name):<8}{safe(event.status or ''):<10}"
             f"[dim]{event.progress or 0:>4} %[/]",
             highlight=False,
         )
@@ -153,7 +140,7 @@ class _Lines:
         self._live += text
 
     def _finish(self, event: ClientEvent) -> None:
-        """Ends the line of live text; pieces that were still on their way are in the stage's output."""
+        """Ends the line of live text; pieces that had not arrived are taken from the stage's output."""
         whole = (event.result or {}).get("text")
         if isinstance(whole, str) and whole.startswith(self._live):
             self._write(whole[len(self._live) :])
@@ -161,48 +148,52 @@ class _Lines:
         self._live = ""
 
 
-def _summary(result: JSON, console: Console) -> None:
-    answer = _at(result, "pipeline_result", "final_answer")
-    seen = _at(result, "pipeline_result", "classification_result", "classification")
-    error = _at(result, "error")
+def print_result(result: JSON, console: Console) -> None:
+    """Prints the thing, its steps, the answer and the reward; of a failed job the error."""
+    answer = object_at(result, "pipeline_result", "final_answer")
+    seen = object_at(result, "pipeline_result", "classification_result", "classification")
+    error = object_at(result, "error")
     if error:
         console.print(
-            Panel(f"{_text(error.get('code'))}: {_text(error.get('message'))}", title="failed", style="red")
+            Panel(
+                f"{safe(error.get('code'))}: {safe(error.get('message'))}",
+                title="failed",
+                style="red",
+            )
         )
         return
     names = [
-        _text(seen[part])
-        for part in ("major_category", "middle_category", "minor_category")
-        if seen.get(part)
+        safe(seen[part]) for part in ("major_category", "middle_category", "minor_category") if seen.get(part)
     ]
     lines = ["[bold]Seen[/]     " + " › ".join(dict.fromkeys(names))]
-    steps = _at(answer, "disposal_steps").values()
-    told = [step for step in steps if step != answer.get("user_answer")]
-    lines += ["", "[bold]Dispose[/]"] if told else []
-    lines += [f"  {number}. {_text(step)}" for number, step in enumerate(told, 1)]
+    steps = object_at(answer, "disposal_steps").values()
+    separate = [step for step in steps if step != answer.get("user_answer")]
+    lines += ["", "[bold]Dispose[/]"] if separate else []
+    lines += [f"  {number}. {safe(step)}" for number, step in enumerate(separate, 1)]
     missing = answer.get("insufficiencies")
     if isinstance(missing, list) and missing:
-        lines += ["", "[bold]First[/]    " + "; ".join(map(_text, missing))]
+        lines += ["", "[bold]First[/]    " + "; ".join(map(safe, missing))]
     lines += ["", f"[bold]Answer[/]   {escape(visible(str(answer.get('user_answer'))))}"]
-    reward = _at(result, "reward")
+    reward = object_at(result, "reward")
     if reward:
-        lines += ["", f"[bold]Reward[/]   {_text(reward.get('name'))}: {_text(reward.get('dialog'))}"]
-    lines += ["", f"[dim]Model    {_text(_models(result))}[/]"]
+        lines += [
+            "",
+            f"[bold]Reward[/]   {safe(reward.get('name'))}: {safe(reward.get('dialog'))}",
+        ]
+    usage = [used for used in object_at(result, "usage").values() if isinstance(used, dict)]
+    models = ", ".join(dict.fromkeys(str(used.get("model")) for used in usage))
+    lines += ["", f"[dim]Model    {safe(models)}[/]"]
     console.print(Panel("\n".join(lines), title="Eco² scan", expand=False), highlight=False)
 
 
-def _models(result: JSON) -> str:
-    usage = _at(result, "usage").values()
-    return ", ".join(dict.fromkeys(str(used.get("model")) for used in usage if isinstance(used, dict)))
-
-
-def _at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
-    """The object at `path`, or an empty one where there is none."""
+def object_at(document: Mapping[str, object], *path: str) -> Mapping[str, object]:
+    """Returns the object at `path`, or an empty one if there is none."""
     for name in path:
         inner = document.get(name)
         document = inner if isinstance(inner, dict) else {}
     return document
 
 
-def _text(value: object) -> str:
+def safe(value: object) -> str:
+    """Returns the value as one line without markup or control characters."""
     return escape(one_line(value))

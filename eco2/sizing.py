@@ -1,6 +1,6 @@
-"""How far a budget of requests and tokens goes, and what it takes to use all of it. Pure arithmetic.
+"""Sizes workers and gateways for a budget of requests and tokens a minute. Pure arithmetic.
 
-The defaults of `ECO2_PREFETCH` and `ECO2_CONCURRENCY` are made here, and `eco2 size` shows the same figures
+The defaults of `ECO2_PREFETCH` and `ECO2_CONCURRENCY` are computed here; `eco2 size` shows the same figures
 with their reasons (`docs/sizing.md`). All are monotonic: a greater budget never lowers one of them.
 """
 
@@ -12,7 +12,7 @@ RPM, TPM = 500, 500_000
 """Requests and tokens a minute of OpenAI's first paid tier."""
 
 WORKER_CALLS = 110
-"""Calls in flight that one worker was measured with. It may bear more; nobody has seen it."""
+"""The most calls in flight that one worker was measured with. More may work."""
 WORKER_MB, JOB_MB = 76.0, 0.4
 """Memory of an idle worker, and of each job that it holds."""
 GATEWAY_MB = 60.0
@@ -25,12 +25,12 @@ over 2,200 jobs of two calls (`docs/benchmarks.md`)."""
 CPU_SECONDS = 0.045
 """Of a worker, for a job: 0.036 to 0.042 were measured at four jobs a second (`docs/benchmarks.md`)."""
 CPU_SHARE = 0.7
-"""Of its one core, that a worker may be busy with jobs: beyond, everyone waits for everyone."""
+"""The part of its one core that jobs of a worker may use: above it, jobs delay each other."""
 BETWEEN = 1.05
-"""Jobs to calls in flight: between two calls a job waits for confirms, its fence and its turn."""
+"""Jobs per call in flight: between two calls a job waits for confirms, its fence and its grant."""
 SIGMAS = 3.0
-"""Room above the mean. What is in flight varies by chance, at most like a Poisson variable: by the root of
-its mean. Of 110 that is 29 %, which also bears a provider that has become slower by a quarter."""
+"""Room above the mean, in standard deviations. The number in flight varies at most like a Poisson variable:
+by the root of its mean. Of 110 that is 29 %, enough also for a provider that is a quarter slower."""
 
 
 @dataclass(frozen=True, slots=True)
