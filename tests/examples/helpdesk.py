@@ -66,7 +66,7 @@ def compose(sorted_as: Triage) -> str:
 
 
 def result(outputs: Outputs | None) -> JSON:
-    """What clients read at the end; `None` stands for a job that did not complete."""
+    """Returns the result for clients; `None` stands for a job that did not complete."""
     if outputs is None:
         return {"triage": None, "letter": None}
     return {"triage": outputs.get(Triage).model_dump(), "letter": outputs.get(Letter).text}

@@ -1,4 +1,4 @@
-"""Another service reads rewards from the journal. It needs no code of Eco²: a RabbitMQ stream and JSON."""
+"""Reads rewards from the journal in another service, without Eco²'s code: a RabbitMQ stream and JSON."""
 
 import asyncio
 import json
@@ -38,14 +38,14 @@ class Rewards:
     def _done(self, event: dict[str, Any]) -> None:
         _, run = self._runs.get(event["job"], (0, None))
         if event["run"] not in (None, run):  # None: the job was ended without one, past its deadline
-            return  # the last word of a run that another one had replaced
+            return  # written by a run that another one had replaced
         self._runs.pop(event["job"], None)
         if reward := event["result"].get("reward"):
             self._credit(event["job"], reward)
 
 
 async def follow(url: str, stream: str, since: datetime, credit: Credit) -> None:
-    """Reads the journal from `since` on, until cancelled or until the connection goes: then call it again."""
+    """Reads the journal from `since` on, until cancelled or the connection is lost: then call it again."""
     rewards = Rewards(credit)
 
     async def take(message: AbstractIncomingMessage) -> None:
