@@ -65,13 +65,13 @@ class Desk:
     ],
     ids=lambda error: type(error).__name__,
 )
-async def test_a_model_that_writes_nothing_of_use_does_not_take_the_rules_away(error: Eco2Error) -> None:
+async def test_the_rules_are_answered_when_the_model_writes_nothing_usable(error: Eco2Error) -> None:
     desk = Desk(error)
     steps = desk.outputs.get(Rules).steps
     assert (await run(desk)).text == f"{steps[0]} {steps[-1]}"
 
 
-def test_the_prompt_holds_what_applies_and_ends_with_the_question() -> None:
+def test_the_prompt_has_the_applicable_rules_and_ends_with_the_question() -> None:
     rules = apply_rules(Middle.CLEAR_PET, "생수병", [Tag.LABEL_ON], "ko")
     call = answer_call(
         ScanInput(image_url="data:x", user_input="라벨은?"), seen(Middle.CLEAR_PET, "생수병"), rules
@@ -95,7 +95,7 @@ def test_neither_name_nor_question_can_end_its_line() -> None:
     assert json.loads(question.removeprefix("Question: ")) == request.user_input
 
 
-def test_what_holds_in_other_states_is_told_apart() -> None:
+def test_steps_of_other_states_are_listed_separately() -> None:
     clean = chosen(seen(Middle.CARTON), apply_rules(Middle.CARTON, None, [], "ko"))
     rules = apply_rules(Middle.CARTON, "우유팩", [Tag.FOIL_INSIDE], "ko")
     lined = chosen(seen(Middle.CARTON, "우유팩"), rules)
@@ -105,7 +105,7 @@ def test_what_holds_in_other_states_is_told_apart() -> None:
 
 
 @pytest.mark.parametrize("item", taxonomy().items.values(), ids=lambda item: item.name)
-def test_without_a_language_model_three_sentences_say_what_and_where(item: Item) -> None:
+def test_without_a_language_model_three_sentences_name_the_thing_and_its_place(item: Item) -> None:
     korean = apply_rules(item.middle, item.name, [], "ko")
     text = compose(korean, seen(item.middle, item.name))
     assert item.name in text

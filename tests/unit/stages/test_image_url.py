@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.pipeline import InvalidInput
-from eco2.stages.image_url import MAX_URL, check
+from eco2.stages.image_url import check
 
 PUBLIC = """
     https://example.org/a.jpg HTTPS://EXAMPLE.ORG/x https://example.org:443/a?b=c#d http://example.org:80/ https://example.org./x
@@ -73,13 +73,13 @@ def test_characters_that_resolvers_ignore_are_refused(character: str, at: int) -
         assert refused.value.status == 422
 
 
-def test_a_name_in_another_script_is_told_its_form() -> None:
+def test_a_refused_name_in_another_script_is_answered_with_the_ascii_form() -> None:
     with pytest.raises(InvalidInput, match="xn--"):
         check("https://재활용.kr/사진.jpg")
 
 
-def test_length() -> None:
+def test_a_url_has_at_most_2000_characters() -> None:
     stem = "https://example.org/"
-    assert check(stem + "a" * (MAX_URL - len(stem)))
+    assert check(stem + "a" * (2000 - len(stem)))
     with pytest.raises(InvalidInput):
-        check(stem + "a" * (MAX_URL - len(stem) + 1))
+        check(stem + "a" * (2001 - len(stem)))

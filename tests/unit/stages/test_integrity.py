@@ -19,7 +19,7 @@ def without(table: Mapping[Middle, Document], *gone: Middle) -> dict[Middle, Doc
     return {middle: document for middle, document in table.items() if middle not in gone}
 
 
-def test_the_shipped_data_is_whole() -> None:
+def test_the_shipped_data_is_complete() -> None:
     check()
     assert list(problems(taxonomy(), documents(), characters())) == []
 
@@ -58,7 +58,7 @@ def test_a_text_in_one_language_is_named(text: Text) -> None:
     assert found.startswith("not in both languages")
 
 
-def test_what_is_missing_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gap_in_the_data_stops_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integrity, "documents", lambda: without(documents(), Middle.FOOD))
     with pytest.raises(ConfigurationError, match=r"음식물류폐기물 has no rules.*correct eco2/stages/data"):
         check()

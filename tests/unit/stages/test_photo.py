@@ -135,7 +135,7 @@ async def test_more_than_64_never_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await normalise(pictures.plain())
 
 
-async def test_a_photo_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_photo_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, decoders.endless)
     monkeypatch.setattr(photo, "MAX_SECONDS", 60)
     monkeypatch.setattr(photo, "MAX_WAIT", 0.1)

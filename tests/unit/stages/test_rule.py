@@ -38,7 +38,7 @@ def test_a_clean_bottle_has_the_common_steps_in_order_and_nothing_missing() -> N
     assert "전용 수거함" in rules.steps[-1]
 
 
-def test_what_the_photo_shows_is_missing() -> None:
+def test_steps_that_the_photo_shows_as_not_done_are_missing() -> None:
     rules = rules_for(seen(Middle.CLEAR_PET, None, Tag.LABEL_ON, Tag.FULL, Tag.COLOURLESS))
     assert len(rules.insufficiencies) == 2
     assert "비우" in rules.insufficiencies[0]
@@ -51,7 +51,7 @@ def test_a_step_that_only_a_tag_asks_for_is_silent_without_it() -> None:
     assert wet.insufficiencies == ["젖은 종이는 말려 주세요."]
 
 
-def test_what_belongs_elsewhere_is_put_out_elsewhere_and_prepared_only_as_asked() -> None:
+def test_a_thing_that_belongs_elsewhere_needs_only_the_steps_that_were_asked_for() -> None:
     soaked = rules_for(seen(Middle.PAPER, None, Tag.MOULDY, Tag.PADDING_INSIDE))
     assert len(soaked.steps) == 2
     assert "완충재" in soaked.steps[0]
@@ -77,7 +77,7 @@ def test_the_item_adds_steps_and_changes_the_last() -> None:
     assert not any("뚜껑은 떼어" in step for step in rules.steps)
 
 
-def test_no_step_is_said_twice() -> None:
+def test_no_step_is_repeated() -> None:
     rules = rules_for(seen(Middle.METAL, "부탄가스", Tag.GAS_LEFT))
     assert len(rules.steps) == len(set(rules.steps))
 
