@@ -225,9 +225,8 @@ class _Parts:
         return _Budgets(askers, components)
 
     def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
-        from eco2.calls.calls import Calls
-        from eco2.calls.fence import Fence
-        from eco2.calls.provider import Providers
+        from eco2.calls.reservation import Fence
+        from eco2.calls.router import Router
         from eco2.consumers.context import Engine
         from eco2.consumers.deltas import DeltaSender
         from eco2.consumers.executor import Executor
@@ -242,17 +241,20 @@ class _Parts:
             log.warning("the settings work, but", advice=doubt)
         live, running = DeltaSender(self.broker), Running()
         holders = HolderMonitor(self.broker, running, settings.holder_timeout)
-        providers = Providers(
-            [self.provider(offer, model, budgets) for offer, model in models], settings.default_model
+        router = Router(
+            [self.provider(offer, model, budgets) for offer, model in models],
+            Fence(self.journal),
+            settings.call_timeout,
+            metrics,
+            settings.default_model,
         )
-        calls = Calls(providers, Fence(self.journal), settings.call_timeout, metrics)
         worker = Worker(
             self.broker,
             self.journal,
             self.pipelines,
             Executor(
                 self.journal,
-                Engine(calls, live, self.journal, self.presence.now),
+                Engine(router, live, self.journal, self.presence.now),
                 holders,
                 metrics,
                 self.name,

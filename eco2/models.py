@@ -49,10 +49,10 @@ async def open_models(
 ) -> AsyncIterator[Sequence[tuple[Offer, Model]]]:
     """Opens the model of every offer; closes all after the block. Raises `ConfigurationError`."""
     async with AsyncExitStack() as stack:
-        yield [(offer, await open_model(settings, offer, on_limits, stack)) for offer in offers(settings)]
+        yield [(offer, await open_model(offer, on_limits, stack)) for offer in offers(settings)]
 
 
-async def open_model(settings: Settings, offer: Offer, on_limits: OnLimits, stack: AsyncExitStack) -> Model:
+async def open_model(offer: Offer, on_limits: OnLimits, stack: AsyncExitStack) -> Model:
     """Opens one model; `stack` closes it."""
     if offer.remote is None:
         from eco2.llm.local import open_local
@@ -64,7 +64,6 @@ async def open_model(settings: Settings, offer: Offer, on_limits: OnLimits, stac
         offer.remote.api_key.get_secret_value(),
         offer.remote.base_url,
         offer.model,
-        settings.call_timeout,
         lambda requests, tokens: on_limits(offer.name, requests, tokens),
     )
     stack.push_async_callback(provider.aclose)

@@ -266,7 +266,7 @@ class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
 
 
 async def no_gate() -> None:
-    """For a call that waits for nothing before it is sent."""
+    """Opens at once: for a call that waits for nothing before it is sent."""
 
 
 class Model(Protocol):
@@ -277,11 +277,11 @@ class Model(Protocol):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
 
-        `before_send` is awaited right before the first byte leaves for the provider; what it raises ends the
+        `gate` is awaited right before the first byte leaves for the provider; what it raises ends the
         call unsent. `job_id` goes along so that the provider's log can be matched. Raises `ProviderError`
         (may pass), `ProviderRefused` (will not) or `InvalidAnswer` (paid for, not what the schema asks for).
         """

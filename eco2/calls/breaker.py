@@ -1,7 +1,7 @@
 """The breaker of one provider: while it is down, its calls wait instead of failing one after the other.
 
-closed ──FAILURES in a row──▶ open ──pause over──▶ half-open: one call goes ahead ──it succeeds──▶ closed
-                               ▲────────────────────────────── it fails: a longer pause ──┘
+closed ──FAILURES in a row──▶ open ──pause over──▶ half-open: one trial call ──it succeeds──▶ closed
+                               ▲─────────────────────── it fails: a longer pause ──┘
 
 A pure state machine: `now` is seconds of any clock that does not jump.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 FAILURES = 5
 """Calls that failed in a row, over all jobs, before the provider counts as down."""
 FIRST_PAUSE = 2.0
-LONGEST_PAUSE = 15.0
+MAX_PAUSE = 15.0
 """Seconds; the pause doubles up to it. Short, since a provider that is back should not stand idle."""
 
 
@@ -19,49 +19,49 @@ LONGEST_PAUSE = 15.0
 class Breaker:
     """`until`: open until then; None while closed. `pause`: how long it was opened for last.
 
-    `probing`: the one call is under way that goes ahead.
+    `half_open`: the trial call is in flight.
     """
 
     failures: int = 0
     until: float | None = None
     pause: float = 0.0
-    probing: bool = False
+    half_open: bool = False
 
     @property
     def closed(self) -> bool:
         return self.until is None
 
     def wait(self, now: float) -> float:
-        """Seconds after which to ask again; 0.0: a call may begin now, by `began`."""
+        """Computes seconds after which to ask again; 0.0: a call may begin now, by `began`."""
         if self.until is None:
             return 0.0
-        if self.probing:
+        if self.half_open:
             return FIRST_PAUSE
         return max(0.0, self.until - now)
 
     def began(self) -> "Breaker":
-        """A call that `wait` let through begins: behind an open breaker it is the one that goes `ahead`."""
-        return self if self.closed else replace(self, probing=True)
+        """Notes that a call begins which `wait` let through: the trial call if the breaker is open."""
+        return replace(self, half_open=self.until is not None)
 
     def succeeded(self) -> "Breaker":
-        """A call was answered."""
+        """Notes that a call was answered."""
         return Breaker()
 
-    def abandoned(self, ahead: bool) -> "Breaker":
-        """A call ended without telling anything: it was interrupted, or it failed for its own reasons."""
-        return replace(self, probing=False) if ahead else self
+    def cancelled(self, trial: bool) -> "Breaker":
+        """Notes that a call ended for reasons of its own, which show nothing about the provider."""
+        return replace(self, half_open=False) if trial else self
 
-    def failed(self, now: float, ahead: bool) -> "Breaker":
-        """A call found the provider down. Those sent before the breaker opened change nothing any more."""
+    def failed(self, now: float, trial: bool) -> "Breaker":
+        """Notes that a call found the provider down. Calls sent before the breaker opened change nothing."""
         failures = self.failures + 1
-        if not self.closed and not ahead:
+        if not self.closed and not trial:
             return self
         return self._opened(failures, now) if failures >= FAILURES else replace(self, failures=failures)
 
-    def shut(self, now: float) -> "Breaker":
-        """The provider said that it serves none of our calls: no need to count."""
+    def trip(self, now: float) -> "Breaker":
+        """Opens at once: the provider refused to serve any of our calls."""
         return self._opened(FAILURES, now)
 
     def _opened(self, failures: int, now: float) -> "Breaker":
-        pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, 2 * self.pause))
-        return Breaker(failures, now + pause, pause, probing=False)
+        pause = min(MAX_PAUSE, max(FIRST_PAUSE, 2 * self.pause))
+        return Breaker(failures, now + pause, pause, half_open=False)

@@ -32,3 +32,13 @@ class Caller(Protocol):
 
     @property
     def interrupt(self) -> Scope: ...
+
+
+class Output(Protocol):
+    """Shows a call to clients."""
+
+    def begin_call(self) -> None:
+        """Begins an attempt: text that an earlier one emitted is void."""
+
+    def emit(self, text: str) -> None:
+        """Shows the next piece of a streamed text."""

@@ -1,13 +1,11 @@
-"""The providers that this process calls, each with all that bounds calls to it: budget, slots, breaker.
+"""A provider that this process calls, with all that bounds calls to it: slots, breaker, budget.
 
-What it guarantees: a job that names a model gets that one and waits for it; any other goes where it is
-expected to wait least, and never to a provider that is down while another takes calls; nothing waits on for
-its turn at a provider that went down meanwhile.
+What it guarantees: no call goes on waiting for its turn at a provider that went down meanwhile.
 """
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +15,6 @@ from eco2.errors import (
     CallTooLarge,
     CallUnsupported,
     InputRefused,
-    PermanentError,
     ProviderAccessDenied,
     ProviderDown,
     ProviderTimeout,
@@ -31,20 +28,20 @@ from eco2.tokens.estimate import Counting, Estimate, Estimator
 
 HALF_LIFE = 10.0
 """Seconds after which what a call had to wait counts half in what the next one expects."""
-SECONDS = 5.0
+DEFAULT_CALL_SECONDS = 5.0
 """How long a call takes, as long as none has succeeded."""
-FEW = 10
-"""Calls that tell how long the next one will take, and how many tokens."""
+EWMA_SAMPLES = 10
+"""Calls over which the length of a call and its tokens are averaged."""
 
 log = get_logger(__name__)
 
 
-class WentDown(Exception):
+class BreakerOpened(Exception):
     """The provider went down while a call waited for its turn: nothing was sent, and another may take it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class WaitEstimate:
     """How long calls had to wait lately: `seconds` at the time `at`; it fades, so that an idle provider is
     tried again."""
 
@@ -52,12 +49,12 @@ class Wait:
     at: float = 0.0
 
     def expected(self, now: float) -> float:
-        """Seconds."""
+        """Computes the seconds that the next call will wait."""
         return self.seconds * math.exp2((self.at - now) / HALF_LIFE)
 
-    def seen(self, seconds: float, now: float) -> "Wait":
-        """A call waited for `seconds`."""
-        return Wait((self.expected(now) + seconds) / 2, now)
+    def updated(self, seconds: float, now: float) -> "WaitEstimate":
+        """Adds a call that waited for `seconds`."""
+        return WaitEstimate((self.expected(now) + seconds) / 2, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,139 +95,96 @@ class Provider:
         self.model = model
         self.adapter = adapter
         self.budget = budget
+        self.metrics = metrics
         self.slots = asyncio.Semaphore(concurrency)
+        self.breaker = Breaker()
         self._concurrency = concurrency
         self._in_flight = 0
-        self._seconds = SECONDS
+        self._seconds = DEFAULT_CALL_SECONDS
         self._tokens = 0.0
-        self.metrics = metrics
-        self._breaker = Breaker()
-        self._wait = Wait()
+        self._wait = WaitEstimate()
         self._waiting: dict[asyncio.Timeout, float] = {}
         metrics.provider(name, concurrency)
 
     @property
     def up(self) -> bool:
         """False while its calls wait for it to come back."""
-        return self._breaker.closed
+        return self.breaker.closed
 
-    @property
-    def down_for(self) -> float:
-        """Seconds until a call may be tried; 0.0: now."""
-        return self._breaker.wait(_now())
-
-    def expected_wait(self) -> float:
-        """Seconds that a call which asks now has to wait, as far as this process can tell."""
-        now = _now()
+    def expected_wait(self, now: float) -> float:
+        """Estimates the seconds that a call which asks now has to wait, as far as this process can know."""
         longest = now - min(self._waiting.values(), default=now)
         ahead = len(self._waiting)
         granted = ahead * (self.budget.limits.pace(self._tokens) if self.budget is not None else 0.0)
         crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
         slot = crowd * self._seconds / self._concurrency
-        return max(self.down_for, self._wait.expected(now), longest, granted, slot)
+        return max(self.breaker.wait(now), self._wait.expected(now), longest, granted, slot)
 
-    def estimated(self, tokens: float) -> None:
-        """A call wants so many tokens of the minute's budget; those before and behind it are much like it."""
-        self._tokens += (tokens - self._tokens) / FEW if self._tokens else tokens
+    def expect_tokens(self, tokens: float) -> None:
+        """Notes that a call needs so many tokens of the budget; its neighbours are much like it."""
+        self._tokens += (tokens - self._tokens) / EWMA_SAMPLES if self._tokens else tokens
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
-        """A call waits for its turn while the block runs. Raises `WentDown` where it waits in vain."""
-        began, patience = _now(), asyncio.timeout(None)
+        """Marks a call as waiting for its turn. Raises `BreakerOpened` once that is in vain."""
+        clock = asyncio.get_running_loop().time
+        began, timer = clock(), asyncio.timeout(None)
         try:
-            async with patience:
-                self._waiting[patience] = began
+            async with timer:
+                self._waiting[timer] = began
                 try:
                     with self.metrics.call_waiting(self.name):
                         yield
                 finally:
-                    del self._waiting[patience]
+                    del self._waiting[timer]
         except TimeoutError as error:
-            if not patience.expired():
+            if not timer.expired():
                 raise
-            raise WentDown from error
-        if self.down_for:
-            raise WentDown
-        now = _now()
-        self._wait = self._wait.seen(now - began, now)
+            raise BreakerOpened from error
+        now = clock()
+        if self.breaker.wait(now):
+            raise BreakerOpened
+        self._wait = self._wait.updated(now - began, now)
         self.metrics.call_waited(self.name, now - began)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Tells the breaker how the call inside ended."""
-        ahead = not self._breaker.closed
-        self._breaker = self._breaker.began()
-        began = _now()
+    def guard(self) -> Iterator[None]:
+        """Reports to the breaker how the call inside ended."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        self.breaker = self.breaker.began()
+        trial = self.breaker.half_open
         self._in_flight += 1
         try:
             with self.metrics.call_in_flight(self.name):
                 yield
         except (ProviderDown, ProviderTimeout):
-            self._moved(self._breaker.failed(_now(), ahead), "down")
+            self._set_breaker(self.breaker.failed(clock(), trial), "down")
             raise
         except ProviderAccessDenied:
-            self._moved(self._breaker.shut(_now()), "refused")
+            self._set_breaker(self.breaker.trip(clock()), "refused")
             raise
         except (PaidCallFailed, RateLimited, InputRefused, CallUnsupported, CallTooLarge):  # it did answer
-            self._moved(self._breaker.succeeded())
+            self._set_breaker(self.breaker.succeeded())
             raise
         except BaseException:
-            self._moved(self._breaker.abandoned(ahead))
+            self._set_breaker(self.breaker.cancelled(trial))
             raise
         finally:
             self._in_flight -= 1
-        self._seconds += (_now() - began - self._seconds) / FEW
-        self._moved(self._breaker.succeeded())
+        self._seconds += (clock() - began - self._seconds) / EWMA_SAMPLES
+        self._set_breaker(self.breaker.succeeded())
 
-    def _moved(self, breaker: Breaker, why: Opening | None = None) -> None:
-        """`why`: what opens it, if it does, or keeps it open."""
-        before, self._breaker = self._breaker, breaker
+    def _set_breaker(self, breaker: Breaker, why: Opening | None = None) -> None:
+        """Takes the breaker's next state. `why`: what opens it, if anything does, or keeps it open."""
+        before, self.breaker = self.breaker, breaker
         if breaker.until is not None and breaker.until != before.until:
             if why is not None:
                 self.metrics.breaker_opened(self.name, why)
-            for patience in self._waiting:
-                if not patience.expired():
-                    patience.reschedule(_now())
+            for timer in self._waiting:
+                if not timer.expired():
+                    timer.reschedule(asyncio.get_running_loop().time())
         if before.closed != breaker.closed:
             what = "the provider is back" if breaker.closed else "the provider is down: its calls wait"
             log.warning(what, provider=self.name)
             self.metrics.breaker(self.name, closed=breaker.closed)
-
-
-class Providers:
-    """`default`: the model of a job that names none; None: whichever provider is best at the moment."""
-
-    def __init__(self, providers: Sequence[Provider], default: str | None = None) -> None:
-        self._providers = tuple(providers)
-        self._default = default
-
-    def offers(self, model: str | None) -> tuple[Provider, ...]:
-        """Those that a job of that model may be sent to. Raises `PermanentError` for an unknown name."""
-        wanted = model or self._default
-        if wanted is None:
-            return self._providers
-        offers = tuple(provider for provider in self._providers if provider.model == wanted)
-        if not offers:
-            names = sorted({provider.model for provider in self._providers})
-            raise PermanentError(
-                f"model {wanted!r} is not supported; use one of: {', '.join(names)}", "UNSUPPORTED_MODEL"
-            )
-        return offers
-
-
-def best(offers: Sequence[Provider], avoid: Provider | None = None) -> Provider:
-    """Of those that take calls at present the one with the shortest expected wait; among equals the first.
-
-    `avoid`: where the call has just failed; it goes there only if no other takes it. If all are down: the one
-    that may be tried first.
-    """
-
-    def rank(offer: Provider) -> tuple[bool, bool, float]:
-        down = offer.down_for > 0
-        return (down, not down and offer is avoid, offer.expected_wait())
-
-    return min(offers, key=rank)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,55 +1,106 @@
-"""One call's turn: its share of the minute's budget, from the claim to what the provider counted.
+"""One call's share of the minute's budget, from the claim to what the provider counted, and its fence.
 
 What it guarantees: no byte leaves without a grant that is fresh at that very moment, and never longer after
-the fence than that; what is not used goes back, at once; what was counted replaces what was estimated.
+the fence than `LEASE`; an unused grant goes back at once; the provider's count replaces the estimate.
+
+The fence: a process that was frozen or cut off does not know that its jobs were taken over. So a call begins
+only after a barrier of the journal, and so soon after it that nobody can have waited out our silence.
 """
 
-import math
+import asyncio
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Generic
+from typing import Generic, Protocol
 
 from eco2.call import Answer, Call, Usage
 from eco2.calls.caller import Caller
-from eco2.calls.fence import Fence
 from eco2.calls.provider import Provider
 from eco2.errors import GrantExpired
 from eco2.metrics import GrantOutcome
 from eco2.ports import Claim, Grant
 
+LEASE = 2.0
+"""Seconds after the barrier within which the call must begin; far below any time-out of a silent holder."""
+
+
+class Ordered(Protocol):
+    """A journal, as far as the fence needs it."""
+
+    async def barrier(self) -> None:
+        """Returns once this process knows all that was written before the call."""
+
+
+class Fence:
+    """`monotonic`: seconds of a clock of this process alone."""
+
+    def __init__(self, journal: Ordered, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._journal = journal
+        self._monotonic = monotonic
+
+    async def check(self, caller: Caller, passed_at: float | None = None) -> float:
+        """Waits until a call of `caller` may begin; returns when the fence was asked.
+
+        `passed_at`: what an earlier check of the same call returned. Within its lease it holds: where the
+        journal is slower than a grant lives, no call would ever be sent. A run that was overtaken ends here.
+        """
+        while passed_at is None or self._monotonic() - passed_at > LEASE:
+            passed_at = self._monotonic()
+            await self._journal.barrier()
+            await caller.interrupt.may_begin()
+        return passed_at
+
 
 class Reservation(Generic[Answer]):
-    """`call`: as it is to be sent; its longest answer may be shorter than the stage asked for."""
+    """`call`: as it is to be sent; its longest answer may be shorter than the stage asked for.
+
+    `sent_at`: when its first byte left, by `time.monotonic`; None before.
+    """
 
     def __init__(
         self, provider: Provider, caller: Caller, call: Call[Answer], held: AsyncExitStack, fence: Fence
     ) -> None:
         self.call = call
+        self.sent_at: float | None = None
         self._provider = provider
         self._caller = caller
         self._held = held
         self._fence = fence
         self._grant: Grant | None = None
         self._outcome: GrantOutcome = "refunded"
-        self._fenced = -math.inf
+        self._passed_at: float | None = None
         if (budget := provider.budget) is not None:
             self._estimate = budget.estimator.estimate(call)
-            provider.estimated(self._estimate.cost)
+            provider.expect_tokens(self._estimate.cost)
             self.call = replace(call, max_tokens=self._estimate.max_completion_tokens)
+        held.callback(self.release)
 
-    @classmethod
-    async def acquire(
-        cls, provider: Provider, caller: Caller, call: Call[Answer], held: AsyncExitStack, fence: Fence
-    ) -> "Reservation[Answer]":
-        """Returns when it is the call's turn; what is not used goes back when `held` closes."""
-        reservation = cls(provider, caller, call, held, fence)
-        held.callback(reservation._release)
-        await reservation._reserve()
-        return reservation
+    async def acquire(self) -> None:
+        """Waits for the call's grant, and then for the fence."""
+        if (budget := self._provider.budget) is not None:
+            claim = Claim(
+                job=self._caller.job.id,
+                run=self._caller.id,
+                offset=self._caller.offset,
+                started=self._caller.started,
+                kind=self.call.kind,
+                tokens=self._estimate.cost,
+            )
+            asked = time.monotonic()
+            self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
+            self._outcome = "refunded"  # unless it is used
+            self._provider.metrics.call_granted(self._provider.name, time.monotonic() - asked)
+            self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
+        self._passed_at = await self._fence.check(self._caller, self._passed_at)
 
-    async def confirm(self) -> None:
-        """Right before the first byte leaves: a grant that has grown old meanwhile is replaced."""
+    async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:
+        """Opens the gate of the call: the adapter awaits it right before the first byte.
+
+        A grant that has expired meanwhile is replaced. `timer` ends the call `seconds` after this returns:
+        waiting for another grant is not the provider's time.
+        """
+        timer.reschedule(None)
         await self._caller.interrupt.may_begin()
         while self._grant is not None:
             try:
@@ -57,14 +108,16 @@ class Reservation(Generic[Answer]):
             except GrantExpired:
                 self._grant.refund()  # or the old one would count beside the new one until the call is over
                 self._outcome = "expired"
-                self._release()
-                await self._reserve()
+                self.release()
+                await self.acquire()
             else:
                 self._outcome = "used"
-                return
+                break
+        timer.reschedule(asyncio.get_running_loop().time() + seconds)
+        self.sent_at = time.monotonic()
 
     def settle(self, usage: Usage) -> None:
-        """The call took `usage`."""
+        """Replaces the estimate by the `usage` that the call took."""
         if (budget := self._provider.budget) is not None:
             budget.estimator.learn(self._estimate, usage)
             tokens = budget.counted(self._estimate, usage)
@@ -72,37 +125,12 @@ class Reservation(Generic[Answer]):
                 self._grant.settle(tokens)
 
     def throttled(self, retry_after: float | None) -> None:
-        """The provider refused the call as too fast."""
+        """Reports that the provider refused the call as too fast (429)."""
         if self._grant is not None:
             self._grant.push_back(retry_after)
 
-    async def _reserve(self) -> None:
-        budget = self._provider.budget
-        if budget is None:
-            await self._pass_fence()
-            return
-        claim = Claim(
-            job=self._caller.job.id,
-            run=self._caller.id,
-            offset=self._caller.offset,
-            started=self._caller.started,
-            kind=self.call.kind,
-            tokens=self._estimate.cost,
-        )
-        asked = time.monotonic()
-        self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
-        self._provider.metrics.call_granted(self._provider.name, time.monotonic() - asked)
-        self._outcome = "refunded"  # unless it is used
-        self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
-        await self._pass_fence()
-
-    async def _pass_fence(self) -> None:
-        """Not again within its lease: where the journal is slower than a grant lives, no call would go."""
-        if not self._fence.is_fresh(self._fenced):
-            self._fenced = await self._fence.check(self._caller)
-
-    def _release(self) -> None:
-        """The grant, if there is one, counts no more among those of this process."""
+    def release(self) -> None:
+        """Counts the grant, if there is one, no more among those of this process."""
         if self._grant is not None:
             self._grant = None
             self._provider.metrics.reserved(self._provider.name, -1, -self._estimate.cost)

@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply, Usage
-from eco2.calls.calls import Calls
 from eco2.calls.replies import base_key, digest_of, reply_from_json, reply_to_json
+from eco2.calls.router import Router
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
@@ -29,7 +29,7 @@ Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 class Engine:
     """What all stages of all jobs of one process share. `clock`: Unix seconds."""
 
-    calls: Calls
+    router: Router
     live: DeltaSender
     journal: Journal
     clock: Clock
@@ -122,6 +122,11 @@ class StageContext(Generic[Input_co]):
         self._run.retries = 0  # the job made progress, as every reader of the journal sees it
         return done
 
+    def begin_call(self) -> None:
+        """Shows the stage as started; the text of an earlier attempt is void."""
+        self._started()
+        self._text = 0
+
     def emit(self, text: str) -> None:
         self._started()
         self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, sound(text))
@@ -146,7 +151,7 @@ class StageContext(Generic[Input_co]):
         await self._run.confirmed()
         paid: Reply[Answer] | PaidCallFailed
         try:
-            paid = await self._engine.calls.make(self._run, call, self._begin_call, self.emit)
+            paid = await self._engine.router.call(self._run, call, self)
         except PaidCallFailed as error:
             paid = error
         except StaleRun:
@@ -181,10 +186,6 @@ class StageContext(Generic[Input_co]):
         state = self._engine.journal.view.get(self.job_id)
         recorded = self._recorded if state is None else state.recorded
         return self._keyed.get(key) or recorded.get(f"{self._stage}/{key}")
-
-    def _begin_call(self) -> None:
-        self._started()
-        self._text = 0
 
 
 def added(before: JSON | None, model: str, usage: Usage) -> JSON:

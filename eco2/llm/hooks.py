@@ -5,12 +5,13 @@ nothing but the request is left to be sent. The SDK has no such hook; its HTTP c
 """
 
 import math
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 
 import httpx2
 import openai
+
+from eco2.ports import no_gate
 
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=60.0)
 """Kept open between calls: a new one costs a handshake, and grants do not wait for handshakes."""
@@ -18,21 +19,11 @@ CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000
 LEAST = {"requests": 1.0, "tokens": 1000.0}
 """A limit per minute below it is an error of the provider: not even one call would fit."""
 
-BeforeSend = Callable[[], Awaitable[None]]
 OnLimits = Callable[[float | None, float | None], None]
 """Gets requests and tokens per minute, as far as the provider names them."""
 
-_before_send: ContextVar[BeforeSend | None] = ContextVar("before_send", default=None)
-
-
-@contextmanager
-def before_send(check: BeforeSend) -> Iterator[None]:
-    """Inside, `check()` is awaited before a request's first byte; what it raises ends the request unsent."""
-    token = _before_send.set(check)
-    try:
-        yield
-    finally:
-        _before_send.reset(token)
+GATE: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("gate", default=no_gate)
+"""Awaited before the first byte of a request that this task sends; an error in it ends the request unsent."""
 
 
 def client(on_limits: OnLimits, login: tuple[str, str] | None = None) -> httpx2.AsyncClient:
@@ -47,21 +38,21 @@ def client(on_limits: OnLimits, login: tuple[str, str] | None = None) -> httpx2.
             on_limits(requests, tokens)
 
     return openai.DefaultAsyncHttpxClient(
-        limits=CONNECTIONS, auth=login, event_hooks={"request": [_trace], "response": [on_response]}
+        limits=CONNECTIONS,
+        auth=login,
+        event_hooks={"request": [_watch_connection], "response": [on_response]},
     )
 
 
-async def _trace(request: httpx2.Request) -> None:
+async def _watch_connection(request: httpx2.Request) -> None:
     """Lets the transport call back when the connection stands."""
-    check = _before_send.get()
-    if check is None:
-        return
+    gate = GATE.get()
 
-    async def trace(event: str, _: Mapping[str, object]) -> None:
+    async def open_gate(event: str, _: Mapping[str, object]) -> None:
         if event.endswith(".send_request_headers.started"):
-            await check()
+            await gate()
 
-    request.extensions = {**request.extensions, "trace": trace}
+    request.extensions = {**request.extensions, "trace": open_gate}
 
 
 def named(headers: httpx2.Headers) -> tuple[float | None, float | None]:

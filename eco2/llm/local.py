@@ -34,10 +34,10 @@ class LocalModel:
         call: Call[Answer],
         job_id: str,  # noqa: ARG002 - the port's; there is no provider whose log could name it
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Answers by `call.fallback`. Raises `ProviderRefused` for a call or a picture it cannot answer."""
-        await before_send()
+        await gate()
         if call.fallback is None:
             raise ProviderRefused(
                 f"the call '{call.kind}' needs a language model, and none is offered here",

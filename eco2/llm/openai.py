@@ -6,11 +6,10 @@ call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefu
 it cost, `InvalidAnswer` (to be mended) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
-import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote
@@ -44,7 +43,6 @@ from eco2.errors import (
     ProviderDown,
     ProviderError,
     ProviderRefused,
-    ProviderTimeout,
     RateLimited,
 )
 from eco2.event import sound
@@ -133,7 +131,7 @@ class _Written:
 
 
 class OpenAIModel:
-    """`model` at the provider at `base_url` (None: OpenAI). `timeout`: seconds for one whole call.
+    """`model` at the provider at `base_url` (None: OpenAI). The caller bounds the time of a call.
 
     `on_limits` gets the limits that the provider's answers name.
     """
@@ -143,12 +141,10 @@ class OpenAIModel:
         api_key: str,
         base_url: str | None,
         model: str,
-        timeout: float = 60.0,
         on_limits: hooks.OnLimits = lambda requests, tokens: None,  # noqa: ARG005
     ) -> None:
         self._key = api_key
         self._model = model
-        self._timeout = timeout
         self._effort = LEAST_EFFORT.get(plain_name(model))
         # In the URL itself they would stand in every log line of the HTTP client.
         base_url, login = (base_url, None) if base_url is None else without_login(base_url)
@@ -156,7 +152,7 @@ class OpenAIModel:
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
-            timeout=httpx2.Timeout(timeout, connect=min(timeout, CONNECT_TIMEOUT)),
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
             http_client=hooks.client(on_limits, login),
         )
 
@@ -169,27 +165,21 @@ class OpenAIModel:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
-        headers = {"x-eco2-job": _header(job_id), "x-eco2-kind": _header(call.kind)}
-        async with self._border() as patience:
-
-            async def leave() -> None:
-                patience.reschedule(None)  # for another grant it may have to wait long
-                await before_send()
-                patience.reschedule(asyncio.get_running_loop().time() + self._timeout)
-
-            with hooks.before_send(leave):
-                written = await self._ask(call, headers, on_text)
+        names = {"x-eco2-job": job_id, "x-eco2-kind": call.kind}
+        headers = {name: quote(value, _IN_HEADERS, errors="replace") for name, value in names.items()}
+        token = hooks.GATE.set(gate)
+        try:
+            with self._map_errors():
+                if call.stream and call.schema is str:
+                    written = await self._stream(call, headers, on_text)
+                else:
+                    written = await self._whole(call, headers)
+        finally:
+            hooks.GATE.reset(token)
         return Reply(_answer(call, written), written.model, written.usage)
-
-    async def _ask(
-        self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
-    ) -> _Written:
-        if call.stream and call.schema is str:
-            return await self._stream(call, headers, on_text)
-        return await self._whole(call, headers)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
         response = await self._client.post(
@@ -255,9 +245,19 @@ class OpenAIModel:
     def _body(self, call: Call[Answer], **more: object) -> bytes:
         """Encoded here: the SDK would look at each character of a picture several times."""
         schema: type = call.schema
+        content: str | list[ChatCompletionContentPartParam] = sound(call.text)
+        if call.image is not None:
+            content = [
+                {"type": "text", "text": sound(call.text)},
+                {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
+            ]
+        messages: list[ChatCompletionMessageParam] = [  # the constant part first: providers can cache it
+            {"role": "system", "content": sound(call.system)},
+            {"role": "user", "content": content},
+        ]
         body = {
             "model": self._model,
-            "messages": _messages(call),
+            "messages": messages,
             "max_completion_tokens": call.max_tokens,
             "reasoning_effort": self._effort,
             "response_format": response_format_of(schema),
@@ -265,20 +265,15 @@ class OpenAIModel:
         }
         return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
 
-    @asynccontextmanager
-    async def _border(self) -> AsyncIterator[asyncio.Timeout]:
-        """Lets only our own errors out, and nothing run longer than the call's timeout."""
+    @contextmanager
+    def _map_errors(self) -> Iterator[None]:
+        """Maps the errors of the SDK and its transport to our own."""
         try:
-            async with asyncio.timeout(self._timeout) as patience:
-                yield patience
-        except TimeoutError as error:
-            raise ProviderTimeout(
-                f"the provider did not finish within {self._timeout:g} s: try again"
-            ) from error
+            yield
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, error.body, error.response.headers) from error
         except openai.APIConnectionError as error:
-            if isinstance(error.__cause__, Eco2Error):  # of `before_send`: nothing was sent
+            if isinstance(error.__cause__, Eco2Error):  # of the gate: nothing was sent
                 raise error.__cause__ from None
             raise ProviderDown(self._failed(error)) from error
         except openai.APIError as error:  # in a stream
@@ -311,17 +306,6 @@ class OpenAIModel:
         return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON])
 
 
-def _messages(call: Call[Answer]) -> list[ChatCompletionMessageParam]:
-    """The constant part first, so that providers can cache it."""
-    content: str | list[ChatCompletionContentPartParam] = sound(call.text)
-    if call.image is not None:
-        content = [
-            {"type": "text", "text": sound(call.text)},
-            {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
-        ]
-    return [{"role": "system", "content": sound(call.system)}, {"role": "user", "content": content}]
-
-
 @lru_cache(maxsize=64)
 def response_format_of(schema: type) -> ResponseFormat | None:
     """None, that is plain text, for `str`; else the strict JSON schema of a pydantic model."""
@@ -331,10 +315,13 @@ def response_format_of(schema: type) -> ResponseFormat | None:
         raise TypeError(f"Call.schema must be str or a pydantic model, not {schema.__name__}")
     strict = openai.pydantic_function_tool(schema)["function"]["parameters"]
     name = _NOT_IN_NAMES.sub("_", schema.__name__)[:64]
-    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": _lean(strict)}}
+    return {
+        "type": "json_schema",
+        "json_schema": {"name": name, "strict": True, "schema": _strip_schema(strict)},
+    }
 
 
-def _lean(strict: Mapping[str, object]) -> dict[str, object]:
+def _strip_schema(strict: Mapping[str, object]) -> dict[str, object]:
     """Without what pydantic adds for people, since every call pays for it: titles, and the docstrings of
     classes. What `Field(description=...)` says stays: it is for the model."""
     schema = _untitled(strict)
@@ -410,10 +397,6 @@ def _problem(detail: ErrorDetails) -> str:
 
 def _unfit(message: str, written: _Written, problem: str) -> InvalidAnswer:
     return InvalidAnswer(message, written.model, written.usage, written.text, problem)
-
-
-def _header(value: str) -> str:
-    return quote(value, _IN_HEADERS, errors="replace")
 
 
 def _usage(usage: Counted | None, model: str, tier: str | None) -> Usage:

@@ -262,10 +262,10 @@ class Eyes(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         assert call.fallback is not None
-        await before_send()
+        await gate()
         self.calls.append((call.kind, job_id))
         await asyncio.sleep(self.seconds)
         return Reply(

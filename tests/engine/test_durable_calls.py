@@ -52,10 +52,10 @@ class Uneven(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         self.seconds = self.random.uniform(0.1, 3.0)
-        return await super().complete(call, job_id, on_text, before_send)
+        return await super().complete(call, job_id, on_text, gate)
 
 
 async def branch(context: Context[Question], name: str) -> str:

@@ -7,7 +7,7 @@ from contextvars import Context
 
 import pytest
 
-from eco2.calls.fence import LEASE, Fence
+from eco2.calls.reservation import LEASE, Fence
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
 from eco2.journal.journal import Journal

@@ -6,7 +6,8 @@ from collections import Counter
 import pytest
 
 from eco2.calls.breaker import FAILURES
-from eco2.calls.provider import HALF_LIFE, Wait, WentDown, best
+from eco2.calls.provider import HALF_LIFE, BreakerOpened, WaitEstimate
+from eco2.calls.router import best
 from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState
 from eco2.pacer import Limits
@@ -49,7 +50,7 @@ def failing(error: Exception) -> ScriptedModel:
 
 def goes_down(process: Process, name: str) -> None:
     """As by a call that the provider refused for good."""
-    with pytest.raises(ProviderAccessDenied), process.providers[name].watched():
+    with pytest.raises(ProviderAccessDenied), process.providers[name].guard():
         raise ProviderAccessDenied("no")
 
 
@@ -58,11 +59,11 @@ def two(one: ScriptedModel | Windowed, other: ScriptedModel | Windowed, slots: i
 
 
 def test_what_a_call_had_to_wait_fades() -> None:
-    wait = Wait().seen(8.0, now=100.0)
+    wait = WaitEstimate().updated(8.0, now=100.0)
     assert wait.expected(100.0) == 4.0
     assert wait.expected(100.0 + HALF_LIFE) == 2.0
     assert wait.expected(100.0 + 20 * HALF_LIFE) < 1e-5
-    assert wait.seen(2.0, now=100.0).expected(100.0) == 3.0
+    assert wait.updated(2.0, now=100.0).expected(100.0) == 3.0
 
 
 @virtual
@@ -145,10 +146,10 @@ async def test_a_long_wait_is_better_than_a_provider_that_is_down() -> None:
         await asyncio.sleep(30)
         assert best([one, other]) is one
         goes_down(process, "one")
-        assert 0 < one.expected_wait() < other.expected_wait()
+        assert 0 < one.expected_wait(monotonic()) < other.expected_wait(monotonic())
         assert best([one, other]) is other
         goes_down(process, "other")
-        with pytest.raises(WentDown):
+        with pytest.raises(BreakerOpened):
             await waits
 
 
@@ -218,8 +219,8 @@ async def test_tokens_bind_where_they_are_scarcer_than_requests() -> None:
         for name in ("one", "other"):
             await process.submit(model=name)
         await until(lambda: shut.asked == 2)
-        assert other.expected_wait() < 1.1
-        assert 19 < one.expected_wait() < 21
+        assert other.expected_wait(monotonic()) < 1.1
+        assert 19 < one.expected_wait(monotonic()) < 21
         assert best([one, other]) is other
 
 

@@ -33,7 +33,7 @@ async def twice(context: Context[Question]) -> Draft:
 
 
 def goes_down(process: Process, name: str) -> None:
-    with pytest.raises(ProviderAccessDenied), process.providers[name].watched():
+    with pytest.raises(ProviderAccessDenied), process.providers[name].guard():
         raise ProviderAccessDenied("no")
 
 
@@ -56,10 +56,10 @@ class Connecting:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         await asyncio.sleep(self.seconds)
-        await before_send()
+        await gate()
         self.sent += 1
         for _ in range(100):
             self.most.append(self.look())

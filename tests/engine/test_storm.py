@@ -60,9 +60,9 @@ class Provider(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
-        await before_send()
+        await gate()
         if (fault := self.fault) is not None:
             await asyncio.sleep(0.1)
             raise fault()

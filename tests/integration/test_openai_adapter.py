@@ -4,7 +4,7 @@ import base64
 import io
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from typing import Any, Literal
 
 import pytest
@@ -12,10 +12,15 @@ from PIL import Image
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, InvalidAnswer
-from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused
+from eco2.calls.provider import Provider
+from eco2.calls.reservation import Fence
+from eco2.calls.router import Router
+from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused, ProviderTimeout
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.job import Job
 from eco2.llm.openai import OpenAIModel
 from eco2.llm.refusals import retry_after
+from eco2.metrics import Metrics
 from tests.support.fake_provider import Fake, running
 
 KIND = Kind(mean=1.0, p99=2.0, completion_tokens=80)
@@ -42,10 +47,8 @@ def answer(max_tokens: int = 500, stream: bool = True) -> Call[str]:
 
 
 @asynccontextmanager
-async def model(
-    url: str, name: str = "gpt-5.1", api_key: str = "key", timeout: float = 20
-) -> AsyncIterator[OpenAIModel]:
-    adapter = OpenAIModel(api_key, f"{url}/v1", name, timeout)
+async def model(url: str, name: str = "gpt-5.1", api_key: str = "key") -> AsyncIterator[OpenAIModel]:
+    adapter = OpenAIModel(api_key, f"{url}/v1", name)
     try:
         yield adapter
     finally:
@@ -63,11 +66,36 @@ async def refused(
     return str(caught.value)
 
 
-async def failed(url: str, call: Call[Answer], timeout: float = 20) -> ProviderError:
-    async with model(url, timeout=timeout) as adapter:
+async def failed(url: str, call: Call[Answer]) -> ProviderError:
+    async with model(url) as adapter:
         with pytest.raises(ProviderError) as caught:
             await adapter.complete(call, "job", lambda text: None)
     return caught.value
+
+
+class LoneRun:
+    """A run that nobody contests, its journal and its clients; it tries each call once."""
+
+    id = "run"
+    job = Job(id="job", pipeline="scan", input={}, accepted=0.0, deadline=1.0, digest="")
+    offset = 0
+    started = False
+    retries = 1
+
+    @property
+    def interrupt(self) -> "LoneRun":
+        return self
+
+    async def may_begin(self) -> None: ...
+
+    async def barrier(self) -> None: ...
+
+    def calling(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def begin_call(self) -> None: ...
+
+    def emit(self, text: str) -> None: ...
 
 
 async def test_a_structured_answer_is_validated_and_names_its_model_and_cost() -> None:
@@ -141,7 +169,12 @@ async def test_an_answer_that_breaks_off_may_pass(action: str, call: Call[Any]) 
 async def test_a_stalled_call_ends_at_its_timeout() -> None:
     async with running(QUICK) as fake:
         await fake.faults({"action": "stall", "after_chunks": 5})
-        assert "did not finish within 1 s" in str(await failed(fake.url, answer(), timeout=1.0))
+        async with model(fake.url) as adapter:
+            metrics = Metrics()
+            provider = Provider("openai", "gpt-5.1", adapter, 1, metrics, None)
+            router = Router([provider], Fence(LoneRun()), 1.0, metrics)
+            with pytest.raises(ProviderTimeout, match="within 1 s"):
+                await router.call(LoneRun(), answer(), LoneRun())
         assert len(await fake.calls()) == 1
 
 

@@ -30,7 +30,7 @@ WHOLE = Call("answer", "Answer.", "?", str, 300)
 
 @asynccontextmanager
 async def model(url: str, name: str = "gpt-5.1", key: str = KEY) -> AsyncIterator[OpenAIModel]:
-    adapter = OpenAIModel(key, f"{url}/v1", name, 20)
+    adapter = OpenAIModel(key, f"{url}/v1", name)
     try:
         yield adapter
     finally:

@@ -58,7 +58,7 @@ class Desk:
 
 @asynccontextmanager
 async def adapter(fake: Fake) -> AsyncIterator[OpenAIModel]:
-    model = OpenAIModel("key", f"{fake.url}/v1", "gpt-5.1", 20)
+    model = OpenAIModel("key", f"{fake.url}/v1", "gpt-5.1")
     try:
         yield model
     finally:

@@ -53,9 +53,9 @@ class Windowed:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
-        await before_send()
+        await gate()
         loop = asyncio.get_running_loop()
         self.sent.append((loop.time(), job_id, call.max_tokens))
         await asyncio.sleep(self._dice.uniform(0, WAY))

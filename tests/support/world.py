@@ -13,9 +13,9 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
-from eco2.calls.calls import Calls
-from eco2.calls.fence import Fence
-from eco2.calls.provider import Budget, Provider, Providers
+from eco2.calls.provider import Budget, Provider
+from eco2.calls.reservation import Fence
+from eco2.calls.router import Router
 from eco2.consumers.context import Engine
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.executor import Executor
@@ -98,9 +98,9 @@ class ScriptedModel:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
-        await before_send()
+        await gate()
         self.calls.append((call.kind, job_id))
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
@@ -372,10 +372,10 @@ def worker(
     broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
     live = DeltaSender(broker)
     holders = HolderMonitor(broker, running, SILENCE)
-    providers = Providers(list(process.providers.values()))
     clock = process.clock
-    calls = Calls(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
-    executor = Executor(journal, Engine(calls, live, journal, clock), holders, metrics, name)
+    providers = list(process.providers.values())
+    router = Router(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
+    executor = Executor(journal, Engine(router, live, journal, clock), holders, metrics, name)
     consumer = Worker(
         broker,
         journal,

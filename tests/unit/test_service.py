@@ -18,9 +18,9 @@ from eco2 import assembly, cli
 from eco2.broker.rabbitmq import Inspection
 from eco2.broker.rabbitmq.connect import Server
 from eco2.broker.topology import Topology
-from eco2.calls.calls import Calls
-from eco2.calls.fence import Fence
-from eco2.calls.provider import Provider, Providers
+from eco2.calls.provider import Provider
+from eco2.calls.reservation import Fence
+from eco2.calls.router import Router
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
 from eco2.journal.journal import Journal
@@ -229,10 +229,17 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             given["worker"] = (prefetch, grace)
             super().__init__(*parts, prefetch=prefetch, grace=grace)
 
-    class SpiedCalls(Calls):
-        def __init__(self, providers: Providers, fence: Fence, timeout: float, metrics: Metrics) -> None:
-            given["calls"] = (timeout,)
-            super().__init__(providers, fence, timeout, metrics)
+    class SpiedRouter(Router):
+        def __init__(
+            self,
+            providers: Sequence[Provider],
+            fence: Fence,
+            timeout: float,
+            metrics: Metrics,
+            default: str | None,
+        ) -> None:
+            given["router"] = (timeout, default)
+            super().__init__(providers, fence, timeout, metrics, default)
 
     class SpiedProvider(Provider):
         def __init__(self, name: str, model: str, adapter: Model, concurrency: int, *rest: Any) -> None:
@@ -254,14 +261,14 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(stream, keep, clock, shows=shows, replies=replies, presence=presence)
 
     monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
-    monkeypatch.setattr("eco2.calls.calls.Calls", SpiedCalls)
+    monkeypatch.setattr("eco2.calls.router.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
     settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
-        "calls": (31,),
+        "router": (31, None),
         "provider": ("local", "local", 5),
         "journal": (13 * 60,),
     }

@@ -15,7 +15,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 from tenacity.wait import wait_random_exponential
 
 from eco2.call import Answer, Call
-from eco2.calls.calls import ATTEMPTS
+from eco2.calls.router import ATTEMPTS
 from eco2.llm.openai import response_format_of
 
 MODEL = "gpt-5.1"

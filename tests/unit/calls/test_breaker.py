@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eco2.call import Answer, Call, Reply
-from eco2.calls.breaker import FAILURES, FIRST_PAUSE, LONGEST_PAUSE, Breaker
+from eco2.calls.breaker import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
 from eco2.errors import ProviderDown
 from eco2.ports import no_gate
 from tests.support.virtual_clock import virtual
@@ -18,7 +18,7 @@ NOW = 100.0
 def failing(times: int, breaker: Breaker | None = None, now: float = NOW) -> Breaker:
     breaker = breaker or Breaker()
     for _ in range(times):
-        breaker = breaker.began().failed(now, ahead=not breaker.closed)
+        breaker = breaker.began().failed(now, trial=not breaker.closed)
     return breaker
 
 
@@ -36,7 +36,7 @@ def test_a_call_that_succeeds_ends_the_row() -> None:
 
 
 def test_a_call_that_tells_nothing_neither_ends_the_row_nor_counts() -> None:
-    breaker = failing(FAILURES - 1).abandoned(ahead=False)
+    breaker = failing(FAILURES - 1).cancelled(trial=False)
     assert breaker.closed
     assert not failing(1, breaker).closed
 
@@ -57,19 +57,19 @@ def test_a_call_ahead_that_fails_doubles_the_pause_up_to_the_longest() -> None:
         pauses.append(breaker.wait(now))
         now += pauses[-1]
         assert breaker.wait(now) == 0
-        breaker = breaker.began().failed(now, ahead=True)
-    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, LONGEST_PAUSE, LONGEST_PAUSE]
+        breaker = breaker.began().failed(now, trial=True)
+    assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, MAX_PAUSE, MAX_PAUSE]
 
 
 def test_a_call_ahead_that_tells_nothing_lets_the_next_go_ahead() -> None:
     later = NOW + FIRST_PAUSE
-    breaker = failing(FAILURES).began().abandoned(ahead=True)
+    breaker = failing(FAILURES).began().cancelled(trial=True)
     assert not breaker.closed
     assert breaker.wait(later) == 0
 
 
 def test_after_it_closed_the_pause_is_the_first_again() -> None:
-    breaker = failing(FAILURES).began().failed(NOW + FIRST_PAUSE, ahead=True).began().succeeded()
+    breaker = failing(FAILURES).began().failed(NOW + FIRST_PAUSE, trial=True).began().succeeded()
     assert failing(FAILURES, breaker).wait(NOW) == FIRST_PAUSE
 
 
@@ -78,8 +78,8 @@ def test_calls_sent_before_it_opened_that_fail_late_change_nothing(probing: bool
     breaker = failing(FAILURES)
     if probing:
         breaker = breaker.began()
-    assert breaker.failed(NOW + 1.5, ahead=False) == breaker
-    assert breaker.abandoned(ahead=False) == breaker
+    assert breaker.failed(NOW + 1.5, trial=False) == breaker
+    assert breaker.cancelled(trial=False) == breaker
 
 
 @virtual
@@ -93,9 +93,9 @@ async def test_while_a_call_goes_ahead_no_other_does_though_an_old_one_fails() -
             call: Call[Answer],
             job_id: str,
             on_text: Callable[[str], None],
-            before_send: Callable[[], Awaitable[None]] = no_gate,
+            gate: Callable[[], Awaitable[None]] = no_gate,
         ) -> Reply[Answer]:
-            await before_send()
+            await gate()
             began.append(asyncio.get_running_loop().time())
             if len(began) <= FAILURES + 1:
                 await asyncio.sleep(4 if len(began) == FAILURES + 1 else 1)
@@ -117,7 +117,7 @@ def test_a_late_success_says_that_the_provider_is_back() -> None:
 
 
 def test_a_provider_that_serves_us_no_more_opens_it_at_once() -> None:
-    breaker = Breaker().began().shut(NOW)
+    breaker = Breaker().began().trip(NOW)
     assert not breaker.closed
     assert breaker.wait(NOW) == FIRST_PAUSE
-    assert breaker.began().shut(NOW + FIRST_PAUSE).wait(NOW + FIRST_PAUSE) == 2 * FIRST_PAUSE
+    assert breaker.began().trip(NOW + FIRST_PAUSE).wait(NOW + FIRST_PAUSE) == 2 * FIRST_PAUSE

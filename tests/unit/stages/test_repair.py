@@ -151,7 +151,7 @@ class Eyes(ScriptedModel):
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
+        gate: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
         self.texts.append(call.text)
         await asyncio.sleep(self.seconds)

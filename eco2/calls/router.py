@@ -1,0 +1,187 @@
+"""Model calls of all jobs of one process: where each goes, and the one layer of retries.
+
+The order: a provider that is up → a slot → a grant of the minute's budget → the fence → the first byte. What
+it guarantees: a call is sent only while its run is the job's current one; a job that names a model gets that
+one and waits for it, and any other goes where it is expected to wait least; while a provider is down, calls
+go elsewhere or wait instead of failing; a provider that refuses a call for its own reasons (a key, a size) is
+asked no more while another is left; and a limit of the provider is waited for, however often it takes.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+from eco2.call import Answer, Call, PaidCallFailed, Reply
+from eco2.calls.caller import Caller, Output
+from eco2.calls.provider import BreakerOpened, Provider
+from eco2.calls.reservation import Fence, Reservation
+from eco2.errors import (
+    CallTooLarge,
+    CallUnsupported,
+    Eco2Error,
+    PermanentError,
+    ProviderAccessDenied,
+    ProviderDown,
+    ProviderError,
+    ProviderTimeout,
+    RateLimited,
+    RetryableError,
+    StaleRun,
+)
+from eco2.log import get_logger
+from eco2.metrics import Metrics
+from eco2.metrics.metrics import call_outcome
+from eco2.retry import Backoff
+
+ATTEMPTS = 3
+"""Times that one call may fail before its job is put off. From then on once: no two layers multiply, and the
+SDK's own retries are off."""
+BACKOFF = Backoff(0.5, 10.0)
+
+log = get_logger(__name__)
+
+
+class Router:
+    """`timeout`: seconds for one call, from its sending to its last byte; nothing else bounds it.
+
+    `default`: the model of a job that names none; None: whichever provider is best at the moment.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        fence: Fence,
+        timeout: float,
+        metrics: Metrics,
+        default: str | None = None,
+    ) -> None:
+        self._providers = tuple(providers)
+        self._fence = fence
+        self._timeout = timeout
+        self._metrics = metrics
+        self._default = default
+
+    async def call(self, caller: Caller, call: Call[Answer], output: Output) -> Reply[Answer]:
+        """Makes the call, with retries, and returns the model's reply.
+
+        Raises `RetryableError` when the last attempt failed, `PermanentError` at once, and `StaleRun` where
+        another run has the job.
+        """
+        candidates = self._candidates(caller.job.model)
+        failed_at: Provider | None = None
+        tries = failures = 0
+        while True:
+            provider = best(candidates, failed_at)
+            if pause := provider.breaker.wait(asyncio.get_running_loop().time()):
+                await asyncio.sleep(pause)
+                continue
+            try:
+                return await self._attempt(provider, caller, call, output)
+            except BreakerOpened:
+                continue
+            except (CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
+                others = tuple(other for other in candidates if other is not provider)
+                if not others:
+                    raise
+                candidates = others
+                log.warning("another provider takes the call", refused_by=provider.name, error=str(error))
+                continue
+            except RetryableError as error:
+                failed_at = provider
+                elsewhere = any(other.up for other in candidates if other is not provider)
+                failures += counts(error, is_down=not (elsewhere or provider.up), elsewhere=elsewhere)
+                if failures >= (1 if caller.retries else ATTEMPTS):
+                    raise
+                pause = BACKOFF.pause(tries, random.random())
+                if isinstance(error, ProviderError) and not elsewhere:
+                    pause = max(pause, error.retry_after or 0.0)
+                tries += 1
+                self._metrics.call_retried(call.kind)
+                log.warning("model call failed; trying again", attempt=tries, error=str(error))
+            await asyncio.sleep(pause)
+
+    def _candidates(self, model: str | None) -> tuple[Provider, ...]:
+        """Those that a job of that model may be sent to. Raises `PermanentError` for an unknown name."""
+        wanted = model or self._default
+        if wanted is None:
+            return self._providers
+        candidates = tuple(provider for provider in self._providers if provider.model == wanted)
+        if not candidates:
+            names = sorted({provider.model for provider in self._providers})
+            raise PermanentError(
+                f"model {wanted!r} is not supported; use one of: {', '.join(names)}", "UNSUPPORTED_MODEL"
+            )
+        return candidates
+
+    async def _attempt(
+        self, provider: Provider, caller: Caller, call: Call[Answer], output: Output
+    ) -> Reply[Answer]:
+        """Waits for the call's turn at the provider, and sends it once."""
+        async with AsyncExitStack() as held:
+            async with provider.waiting():
+                await held.enter_async_context(provider.slots)
+                reservation = Reservation(provider, caller, call, held, self._fence)
+                await reservation.acquire()
+            with provider.guard(), caller.interrupt.calling():
+                output.begin_call()
+                return await self._send(provider, reservation, caller.job.id, output)
+
+    async def _send(
+        self, provider: Provider, reservation: Reservation[Answer], job_id: str, output: Output
+    ) -> Reply[Answer]:
+        outcome, call = "cancelled", reservation.call
+        paid: Reply[Answer] | PaidCallFailed | None = None
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout) as timer:
+                gate = partial(reservation.confirm, timer, self._timeout)
+                paid = reply = await provider.adapter.complete(call, job_id, output.emit, gate)
+            outcome = "ok"
+            return reply
+        except TimeoutError as error:
+            outcome = "timeout"
+            raise ProviderTimeout(f"no answer to the {call.kind} call within {self._timeout:g} s") from error
+        except StaleRun:  # nothing was sent
+            raise
+        except Eco2Error as error:
+            outcome = call_outcome(error)
+            paid = error if isinstance(error, PaidCallFailed) else None
+            if isinstance(error, RateLimited):
+                reservation.throttled(error.retry_after)
+                self._metrics.rate_limited(provider.name, error.kind)
+            raise
+        finally:
+            seconds = time.monotonic() - (reservation.sent_at or began)
+            name, usage = (paid.model, paid.usage) if paid else (provider.model, None)
+            if usage is not None:
+                reservation.settle(usage)
+            self._metrics.call_ended(call.kind, name, outcome, seconds, usage)
+
+
+def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provider:
+    """Chooses the provider with the shortest expected wait; among equals the first.
+
+    `avoid`: where the call has just failed; it goes there only if no other takes calls at present. If all are
+    down: the one that may be tried first.
+    """
+    now = asyncio.get_running_loop().time()
+
+    def rank(provider: Provider) -> tuple[bool, bool, float]:
+        down = provider.breaker.wait(now) > 0
+        return (down, not down and provider is avoid, provider.expected_wait(now))
+
+    return min(candidates, key=rank)
+
+
+def counts(error: RetryableError, *, is_down: bool, elsewhere: bool) -> bool:
+    """Decides whether a failure is the call's fault, and so one of its `ATTEMPTS`.
+
+    A limit of the provider is not. Nor is a provider that is down, where no candidate takes calls at present
+    (`is_down`) or another one does (`elsewhere`). A time-out always counts: the provider may have been paid.
+    """
+    if isinstance(error, ProviderTimeout):
+        return True
+    return not (is_down or isinstance(error, RateLimited) or (isinstance(error, ProviderDown) and elsewhere))
