@@ -1,4 +1,4 @@
-"""How many tokens a picture takes at OpenAI, by model, size and detail.
+"""Counts the tokens that a picture takes at OpenAI, by model, size and detail.
 
 Source: OpenAI's guide "Images and vision", section on calculating costs. The large models count tiles of
 512 px and know a flat price for low detail, the small ones count patches of 32 px. Like the sizes
@@ -17,7 +17,7 @@ LOW = 512
 UNKNOWN: Size = (LOW, LOW)
 """Taken for a picture whose size is not known: the largest that low detail makes of any."""
 _LONG, _SHORT, _TILE = 2048, 768, 512
-_PATCH, _MOST_PATCHES = 32, 1536
+_PATCH, _MAX_PATCHES = 32, 1536
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Patches:
         if low and max(size) > LOW:
             width, height = (max(1, side * LOW // max(size)) for side in size)
         count = _patches(width, height)
-        if count > _MOST_PATCHES:
-            scale = math.sqrt(_MOST_PATCHES * _PATCH**2 / (width * height))
+        if count > _MAX_PATCHES:
+            scale = math.sqrt(_MAX_PATCHES * _PATCH**2 / (width * height))
             across, down = width * scale / _PATCH, height * scale / _PATCH
             scale *= min(int(across) / across, int(down) / down)  # 0 for a picture thinner than a patch
             shrunk = _patches(int(width * scale), int(height * scale))
-            count = min(_MOST_PATCHES, shrunk or _MOST_PATCHES)
+            count = min(_MAX_PATCHES, shrunk or _MAX_PATCHES)
         return math.ceil(count * self.factor)
 
 
@@ -78,7 +78,7 @@ _OTHER = Tiles(85, 170)
 
 
 def image_tokens(model: str, size: Size | None, low: bool = True) -> int:
-    """Tokens of a picture of this size (None: not known) at `model`.
+    """Counts the tokens of a picture of this size (None: not known) at `model`.
 
     The longest known beginning of the model's name decides (`gpt-5.1-2025-11-13` counts like `gpt-5`); a name
     without one counts like `gpt-4o`.

@@ -1,4 +1,4 @@
-"""How large a picture is, from the first bytes of its file: no pixel is decoded, nothing is fetched.
+"""Reads the size of a picture from the first bytes of its file: no pixel is decoded, nothing is fetched.
 
 The fake provider (`eco2/fake`) reads sizes by code of its own, so that neither can hide a fault of the other.
 """
@@ -16,7 +16,7 @@ _NO_FRAME = frozenset({0xC4, 0xC8, 0xCC})
 
 
 def size_of(url: str) -> Size | None:
-    """The size of the picture in a `data:` URL; None for any other URL and for what cannot be read."""
+    """Reads the size of the picture in a `data:` URL; None for any other URL, and where that fails."""
     kind, comma, _ = url[:100].partition(";base64,")
     if not comma or not kind.startswith("data:image/"):
         return None

@@ -12,7 +12,7 @@ from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
 from eco2.quota.asker import LIFE
-from eco2.tokens.estimate import ENOUGH, Counting
+from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
 from tests.support.rate_limited_provider import Windowed
 from tests.support.recorded_quota import RecordedQuota
@@ -297,11 +297,11 @@ async def test_the_longest_answer_is_learnt_and_never_above_the_calls_own() -> N
     model = Windowed(PLENTY, completion=lambda dice: dice.randint(40, 60))
     remotes = [Remote("p", model, quota=RecordedQuota())]
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
-        for _ in range(ENOUGH + 20):
+        for _ in range(MIN_SAMPLES + 20):
             await process.ended((await process.submit()).job)
     longest = [most for _, _, most in model.sent]
-    assert longest[:ENOUGH] == [400] * ENOUGH
-    assert {most for most in longest[ENOUGH:] if most > 80} == set()
+    assert longest[:MIN_SAMPLES] == [400] * MIN_SAMPLES
+    assert {most for most in longest[MIN_SAMPLES:] if most > 80} == set()
     assert min(longest) >= 60
 
 

@@ -16,10 +16,10 @@ from eco2.fake.tokens import count
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import taxonomy
 from eco2.tokens.estimate import (
-    ENOUGH,
+    DRIFT_CALLS,
     HEAD_ROOM,
-    IN_A_ROW,
-    MEMORY,
+    MAX_SAMPLES,
+    MIN_SAMPLES,
     Counting,
     Estimate,
     Estimator,
@@ -116,7 +116,7 @@ def test_estimates_add_up_to_a_little_more_than_was_counted(kind: str) -> None:
 
 def test_one_language_alone_does_not_spoil_the_other() -> None:
     estimator = Estimator(MODEL)
-    learning(estimator, asked(ENGLISH, "answer", 2 * MEMORY))
+    learning(estimator, asked(ENGLISH, "answer", 2 * MAX_SAMPLES))
     errors = learning(estimator, asked(KOREAN, "answer", 60))
     assert errors[0] > -0.15
     assert close(errors[10:])
@@ -164,7 +164,7 @@ def answered(estimator: Estimator, call: Call[str], *completions: int) -> Estima
 
 
 def test_until_enough_is_known_an_answer_may_be_as_long_as_its_call_allows() -> None:
-    estimate = answered(Estimator(MODEL), short(), *[100] * (ENOUGH - 1))
+    estimate = answered(Estimator(MODEL), short(), *[100] * (MIN_SAMPLES - 1))
     assert (estimate.completion, estimate.max_completion_tokens, estimate.cost) == (400, 400, 400)
 
 
@@ -178,29 +178,29 @@ def test_then_99_of_100_answers_and_some_head_room_are_asked_for() -> None:
 
 
 def test_nothing_is_asked_for_that_the_call_does_not_allow() -> None:
-    estimate = answered(Estimator(MODEL), short(), *[390] * ENOUGH)
+    estimate = answered(Estimator(MODEL), short(), *[390] * MIN_SAMPLES)
     assert (estimate.completion, estimate.max_completion_tokens) == (390, 400)
     estimator = Estimator(MODEL)
-    answered(estimator, short(), *[390] * ENOUGH)
+    answered(estimator, short(), *[390] * MIN_SAMPLES)
     estimate = estimator.estimate(short(max_tokens=50))
     assert (estimate.completion, estimate.max_completion_tokens) == (50, 50)
 
 
 def test_answers_that_were_cut_off_give_the_call_its_full_length_again() -> None:
     estimator = Estimator(MODEL)
-    cut = answered(estimator, short(), *[100] * MEMORY).max_completion_tokens
+    cut = answered(estimator, short(), *[100] * MAX_SAMPLES).max_completion_tokens
     assert answered(estimator, short(), *[cut] * 4).max_completion_tokens == 400
 
 
 def test_old_answers_are_forgotten() -> None:
-    estimate = answered(Estimator(MODEL), short(), *[300] * MEMORY, *[80] * MEMORY)
+    estimate = answered(Estimator(MODEL), short(), *[300] * MAX_SAMPLES, *[80] * MAX_SAMPLES)
     assert estimate.completion == 80
 
 
 def test_an_answer_may_always_be_as_long_as_the_prompt_since_that_is_free() -> None:
     call = asked(KOREAN, "vision", 1)[0]
     estimator = Estimator(MODEL)
-    for _ in range(ENOUGH):
+    for _ in range(MIN_SAMPLES):
         estimator.learn(estimator.estimate(call), Usage(input_tokens=prompt(call).tokens, output_tokens=40))
     estimate = estimator.estimate(call)
     assert estimate.completion == 40
@@ -210,7 +210,7 @@ def test_an_answer_may_always_be_as_long_as_the_prompt_since_that_is_free() -> N
 
 @pytest.mark.parametrize("counting", ["input", "usage"])
 def test_where_a_long_answer_is_not_paid_for_in_advance_its_length_is_left_alone(counting: Counting) -> None:
-    estimate = answered(Estimator(MODEL, counting), short(), *[100] * MEMORY)
+    estimate = answered(Estimator(MODEL, counting), short(), *[100] * MAX_SAMPLES)
     assert (estimate.completion, estimate.max_completion_tokens) == (100, 400)
     assert estimate.cost == estimate.prompt + (100 if counting == "usage" else 0)
 
@@ -254,7 +254,7 @@ def test_wrong_usages_at_the_start_are_got_over() -> None:
     sent = asked(KOREAN, "answer", 100)
     estimator = Estimator(MODEL)
     learning(estimator, sent[:25], factor=3.0)
-    assert close(learning(estimator, sent[25:])[2 * IN_A_ROW :])
+    assert close(learning(estimator, sent[25:])[2 * DRIFT_CALLS :])
 
 
 @pytest.mark.parametrize("factor", [0.4, 0.7, 1.3, 2.5])
@@ -264,7 +264,7 @@ def test_another_model_behind_the_name_is_learnt_within_a_few_calls(factor: floa
     assert close(learning(estimator, sent[:200])[50:])
     errors = learning(estimator, sent[200:], factor)
     assert not close(errors[:5])
-    assert close(errors[2 * IN_A_ROW :])
+    assert close(errors[2 * DRIFT_CALLS :])
 
 
 def test_calls_that_are_off_to_both_sides_are_no_other_model() -> None:
@@ -314,7 +314,7 @@ def test_a_picture_counts_by_the_formula_of_the_model() -> None:
 def test_a_picture_may_weigh_far_more_than_the_text_beside_it() -> None:
     call = Call("look", "", "What is it?", str, 10, image="https://example.org/can.jpg")
     estimator = Estimator(MODEL)
-    for _ in range(ENOUGH):
+    for _ in range(MIN_SAMPLES):
         estimator.learn(estimator.estimate(call), Usage(input_tokens=3000))
     assert estimator.estimate(call).prompt == pytest.approx(3000, rel=0.05)
 

@@ -14,43 +14,43 @@ _PIECES = re.compile(
     re.DOTALL,
 )
 _RARE = re.compile(r"[^\x00-\u2fff\u3000-\u9fff\uac00-\ud7a3\uf900-\ufffd]+")
-"""What ordinary text in any living script hardly has: signs beyond the basic plane, private use."""
-LETTER = 0.75
+"""Hardly in ordinary text of any living script: signs beyond the basic plane, private use."""
+MAX_LETTER = 0.75
 """Tokens of a letter in a word of random letters, at the most."""
 
-ORDINARY = 120
+MAX_ORDINARY = 120
 """Characters of a question that may be taken for an ordinary one."""
 _ASCII, _SYLLABLE, _SLACK = 0.85, 1.35, 6.0
 """An ordinary text stays below so many tokens, by this bound, for each ASCII character and each syllable."""
 
 
-def bound(text: str) -> int:
-    """Tokens that `text` counts at the most."""
+def upper_bound(text: str) -> int:
+    """Computes the most tokens that `text` can count."""
     return math.ceil(sum(_most(found) for found in _PIECES.finditer(text)))
 
 
-def rare(text: str) -> str:
-    """The characters of `text` for which no mean holds."""
-    return "".join(_RARE.findall(text))
+def split(text: str, user_text: str) -> tuple[str, str]:
+    """Separates what a mean describes from what needs a bound: a user's unusual text, and rare characters."""
+    if user_text and user_text in text and not is_ordinary(user_text):
+        text = text.replace(user_text, "", 1)
+    else:
+        user_text = ""
+    rare = "".join(_RARE.findall(text))
+    return (_RARE.sub("", text) if rare else text), user_text + rare
 
 
-def common(text: str) -> str:
-    """All others."""
-    return _RARE.sub("", text)
-
-
-def ordinary(text: str) -> bool:
-    """True for a short text of usual Korean or ASCII, which a learnt mean describes."""
+def is_ordinary(text: str) -> bool:
+    """Tests for a short text of usual Korean or ASCII, which a learnt mean describes."""
     syllables = sum("가" <= char <= "힣" for char in text)
     usual = _ASCII * sum(char.isascii() for char in text) + _SYLLABLE * syllables + _SLACK
-    return len(text) <= ORDINARY and bound(text) <= usual
+    return len(text) <= MAX_ORDINARY and upper_bound(text) <= usual
 
 
 def _most(found: re.Match[str]) -> float:
     piece = found[0]
     match found.lastgroup:
         case "word":
-            return max(1.0, LETTER * len(piece.lstrip()))
+            return max(1.0, MAX_LETTER * len(piece.lstrip()))
         case "number" | "sign":
             return 1.0
         case "syllable":

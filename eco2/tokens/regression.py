@@ -1,4 +1,6 @@
-"""Learns how much a first guess is off, part by part: least squares over the last calls, held at the guess.
+"""Learns from the last calls: a prompt by least squares, a completion by a quantile. Old calls are forgotten.
+
+The regression learns by how much a first guess is off, part by part, and is held at the guess.
 
 A guess is a sum of parts (say: English letters, Korean letters). What was counted is taken as the sum of the
 same parts, each times a ratio of its own; all ratios begin at 1. A part that calls never vary, or never have,
@@ -6,45 +8,47 @@ keeps the ratio that it had: nothing drifts while only one language comes in. A 
 error, so that short and long ones teach alike.
 """
 
+import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 
-HOLD = 0.004
+PRIOR_WEIGHT = 0.004
 """Weight of the guess beside that of a call: its ratios may be wrong by half, and what calls count scatters
 by 3 % around the best ratios, so (0.03 / 0.5)²."""
 
 
-class Ratios:
-    """`parts`: how many there are. `memory`: calls that are remembered."""
+class Regression:
+    """Ratios of the parts of a guess. `parts`: how many there are. `memory`: calls that are remembered.
+
+    `samples`: calls that it rests upon.
+    """
 
     def __init__(self, parts: int, memory: int) -> None:
+        self.samples = 0
         self._memory = memory
         self._calls: deque[tuple[tuple[int, ...], int]] = deque()
         self._products = [[0.0] * parts for _ in range(parts)]
         self._moments = [0.0] * parts
         self._ratios = [1.0] * parts
 
-    @property
-    def learnt(self) -> int:
-        """Calls that are remembered."""
-        return len(self._calls)
-
-    def total(self, parts: Sequence[int]) -> float:
-        """What a call with these parts will count."""
+    def predict(self, parts: Sequence[int]) -> float:
+        """Computes the tokens that a call with these parts will count."""
         return sum(ratio * part for ratio, part in zip(self._ratios, parts, strict=True))
 
     def learn(self, parts: tuple[int, ...], counted: int) -> None:
-        """A call with these parts, of which one is above 0, counted so much."""
+        """Adds a call with these parts, of which one is above 0, that counted so much."""
         self._calls.append((parts, counted))
         self._add(parts, counted, 1)
         if len(self._calls) > self._memory:
             self._add(*self._calls.popleft(), -1)
-        self._ratios = _solved(
+        self.samples = len(self._calls)
+        self._ratios = solve(
             [
-                [product + HOLD * (row == column) for column, product in enumerate(products)]
+                [product + PRIOR_WEIGHT * (row == column) for column, product in enumerate(products)]
                 for row, products in enumerate(self._products)
             ],
-            [moment + HOLD for moment in self._moments],
+            [moment + PRIOR_WEIGHT for moment in self._moments],
         )
 
     def _add(self, parts: tuple[int, ...], counted: int, sign: int) -> None:
@@ -55,8 +59,8 @@ class Ratios:
                 self._products[row][column] += weight * part * other
 
 
-def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
-    """The solution of a symmetric system that `HOLD` keeps well-posed, so that no pivoting is needed."""
+def solve(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """Solves a symmetric system that `PRIOR_WEIGHT` keeps well-posed, so that no pivoting is needed."""
     size = len(right)
     for pivot in range(size):
         for row in range(pivot + 1, size):
@@ -69,3 +73,28 @@ def _solved(matrix: list[list[float]], right: list[float]) -> list[float]:
         known = sum(matrix[row][column] * solution[column] for column in range(row + 1, size))
         solution[row] = (right[row] - known) / matrix[row][row]
     return solution
+
+
+class Quantile:
+    """The value that all but a few of the last calls stayed below, exact.
+
+    `share`: of the calls that stay at or below the value. `memory`: calls that are remembered. `min_samples`:
+    calls before which there is no `value`.
+    """
+
+    def __init__(self, share: float, memory: int, min_samples: int) -> None:
+        self.value: int | None = None
+        self._share = share
+        self._memory = memory
+        self._min_samples = min_samples
+        self._calls: deque[int] = deque()
+        self._sorted: list[int] = []
+
+    def learn(self, value: int) -> None:
+        """Adds a call, and takes the nearest rank of those that are remembered."""
+        self._calls.append(value)
+        insort(self._sorted, value)
+        if len(self._calls) > self._memory:
+            del self._sorted[bisect_left(self._sorted, self._calls.popleft())]
+        if len(self._sorted) >= self._min_samples:
+            self.value = self._sorted[math.ceil(self._share * len(self._sorted)) - 1]

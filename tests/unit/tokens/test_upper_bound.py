@@ -15,8 +15,8 @@ from eco2.fake.provider import charge
 from eco2.fake.tokens import count
 from eco2.stages.request import MAX_QUESTION, ScanInput
 from eco2.stages.vision import Unfit, repair_call
-from eco2.tokens.estimate import ENOUGH, Estimator
-from eco2.tokens.worst import bound, ordinary
+from eco2.tokens.estimate import MIN_SAMPLES, Estimator
+from eco2.tokens.upper_bound import is_ordinary, upper_bound
 from tests.unit.tokens.test_estimate import ENGLISH, KOREAN, asked
 
 Write = Callable[[random.Random], str]
@@ -79,7 +79,7 @@ def scan_of(question: str) -> Sequence[Call[Any]]:
 def taught(kind: str) -> Estimator:
     """An estimator that knows ordinary calls of this kind well."""
     estimator = Estimator(MODEL)
-    for call in asked(KOREAN + ENGLISH, kind, 2 * ENOUGH):
+    for call in asked(KOREAN + ENGLISH, kind, 2 * MIN_SAMPLES):
         estimator.learn(estimator.estimate(call), Usage(prompt(call).tokens, 0, 110))
     return estimator
 
@@ -101,8 +101,8 @@ def test_no_reservation_is_below_what_is_charged(name: str) -> None:
 def test_the_bound_holds_for_the_text_alone(name: str) -> None:
     for seed in range(5):
         text = TEXTS[name](random.Random(seed))
-        assert bound(text) >= count(text)
-        assert bound(json.dumps(text)) >= count(json.dumps(text))
+        assert upper_bound(text) >= count(text)
+        assert upper_bound(json.dumps(text)) >= count(json.dumps(text))
 
 
 @pytest.mark.parametrize("name", [name for name in TEXTS if "short" not in name])
@@ -145,7 +145,7 @@ def test_what_is_rare_is_bounded_also_where_no_stage_says_whose_text_it_is() -> 
 
 
 def test_only_short_and_usual_texts_are_ordinary() -> None:
-    assert all(ordinary(question) for question in (*KOREAN, *ENGLISH))
-    assert not ordinary(ENGLISH[2] * 3)
+    assert all(is_ordinary(question) for question in (*KOREAN, *ENGLISH))
+    assert not is_ordinary(ENGLISH[2] * 3)
     for name in ("cuneiform", "a1b2", "rare syllables", "private use", "control", "accents"):
-        assert not ordinary(json.dumps(TEXTS[name](random.Random(1))[:60], ensure_ascii=False))
+        assert not is_ordinary(json.dumps(TEXTS[name](random.Random(1))[:60], ensure_ascii=False))
