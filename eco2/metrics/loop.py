@@ -1,4 +1,4 @@
-"""How late the event loop is: whoever sleeps here wakes later than asked when something holds the loop."""
+"""Measures the lag of the event loop: a sleeping task wakes late when something blocks the loop."""
 
 import asyncio
 import time
@@ -6,18 +6,18 @@ import time
 from eco2.metrics.metrics import Metrics
 
 PERIOD = 0.25
-"""Seconds; a hold-up of a longer time is seen for certain."""
+"""Seconds between two measurements; a longer block is always seen."""
 
 
 class LoopWatch:
-    """A component of every process. `period`: seconds between two looks."""
+    """A component of every process. `period`: seconds between two measurements."""
 
     def __init__(self, metrics: Metrics, period: float = PERIOD) -> None:
         self._metrics = metrics
         self._period = period
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Sleeps and looks at the clock until `stop` is set."""
+        """Measures until `stop` is set."""
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())
             await stop.wait()

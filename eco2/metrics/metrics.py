@@ -1,47 +1,72 @@
-"""What the process counts: one object with a registry of its own, nothing global.
+"""Counts for Prometheus: one object per process, with its own registry and nothing global.
 
-Methods are named by what happened; nobody else knows series or labels. Hot ones cost a look-up and an
-addition (`children.py`). What a process is going to count is announced first (`gateway`, `worker`,
-`provider`), so that its series stand at 0 before the first time: Prometheus does not see a first increase.
+Methods are named by the event that they count; no other module knows series or labels. Hot ones cost a
+look-up and an addition. A process announces first what it will count (`gateway`, `worker`, `provider`), so
+that its series start at 0: Prometheus cannot see the increase of a series that did not exist before.
 """
 
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Generic, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import eco2
-from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
-from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
-from eco2.metrics.children import Children
-from eco2.metrics.scraped import (
-    BrokerSeries,
-    Budget,
-    Budgets,
-    JournalSeries,
-    JournalStatus,
-    Link,
-    Presence,
-    PresenceSeries,
-    Queues,
-    Spending,
-    Uncreated,
+from eco2.call import Usage
+from eco2.errors import LimitKind
+from eco2.metrics.collectors import (
+    BrokerCollector,
+    BudgetCollector,
+    BudgetSource,
+    JournalCollector,
+    JournalSource,
+    LinkSource,
+    PresenceCollector,
+    PresenceSource,
+    QueueCollector,
+    SpendingCollector,
+    WithoutCreated,
 )
 from eco2.metrics.series import SERIES
 
 GrantOutcome = Literal["used", "expired", "refunded"]
 Opening = Literal["down", "refused"]
-"""Why a breaker opened: the provider answers nobody, or none of our calls (key, permission, quota)."""
+"""Why a breaker opened: the provider is down, or refuses all our calls (key, permission, quota)."""
 Swept = Literal["ended", "ordered again"]
 
 NO_ERROR = "OK"
-DEAD = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
-"""Codes of `eco2.errors.PermanentFailure`."""
-REFUSED = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
-"""Codes of a request that any pipeline's may be answered with."""
+DEAD_CODES = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
+"""Codes of `eco2.errors.DeadLetter`."""
+REFUSAL_CODES = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
+"""Codes that a request for any pipeline may be refused with."""
+
+MAX_LABELS = 300
+"""Combinations of labels that one series may have; further ones are counted under `OTHER`."""
+OTHER = "other"
+
+Metric = TypeVar("Metric")
+
+
+class LabelCache(Generic[Metric]):
+    """The children of one series by their labels, each bound once; their number is bounded.
+
+    `bind`: the method `labels` of the series.
+    """
+
+    def __init__(self, bind: Callable[..., Metric]) -> None:
+        self._bind = bind
+        self._bound: dict[tuple[str, ...], Metric] = {}
+
+    def of(self, *values: str) -> Metric:
+        """Returns the child of these labels, which is shown from then on."""
+        child = self._bound.get(values)
+        if child is None:
+            if len(self._bound) >= MAX_LABELS:
+                values = (OTHER,) * len(values)
+            child = self._bound[values] = self._bind(*values)
+        return child
 
 # Dashboards and alerts select calls by these values: a renamed class keeps its value.
 _OUTCOMES: dict[type[Eco2Error], str] = {
@@ -60,7 +85,7 @@ def call_outcome(error: Eco2Error) -> str:
 
 
 class Metrics:
-    """One per process; handed to whoever has something to count."""
+    """The counts of one process, passed to every component that counts something."""
 
     content_type = CONTENT_TYPE_LATEST
 
@@ -100,32 +125,32 @@ class Metrics:
         self._first_events = self._histogram("eco2_first_event_seconds")
         self._streams_resumed = self._counter("eco2_sse_resumed")
         self._streams_cut = self._counter("eco2_sse_cut")
-        self._budgets = Budgets()
+        self._budgets = BudgetCollector()
         self._registry.register(self._budgets)
         self._barriers = self._plain_histogram("eco2_barrier_seconds")
         self._loop = self._plain_histogram("eco2_loop_lag_seconds")
-        self._uncreated = Uncreated(self._registry)
+        self._without_created = WithoutCreated(self._registry)
 
     # --- announced
 
     def process(self, role: str) -> None:
-        """This is a process of that role: what it is, and what it takes of the machine."""
+        """Shows the role and version of the process, and its use of CPU, memory and files."""
         ProcessCollector(registry=self._registry)
         self._gauge("eco2_build_info").of(eco2.__version__, role, platform.python_version()).set(1)
 
     def gateway(self, pipelines: Iterable[str]) -> None:
-        """This process is going to take jobs of these pipelines."""
+        """Announces that this process accepts jobs of these pipelines."""
         for pipeline in pipelines:
             for counter in (self._accepted, self._streams_resumed, self._streams_cut):
                 counter.of(pipeline)
-            for code in REFUSED:
+            for code in REFUSAL_CODES:
                 self._refused.of(pipeline, code)
             self._streams.of(pipeline)
             self._submissions.of(pipeline)
             self._first_events.of(pipeline)
 
     def worker(self, pipelines: Iterable[str], prefetch: int) -> None:
-        """This process is going to run jobs of these pipelines, so many at once of each."""
+        """Announces that this process runs up to `prefetch` jobs of each of these pipelines at once."""
         for pipeline in pipelines:
             for counter in (
                 self._put_off,
@@ -139,15 +164,15 @@ class Metrics:
                 gauge.of(pipeline)
             self._job_slots.of(pipeline).set(prefetch)
             self._ended.of(pipeline, "completed", NO_ERROR)
-            for code in (*DEAD, "DEADLINE"):
+            for code in (*DEAD_CODES, "DEADLINE"):
                 self._ended.of(pipeline, "failed", code)
-            for code in DEAD:
+            for code in DEAD_CODES:
                 self._dead.of(pipeline, code)
             for what in get_args(Swept):
                 self._swept.of(pipeline, what)
 
     def provider(self, provider: str, slots: int) -> None:
-        """This process is going to call the provider, so many times at once."""
+        """Announces that this process makes up to `slots` calls to the provider at once."""
         self._call_slots.of(provider).set(slots)
         self._calls_waiting.of(provider)
         self._in_flight.of(provider)
@@ -173,20 +198,20 @@ class Metrics:
         self._running.of(pipeline).inc()
 
     def job_resumed(self, pipeline: str) -> None:
-        """A run goes on behind stages that were completed before."""
+        """A run resumed after stages that an earlier run had completed."""
         self._resumed.of(pipeline).inc()
 
     def job_left(self, pipeline: str, outcome: str, seconds: float) -> None:
-        """The worker let go of the job; `seconds` since its acceptance."""
+        """The worker released the job, `seconds` after its acceptance."""
         self._running.of(pipeline).dec()
         self._runs.of(pipeline, outcome).observe(seconds)
 
     def job_ended(self, pipeline: str, status: str, code: str | None) -> None:
-        """A job came to its end, with that error code if it failed."""
+        """A job ended, with that error code if it failed."""
         self._ended.of(pipeline, status, code or NO_ERROR).inc()
 
     def job_put_off(self, pipeline: str) -> None:
-        """A stage failed, and the job is tried again later."""
+        """A stage failed, and the job will be retried later."""
         self._put_off.of(pipeline).inc()
 
     def dead_letter(self, pipeline: str, code: str) -> None:
@@ -200,7 +225,7 @@ class Metrics:
             yield
 
     def job_taken_over(self, pipeline: str) -> None:
-        """A job's holder was silent, and this worker goes on with the job."""
+        """A job's holder was silent, and this worker took the job over."""
         self._taken_over.of(pipeline).inc()
 
     def delivery_adopted(self, pipeline: str) -> None:
@@ -208,11 +233,11 @@ class Metrics:
         self._adopted.of(pipeline).inc()
 
     def delivery_redelivered(self, pipeline: str) -> None:
-        """The broker brought what it may have handed out before."""
+        """The broker delivered a message that it may have delivered before."""
         self._redelivered.of(pipeline).inc()
 
     def job_swept(self, pipeline: str, what: Swept) -> None:
-        """The sweep did something about a job."""
+        """The sweep ended a job or ordered it again."""
         self._swept.of(pipeline, what).inc()
 
     # --- stages and calls
@@ -223,7 +248,7 @@ class Metrics:
 
     @contextmanager
     def call_waiting(self, provider: str) -> Iterator[None]:
-        """A call waits for its turn while the block runs."""
+        """A call waits for a slot and a grant while the block runs."""
         with self._calls_waiting.of(provider).track_inprogress():
             yield
 
@@ -244,7 +269,7 @@ class Metrics:
                 self._cost.of(kind, model).inc(float(usage.cost))
 
     def call_retried(self, kind: str) -> None:
-        """A call failed and is tried again."""
+        """A call failed and is retried at once."""
         self._retries.of(kind).inc()
 
     def breaker(self, provider: str, *, closed: bool) -> None:
@@ -252,7 +277,7 @@ class Metrics:
         self._breakers.of(provider).set(not closed)
 
     def breaker_opened(self, provider: str, why: Opening) -> None:
-        """The breaker of a provider opened, or was kept open by the call that went ahead."""
+        """The breaker of a provider opened, or a failed trial call kept it open."""
         self._openings.of(provider, why).inc()
 
     def rate_limited(self, provider: str, kind: LimitKind) -> None:
@@ -262,7 +287,7 @@ class Metrics:
     # --- budget
 
     def call_waited(self, provider: str, seconds: float) -> None:
-        """A call had its turn after `seconds`."""
+        """A call could be sent after `seconds`."""
         self._call_waits.of(provider).observe(seconds)
 
     def call_granted(self, provider: str, seconds: float) -> None:
@@ -270,12 +295,12 @@ class Metrics:
         self._grant_seconds.of(provider).observe(seconds)
 
     def reserved(self, provider: str, requests: float, tokens: float) -> None:
-        """Calls hold so much more of the budget; less, if negative."""
+        """Adds to the part of the budget that calls of this process hold; negative: returns."""
         self._reserved.of(provider, "requests").inc(requests)
         self._reserved.of(provider, "tokens").inc(tokens)
 
     def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
-        """A grant was used, or it grew too old, or it was not needed any more."""
+        """A grant was used, expired, or was refunded because the call was not made."""
         self._grants.of(provider, outcome).inc()
 
     # --- event streams
@@ -287,15 +312,15 @@ class Metrics:
             yield
 
     def first_event(self, pipeline: str, seconds: float) -> None:
-        """A client that had no event yet got its first one, `seconds` after it asked."""
+        """A new client received its first event, `seconds` after its request."""
         self._first_events.of(pipeline).observe(seconds)
 
     def stream_resumed(self, pipeline: str) -> None:
-        """A client went on behind the event that it had seen last."""
+        """A client resumed its event stream after the last event that it had seen."""
         self._streams_resumed.of(pipeline).inc()
 
     def stream_cut(self, pipeline: str) -> None:
-        """A client took nothing for too long and was cut off."""
+        """A client read nothing for too long and was disconnected."""
         self._streams_cut.of(pipeline).inc()
 
     # --- the process
@@ -305,52 +330,52 @@ class Metrics:
         self._barriers.observe(seconds)
 
     def loop_late(self, seconds: float) -> None:
-        """The event loop woke a sleeper so much later than asked."""
+        """The event loop woke a sleeping task `seconds` late."""
         self._loop.observe(seconds)
 
     # --- asked at each scrape
 
-    def show_budget(self, provider: str, status: Callable[[], Budget | None]) -> None:
-        """Shows how the provider's budget stands where this process leads."""
+    def show_budget(self, provider: str, status: Callable[[], BudgetSource | None]) -> None:
+        """Shows the state of the provider's budget while this process leads it."""
         self._budgets.statuses[provider] = status
 
     def show_spending(self, limit: float, spent: Callable[[], float]) -> None:
-        """Shows what was paid today, in USD, beside the most that may be."""
-        self._registry.register(Spending(limit, spent))
+        """Shows the USD spent today and the daily limit."""
+        self._registry.register(SpendingCollector(limit, spent))
 
-    def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalStatus]) -> None:
-        """Shows how the process stands to the journal, and the backlog of these pipelines."""
-        self._registry.register(JournalSeries(tuple(pipelines), status))
+    def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalSource]) -> None:
+        """Shows the lag of this process behind the journal, and the backlog of these pipelines."""
+        self._registry.register(JournalCollector(tuple(pipelines), status))
 
-    def show_presence(self, presence: Presence) -> None:
-        """Shows the workers that this process hears, and its clock beside theirs."""
-        self._registry.register(PresenceSeries(presence))
+    def show_presence(self, presence: PresenceSource) -> None:
+        """Shows the workers whose presence this process receives, and its clock against theirs."""
+        self._registry.register(PresenceCollector(presence))
 
-    def show_broker(self, links: Callable[[], Iterable[Link]], blocked: Callable[[], bool]) -> None:
+    def show_broker(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
         """Shows the connections to the broker."""
-        self._registry.register(BrokerSeries(links, blocked))
+        self._registry.register(BrokerCollector(links, blocked))
 
     def show_queues(self, depths: Callable[[], dict[str, int]]) -> None:
-        """Shows messages by queue, as far as this process knows."""
-        self._registry.register(Queues(depths))
+        """Shows the number of messages by queue, as far as this process knows."""
+        self._registry.register(QueueCollector(depths))
 
     def render(self) -> bytes:
         """All series in Prometheus' text format (`content_type`)."""
-        return generate_latest(self._uncreated)
+        return generate_latest(self._without_created)
 
     # --- made from the table
 
-    def _counter(self, name: str) -> Children[Counter]:
+    def _counter(self, name: str) -> LabelCache[Counter]:
         series = SERIES[name]
-        return Children(Counter(name, series.help, series.labels, registry=self._registry).labels)
+        return LabelCache(Counter(name, series.help, series.labels, registry=self._registry).labels)
 
-    def _gauge(self, name: str) -> Children[Gauge]:
+    def _gauge(self, name: str) -> LabelCache[Gauge]:
         series = SERIES[name]
-        return Children(Gauge(name, series.help, series.labels, registry=self._registry).labels)
+        return LabelCache(Gauge(name, series.help, series.labels, registry=self._registry).labels)
 
-    def _histogram(self, name: str) -> Children[Histogram]:
+    def _histogram(self, name: str) -> LabelCache[Histogram]:
         series = SERIES[name]
-        return Children(
+        return LabelCache(
             Histogram(name, series.help, series.labels, registry=self._registry, buckets=series.bounds).labels
         )
 

@@ -1,6 +1,6 @@
-"""Series that nobody counts: at each scrape their source is asked how things stand.
+"""Collectors of the series that are not counted but read from their source at each scrape.
 
-Sources are plain values with the properties named here; the layers above implement them.
+A source is a plain value with the properties declared here; the layers above implement it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,8 +16,8 @@ from eco2.pacer import Limits
 Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
 
 
-class Budget(Protocol):
-    """What a leader knows (`eco2.quota.term.Status`)."""
+class BudgetSource(Protocol):
+    """The state of a budget at its leader (`eco2.quota.term.Status`)."""
 
     @property
     def epoch(self) -> str: ...
@@ -33,8 +33,8 @@ class Budget(Protocol):
     def factor(self) -> float: ...
 
 
-class Backlog(Protocol):
-    """Of one pipeline (`eco2.journal.backlog.Backlog`)."""
+class BacklogSource(Protocol):
+    """The unended jobs of one pipeline (`eco2.journal.backlog.Backlog`)."""
 
     @property
     def jobs(self) -> int: ...
@@ -44,8 +44,8 @@ class Backlog(Protocol):
     def oldest(self) -> float: ...
 
 
-class JournalStatus(Protocol):
-    """How a process stands to the journal (`eco2.journal.journal.Status`). Times are seconds."""
+class JournalSource(Protocol):
+    """The state of a process's journal client (`eco2.journal.journal.Status`). Times are seconds."""
 
     @property
     def jobs(self) -> int: ...
@@ -62,10 +62,10 @@ class JournalStatus(Protocol):
     @property
     def paused(self) -> bool: ...
     @property
-    def backlog(self) -> Mapping[str, Backlog]: ...
+    def backlog(self) -> Mapping[str, BacklogSource]: ...
 
 
-class Link(Protocol):
+class LinkSource(Protocol):
     """A connection to the broker (`eco2.ports.LinkStatus`)."""
 
     @property
@@ -76,8 +76,8 @@ class Link(Protocol):
     def reconnects(self) -> int: ...
 
 
-class Presence(Protocol):
-    """What a process knows of the others (`eco2.journal.presence.Presence`)."""
+class PresenceSource(Protocol):
+    """The other processes as this one sees them (`eco2.journal.presence.Presence`)."""
 
     @property
     def ahead(self) -> float: ...
@@ -86,14 +86,14 @@ class Presence(Protocol):
     def workers(self) -> Mapping[str, int]: ...
 
 
-class Budgets(Collector):
-    """Series of the budgets that this process leads; of all processes together there is one of each.
+class BudgetCollector(Collector):
+    """Series of the budgets that this process leads; each budget has one leader.
 
-    A term is counted when it is scraped first: one that falls between two scrapes is missed.
+    An epoch is counted when it is first scraped: one that falls between two scrapes is missed.
     """
 
     def __init__(self) -> None:
-        self.statuses: dict[str, Callable[[], Budget | None]] = {}
+        self.statuses: dict[str, Callable[[], BudgetSource | None]] = {}
         self._epochs: dict[str, str] = {}
         self._terms: dict[str, int] = {}
 
@@ -103,10 +103,13 @@ class Budgets(Collector):
             for name in ("leader", "limit", "used", "assumed", "waiting", "factor")
         )
         terms = _counter("eco2_quota_terms")
-        for provider, ask in self.statuses.items():
-            status = ask()
+        for provider, read_status in self.statuses.items():
+            status = read_status()
             leader.add_metric([provider], float(status is not None))
-            terms.add_metric([provider], self._counted(provider, status))
+            if status is not None and self._epochs.get(provider) != status.epoch:
+                self._epochs[provider] = status.epoch
+                self._terms[provider] = self._terms.get(provider, 0) + 1
+            terms.add_metric([provider], self._terms.get(provider, 0))
             if status is None:
                 continue
             waiting.add_metric([provider], status.waiting)
@@ -118,14 +121,10 @@ class Budgets(Collector):
                         family.add_metric([provider, what], amount)
         yield from (leader, terms, limit, used, assumed, waiting, factor)
 
-    def _counted(self, provider: str, status: Budget | None) -> int:
-        if status is not None and self._epochs.get(provider) != status.epoch:
-            self._epochs[provider] = status.epoch
-            self._terms[provider] = self._terms.get(provider, 0) + 1
-        return self._terms.get(provider, 0)
 
+class SpendingCollector(Collector):
+    """The USD spent today and the daily limit."""
 
-class Spending(Collector):
     def __init__(self, limit: float, spent: Callable[[], float]) -> None:
         self._limit = limit
         self._spent = spent
@@ -135,10 +134,10 @@ class Spending(Collector):
         yield _gauge("eco2_spent_today_usd", self._spent())
 
 
-class JournalSeries(Collector):
-    """The backlog of `pipelines`, 0 where there is none; those of others are other processes' matter."""
+class JournalCollector(Collector):
+    """The state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
 
-    def __init__(self, pipelines: tuple[str, ...], status: Callable[[], JournalStatus]) -> None:
+    def __init__(self, pipelines: tuple[str, ...], status: Callable[[], JournalSource]) -> None:
         self._pipelines = pipelines
         self._status = status
 
@@ -159,17 +158,17 @@ class JournalSeries(Collector):
             _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
         )
         for pipeline in self._pipelines:
-            found = status.backlog.get(pipeline)
-            backlog.add_metric([pipeline], found.jobs if found else 0)
-            waiting.add_metric([pipeline], found.waiting if found else 0)
-            oldest.add_metric([pipeline], found.oldest if found else 0.0)
+            jobs = status.backlog.get(pipeline)
+            backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
+            waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
+            oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
         yield from (backlog, waiting, oldest)
 
 
-class PresenceSeries(Collector):
-    """Workers by pipeline, 0 for one of this process's own that none serves, and the own clock."""
+class PresenceCollector(Collector):
+    """Workers by pipeline (0 for a pipeline of this process without one), and the clock's offset."""
 
-    def __init__(self, presence: Presence) -> None:
+    def __init__(self, presence: PresenceSource) -> None:
         self._presence = presence
 
     def collect(self) -> Families:
@@ -181,8 +180,10 @@ class PresenceSeries(Collector):
         yield _gauge("eco2_clock_ahead_seconds", self._presence.ahead)
 
 
-class BrokerSeries(Collector):
-    def __init__(self, links: Callable[[], Iterable[Link]], blocked: Callable[[], bool]) -> None:
+class BrokerCollector(Collector):
+    """The connections to the broker, and its alarms."""
+
+    def __init__(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
         self._links = links
         self._blocked = blocked
 
@@ -194,7 +195,9 @@ class BrokerSeries(Collector):
         yield from (up, reconnects, _gauge("eco2_broker_blocked", float(self._blocked())))
 
 
-class Queues(Collector):
+class QueueCollector(Collector):
+    """Messages by queue."""
+
     def __init__(self, depths: Callable[[], Mapping[str, int]]) -> None:
         self._depths = depths
 
@@ -205,9 +208,11 @@ class Queues(Collector):
         yield messages
 
 
-class Uncreated(CollectorRegistry):
-    """What `registry` holds, without the times at which each series was made: they double the page, and
-    Prometheus does not use them."""
+class WithoutCreated(CollectorRegistry):
+    """A registry's series without their creation times.
+
+    These double the size of the page, and Prometheus does not use them.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         super().__init__()
