@@ -1,6 +1,6 @@
-"""The command line: reads the settings, says what a person needs to know, and turns errors into exit codes.
+"""The command line: loads the settings, prints messages, and maps errors to exit codes.
 
-Everything heavy is imported inside the command that needs it, so that `eco2 --help` answers at once.
+Heavy modules are imported inside the commands that need them, so that `eco2 --help` is fast.
 """
 
 import asyncio
@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from eco2 import __version__
-from eco2.commands import dead, intake, jobs
-from eco2.commands.start import run as _run
-from eco2.commands.start import settings as _settings
+from eco2.commands import bootstrap, dead, intake, jobs
 from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
 from eco2.sizetable import show_size
 
@@ -22,22 +20,26 @@ if TYPE_CHECKING:
     from eco2.broker.topology import Topology
     from eco2.settings import Settings
 
-EXIT_CODES = """Exit codes: 0 done · 1 a bug · 2 wrong usage or settings · 3 the job failed ·
-4 gateway or broker did not answer · 5 the request was refused · 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 success · 1 bug · 2 wrong usage or settings · 3 the job failed ·
+4 the gateway or the broker does not answer · 5 the request was refused · 130 interrupted."""
 
 app = typer.Typer(
-    help="Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},  # of every command below, too
+    context_settings={"help_option_names": ["-h", "--help"]},  # also for every sub-command
 )
-Host = Annotated[str | None, typer.Option(help="Address to listen on, in place of the variable.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; overrides the environment variable.")]
 Port = Annotated[
-    int | None, typer.Option(min=0, max=65_535, help="Port, in place of the variable; 0 takes a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65_535, help="Port to listen on; overrides the environment variable. 0: any free port."
+    ),
 ]
-topology_app = typer.Typer(help="The queues and exchanges at the broker.", no_args_is_help=True)
+topology_app = typer.Typer(
+    help="Show, check and create the queues and exchanges at the broker.", no_args_is_help=True
+)
 app.add_typer(topology_app, name="topology")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(dead.app, name="dead")
@@ -46,19 +48,19 @@ app.command("size")(show_size)
 
 def main() -> None:
     """The `eco2` program."""
-    sys.path.insert(0, str(Path.cwd()))  # so that ECO2_PIPELINES finds a module beside you
+    sys.path.insert(0, str(Path.cwd()))  # ECO2_PIPELINES may name a module in the current folder
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
     except (Eco2Error, BaseExceptionGroup) as error:
-        leaf = _leaf(error)
+        leaf = bootstrap.first_error(error)
         if not isinstance(leaf, Eco2Error):
             raise
-        from eco2.terminal import visible  # a gateway's or a broker's words may be in it
+        from eco2.terminal import visible  # it may quote a gateway or a broker
 
         typer.echo(f"eco2: {visible(str(leaf))}", err=True)
-        sys.exit(_code(leaf))
+        sys.exit(exit_code(leaf))
 
 
 def _version(wanted: bool) -> None:
@@ -73,45 +75,56 @@ def program(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Eco²: a native asyncio task queue for LLM pipelines on RabbitMQ, and its waste scan."""
+    """Eco²: an asyncio task queue for LLM pipelines on RabbitMQ, with a waste scan as its first pipeline.
+
+    Start here: `eco2 demo` scans a photo on this machine, without a key and without a broker.
+    """
 
 
 @app.command()
 def demo(
-    once: Annotated[bool, typer.Option("--once", help="Stop after the first scan; any free port.")] = False,
-    photo: Annotated[Path | None, typer.Option(help="Your photo instead of the bundled one.")] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit after the first scan; listen on any free port.")
+    ] = False,
+    photo: Annotated[Path | None, typer.Option(help="A photo to scan instead of the bundled one.")] = None,
     host: Host = None,
     port: Port = None,
 ) -> None:
-    """Scan a real photo through all four stages here and now, then leave the gateway serving."""
+    """Scan a photo on this machine, without a broker or a key, then keep the gateway running."""
     from eco2.demo import Photo
     from eco2.demo import demo as run_demo
     from eco2.stages import DEMO_PHOTO
 
-    settings = _settings("warning", host=host, port=0 if once and port is None else port)
-    if not _run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
+    settings = bootstrap.settings("warning", host=host, port=0 if once and port is None else port)
+    if not bootstrap.run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
         raise typer.Exit(3)
 
 
 @app.command()
 def serve(host: Host = None, port: Port = None) -> None:
-    """Gateway and worker in one process; without ECO2_AMQP_URL on the broker in memory."""
-    settings = _settings(host=host, port=port)
+    """Run gateway and worker in one process; without ECO2_AMQP_URL with a broker in memory."""
+    settings = bootstrap.settings(host=host, port=port)
     if settings.amqp_url is None:
-        typer.echo("No ECO2_AMQP_URL: the broker is in memory, and jobs end with this process.", err=True)
+        typer.echo(
+            "ECO2_AMQP_URL is not set: the broker is in memory, and jobs are lost when this process ends.",
+            err=True,
+        )
     _process("serve", settings)
 
 
 @app.command()
 def gateway(host: Host = None, port: Port = None) -> None:
-    """Take requests and show events, for any number of clients. Needs ECO2_AMQP_URL."""
-    _process("gateway", _settings(host=host, port=port))
+    """Run a gateway: accept jobs over HTTP and stream their events. Needs ECO2_AMQP_URL."""
+    _process("gateway", bootstrap.settings(host=host, port=port))
 
 
 @app.command()
 def worker(host: Host = None, port: Port = None) -> None:
-    """Run jobs from the queue. Needs ECO2_AMQP_URL. Host and port are those of its health and metrics."""
-    _process("worker", _settings(worker_host=host, worker_port=port))
+    """Run a worker: take jobs from the queue and run them. Needs ECO2_AMQP_URL.
+
+    Host and port are those of its health checks and metrics.
+    """
+    _process("worker", bootstrap.settings(worker_host=host, worker_port=port))
 
 
 @app.command()
@@ -119,70 +132,73 @@ def scan(
     photo: Annotated[
         Path, typer.Argument(help="A JPEG, PNG, WebP or GIF file.", exists=True, dir_okay=False)
     ],
-    question: Annotated[str | None, typer.Option(help="What you want to know about it.")] = None,
-    url: Annotated[str, typer.Option(help="The gateway.")] = "http://127.0.0.1:8000",
-    model: Annotated[str | None, typer.Option(help="A model that the gateway offers.")] = None,
+    question: Annotated[str | None, typer.Option(help="A question about the photo.")] = None,
+    url: Annotated[str, typer.Option(help="The gateway's URL.")] = "http://127.0.0.1:8000",
+    model: Annotated[str | None, typer.Option(help="The model to use, one that the gateway offers.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
 ) -> None:
-    """Scan a photo at a running gateway and show the stages as they happen."""
+    """Send a photo to a running gateway and show the stages as they happen."""
     from eco2.demo import Photo, scan_photo
 
-    status = _run(scan_photo(url, Photo.read(photo), question, model, as_json=json))
+    status = bootstrap.run(scan_photo(url, Photo.read(photo), question, model, as_json=json))
     if status != "completed":
         raise typer.Exit(3)
 
 
 @topology_app.command("show")
 def topology_show() -> None:
-    """Print what this configuration needs at the broker."""
+    """Print the queues and exchanges that this configuration needs."""
     from eco2.broker.topology import show
 
-    typer.echo(show(_topology(_settings())))
+    typer.echo(show(_topology(bootstrap.settings())))
 
 
 @topology_app.command("check")
 def topology_check() -> None:
-    """Compare the broker with what is needed; exit 2 if they differ."""
+    """Check that the broker has what this configuration needs; exit code 2 if not."""
     from eco2 import brokers
 
-    settings = _settings()
-    found = _run(brokers.inspect(settings, _topology(settings)))
-    typer.echo(f"The broker is {found.server}.")
-    for line in (*found.cautions, *found.differences):
+    settings = bootstrap.settings()
+    report = bootstrap.run(brokers.inspect(settings, _topology(settings)))
+    typer.echo(f"The broker is {report.server}.")
+    for line in (*report.cautions, *report.differences):
         typer.echo(line)
-    if found.differences:
+    if report.differences:
         raise typer.Exit(2)
-    typer.echo("The broker has everything, as it should be.")
+    typer.echo("The broker has everything that this configuration needs.")
 
 
 @topology_app.command("apply")
 def topology_apply() -> None:
-    """Make what is missing at the broker; nothing is ever deleted or changed."""
+    """Create what is missing at the broker; nothing is changed or deleted."""
     from eco2 import brokers
 
-    settings = _settings()
-    _run(brokers.apply(settings, _topology(settings)))
-    typer.echo("The broker has everything.")
+    settings = bootstrap.settings()
+    bootstrap.run(brokers.apply(settings, _topology(settings)))
+    typer.echo("The broker has everything that this configuration needs.")
 
 
 @app.command("fake-openai")
 def fake_openai(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8090,
-    rpm: Annotated[int, typer.Option(help="Requests per minute; 0: no limit.")] = 500,
-    tpm: Annotated[int, typer.Option(help="Tokens per minute; 0: no limit.")] = 500_000,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0: any free port.")] = 8090,
+    rpm: Annotated[int, typer.Option(help="Limit of requests per minute; 0: none.")] = 500,
+    tpm: Annotated[int, typer.Option(help="Limit of tokens per minute; 0: none.")] = 500_000,
     charge: Annotated[
-        Literal["request", "input", "usage"], typer.Option(help="What the token window counts.")
+        Literal["request", "input", "usage"],
+        typer.Option(help="How a request counts against the token limit."),
     ] = "request",
-    scale: Annotated[float, typer.Option(help="Factor on all latencies; 0: none.")] = 1.0,
-    chunks: Annotated[int, typer.Option(help="Pieces of a streamed answer.")] = 40,
-    seed: Annotated[int, typer.Option(help="Same seed and job: same latency, same answer.")] = 0,
+    scale: Annotated[float, typer.Option(help="Factor for all latencies; 0: answer at once.")] = 1.0,
+    chunks: Annotated[int, typer.Option(help="Number of chunks in a streamed answer.")] = 40,
+    seed: Annotated[
+        int, typer.Option(help="Seed: the same seed and job give the same latency and answer.")
+    ] = 0,
     job_pattern: Annotated[
-        str | None, typer.Option(help="Expression whose group names the job in a request's body.")
+        str | None, typer.Option(help="Regular expression whose group is the job's id in a request's body.")
     ] = None,
-    log: Annotated[Path | None, typer.Option(help="JSON lines file for every call.")] = None,
+    log: Annotated[Path | None, typer.Option(help="File for a line of JSON per call.")] = None,
 ) -> None:
-    """A provider that imitates OpenAI's limits, latencies and faults; for tests and benchmarks only."""
+    """Run a fake provider with OpenAI's limits, latencies and errors, for tests and benchmarks."""
     from eco2.fake.config import FakeConfig
     from eco2.service import stop_on_signals
 
@@ -205,23 +221,23 @@ def fake_openai(
         stop = asyncio.Event()
         stop_on_signals(stop)
         await serve_fake(
-            config, host, port, stop, lambda bound: _say_port("fake provider", host, bound, "/v1")
+            config, host, port, stop, lambda bound: _print_port("fake provider", host, bound, "/v1")
         )
 
-    _run(run())
+    bootstrap.run(run())
 
 
 @app.command("settings")
 def show_settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table of docs/settings.md.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print docs/settings.md.")] = False,
 ) -> None:
-    """Show every setting: its value here, its default, its unit and what it does."""
+    """Show all settings: value, default, unit and meaning."""
     from eco2 import environment
 
     if markdown:
         typer.echo(environment.markdown(), nl=False)
         return
-    for line in environment.overview(_settings()):
+    for line in environment.overview(bootstrap.settings()):
         typer.echo(line)
 
 
@@ -245,39 +261,33 @@ def _process(role: Literal["gateway", "worker", "serve"], settings: "Settings") 
     from eco2 import assembly, service
 
     async def run() -> None:
+        def probes_listen(port: int) -> None:
+            if role == "worker":
+                _print_port("worker's health and metrics", settings.worker_host, port)
+            else:  # not " on http://…": the first such line of a process names the clients' address
+                typer.echo(f"gateway's health and metrics: http://{settings.probes_host}:{port}", err=True)
+
         stop, force = asyncio.Event(), asyncio.Event()
         service.stop_on_signals(stop, force)
         listening = assembly.Listening(
-            gateway=lambda port: _say_port("gateway", settings.host, port),
-            probes=lambda port: _say_probes(settings, role, port),
+            gateway=lambda port: _print_port("gateway", settings.host, port),
+            probes=probes_listen,
         )
         async with assembly.process(settings, role, stop, listening) as components:
             service.raise_open_files()
-            service.spare_the_collector()
-            service.return_large_pieces()
+            service.freeze_gc()
+            service.set_mmap_threshold()
             await service.run(components, stop, force)
 
-    _run(run())
+    bootstrap.run(run())
 
 
-def _say_port(what: str, host: str, port: int, path: str = "") -> None:
+def _print_port(what: str, host: str, port: int, path: str = "") -> None:
     typer.echo(f"{what} on http://{host}:{port}{path}", err=True)
 
 
-def _say_probes(settings: "Settings", role: str, port: int) -> None:
-    if role == "worker":
-        _say_port("worker's health and metrics", settings.worker_host, port)
-    else:  # not " on http://…": the first such line of a process names what clients use
-        typer.echo(f"gateway's health and metrics: http://{settings.probes_host}:{port}", err=True)
-
-
-def _leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
-def _code(error: Eco2Error) -> int:
+def exit_code(error: Eco2Error) -> int:
+    """Returns the exit code for an error."""
     match error:
         case ConfigurationError():
             return 2

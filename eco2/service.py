@@ -1,7 +1,7 @@
-"""A process as an ordered list of components: started in order, stopped in reverse, each by its own event.
+"""Runs a process as a list of components: started in order, stopped in reverse, each by its own event.
 
-What it guarantees: a component stops only after everything that was started behind it has stopped; each
-step is logged once; a component that fails ends the process instead of leaving half of it running.
+Guarantees: a component stops only after all components that were started after it have stopped; each step is
+logged once; a component that fails ends the process instead of leaving half of it running.
 """
 
 import asyncio
@@ -16,20 +16,21 @@ from eco2.log import get_logger
 
 log = get_logger(__name__)
 
-YOUNG = 10_000
-"""Objects that are made, and not freed, before the garbage collector looks at the young ones."""
-LARGE = 32_768
+GC_THRESHOLD = 10_000
+"""Allocations minus frees that start a collection of the youngest generation; Python's default is 700."""
+MMAP_THRESHOLD = 32_768
+"""Bytes."""
 UNLIMITED_FILES = 65_536
 """Open files where the system sets no limit; some systems refuse to make the soft one unlimited."""
 _M_MMAP_THRESHOLD = -3
-"""Of glibc's <malloc.h>."""
+"""The constant of glibc's <malloc.h>."""
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """`run(stop)` works until `stop` is set, then puts itself in order and returns.
+    """A part of the process. `run(stop)` works until `stop` is set, then cleans up and returns.
 
-    `grace`: seconds that it has for that; then it is cancelled.
+    `grace`: seconds for the clean-up; after that it is cancelled.
     """
 
     name: str
@@ -38,22 +39,28 @@ class Component:
 
 
 class ComponentEnded(RuntimeError):
-    """A component returned though nobody had asked it to stop: a bug."""
+    """A component returned before it was told to stop: a bug."""
 
 
 async def run(
     components: Sequence[Component], stop: asyncio.Event, force: asyncio.Event | None = None
 ) -> None:
-    """Runs all until `stop` is set and all have stopped. The first failure ends all and is raised.
+    """Runs all components until `stop` is set and all have stopped. The first failure ends all and is raised.
 
-    Setting `force` as well ends every grace at once.
+    Setting `force` as well ends every grace period at once.
     """
+
+    async def guarded(component: Component, stop: asyncio.Event) -> None:
+        await component.run(stop)
+        if not stop.is_set():
+            raise ComponentEnded(f"component {component.name} returned without being stopped")
+
     async with asyncio.TaskGroup() as group:
         forced = group.create_task((force or asyncio.Event()).wait())
         running = []
         for component in components:
             own = asyncio.Event()
-            task = group.create_task(_guarded(component, own), name=component.name)
+            task = group.create_task(guarded(component, own), name=component.name)
             running.append((component, own, task))
         await stop.wait()
         for component, own, task in reversed(running):
@@ -61,7 +68,7 @@ async def run(
             own.set()
             await asyncio.wait({task, forced}, timeout=component.grace, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
-                why = "a second signal came" if forced.done() else "its grace is over"
+                why = "second signal" if forced.done() else "its grace period is over"
                 log.warning("stopped by force", component=component.name, why=why)
                 task.cancel()
                 await asyncio.wait({task})
@@ -69,33 +76,29 @@ async def run(
     log.info("stopped")
 
 
-async def _guarded(component: Component, stop: asyncio.Event) -> None:
-    await component.run(stop)
-    if not stop.is_set():
-        raise ComponentEnded(f"component {component.name} ended by itself")
+def freeze_gc() -> None:
+    """Freezes all loaded objects (`gc.freeze`) and raises the collection thresholds.
 
-
-def spare_the_collector() -> None:
-    """Call it once a process has loaded what it needs: the garbage collector looks at that no more, and at
-    the rest less often. What a job leaves behind is freed by counting references, and cycles are few; a full
-    collection would stop everything for some 20 ms, most of them spent on modules."""
+    Call it once the process has loaded its modules. Jobs leave few cycles, and a full collection would stop
+    the event loop for about 20 ms, most of them spent on modules.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 5, 5)  # cycles of finished calls hold their pictures
+    gc.set_threshold(GC_THRESHOLD, 5, 5)  # not higher: cycles of finished calls hold their pictures
 
 
-def return_large_pieces() -> bool:
-    """Pieces of memory from `LARGE` bytes on, above all pictures, go back to the system as soon as they are
-    free. Else they come from where small things live as well, and one that lives long keeps all around it.
+def set_mmap_threshold() -> bool:
+    """Makes malloc take blocks of `MMAP_THRESHOLD` bytes or more, mainly pictures, from mmap.
 
-    False where the C library is another than glibc, and nothing was changed.
+    These return to the system when freed; on the heap, a small object after them could keep them there.
+    Returns False if the C library is not glibc, and nothing was changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, LARGE))
+    return mallopt is not None and bool(mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD))
 
 
 def raise_open_files() -> int:
-    """Raises the limit of open files to what the system lets the process have, and returns it.
+    """Raises the soft limit of open files to the hard limit, and returns it.
 
     A common soft limit is 1,024; each connection takes one.
     """

@@ -1,4 +1,4 @@
-"""`eco2 dead`: look at the orders of jobs that ended unhappily, throw them away, or let them go on."""
+"""`eco2 dead`: list and show dead letters, drop them, or replay their jobs."""
 
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -6,156 +6,172 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from eco2.commands import start
+from eco2.commands import bootstrap
 from eco2.errors import ConfigurationError, PermanentError
 
 if TYPE_CHECKING:
-    from eco2.commands.session import Session
+    from eco2.commands.session import OperatorSession
     from eco2.job import JSON
-    from eco2.operator.dead import DeadRow
-    from eco2.operator.jobs import Sheet
-    from eco2.operator.letters import DeadJob
-    from eco2.operator.plan import Plan, Refusal
+    from eco2.operator.dead_jobs import DeadJob, DeadRow
+    from eco2.operator.jobs import JobDetail
+    from eco2.operator.replay_plan import NotReplayable, ReplayPlan
     from eco2.settings import Settings
 
 app = typer.Typer(
-    help="Dead letters: the orders of jobs that failed and may succeed once something is mended.\n\n"
-    "A job gets here by a bug in a stage, a provider that stayed away or refuses us, a worker that crashed "
-    "of it, or an order that nobody could read. Its client was told that it failed.",
+    help="Show, drop and replay dead letters: the orders of failed jobs that may succeed after a repair.\n\n"
+    "A job's order becomes a dead letter if a stage has a bug, the provider is unavailable or rejects our "
+    "key, the job keeps crashing its worker, or its message cannot be decoded. The client has been told "
+    "that the job failed.",
     no_args_is_help=True,
 )
 
-Ids = Annotated[list[str] | None, typer.Argument(help="Jobs, by id.", metavar="ID...")]
-All = Annotated[bool, typer.Option("--all", help="All jobs of the list.")]
-Limit = Annotated[int, typer.Option(min=1, max=65_535, help="Look at the oldest so many letters.")]
+Ids = Annotated[list[str] | None, typer.Argument(help="Ids of jobs.", metavar="ID...")]
+All = Annotated[bool, typer.Option("--all", help="Take all jobs of the list.")]
+Limit = Annotated[int, typer.Option(min=1, max=65_535, help="Read at most this many letters, oldest first.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-Told = Callable[[str], None]
 Row = TypeVar("Row")
 
 
 @app.command("list")
 def show_list(limit: Limit = 1000, json: Json = False) -> None:
-    """List the dead jobs: why they failed, when, how far they got and what they cost.
+    """List the dead jobs: why and when they failed, the last stage, and the cost.
 
-    Several letters of one job are one row. Looking changes nothing.
+    A job with several letters is one row. Nothing is changed.
     """
     from eco2.commands import tables
+    from eco2.operator.cost import document
 
-    rows, there = start.run(listed(start.settings("error"), limit))
+    rows, count = bootstrap.run(read_list(bootstrap.settings("error"), limit))
     if json:
-        tables.as_json({"letters": there, "jobs": [row.document() for row in rows]})
+        tables.print_json({"letters": count, "jobs": [document(row) for row in rows]})
         return
     out = tables.console()
     if not rows:
         out.print("No dead letters.")
         return
-    out.print(tables.dead(rows))
-    seen = sum(row.letters for row in rows)
-    if seen < there:
-        out.print(f"These are the oldest {seen} of {there} letters; --limit shows more.")
+    out.print(tables.dead_table(rows))
+    shown = sum(row.letters for row in rows)
+    if shown < count:
+        out.print(f"These are the oldest {shown} of {count} letters; --limit shows more.")
 
 
 @app.command("show")
 def show(
-    job: Annotated[str, typer.Argument(help="A job of the list, by id.", metavar="ID")],
+    job: Annotated[str, typer.Argument(help="The id of a job in the list.", metavar="ID")],
     limit: Limit = 1000,
     json: Json = False,
 ) -> None:
-    """Show all of one dead job: its letters, its order (long values cut), and what the journal says."""
+    """Show one dead job: its letters, its order (long values cut), and its state in the journal."""
     from eco2.commands import tables
+    from eco2.operator.cost import document
 
-    row, letters, order, sheet = start.run(described(start.settings("error"), job, limit))
+    row, letters, order, detail = bootstrap.run(read_detail(bootstrap.settings("error"), job, limit))
     if json:
-        journal = sheet.document() if sheet else None
-        tables.as_json({**row.document(), "letters": letters, "order": order, "journal": journal})
+        journal = detail.document() if detail else None
+        tables.print_json({**document(row), "letters": letters, "order": order, "journal": journal})
         return
     out = tables.console()
-    tables.letters(row, letters, order, out)
+    tables.print_letters(row, letters, order, out)
     out.print()
-    if sheet is None:
-        out.print("The journal does not know this job, or not any more.")
+    if detail is None:
+        out.print("The journal does not have this job (any more).")
     else:
-        tables.sheet(sheet, out)
+        tables.print_detail(detail, out)
 
 
 @app.command("drop")
 def drop(
     ids: Ids = None,
     everything: All = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     limit: Limit = 1000,
 ) -> None:
-    """Throw away all letters of these jobs, for ever. What clients were told stands."""
+    """Delete all letters of these jobs. The jobs stay failed; they cannot be replayed afterwards."""
     from eco2.commands import tables
 
-    _named(ids, everything)
-    settings = start.settings("error")
-    chosen, _ = start.run(listed(settings, limit, ids))
+    require_selection(ids, everything)
+    settings = bootstrap.settings("error")
+    rows, _ = bootstrap.run(read_list(settings, limit, ids))
     out = tables.console()
-    if not chosen:
+    if not rows:
         out.print("No dead letters.")
         return
-    out.print(tables.dead(chosen))
-    if not yes and not _agreed(f"Drop {_jobs(len(chosen))} for ever?"):
+    out.print(tables.dead_table(rows))
+    try:
+        agreed = yes or typer.confirm(f"Delete the letters of {number_of_jobs(len(rows))}?")
+    except typer.Abort:  # nobody is at the terminal
+        agreed = False
+    if not agreed:
         out.print("Nothing was dropped. --yes drops without asking.")
         raise typer.Exit(130)
-    letters = start.run(dropped(settings, {row.job for row in chosen}, limit))
-    out.print(f"Dropped {letters} {'letter' if letters == 1 else 'letters'} of {_jobs(len(chosen))}.")
+    count = bootstrap.run(drop_letters(settings, {row.job for row in rows}, limit))
+    out.print(f"Dropped {count} {'letter' if count == 1 else 'letters'} of {number_of_jobs(len(rows))}.")
 
 
 @app.command("replay")
 def replay(
     ids: Ids = None,
     everything: All = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would happen and cost.")] = False,
-    at_once: Annotated[int, typer.Option(min=1, help="Replays that may be unfinished at one time.")] = 50,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the plan and its cost.")] = False,
+    at_once: Annotated[int, typer.Option(min=1, help="Replayed jobs that may be unended at one time.")] = 50,
     limit: Limit = 1000,
 ) -> None:
-    """Let these jobs go on, each as a new job behind the stages that the old one completed.
+    """Continue these jobs as new jobs, after the last stage that each completed.
 
-    First it says what was paid already and what it will cost. The new job has the same input, owner and
-    model, a fresh deadline, and an id of its own; the old one's end stands. If this is interrupted, nothing
-    is lost: run it again, and it goes on from there.
+    Prints first what was paid and what the replay will cost. The new job has the same input, owner and
+    model, a new id and a new deadline; the old one stays failed. If the command is interrupted, nothing is
+    lost: run it again, and it continues from there.
     """
-    _named(ids, everything)
-    refused = start.run(
-        replayed(start.settings("error"), ids, _say, dry_run=dry_run, at_once=at_once, limit=limit)
+    from eco2.terminal import visible
+
+    require_selection(ids, everything)
+    settings = bootstrap.settings("error")
+    refused = bootstrap.run(
+        replay_jobs(
+            settings,
+            ids,
+            lambda line: typer.echo(visible(line)),
+            dry_run=dry_run,
+            at_once=at_once,
+            limit=limit,
+        )
     )
     if refused:
-        raise PermanentError(f"{_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED")
+        raise PermanentError(
+            f"{number_of_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED"
+        )
 
 
-async def listed(
+async def read_list(
     settings: "Settings", limit: int, ids: Sequence[str] | None = None
 ) -> "tuple[list[DeadRow], int]":
-    """The dead jobs of these ids (None: all), and how many letters there are."""
-    from eco2.commands.session import session
-    from eco2.operator.dead import row
+    """Returns the dead jobs with these ids (None: all), and the number of all letters."""
+    from eco2.commands.session import open_session
+    from eco2.operator.dead_jobs import dead_row
 
-    async with session(settings, "dead list") as here:
-        found, there = await _look(here, limit)
-        dead = _chosen({job.id: job for job in found}, ids)
-        states = await here.find(job.id for job in dead)
-        return [row(job, states[job.id], here.journal.view) for job in dead], there
+    async with open_session(settings, "dead list") as session:
+        jobs, count = await read_dead_jobs(session, limit)
+        selected = select({job.id: job for job in jobs}, ids)
+        states = await session.find(job.id for job in selected)
+        return [dead_row(job, states[job.id], session.journal.view) for job in selected], count
 
 
-async def described(
+async def read_detail(
     settings: "Settings", job: str, limit: int
-) -> "tuple[DeadRow, list[JSON], object, Sheet | None]":
-    """All of one dead job: its row, its letters, its order, and what the journal says of it."""
+) -> "tuple[DeadRow, list[JSON], object, JobDetail | None]":
+    """Returns a dead job's row, its letters, its order, and its detail by the journal."""
     import msgspec
 
-    from eco2.commands.session import session
-    from eco2.commands.sheet import sheet
-    from eco2.operator.dead import row
+    from eco2.commands.job_detail import job_detail
+    from eco2.commands.session import open_session
+    from eco2.operator.dead_jobs import dead_row
     from eco2.operator.jobs import shortened
 
-    async with session(settings, "dead show") as here:
-        dead, _ = await _look(here, limit)
-        (found,) = _chosen({each.id: each for each in dead}, [job])
-        state = (await here.find([job]))[job]
-        order = shortened(msgspec.to_builtins(found.order)) if found.order else None
+    async with open_session(settings, "dead show") as session:
+        jobs, _ = await read_dead_jobs(session, limit)
+        (dead,) = select({each.id: each for each in jobs}, [job])
+        state = (await session.find([job]))[job]
         letters: list[JSON] = [
             {
                 "queue": letter.queue,
@@ -164,23 +180,23 @@ async def described(
                 "count": letter.count,
                 "bytes": len(letter.body),
             }
-            for letter in found.letters
+            for letter in dead.letters
         ]
         return (
-            row(found, state, here.journal.view),
+            dead_row(dead, state, session.journal.view),
             letters,
-            order if found.order else found.unreadable,
-            await sheet(here, state) if state else None,
+            shortened(msgspec.to_builtins(dead.order)) if dead.order else dead.unreadable,
+            await job_detail(session, state) if state else None,
         )
 
 
-async def dropped(settings: "Settings", jobs: Collection[str], limit: int) -> int:
-    """How many letters of these jobs are gone now."""
-    from eco2.commands.session import session
-    from eco2.operator.letters import by_job
+async def drop_letters(settings: "Settings", jobs: Collection[str], limit: int) -> int:
+    """Deletes the letters of these jobs, and returns their number."""
+    from eco2.commands.session import open_session
+    from eco2.operator.dead_jobs import by_job
 
     count = 0
-    async with session(settings, "dead drop") as here, here.letters(limit) as letters:
+    async with open_session(settings, "dead drop") as session, session.letters(limit) as letters:
         for dead in by_job(letters):
             for letter in dead.letters if dead.id in jobs else ():
                 await letter.drop()
@@ -188,98 +204,88 @@ async def dropped(settings: "Settings", jobs: Collection[str], limit: int) -> in
     return count
 
 
-async def replayed(
+async def replay_jobs(
     settings: "Settings",
     ids: Sequence[str] | None,
-    tell: Told,
+    report: Callable[[str], None],
     *,
     dry_run: bool,
     at_once: int,
     limit: int,
 ) -> int:
-    """Replays the jobs (None: all) and tells of each step; returns how many cannot be replayed."""
+    """Replays the jobs (None: all), reports each step, and returns how many cannot be replayed."""
     from eco2.commands import tables
-    from eco2.commands.session import session
-    from eco2.commands.waiting import waiting
-    from eco2.operator import replay as steps
-    from eco2.operator.letters import by_job
-    from eco2.operator.plan import Plan, plan
+    from eco2.commands.session import open_session
+    from eco2.commands.spinner import spinner
+    from eco2.operator import actions
+    from eco2.operator.dead_jobs import by_job
+    from eco2.operator.replay_plan import ReplayPlan, plan_replay
 
-    async with session(settings, "dead replay") as here:
-        view = here.journal.view
+    async with open_session(settings, "dead replay") as session:
+        view = session.journal.view
         if view.paused is not None and not dry_run:
             raise PermanentError(
-                "the intake is paused, and deadlines go on: a replay would only end. First: `eco2 resume`",
+                "the intake is paused while deadlines run, so replayed jobs could expire: run `eco2 resume` "
+                "first",
                 "PAUSED",
             )
-        async with here.letters(limit) as letters:
-            await here.journal.barrier()  # what another replay did before it let the letters go, is seen
-            dead = _chosen({job.id: job for job in by_job(letters)}, ids)
-            states = await here.find(job.id for job in dead)
+        async with session.letters(limit) as letters:
+            await session.journal.barrier()  # shows what an earlier replay did before it released the letters
+            dead = select({job.id: job for job in by_job(letters)}, ids)
+            states = await session.find(job.id for job in dead)
 
-            def planned(job: "DeadJob") -> "Plan | Refusal":
-                return plan(
-                    job, states[job.id], here.pipelines, tuple(view), time.time(), settings.job_deadline
+            def planned(job: "DeadJob") -> "ReplayPlan | NotReplayable":
+                return plan_replay(
+                    job, states[job.id], session.pipelines, tuple(view), time.time(), settings.job_deadline
                 )
 
-            first = [planned(job) for job in dead]
-            for each in first:
-                tell(tables.plan(each))
-            plans = [each for each in first if isinstance(each, Plan)]
-            tell(tables.bill(plans) if plans else "Nothing to replay.")
-            begun: list[str] = []
+            answers = [planned(job) for job in dead]
+            for answer in answers:
+                report(tables.replay_lines(answer))
+            plans = [answer for answer in answers if isinstance(answer, ReplayPlan)]
+            report(tables.replay_cost(plans) if plans else "Nothing to replay.")
+            started: list[str] = []
             for each in () if dry_run else plans:
-                with waiting(f"room: {at_once} replays are unfinished"):
-                    await steps.room(here.journal, begun, at_once)
-                fresh = planned(each.dead)  # its time begins now
-                if isinstance(fresh, Plan):
-                    with waiting(f"the broker to confirm the replay of {each.dead.id}"):
-                        begun.append(await steps.replay(fresh, here.broker, here.journal))
-                    tell(f"{each.dead.id}  goes on as {begun[-1]}")
-        return len(first) - len(plans)
+                with spinner(f"one of {at_once} replayed jobs to end"):
+                    await actions.wait_for_capacity(session.journal, started, at_once)
+                plan = planned(each.dead)  # again, since the deadline counts from now
+                if isinstance(plan, ReplayPlan):
+                    with spinner(f"the broker to confirm the replay of {each.dead.id}"):
+                        started.append(await actions.replay(plan, session.broker, session.journal))
+                    report(f"{each.dead.id}  continues as {started[-1]}")
+        return len(answers) - len(plans)
 
 
-async def _look(here: "Session", limit: int) -> "tuple[list[DeadJob], int]":
-    """The dead jobs as they are now, and how many letters there are. The letters are back at the broker."""
-    from eco2.commands.waiting import waiting
-    from eco2.operator.letters import by_job
+async def read_dead_jobs(session: "OperatorSession", limit: int) -> "tuple[list[DeadJob], int]":
+    """Returns the dead jobs and the number of all letters; the letters go back to their queue."""
+    from eco2.commands.spinner import spinner
+    from eco2.operator.dead_jobs import by_job
     from eco2.ports import DEAD
 
-    with waiting("the dead letters"):
-        there = await here.broker.depth(DEAD)
-        async with here.letters(limit) as letters:
-            return by_job(letters), max(there, len(letters))
+    with spinner("the dead letters"):
+        count = await session.broker.depth(DEAD)
+        async with session.letters(limit) as letters:
+            return by_job(letters), max(count, len(letters))
 
 
-def _chosen(found: dict[str, Row], ids: Sequence[str] | None) -> list[Row]:
-    """Those of these ids, all without ids."""
+def select(rows: dict[str, Row], ids: Sequence[str] | None) -> list[Row]:
+    """Returns the rows with these ids; all without ids. Raises `PermanentError` for an unknown id."""
     if not ids:
-        return list(found.values())
-    if unknown := [job for job in ids if job not in found]:
+        return list(rows.values())
+    if unknown := [job for job in ids if job not in rows]:
         raise PermanentError(
-            f"no dead letter of {', '.join(unknown)} here; see `eco2 dead list` (--limit looks at more)",
+            f"no dead letter of {', '.join(unknown)} here; see `eco2 dead list` (--limit reads more)",
             "UNKNOWN",
         )
-    return [found[job] for job in dict.fromkeys(ids)]
+    return [rows[job] for job in dict.fromkeys(ids)]
 
 
-def _named(ids: Sequence[str] | None, everything: bool) -> None:
+def require_selection(ids: Sequence[str] | None, everything: bool) -> None:
+    """Raises `ConfigurationError` unless either ids or --all are given."""
     if bool(ids) == everything:
-        raise ConfigurationError("say which jobs: their ids, or --all")
+        raise ConfigurationError("name the jobs: give their ids, or --all")
 
 
-def _agreed(question: str) -> bool:
-    try:
-        return typer.confirm(question)
-    except typer.Abort:
-        return False
-
-
-def _jobs(count: int) -> str:
+def number_of_jobs(count: int) -> str:
+    """Returns the number with its noun."""
     return "1 job" if count == 1 else f"{count} jobs"
-
-
-def _say(line: str) -> None:
-    from eco2.terminal import visible
-
-    typer.echo(visible(line))

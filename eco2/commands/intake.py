@@ -1,11 +1,11 @@
-"""`eco2 pause` and `eco2 resume`: the intake of all workers, halted and let go on."""
+"""`eco2 pause` and `eco2 resume`: stop all workers from taking jobs, and let them take jobs again."""
 
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from eco2.commands import start
+from eco2.commands import bootstrap
 
 if TYPE_CHECKING:
     from eco2.event import Paused
@@ -13,54 +13,55 @@ if TYPE_CHECKING:
 
 
 def pause(
-    reason: Annotated[str, typer.Option(help="For people: `eco2 jobs list` and the workers show it.")] = "",
+    reason: Annotated[str, typer.Option(help="Shown by `eco2 jobs list` and in the workers' logs.")] = "",
 ) -> None:
-    """Halt the intake of all workers: they finish what they have, and take no more.
+    """Stop all workers from taking new jobs; they finish the jobs that they have.
 
-    Gateways keep accepting, and new jobs wait in their queue. Deadlines go on. Works across restarts as long
-    as a worker runs.
+    Gateways keep accepting jobs, which wait in the queue; their deadlines still run. The pause outlasts
+    restarts as long as one worker runs.
     """
-    settings = start.settings("error")
-    before, running, queued = start.run(paused(settings, reason))
+    settings = bootstrap.settings("error")
+    before, running, queued = bootstrap.run(pause_intake(settings, reason))
     again = " (it was paused before)" if before else ""
     typer.echo(
-        f"Paused{again}. {running} in flight, which finish; {queued} wait in their queues, as new ones do.\n"
-        f"Gateways keep accepting, and deadlines go on: what waits longer than {settings.job_deadline:g} s "
-        f"(ECO2_JOB_DEADLINE) ends as failed with DEADLINE.\n"
-        f"The workers keep the pause in mind; after {settings.view_minutes:g} minutes without any worker "
-        "it is forgotten.\n"
-        "`eco2 resume` lets them go on."
+        f"Paused{again}. {running} jobs are running and will finish; {queued} wait in the queue.\n"
+        f"Gateways keep accepting jobs. A job that waits longer than {settings.job_deadline:g} s "
+        f"(ECO2_JOB_DEADLINE) fails with DEADLINE.\n"
+        f"The pause is forgotten after {settings.view_minutes:g} minutes without any running worker.\n"
+        "To end the pause: `eco2 resume`."
     )
 
 
 def resume() -> None:
     """Let the workers take jobs again, after `eco2 pause`."""
-    before, _, queued = start.run(resumed(start.settings("error")))
+    before, _, queued = bootstrap.run(resume_intake(bootstrap.settings("error")))
     if before is None:
         typer.echo("It was not paused. Workers take jobs.")
     else:
-        typer.echo(f"Resumed. Workers take jobs again; {queued} wait.")
+        typer.echo(f"Resumed. Workers take jobs again; {queued} wait in the queue.")
 
 
-async def paused(settings: "Settings", reason: str) -> "tuple[Paused | None, int, int]":
-    """What had paused the intake before; how many jobs are in flight, and how many wait."""
-    from eco2.commands.session import session
-    from eco2.commands.waiting import waiting
-    from eco2.operator import intake
+async def pause_intake(settings: "Settings", reason: str) -> "tuple[Paused | None, int, int]":
+    """Pauses; returns the pause that was in force before, and the numbers of running and waiting jobs."""
+    from eco2.commands.session import open_session
+    from eco2.commands.spinner import spinner
+    from eco2.operator import actions
+    from eco2.operator.jobs import count_jobs
 
-    async with session(settings, "pause") as here:
-        with waiting("the journal to confirm the pause"):
-            before = await intake.pause(here.journal, reason, time.time)
-        return before, *intake.counts(here.journal.view)
+    async with open_session(settings, "pause") as session:
+        with spinner("the journal to confirm the pause"):
+            before = await actions.pause(session.journal, reason, time.time)
+        return before, *count_jobs(session.journal.view)
 
 
-async def resumed(settings: "Settings") -> "tuple[Paused | None, int, int]":
-    """What had paused the intake; how many jobs are in flight, and how many wait."""
-    from eco2.commands.session import session
-    from eco2.commands.waiting import waiting
-    from eco2.operator import intake
+async def resume_intake(settings: "Settings") -> "tuple[Paused | None, int, int]":
+    """Resumes; returns the pause that was in force, and the numbers of running and waiting jobs."""
+    from eco2.commands.session import open_session
+    from eco2.commands.spinner import spinner
+    from eco2.operator import actions
+    from eco2.operator.jobs import count_jobs
 
-    async with session(settings, "resume") as here:
-        with waiting("the journal to confirm"):
-            before = await intake.resume(here.journal, time.time)
-        return before, *intake.counts(here.journal.view)
+    async with open_session(settings, "resume") as session:
+        with spinner("the journal to confirm the end of the pause"):
+            before = await actions.resume(session.journal, time.time)
+        return before, *count_jobs(session.journal.view)

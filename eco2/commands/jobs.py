@@ -1,107 +1,115 @@
-"""`eco2 jobs`: the recent jobs, one job in all detail, and an order once more."""
+"""`eco2 jobs`: list the recent jobs, show one job in detail, publish a job's order again."""
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from eco2.commands import start
+from eco2.commands import bootstrap
 from eco2.errors import PermanentError
 
 if TYPE_CHECKING:
     from eco2.event import Paused
     from eco2.journal.state import JobState
-    from eco2.operator.jobs import JobRow, Sheet
+    from eco2.operator.jobs import JobDetail, JobRow
     from eco2.settings import Settings
 
-app = typer.Typer(help="Jobs, as the journal tells of them.", no_args_is_help=True)
+app = typer.Typer(help="Show jobs by their state in the journal.", no_args_is_help=True)
 
 Status = Literal["queued", "running", "completed", "failed", "cancelled", "superseded"]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Job = Annotated[str, typer.Argument(help="A job, by id.", metavar="ID")]
+Job = Annotated[str, typer.Argument(help="The job's id.", metavar="ID")]
 
 
 @app.command("list")
 def show_list(
-    status: Annotated[Status | None, typer.Option(help="Only jobs that are so.")] = None,
-    pipeline: Annotated[str | None, typer.Option(help="Only jobs of this pipeline.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 100,
+    status: Annotated[Status | None, typer.Option(help="Show only jobs with this status.")] = None,
+    pipeline: Annotated[str | None, typer.Option(help="Show only jobs of this pipeline.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Show at most this many jobs, the newest ones.")] = 100,
     json: Json = False,
 ) -> None:
     """List the jobs that were accepted in the last ECO2_VIEW_MINUTES, oldest first."""
     from eco2.commands import tables
+    from eco2.operator.cost import document
 
-    rows, paused = start.run(listed(start.settings("error"), status, pipeline))
+    rows, paused = bootstrap.run(read_list(bootstrap.settings("error"), status, pipeline))
     shown = rows[-limit:]
     if json:
-        halt = {"since": paused.ts, "reason": paused.reason} if paused else None
-        tables.as_json({"paused": halt, "total": len(rows), "jobs": [row.document() for row in shown]})
+        pause = {"since": paused.ts, "reason": paused.reason} if paused else None
+        tables.print_json({"paused": pause, "total": len(rows), "jobs": [document(row) for row in shown]})
         return
     out = tables.console()
     if paused is not None:
-        out.print(tables.banner(paused), style="bold yellow")
-    out.print(tables.jobs(shown) if shown else "No such jobs in the last minutes (ECO2_VIEW_MINUTES).")
+        out.print(tables.pause_banner(paused), style="bold yellow")
+    out.print(tables.job_table(shown) if shown else "No such jobs in the last minutes (ECO2_VIEW_MINUTES).")
     if len(shown) < len(rows):
         out.print(f"These are the newest {len(shown)} of {len(rows)}; --limit shows more.")
 
 
 @app.command("show")
 def show(job: Job, json: Json = False) -> None:
-    """Show all of one job, also of an older one: its runs, stages and events, and who has it now."""
+    """Show one job: its runs, stages and events, and the worker that has it now.
+
+    Also shows jobs older than ECO2_VIEW_MINUTES, while the journal keeps them.
+    """
     from eco2.commands import tables
 
-    sheet = start.run(described(start.settings("error"), job))
+    detail = bootstrap.run(read_detail(bootstrap.settings("error"), job))
     if json:
-        tables.as_json(sheet.document())
+        tables.print_json(detail.document())
     else:
-        tables.sheet(sheet, tables.console())
+        tables.print_detail(detail, tables.console())
 
 
 @app.command("reissue")
 def reissue(job: Job) -> None:
-    """Publish a job's order once more, for a job that waits though no queue has its order.
+    """Publish a job's order again, if the job waits but no queue has its order.
 
-    Workers do the same by themselves after a minute. It is harmless when the order was not lost: the job
-    still runs once. The order goes into the queue of what goes first.
+    Workers do the same by themselves after a minute. If the order was not lost, this is harmless: the job
+    still runs once.
     """
-    start.run(reissued(start.settings("error"), job))
-    typer.echo(f"{job}  is ordered again; `eco2 jobs show {job}` tells how it goes on")
+    bootstrap.run(reissue_order(bootstrap.settings("error"), job))
+    typer.echo(f"{job}  was published again; `eco2 jobs show {job}` shows its progress")
 
 
-async def listed(
+async def read_list(
     settings: "Settings", status: str | None, pipeline: str | None
 ) -> "tuple[list[JobRow], Paused | None]":
-    """The recent jobs, and why the intake is halted, if it is. Raises `PermanentError` for a pipeline that
-    is neither set up here nor in any recent job."""
-    from eco2.commands.session import session
-    from eco2.operator.jobs import check_pipeline, rows
+    """Returns the recent jobs, and the pause if one is in force.
 
-    async with session(settings, "jobs list") as here:
-        check_pipeline(pipeline, here.pipelines, here.journal.view)
-        return rows(here.journal.view, status, pipeline), here.journal.view.paused
+    Raises `PermanentError` for a pipeline that is neither configured here nor of a recent job.
+    """
+    from eco2.commands.session import open_session
+    from eco2.operator.jobs import check_pipeline, job_rows
 
-
-async def described(settings: "Settings", job: str) -> "Sheet":
-    """All that is known of the job. Raises `PermanentError` if that is nothing."""
-    from eco2.commands.session import session
-    from eco2.commands.sheet import sheet
-
-    async with session(settings, "jobs show") as here:
-        return await sheet(here, _known(job, await here.journal.find(job)))
+    async with open_session(settings, "jobs list") as session:
+        view = session.journal.view
+        check_pipeline(pipeline, session.pipelines, view)
+        return job_rows(view, status, pipeline), view.paused
 
 
-async def reissued(settings: "Settings", job: str) -> None:
-    """Orders the job again. Raises `PermanentError` where that makes no sense."""
-    from eco2.commands.session import session
-    from eco2.commands.waiting import waiting
-    from eco2.operator.reissue import reissue as order_again
+async def read_detail(settings: "Settings", job: str) -> "JobDetail":
+    """Returns the job's detail. Raises `PermanentError` if the journal does not have it."""
+    from eco2.commands.job_detail import job_detail
+    from eco2.commands.session import open_session
 
-    async with session(settings, "jobs reissue") as here:
-        state = _known(job, await here.journal.find(job))
-        with waiting(f"the order store, for the order of {job}"):
-            await order_again(state, here.broker)
+    async with open_session(settings, "jobs show") as session:
+        return await job_detail(session, require_known(job, await session.journal.find(job)))
 
 
-def _known(job: str, state: "JobState | None") -> "JobState":
+async def reissue_order(settings: "Settings", job: str) -> None:
+    """Publishes the job's order again. Raises `PermanentError` if that makes no sense."""
+    from eco2.commands.session import open_session
+    from eco2.commands.spinner import spinner
+    from eco2.operator import actions
+
+    async with open_session(settings, "jobs reissue") as session:
+        state = require_known(job, await session.journal.find(job))
+        with spinner(f"the order of {job} in the order store"):
+            await actions.reissue(state, session.broker)
+
+
+def require_known(job: str, state: "JobState | None") -> "JobState":
+    """Returns the state. Raises `PermanentError` if the journal has none."""
     if state is None:
         raise PermanentError(
             f"the journal knows no job {job}; `eco2 jobs list` shows the recent ones", "UNKNOWN"

@@ -1,6 +1,6 @@
-"""An operator's command as a process of the installation: connected, with a view filled from the journal.
+"""Connects a command to the installation: to the broker, with a view filled from the journal.
 
-It never makes anything at the broker: a mistyped prefix is an error, not a second installation.
+It creates nothing at the broker: a mistyped prefix is an error, not a second installation.
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from eco2 import brokers, service
 from eco2.assembly import pipelines
 from eco2.broker.topology import Topology
-from eco2.commands.waiting import waiting
+from eco2.commands.bootstrap import first_error
+from eco2.commands.spinner import spinner
 from eco2.errors import ConfigurationError, Eco2Error, JobForgotten
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
-from eco2.operator.letters import Letter
+from eco2.operator.dead_jobs import DeadMessage
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
 from eco2.service import Component
@@ -24,8 +25,8 @@ from eco2.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
-    """What a command works with, for as long as it runs."""
+class OperatorSession:
+    """The connections and settings of a running command."""
 
     settings: Settings
     topology: Topology
@@ -33,62 +34,55 @@ class Session:
     broker: Broker
     journal: Journal
 
-    def letters(self, limit: int) -> AbstractAsyncContextManager[list[Letter]]:
-        """The oldest dead letters, in our hands while the block lasts; what is not dropped goes back."""
+    def letters(self, limit: int) -> AbstractAsyncContextManager[list[DeadMessage]]:
+        """Holds the oldest dead letters while the block runs; those not dropped return to the queue."""
         return brokers.letters(self.settings, self.topology, limit)  # type: ignore[return-value]  # a narrower list
 
     async def find(self, jobs: Iterable[str]) -> dict[str, JobState | None]:
-        """What the journal says of each job; None if it does not know it, or not any more."""
-        wanted = list(jobs)
-        found: dict[str, JobState | None] = {}
-        with waiting(f"the journal's word on {len(wanted)} jobs") as tell:
+        """Returns the state of each job; None if the journal does not have it (any more)."""
+        ids = list(jobs)
+        states: dict[str, JobState | None] = {}
+        with spinner(f"the states of {len(ids)} jobs in the journal") as show_progress:
 
             async def find(job: str) -> None:
                 try:
-                    found[job] = await self.journal.find(job)
+                    states[job] = await self.journal.find(job)
                 except JobForgotten:
-                    found[job] = None
-                tell(f"{len(found)} found")
+                    states[job] = None
+                show_progress(f"{len(states)} found")
 
             async with asyncio.TaskGroup() as group:
-                for job in wanted:
+                for job in ids:
                     group.create_task(find(job))
-        return found
+        return states
 
 
 @asynccontextmanager
-async def session(settings: Settings, command: str) -> AsyncIterator[Session]:
-    """Open while the block lasts. Raises `ConfigurationError` for wrong settings, `BrokerUnavailable`."""
+async def open_session(settings: Settings, command: str) -> AsyncIterator[OperatorSession]:
+    """Connects while the block runs. Raises `ConfigurationError` for wrong settings, `BrokerUnavailable`."""
     if settings.amqp_url is None:
         raise ConfigurationError(
-            f"`eco2 {command}` works on the RabbitMQ of gateways and workers: set ECO2_AMQP_URL to it"
+            f"`eco2 {command}` needs the RabbitMQ of the gateways and workers: set ECO2_AMQP_URL to it"
         )
     loaded = pipelines(settings)
     topology = brokers.topology(settings, loaded)
-    with waiting("the broker"):
+    with spinner("the broker"):
         if differences := await brokers.check(settings, topology):
             raise ConfigurationError(
-                "\n".join(["no installation is at this broker (ECO2_PREFIX?):", *differences])
+                "\n".join(["this broker has no such installation; check ECO2_PREFIX:", *differences])
             )
     broker = brokers.open_broker(settings, topology, command, alone=False)
     journal = Journal(broker, settings.view_minutes * 60, time.time)
     stop = asyncio.Event()
-    running = [Component("broker", broker.run), Component("journal", journal.run)]
+    components = [Component("broker", broker.run), Component("journal", journal.run)]
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(service.run(running, stop))
-            with waiting(f"the journal of the last {settings.view_minutes:g} minutes"):
+            group.create_task(service.run(components, stop))
+            with spinner(f"the journal of the last {settings.view_minutes:g} minutes"):
                 await journal.filled.wait()
-            yield Session(settings, topology, {each.name: each for each in loaded}, broker, journal)
+            yield OperatorSession(settings, topology, {each.name: each for each in loaded}, broker, journal)
             stop.set()
     except BaseExceptionGroup as failures:
-        if (cause := _cause(failures)) is not None:
-            raise cause from None
+        if isinstance(error := first_error(failures), Eco2Error):
+            raise error from None
         raise
-
-
-def _cause(error: BaseException) -> Eco2Error | None:
-    """The one error of ours that everything else followed from."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error if isinstance(error, Eco2Error) else None

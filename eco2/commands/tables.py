@@ -1,4 +1,4 @@
-"""What operators see: values of `eco2/operator` as tables and texts on a terminal, or as JSON."""
+"""Prints the values of `eco2/operator` as tables and texts on a terminal, or as JSON."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -10,137 +10,150 @@ from rich.table import Table
 
 from eco2.event import Paused
 from eco2.job import JSON
-from eco2.journal.state import JobState
-from eco2.operator.cost import Cost, total, usd
-from eco2.operator.dead import DeadRow
-from eco2.operator.jobs import JobRow, Sheet
-from eco2.operator.plan import Plan, Refusal, sums
-from eco2.operator.trace import retry_at
+from eco2.operator.cost import format_usd, total
+from eco2.operator.dead_jobs import DeadRow
+from eco2.operator.job_history import retry_at
+from eco2.operator.jobs import JobDetail, JobRow
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan, sum_costs
 from eco2.terminal import one_line, visible
 
-WIDE = 170
-"""Columns where nobody looks at a terminal: rows stay whole, for grep."""
+FILE_WIDTH = 170
+"""Columns of output that is not a terminal: rows are not folded, so that grep finds them."""
 
 
 def console() -> Console:
-    """Standard output. Nothing in it is markup: it shows what others wrote."""
+    """Returns standard output. Markup is off, since texts of clients and providers are shown."""
     screen = Console(markup=False, highlight=False)
-    return screen if screen.is_terminal else Console(markup=False, highlight=False, width=WIDE)
+    return screen if screen.is_terminal else Console(markup=False, highlight=False, width=FILE_WIDTH)
 
 
-def as_json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Prints the value as JSON."""
     print(visible(json.dumps(value, ensure_ascii=False, indent=2)))  # noqa: T201  # the command's output
 
 
-def banner(paused: Paused) -> str:
+def pause_banner(paused: Paused) -> str:
+    """Returns the line that is shown above a list while the intake is paused."""
     reason = f": {one_line(paused.reason)}" if paused.reason else ""
-    return f"PAUSED since {_time(paused.ts)}{reason}. Workers take no more jobs; `eco2 resume` goes on."
+    since = date_and_time(paused.ts)
+    return f"PAUSED since {since}{reason}. Workers take no jobs; `eco2 resume` ends the pause."
 
 
-def dead(rows: Sequence[DeadRow]) -> Table:
-    table = _table("job", "pipeline", "why", "when", "got to", "paid")
+def dead_table(rows: Sequence[DeadRow]) -> Table:
+    """Returns the dead jobs as a table."""
+    table = TextTable("job", "pipeline", "reason", "when", "last stage", "paid")
     for row in rows:
-        why = f"{row.code}: {row.message}" if row.code else row.message
+        reason = f"{row.code}: {row.message}" if row.code else row.message
         if row.replayed:
-            why += f" (replayed as {row.replayed})"
-        paid = usd(row.cost) if row.cost.calls else "–"
-        table.add_row(row.job, row.pipeline, why, _time(row.when), row.stage or "–", paid)
+            reason += f" (replayed as {row.replayed})"
+        paid = format_usd(row.cost) if row.cost.calls else "–"
+        table.add_row(row.job, row.pipeline, reason, date_and_time(row.when), row.stage or "–", paid)
     return table
 
 
-def jobs(rows: Iterable[JobRow]) -> Table:
-    table = _table("job", "pipeline", "status", "at", "accepted", "ended", "run", "paid")
+def job_table(rows: Iterable[JobRow]) -> Table:
+    """Returns the jobs as a table."""
+    table = TextTable("job", "pipeline", "status", "last stage", "accepted", "ended", "run", "paid")
     for row in rows:
         status = f"{row.status} {row.code}".rstrip()
-        if row.put_off is not None:
-            status = f"put off until {_clock(row.put_off)}"
-        paid = usd(row.cost) if row.cost.calls else "–"
-        times = _time(row.accepted), _time(row.ended)
+        if row.put_off_until is not None:
+            status = f"retry at {time_of_day(row.put_off_until)}"
+        paid = format_usd(row.cost) if row.cost.calls else "–"
+        times = date_and_time(row.accepted), date_and_time(row.ended)
         table.add_row(row.job, row.pipeline, status, row.stage, *times, str(row.attempt), paid)
     return table
 
 
-def sheet(sheet: Sheet, out: Console) -> None:
-    """One job, all of it."""
-    state = sheet.state
+def print_detail(detail: JobDetail, out: Console) -> None:
+    """Prints one job in detail."""
+    state = detail.state
+    status = f"{state.status}, its order is a dead letter" if state.dead else state.status
+    if (until := retry_at(state)) is not None:
+        status = f"retry at {time_of_day(until)}"
     facts = {
         "job": state.job,
-        "pipeline": state.pipeline or "the journal no longer says",
-        "status": _status(state),
-        "why": state.cause,
-        "accepted": _time(state.accepted),
-        "deadline": _time(state.deadline),
+        "pipeline": state.pipeline or "not in the journal any more",
+        "status": status,
+        "reason": state.cause,
+        "accepted": date_and_time(state.accepted),
+        "deadline": date_and_time(state.deadline),
         "model": state.model or "the default",
         "owner": state.owner,
         "resumes": state.resumes or "",
-        "replayed as": sheet.replayed or "",
-        "lost its key to": state.by or "",
-        "holder": sheet.holder,
+        "replayed as": detail.replayed or "",
+        "superseded by": state.by or "",
+        "holder": detail.holder,
         "retries": str(state.retries or ""),
         "crashes": str(state.crashes or ""),
-        "paid": str(total(stage.cost for stage in sheet.stages)),
+        "paid": str(total(stage.cost for stage in detail.stages)),
     }
-    _facts(facts, out)
-    if sheet.runs:
-        table = _table("run", "worker", "began", "ended", "how it ended")
-        for run in sheet.runs:
+    print_facts(facts, out)
+    if detail.runs:
+        table = TextTable("run", "worker", "began", "ended", "end")
+        for run in detail.runs:
             alone = " (alone)" if run.alone else ""
-            end = run.end or "at work"
-            table.add_row(f"{run.number}{alone}", run.worker, _time(run.began), _time(run.ended), end)
+            end = run.end or "running"
+            table.add_row(
+                f"{run.attempt}{alone}", run.worker, date_and_time(run.began), date_and_time(run.ended), end
+            )
         out.print()
         out.print(table)
-    if sheet.stages:
-        table = _table("stage", "status", "began", "seconds", "paid")
-        for stage in sheet.stages:
+    if detail.stages:
+        table = TextTable("stage", "status", "began", "seconds", "paid")
+        for stage in detail.stages:
             seconds = "–" if stage.seconds is None else f"{stage.seconds:.2f}"
-            table.add_row(stage.name, stage.status, _time(stage.began), seconds, str(stage.cost))
+            table.add_row(stage.stage, stage.status, date_and_time(stage.began), seconds, str(stage.cost))
         out.print()
         out.print(table)
-    table = _table("event", "shown to clients", "seq", "at", "%")
+    table = TextTable("event", "shown to clients", "seq", "at", "%")
     for shown in state.shown:
         what = f"{shown.stage} {shown.status}"
-        table.add_row(str(shown.id), what, str(shown.seq), _time(shown.ts), str(shown.progress))
+        table.add_row(str(shown.id), what, str(shown.seq), date_and_time(shown.ts), str(shown.progress))
     out.print()
     out.print(table)
 
 
-def letters(row: DeadRow, letters: Sequence[JSON], order: object, out: Console) -> None:
-    """What the dead letters of one job say."""
-    _facts(
+def print_letters(row: DeadRow, letters: Sequence[JSON], order: object, out: Console) -> None:
+    """Prints the dead letters of one job."""
+    print_facts(
         {
             "job": row.job,
             "pipeline": row.pipeline,
-            "why": f"{row.code}: {row.message}" if row.code else row.message,
-            "got to": row.stage,
+            "reason": f"{row.code}: {row.message}" if row.code else row.message,
+            "last stage": row.stage,
             "replayed as": row.replayed or "",
-            "letters": "; ".join(_letter(letter) for letter in letters),
+            "letters": "; ".join(
+                f"{letter['reason']} at {letter['queue']} ({letter['bytes']:,} bytes)" for letter in letters
+            ),
         },
         out,
     )
     out.print(f"order     {visible(json.dumps(order, ensure_ascii=False, indent=2))}")
 
 
-def plan(plan: Plan | Refusal) -> str:
-    """What a replay would do, in a few lines."""
-    if isinstance(plan, Refusal):
-        return f"{plan.job}  not replayed: {plan.why}"
+def replay_lines(plan: ReplayPlan | NotReplayable) -> str:
+    """Returns the plan of one replay, in a few lines."""
+    if isinstance(plan, NotReplayable):
+        return f"{plan.job}  not replayed: {plan.reason}"
     old = plan.dead.id
-    if plan.over:
+    if plan.ended:
         return f"{old}  was replayed as {plan.job.id}, which has ended: only its letters are dropped"
     if plan.announced:
-        return f"{old}  was replayed as {plan.job.id}, which has not ended: it is ordered once more"
+        return f"{old}  was replayed as {plan.job.id}, which has not ended: its order is published again"
     kept = ", ".join(plan.outputs) or "nothing"
     lines = [f"{old}  keeps {kept}; runs {', '.join(plan.runs) or 'nothing'}"]
     lines += [f"    paid so far  {stage}: {cost}" for stage, cost in plan.paid.items()]
-    lines += [f"    will cost    {stage}: {_expected(cost)}" for stage, cost in plan.runs.items()]
+    for stage, cost in plan.runs.items():
+        about = "about " if cost and cost.calls else ""
+        lines.append(f"    will cost    {stage}: {about}{'not known' if cost is None else cost}")
     return "\n".join(lines)
 
 
-def bill(plans: Iterable[Plan]) -> str:
-    """What was paid and what is expected, over all jobs."""
+def replay_cost(plans: Iterable[ReplayPlan]) -> str:
+    """Returns the paid and the expected cost of all replays, in one line."""
     fresh = [each for each in plans if not each.announced]
     paid = total(cost for each in fresh for cost in each.paid.values())
-    parts = [sums(each.runs) for each in fresh]
+    parts = [sum_costs(each.runs) for each in fresh]
     coming = total(cost for cost, _ in parts)
     unknown = sum(len(stages) for _, stages in parts)
     more = f", and {unknown} stages whose cost is not known" if unknown else ""
@@ -148,48 +161,32 @@ def bill(plans: Iterable[Plan]) -> str:
     return f"{jobs}: paid so far {paid}; a replay will cost about {coming}{more}"
 
 
-def _expected(cost: Cost | None) -> str:
-    if cost is None:
-        return "not known"
-    return f"about {cost}" if cost.calls else str(cost)
-
-
-def _status(state: JobState) -> str:
-    if (until := retry_at(state)) is not None:
-        return f"put off until {_clock(until)}"
-    return f"{state.status}, its order went to the dead letters" if state.dead else state.status
-
-
-def _letter(letter: JSON) -> str:
-    return f"{letter['reason']} at {letter['queue']} ({letter['bytes']:,} bytes)"
-
-
-def _facts(facts: dict[str, str], out: Console) -> None:
+def print_facts(facts: dict[str, str], out: Console) -> None:
+    """Prints one line for each fact that has a value."""
     width = max(len(name) for name, value in facts.items() if value) + 2
     for name, value in facts.items():
         if value:
             out.print(f"{name:<{width}}{one_line(value)}")
 
 
-class _Table(Table):
-    """A table of what others wrote."""
+class TextTable(Table):
+    """A table whose cells show control characters instead of obeying them."""
+
+    def __init__(self, first: str, *columns: str) -> None:
+        super().__init__(box=None, pad_edge=False, header_style="bold")
+        self.add_column(first, no_wrap=True)
+        for column in columns:
+            self.add_column(column, overflow="fold")
 
     def add_row(self, *cells: object, style: StyleType | None = None, end_section: bool = False) -> None:
         super().add_row(*map(one_line, cells), style=style, end_section=end_section)
 
 
-def _table(first: str, *columns: str) -> Table:
-    table = _Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(first, no_wrap=True)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _clock(ts: float) -> str:
-    """The time of day, for what happens within minutes."""
+def time_of_day(ts: float) -> str:
+    """Returns the time of day."""
     return datetime.fromtimestamp(ts, UTC).strftime("%H:%M:%SZ")
 
 
-def _time(ts: float | None) -> str:
+def date_and_time(ts: float | None) -> str:
+    """Returns the date and time in UTC; a dash for None."""
     return "–" if ts is None else datetime.fromtimestamp(ts, UTC).strftime("%Y-%m-%d %H:%M:%SZ")

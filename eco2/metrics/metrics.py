@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 import eco2
-from eco2.call import Usage
-from eco2.errors import LimitKind
+from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
+from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
 from eco2.metrics.collectors import (
     BrokerCollector,
     BudgetCollector,
@@ -38,7 +38,7 @@ Swept = Literal["ended", "ordered again"]
 
 NO_ERROR = "OK"
 DEAD_CODES = ("INTERNAL", "UNAVAILABLE", "PROVIDER_REFUSED", "POISON", "MALFORMED")
-"""Codes of `eco2.errors.DeadLetter`."""
+"""Codes of `eco2.errors.PermanentFailure`."""
 REFUSAL_CODES = ("INVALID_REQUEST", "BROKER_UNAVAILABLE", "SPEND_LIMIT", "INTERNAL")
 """Codes that a request for any pipeline may be refused with."""
 
@@ -67,6 +67,7 @@ class LabelCache(Generic[Metric]):
                 values = (OTHER,) * len(values)
             child = self._bound[values] = self._bind(*values)
         return child
+
 
 # Dashboards and alerts select calls by these values: a renamed class keeps its value.
 _OUTCOMES: dict[type[Eco2Error], str] = {

@@ -1,4 +1,4 @@
-"""The recent jobs as rows of a list, and one job with all that is known of it: pure functions."""
+"""Lists the recent jobs as rows, and shows one job in detail. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from eco2.errors import PermanentError
 from eco2.job import JSON
 from eco2.journal.state import JobState
-from eco2.operator.cost import Cost, paid, total
-from eco2.operator.dead import error, reached
-from eco2.operator.trace import Run, StageTime, retry_at
+from eco2.operator.cost import Cost, document, paid, total
+from eco2.operator.dead_jobs import end_error, last_stage
+from eco2.operator.job_history import JobRun, StageTime, retry_at
 
-LONGEST = 120
+MAX_SHOWN = 120
 """Characters of a text that are shown; a picture in an input has many more."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobRow:
-    """One recent job. Times are Unix seconds. `put_off`: when it is tried again, if it waits for that."""
+    """One recent job. Times are Unix seconds. `put_off_until`: the time of its retry, if it waits for one."""
 
     job: str
     pipeline: str
@@ -28,39 +28,24 @@ class JobRow:
     ended: float | None
     cost: Cost
     code: str
-    put_off: float | None = None
-
-    def document(self) -> JSON:
-        return {
-            "job": self.job,
-            "pipeline": self.pipeline,
-            "status": self.status,
-            "stage": self.stage,
-            "progress": self.progress,
-            "attempt": self.attempt,
-            "accepted": self.accepted,
-            "ended": self.ended,
-            "cost": self.cost.document(),
-            "code": self.code,
-            "put_off_until": self.put_off,
-        }
+    put_off_until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Sheet:
-    """One job, all of it. `holder`: who has it now. `replayed`: the job that goes on with it, as far as the
-    view reaches back."""
+class JobDetail:
+    """One job in detail. `holder`: who has it now. `replayed`: the job that replays it, if in the view."""
 
     state: JobState
-    runs: Sequence[Run]
+    runs: Sequence[JobRun]
     stages: Sequence[StageTime]
     holder: str
     replayed: str | None = None
 
     def document(self) -> JSON:
+        """Returns everything as JSON, with long texts shortened."""
         state = self.state
         return {
-            **job_row(state).document(),
+            **document(job_row(state)),
             "deadline": state.deadline,
             "owner": state.owner,
             "model": state.model,
@@ -72,8 +57,8 @@ class Sheet:
             "retries": state.retries,
             "crashes": state.crashes,
             "holder": self.holder,
-            "runs": [run.document() for run in self.runs],
-            "stages": [stage.document() for stage in self.stages],
+            "runs": [document(run) for run in self.runs],
+            "stages": [document(stage) for stage in self.stages],
             "shown": [
                 {
                     "id": str(shown.id),
@@ -90,25 +75,26 @@ class Sheet:
 
 
 def job_row(state: JobState) -> JobRow:
-    told = error(state)
+    """Returns the row of one job."""
+    error = end_error(state)
     return JobRow(
         job=state.job,
         pipeline=state.pipeline,
         status=state.status,
-        stage=reached(state),
+        stage=last_stage(state),
         progress=state.progress,
         attempt=state.attempt,
         accepted=state.accepted,
         ended=state.touched if state.ended else None,
         cost=total(paid(state).values()),
-        code=told[0] if told else "",
-        put_off=retry_at(state),
+        code=error[0] if error else "",
+        put_off_until=retry_at(state),
     )
 
 
-def check_pipeline(pipeline: str | None, known: Iterable[str], view: Iterable[JobState]) -> None:
-    """Raises `PermanentError` for a name that no pipeline here has (`known`), and no recent job."""
-    names = sorted({*known, *(state.pipeline for state in view)} - {""})
+def check_pipeline(pipeline: str | None, configured: Iterable[str], view: Iterable[JobState]) -> None:
+    """Raises `PermanentError` for a name that is neither `configured` here nor of a recent job."""
+    names = sorted({*configured, *(state.pipeline for state in view)} - {""})
     if pipeline is not None and pipeline not in names:
         raise PermanentError(
             f"there is no pipeline {pipeline}: ECO2_PIPELINES and the recent jobs have {', '.join(names)}",
@@ -116,8 +102,8 @@ def check_pipeline(pipeline: str | None, known: Iterable[str], view: Iterable[Jo
         )
 
 
-def rows(view: Iterable[JobState], status: str | None, pipeline: str | None) -> list[JobRow]:
-    """Those of this status and pipeline (None: any), oldest first."""
+def job_rows(view: Iterable[JobState], status: str | None, pipeline: str | None) -> list[JobRow]:
+    """Returns the jobs of this status and pipeline (None: any), oldest first."""
     return [
         job_row(state)
         for state in view
@@ -125,11 +111,17 @@ def rows(view: Iterable[JobState], status: str | None, pipeline: str | None) -> 
     ]
 
 
+def count_jobs(view: Iterable[JobState]) -> tuple[int, int]:
+    """Returns the numbers of running and of queued jobs."""
+    statuses = [state.status for state in view]
+    return statuses.count("running"), statuses.count("queued")
+
+
 def shortened(value: object) -> object:
-    """A JSON value with long texts cut, above all pictures, and what was cut said."""
+    """Returns the JSON value with long texts cut, mainly pictures; each names its full length."""
     match value:
-        case str() if len(value) > LONGEST:
-            return f"{value[: LONGEST // 2]}… ({len(value):,} characters)"
+        case str() if len(value) > MAX_SHOWN:
+            return f"{value[: MAX_SHOWN // 2]}… ({len(value):,} characters)"
         case dict():
             return {name: shortened(inner) for name, inner in value.items()}
         case list():

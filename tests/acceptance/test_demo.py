@@ -47,4 +47,4 @@ async def test_the_demo_scans_a_real_photo_and_the_second_run_is_quick(tmp_path:
 
 async def test_serve_without_a_broker_says_that_jobs_end_with_the_process() -> None:
     async with eco2("serve", env={"ECO2_PORT": "0"}) as program:
-        assert "jobs end with this process" in program.log()
+        assert "jobs are lost when this process ends" in program.log()

@@ -14,7 +14,7 @@ from eco2.errors import (
     ProviderDown,
 )
 from eco2.journal.state import JobState
-from eco2.operator.dead import error as why
+from eco2.operator.dead_jobs import end_error
 from tests.engine.test_providers import ONE_CALL, code, failing, message, two
 from tests.support.virtual_clock import virtual
 from tests.support.world import Process, ScriptedModel, World
@@ -69,7 +69,7 @@ async def test_clients_read_no_word_of_the_provider_and_operators_do(
     for shown in (message(state), str(state.result), *(str(event.result) for event in state.shown)):
         assert "key" not in shown.lower()
         assert "401" not in shown
-    assert (state.cause, why(state)) == (SECRET, ("PROVIDER_REFUSED", SECRET))
+    assert (state.cause, end_error(state)) == (SECRET, ("PROVIDER_REFUSED", SECRET))
 
 
 @virtual

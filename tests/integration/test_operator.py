@@ -15,7 +15,7 @@ from eco2.commands import dead, intake, jobs
 from eco2.errors import ConfigurationError, PermanentError
 from eco2.job import new_id
 from eco2.journal.journal import Journal
-from eco2.operator.dead import DeadRow
+from eco2.operator.dead_jobs import DeadRow
 from eco2.ports import DEAD, jobs_queue
 from tests.acceptance.programs import clean_environment
 from tests.support.buggy_scan import bug, held
@@ -31,7 +31,7 @@ async def here(amqp_url: str, prefix: str) -> AsyncIterator[Installation]:
 
 
 async def rows(here: Installation) -> list[DeadRow]:
-    return (await dead.listed(here.settings, LIMIT))[0]
+    return (await dead.read_list(here.settings, LIMIT))[0]
 
 
 async def failed(here: Installation) -> ClientJob:
@@ -51,7 +51,9 @@ async def failed(here: Installation) -> ClientJob:
 async def replayed(here: Installation, *ids: str, dry_run: bool = False) -> tuple[int, list[str]]:
     """How many were refused, and what was told."""
     told: list[str] = []
-    refused = await dead.replayed(here.settings, ids, told.append, dry_run=dry_run, at_once=50, limit=LIMIT)
+    refused = await dead.replay_jobs(
+        here.settings, ids, told.append, dry_run=dry_run, at_once=50, limit=LIMIT
+    )
     return refused, told
 
 
@@ -95,11 +97,11 @@ async def test_a_job_that_failed_by_a_bug_goes_on_behind_what_it_completed(here:
     assert await rows(here) == []
     old = await here.client.result(job)
     assert old["status"] == "failed"
-    assert (await jobs.described(here.settings, job.id)).replayed == new
-    sheet = await jobs.described(here.settings, new)
-    assert sheet.state.resumes == job.id
-    assert sheet.state.key is None
-    assert set(sheet.state.usage) == {"answer"}
+    assert (await jobs.read_detail(here.settings, job.id)).replayed == new
+    detail = await jobs.read_detail(here.settings, new)
+    assert detail.state.resumes == job.id
+    assert detail.state.key is None
+    assert set(detail.state.usage) == {"answer"}
 
 
 async def test_a_replay_is_estimated_by_what_others_paid(here: Installation) -> None:
@@ -109,8 +111,8 @@ async def test_a_replay_is_estimated_by_what_others_paid(here: Installation) -> 
     job = await failed(here)
     _, told = await replayed(here, job.id, dry_run=True)
     (shown,) = [line for line in told[0].splitlines() if "will cost    answer" in line]
-    sheet = await jobs.described(here.settings, good.id)
-    (used,) = [stage.cost for stage in sheet.stages if stage.name == "answer"]
+    detail = await jobs.read_detail(here.settings, good.id)
+    (used,) = [stage.cost for stage in detail.stages if stage.stage == "answer"]
     assert shown.endswith(f"answer: about {used}")
     assert "will cost    reward: no calls" in told[0]
 
@@ -149,7 +151,7 @@ async def test_a_replay_that_crashes_between_two_steps_loses_nothing_and_pays_no
             await replayed(here, job.id)
         assert crashed.group_contains(Crash)
     found = await rows(here)
-    begun = [row for row in (await jobs.listed(here.settings, None, None))[0] if row.job != job.id]
+    begun = [row for row in (await jobs.read_list(here.settings, None, None))[0] if row.job != job.id]
     assert len(begun) == known
     if step == "drop":
         assert found == []
@@ -157,7 +159,7 @@ async def test_a_replay_that_crashes_between_two_steps_loses_nothing_and_pays_no
         assert [row.job for row in found] == [job.id]
         assert [row.replayed for row in found] == [begun[0].job if known else None]
         await replayed(here, job.id)
-    after_all = [row for row in (await jobs.listed(here.settings, None, None))[0] if row.job != job.id]
+    after_all = [row for row in (await jobs.read_list(here.settings, None, None))[0] if row.job != job.id]
     (new,) = after_all
     async with here.worker():
         assert [event.seq for event in await here.events(new.job)] == ALL
@@ -170,7 +172,7 @@ async def test_several_letters_of_one_job_are_one_and_are_dropped_together(here:
     await here.bury(await here.order(job.id), job.id)
     (row,) = await rows(here)
     assert (row.job, row.letters) == (job.id, 2)
-    assert await dead.dropped(here.settings, {job.id}, LIMIT) == 2
+    assert await dead.drop_letters(here.settings, {job.id}, LIMIT) == 2
     assert await rows(here) == []
     assert (await here.client.result(job))["status"] == "failed"
 
@@ -185,7 +187,7 @@ async def test_a_letter_that_nobody_can_read_is_shown_refused_and_dropped(here: 
     assert "drop it" in told[0]
     with pytest.raises(PermanentError, match="no dead letter of nobody"):
         await replayed(here, row.job, "nobody")
-    assert await dead.dropped(here.settings, {row.job}, LIMIT) == 1
+    assert await dead.drop_letters(here.settings, {row.job}, LIMIT) == 1
     assert await rows(here) == []
 
 
@@ -193,20 +195,23 @@ async def test_an_order_that_was_lost_is_issued_again(here: Installation) -> Non
     job = await here.submit()
     await here.purge()
     assert await here.depth(jobs_queue("scan")) == 0
-    sheet = await jobs.described(here.settings, job.id)
-    assert sheet.holder == "nobody: its order waits in a queue, or is lost"
-    await jobs.reissued(here.settings, job.id)
+    detail = await jobs.read_detail(here.settings, job.id)
+    assert (
+        detail.holder
+        == f"none: its order waits in a queue; if no queue has it, use `eco2 jobs reissue {job.id}`"
+    )
+    await jobs.reissue_order(here.settings, job.id)
     async with here.worker():
         assert [event.seq for event in await here.events(job.id)] == ALL
     with pytest.raises(PermanentError, match="has ended as completed"):
-        await jobs.reissued(here.settings, job.id)
+        await jobs.reissue_order(here.settings, job.id)
     with pytest.raises(PermanentError, match="knows no job"):
-        await jobs.reissued(here.settings, new_id(time.time()))
+        await jobs.reissue_order(here.settings, new_id(time.time()))
 
 
 async def test_an_order_that_was_not_lost_may_be_issued_again_without_harm(here: Installation) -> None:
     job = await here.submit()
-    await jobs.reissued(here.settings, job.id)
+    await jobs.reissue_order(here.settings, job.id)
     async with here.worker():
         assert [event.seq for event in await here.events(job.id)] == ALL
 
@@ -216,7 +221,7 @@ async def test_an_order_that_was_not_lost_may_be_issued_again_without_harm(here:
         await until(settled)
     assert await here.paid() == {job.id: 2}
     assert [await here.depth(queue) for queue in (*here.queues, DEAD)] == [0, 0, 0]
-    assert len((await jobs.described(here.settings, job.id)).runs) == 1
+    assert len((await jobs.read_detail(here.settings, job.id)).runs) == 1
 
 
 async def test_a_pause_halts_the_intake_and_a_resume_lets_it_go_on(here: Installation) -> None:
@@ -229,21 +234,21 @@ async def test_a_pause_halts_the_intake_and_a_resume_lets_it_go_on(here: Install
             return await here.consumers() == 0
 
         await until(consuming)
-        assert await intake.paused(here.settings, "a deploy") == (None, 0, 0)
+        assert await intake.pause_intake(here.settings, "a deploy") == (None, 0, 0)
         await until(halted)
         job = await here.submit()
-        listed, paused = await jobs.listed(here.settings, "queued", "scan")
+        listed, paused = await jobs.read_list(here.settings, "queued", "scan")
         assert [row.job for row in listed] == [job.id]
         assert paused is not None
         assert paused.reason == "a deploy"
         assert await here.depth(jobs_queue("scan")) == 1
         with pytest.raises(PermanentError, match="eco2 resume"):
             await replayed(here)
-        before, _, queued = await intake.resumed(here.settings)
+        before, _, queued = await intake.resume_intake(here.settings)
         assert (before, queued) == (paused, 1)
         assert [event.seq for event in await here.events(job.id)] == ALL
-    assert (await jobs.listed(here.settings, "queued", None)) == ([], None)
-    assert (await intake.resumed(here.settings))[0] is None
+    assert (await jobs.read_list(here.settings, "queued", None)) == ([], None)
+    assert (await intake.resume_intake(here.settings))[0] is None
 
 
 async def test_who_is_at_work_on_a_job_is_asked(here: Installation) -> None:
@@ -251,15 +256,15 @@ async def test_who_is_at_work_on_a_job_is_asked(here: Installation) -> None:
         with held() as stages:
             job = await here.submit()
             await stages.wait()
-            sheet = await jobs.described(here.settings, job.id)
-        assert sheet.holder == f"{sheet.runs[0].worker}, at work"
-        assert sheet.runs[0].end == ""
-        assert [(stage.name, stage.status) for stage in sheet.stages] == [
+            detail = await jobs.read_detail(here.settings, job.id)
+        assert detail.holder == f"{detail.runs[0].worker}, running it"
+        assert detail.runs[0].end == ""
+        assert [(stage.stage, stage.status) for stage in detail.stages] == [
             ("vision", "completed"),
             ("rule", "completed"),
         ]
         assert (await here.events(job.id))[-1].status == "completed"
-        assert (await jobs.described(here.settings, job.id)).runs[0].end == "completed"
+        assert (await jobs.read_detail(here.settings, job.id)).runs[0].end == "completed"
 
 
 async def test_the_program_prints_tables_and_json_and_says_by_its_exit_code_what_became(
@@ -284,14 +289,14 @@ async def test_the_program_prints_tables_and_json_and_says_by_its_exit_code_what
     assert code == 0
     assert job.id in out
     code, out, _ = await eco2(here, "pause", "--reason", "to look at it")
-    assert (code, out.startswith("Paused. 0 in flight")) == (0, True)
+    assert (code, out.startswith("Paused. 0 jobs are running")) == (0, True)
     assert "PAUSED since" in (await eco2(here, "jobs", "list"))[1]
     code, out, _ = await eco2(here, "resume")
-    assert (code, out) == (0, "Resumed. Workers take jobs again; 0 wait.\n")
+    assert (code, out) == (0, "Resumed. Workers take jobs again; 0 wait in the queue.\n")
 
 
 async def test_a_wrong_prefix_makes_nothing_at_the_broker(here: Installation, prefix: str) -> None:
     elsewhere = here.settings.model_copy(update={"prefix": f"{prefix}x"})
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="ECO2_PREFIX"):
-            await jobs.listed(elsewhere, None, None)
+            await jobs.read_list(elsewhere, None, None)

@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from eco2.job import JSON, Job, encode_order
 from eco2.journal.state import EventId, JobState, Shown
-from eco2.operator.letters import DeadJob, by_job
+from eco2.operator.dead_jobs import DeadJob, by_job
 
 NOW = 1_000.0
 LIFE = 180.0

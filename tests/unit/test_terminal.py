@@ -12,7 +12,7 @@ from eco2.client import Client, ClientEvent, ClientJob
 from eco2.commands import tables
 from eco2.demo import follow
 from eco2.operator.cost import Cost
-from eco2.operator.dead import DeadRow
+from eco2.operator.dead_jobs import DeadRow
 from eco2.terminal import one_line, visible
 
 EVIL = "\x1b[2J\x1b]0;owned\x07[/x][bold]\u202egnp.exe\u2066\x9b31m\r\x08\u200b\U000e0041"
@@ -59,9 +59,9 @@ async def test_nothing_of_a_scan_reaches_the_terminal_as_more_than_text(final: d
 def test_tables_show_it_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     row = DeadRow("j", EVIL, "failed", EVIL, EVIL + "\nb", None, EVIL, Cost(), 1, EVIL)
     out = tables.console()
-    out.print(tables.dead([row]))
-    tables.letters(row, [], {"a": EVIL}, out)
-    tables.as_json({"a": EVIL})
+    out.print(tables.dead_table([row]))
+    tables.print_letters(row, [], {"a": EVIL}, out)
+    tables.print_json({"a": EVIL})
     text = capsys.readouterr().out
     assert not set(HIDDEN) & set(text)
 

@@ -8,9 +8,8 @@ from eco2.commands import tables
 from eco2.consumers.cause import MAX_CAUSE, cause_of
 from eco2.event import Done, decode_events, encode_events
 from eco2.journal.state import JobState
-from eco2.operator.dead import row
-from eco2.operator.jobs import Sheet
-from eco2.operator.letters import DeadJob
+from eco2.operator.dead_jobs import DeadJob, dead_row
+from eco2.operator.jobs import JobDetail
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from tests.support.virtual_clock import virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, draft, result
@@ -98,12 +97,12 @@ async def test_operators_see_it_and_clients_do_not(
     assert cause[:10] not in shown
     assert "test_cause" not in shown
     out = tables.console()
-    dead = row(DeadJob(state.job, (), None), state, [])
-    out.print(tables.dead([dead]))
+    dead = dead_row(DeadJob(state.job, (), None), state, [])
+    out.print(tables.dead_table([dead]))
     assert cause[:10] in capsys.readouterr().out
-    tables.letters(dead, [], {}, out)
+    tables.print_letters(dead, [], {}, out)
     assert cause[:10] in capsys.readouterr().out
-    tables.sheet(Sheet(state, (), (), "nobody"), out)
+    tables.print_detail(JobDetail(state, (), (), "nobody"), out)
     assert cause[:10] in capsys.readouterr().out
-    assert cause in str(dead.document()["message"])
-    assert cause in str(Sheet(state, (), (), "nobody").document()["cause"])
+    assert cause in str(dead.message)
+    assert cause in str(JobDetail(state, (), (), "nobody").document()["cause"])

@@ -110,7 +110,7 @@ def test_panels_named_in_the_runbooks_exist() -> None:
         "connection lost",
         "released",
         "…",
-        "put off until 12:32:35Z",
+        "retry at 12:32:35Z",
         "holder",
         "flagged",
         "the model is not available at present",

@@ -10,11 +10,9 @@ from eco2.commands import tables
 from eco2.event import Paused
 from eco2.job import encode_order
 from eco2.journal.state import EventId, Shown
-from eco2.operator.cost import Cost, expected, paid, peers, total, usd
-from eco2.operator.dead import reached, row
-from eco2.operator.intake import counts
-from eco2.operator.jobs import LONGEST, job_row, rows, shortened
-from eco2.operator.letters import by_job
+from eco2.operator.cost import Cost, document, expected, format_usd, paid, peers, total
+from eco2.operator.dead_jobs import by_job, dead_row, last_stage
+from eco2.operator.jobs import count_jobs, job_row, job_rows, shortened
 from tests.support.dead_letters import FakeLetter, dead_job, job, state, used
 
 # --- letters
@@ -50,48 +48,48 @@ def test_one_readable_letter_of_a_job_is_enough() -> None:
 
 
 def test_a_dead_job_is_told_by_the_journal() -> None:
-    found = row(dead_job(), state(), [])
+    found = dead_row(dead_job(), state(), [])
     assert (found.code, found.message) == ("INTERNAL", "a bug in stage final")
     assert (found.stage, found.when, found.status) == ("final failed", 900.0, "failed")
     assert found.cost == Cost(2, 200, 20, Decimal("0.012"))
-    assert json.loads(json.dumps(found.document()))["cost"]["cost_usd"] == "0.012"
+    assert json.loads(json.dumps(document(found)))["cost"]["cost_usd"] == "0.012"
 
 
 def test_without_the_journal_the_broker_says_why() -> None:
     (dead,) = by_job([FakeLetter(encode_order(job()), reason="delivery_limit")])
-    found = row(dead, None, [])
+    found = dead_row(dead, None, [])
     assert (found.code, found.status, found.stage, found.cost) == ("", "unknown", "", Cost())
-    assert "came back too often" in found.message
+    assert "too many deliveries" in found.message
     assert found.pipeline == "ask"
 
 
 def test_the_latest_replay_of_a_dead_job_is_named() -> None:
     view = [state("r2", resumes="old", queued_at=9), state("r1", resumes="old", queued_at=8), state("other")]
-    assert row(dead_job(), state(), view).replayed == "r2"
-    assert row(dead_job(), state(), view[2:]).replayed is None
+    assert dead_row(dead_job(), state(), view).replayed == "r2"
+    assert dead_row(dead_job(), state(), view[2:]).replayed is None
 
 
 def test_how_far_a_job_got() -> None:
-    assert reached(state()) == "final failed"
-    assert reached(state(shown=state().shown[:1])) == "queued"
+    assert last_stage(state()) == "final failed"
+    assert last_stage(state(shown=state().shown[:1])) == "queued"
     cut = Shown(EventId(3, -1), "truncated", "started", 0, 800.0, 0)
-    assert reached(state(shown=(cut,))) == ""
+    assert last_stage(state(shown=(cut,))) == ""
 
 
 def test_jobs_are_chosen_by_status_and_pipeline() -> None:
     view = [state("a"), state("b", status="running", ended_at=None, result=None), state("c", pipeline="scan")]
-    assert [each.job for each in rows(view, None, None)] == ["a", "b", "c"]
-    assert [each.job for each in rows(view, "failed", "ask")] == ["a"]
-    assert [each.job for each in rows(view, "running", None)] == ["b"]
+    assert [each.job for each in job_rows(view, None, None)] == ["a", "b", "c"]
+    assert [each.job for each in job_rows(view, "failed", "ask")] == ["a"]
+    assert [each.job for each in job_rows(view, "running", None)] == ["b"]
     assert (job_row(view[0]).ended, job_row(view[0]).code) == (805.5, "INTERNAL")
     assert (job_row(view[1]).ended, job_row(view[1]).code) == (None, "")
-    assert counts(view) == (1, 0)
+    assert count_jobs(view) == (1, 0)
 
 
 def test_long_texts_are_shortened_wherever_they_are_and_say_so() -> None:
-    picture = "x" * (LONGEST + 1)
-    short = f"{'x' * (LONGEST // 2)}… ({LONGEST + 1} characters)"
-    assert shortened({"a": [picture, "y" * LONGEST, 5, None]}) == {"a": [short, "y" * LONGEST, 5, None]}
+    picture = "x" * 121
+    short = f"{'x' * 60}… (121 characters)"
+    assert shortened({"a": [picture, "y" * 120, 5, None]}) == {"a": [short, "y" * 120, 5, None]}
 
 
 # --- costs
@@ -105,7 +103,7 @@ def test_what_was_paid_is_told_by_the_end_and_else_by_the_stages() -> None:
 
 def test_a_sum_with_an_unknown_price_has_none() -> None:
     assert total([Cost(1, 2, 3, Decimal(1)), Cost(1, 2, 3, None)]) == Cost(2, 4, 6, None)
-    assert usd(Cost(1, usd=None)) == "price not known"
+    assert format_usd(Cost(1, usd=None)) == "price not known"
     assert str(Cost(2, 1234, 5, Decimal("0.00125"))) == "2 calls, 1,234 + 5 tokens, $0.0012"
     assert str(Cost()) == "no calls"
 
@@ -133,7 +131,7 @@ def test_only_jobs_of_the_same_kind_that_ran_from_the_start_tell_what_a_stage_co
 
 
 def printed(show: object) -> str:
-    console = Console(markup=False, highlight=False, width=tables.WIDE)
+    console = Console(markup=False, highlight=False, width=tables.FILE_WIDTH)
     with console.capture() as capture:
         console.print(show)
     return capture.get()
@@ -141,7 +139,7 @@ def printed(show: object) -> str:
 
 def test_a_row_is_one_line_and_shows_what_others_wrote_as_it_is() -> None:
     evil = state(result={"error": {"code": "INTERNAL", "message": "[bold]no[/] markup"}})
-    lines = printed(tables.dead([row(dead_job(), evil, [])])).splitlines()
+    lines = printed(tables.dead_table([dead_row(dead_job(), evil, [])])).splitlines()
     assert len(lines) == 2
     assert lines[1].split()[:2] == ["old", "ask"]
     assert "INTERNAL: [bold]no[/] markup" in lines[1]
@@ -149,15 +147,15 @@ def test_a_row_is_one_line_and_shows_what_others_wrote_as_it_is() -> None:
 
 
 def test_a_pause_is_told_with_its_reason() -> None:
-    assert tables.banner(Paused(ts=0.0, reason="a deploy")).startswith(
+    assert tables.pause_banner(Paused(ts=0.0, reason="a deploy")).startswith(
         "PAUSED since 1970-01-01 00:00:00Z: a deploy. "
     )
-    assert tables.banner(Paused(ts=0.0, reason="")).startswith("PAUSED since 1970-01-01 00:00:00Z. ")
+    assert tables.pause_banner(Paused(ts=0.0, reason="")).startswith("PAUSED since 1970-01-01 00:00:00Z. ")
 
 
 @pytest.mark.parametrize("running", [True, False])
 def test_jobs_are_a_table(running: bool) -> None:
     found = job_row(state(ended_at=None, status="running", result=None) if running else state())
-    text = printed(tables.jobs([found]))
+    text = printed(tables.job_table([found]))
     assert ("running" in text) == running
     assert ("failed INTERNAL" in text) != running

@@ -9,30 +9,32 @@ import pytest
 from eco2.commands import tables
 from eco2.job import id_time
 from eco2.operator.cost import Cost
-from eco2.operator.letters import by_job
-from eco2.operator.plan import Plan, Refusal, kept, plan
+from eco2.operator.dead_jobs import by_job
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay, reusable_outputs
 from tests.support.dead_letters import LIFE, NOW, FakeLetter, dead_job, job, state, used
 from tests.support.world import PIPELINE
 
 PIPELINES = {"ask": PIPELINE}
 
 
-def planned(**changes: Any) -> Plan:
+def planned(**changes: Any) -> ReplayPlan:
     given: dict[str, Any] = {
-        "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW, "life": LIFE,
+        "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
+        "deadline": LIFE,
     }  # fmt: skip
-    found = plan(**given | changes)
-    assert isinstance(found, Plan), found
+    found = plan_replay(**given | changes)
+    assert isinstance(found, ReplayPlan), found
     return found
 
 
 def refused(**changes: Any) -> str:
     given: dict[str, Any] = {
-        "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW, "life": LIFE,
+        "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
+        "deadline": LIFE,
     }  # fmt: skip
-    found = plan(**given | changes)
-    assert isinstance(found, Refusal), found
-    return found.why
+    found = plan_replay(**given | changes)
+    assert isinstance(found, NotReplayable), found
+    return found.reason
 
 
 def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without_its_key() -> None:
@@ -44,7 +46,7 @@ def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without
     assert (found.job.accepted, found.job.deadline, found.job.key) == (NOW, NOW + LIFE, None)
 
 
-def replace_known(found: Plan) -> tuple[object, ...]:
+def replace_known(found: ReplayPlan) -> tuple[object, ...]:
     each = found.job
     return each.pipeline, each.input, each.owner, each.model, each.digest
 
@@ -58,7 +60,7 @@ def test_completed_stages_are_kept_and_the_others_run() -> None:
     assert found.outputs == {"draft": {"text": "a draft"}}
     assert found.runs == {"final": Cost(1, 100, 10, Decimal("0.002"))}
     assert set(found.paid) == {"draft", "final"}
-    assert (found.announced, found.over) == (False, False)
+    assert (found.announced, found.ended) == (False, False)
 
 
 def test_others_tell_what_it_will_cost() -> None:
@@ -84,7 +86,7 @@ def test_without_the_journal_everything_runs_and_no_cost_is_known() -> None:
 def test_outputs_are_kept_up_to_the_first_that_is_missing_or_does_not_fit(
     outputs: dict[str, dict[str, object]], left: list[str]
 ) -> None:
-    assert list(kept(PIPELINE, outputs)) == left
+    assert list(reusable_outputs(PIPELINE, outputs)) == left
 
 
 def test_what_cannot_be_replayed_says_why_and_what_to_do() -> None:
@@ -102,7 +104,7 @@ def test_a_replay_that_did_not_come_to_its_end_is_carried_on() -> None:
         "half", resumes="old", ended_at=None, status="queued", key=None, accepted=950.0, deadline=1130.0
     )
     found = planned(view=[half])
-    assert (found.job.id, found.announced, found.over) == ("half", True, False)
+    assert (found.job.id, found.announced, found.ended) == ("half", True, False)
     assert (found.job.accepted, found.job.deadline, found.job.input) == (950.0, 1130.0, {"text": "q"})
     assert found.job.key is None
 
@@ -110,7 +112,7 @@ def test_a_replay_that_did_not_come_to_its_end_is_carried_on() -> None:
 @pytest.mark.parametrize(("status", "dead"), [("completed", False), ("failed", True)])
 def test_a_replay_that_completed_or_left_a_letter_of_its_own_is_not_repeated(status: str, dead: bool) -> None:
     found = planned(view=[state("done", resumes="old", status=status, dead=dead)])
-    assert (found.job.id, found.announced, found.over) == ("done", True, True)
+    assert (found.job.id, found.announced, found.ended) == ("done", True, True)
 
 
 def test_a_replay_that_failed_without_a_letter_is_made_anew() -> None:
@@ -121,18 +123,18 @@ def test_a_replay_that_failed_without_a_letter_is_made_anew() -> None:
 
 def test_before_anything_is_done_it_says_what_was_paid_and_what_it_will_cost() -> None:
     found = planned()
-    assert tables.plan(found).splitlines() == [
+    assert tables.replay_lines(found).splitlines() == [
         "old  keeps draft; runs final",
         "    paid so far  draft: 1 call, 100 + 10 tokens, $0.0100",
         "    paid so far  final: 1 call, 100 + 10 tokens, $0.0020",
         "    will cost    final: about 1 call, 100 + 10 tokens, $0.0020",
     ]
-    assert tables.bill([found]) == (
+    assert tables.replay_cost([found]) == (
         "1 job: paid so far 2 calls, 200 + 20 tokens, $0.0120; "
         "a replay will cost about 1 call, 100 + 10 tokens, $0.0020"
     )
-    assert tables.bill([planned(state=None)]).endswith("and 2 stages whose cost is not known")
+    assert tables.replay_cost([planned(state=None)]).endswith("and 2 stages whose cost is not known")
     carried = replace(found, announced=True)
-    assert "ordered once more" in tables.plan(carried)
-    assert "only its letters" in tables.plan(replace(carried, over=True))
-    assert tables.plan(Refusal("old", "why")) == "old  not replayed: why"
+    assert "order is published again" in tables.replay_lines(carried)
+    assert "only its letters" in tables.replay_lines(replace(carried, ended=True))
+    assert tables.replay_lines(NotReplayable("old", "why")) == "old  not replayed: why"

@@ -8,8 +8,8 @@ from eco2.commands import tables
 from eco2.errors import PermanentError
 from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged
 from eco2.journal.state import EventId, JobState, apply, remnant
-from eco2.operator.jobs import Sheet, check_pipeline, job_row
-from eco2.operator.trace import Event, holder, runs, stages
+from eco2.operator.job_history import Event, holder, runs, stages
+from eco2.operator.jobs import JobDetail, check_pipeline, job_row
 from tests.support.dead_letters import state, used
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="ask", deadline=181.0, digest="d")
@@ -54,10 +54,10 @@ def test_each_run_tells_how_it_ended() -> None:
         done(50.0, "r4"),
     )
     found = runs(now, history)
-    assert [(each.number, each.worker, each.began, each.ended, each.end) for each in found] == [
-        (1, "w1", 2.0, 20.0, "silent: the next run took over"),
-        (2, "w2", 20.0, 25.0, "given back: drain"),
-        (3, "w3", 26.0, 30.0, "put off: no answer"),
+    assert [(each.attempt, each.worker, each.began, each.ended, each.end) for each in found] == [
+        (1, "w1", 2.0, 20.0, "silent: taken over by the next run"),
+        (2, "w2", 20.0, 25.0, "released: drain"),
+        (3, "w3", 26.0, 30.0, "will be retried: no answer"),
         (4, "w4", 40.0, 50.0, "failed"),
     ]
     assert [each.alone for each in found] == [False, False, True, False]
@@ -68,7 +68,7 @@ def test_void_runs_and_what_the_journal_holds_twice_are_not_told() -> None:
         QUEUED, run(1, 2.0), run(1, 2.1, "rival"), run(1, 2.0), done(3.0, "rival"), done(9.0, None)
     )
     (found,) = runs(now, history)
-    assert (found.run, found.ended, found.end) == ("r1", 9.0, "failed from outside")
+    assert (found.run, found.ended, found.end) == ("r1", 9.0, "failed, ended by the sweep or a gateway")
 
 
 def test_a_run_that_may_be_at_work_has_no_end() -> None:
@@ -83,13 +83,13 @@ def test_of_a_job_whose_beginning_is_dropped_the_rest_is_told() -> None:
         now = apply(now, EventId(offset), event)
     assert now is not None
     found = runs(now, [(EventId(offset), event) for offset, event in enumerate(rest)])
-    assert [(each.number, each.end) for each in found] == [(2, "failed")]
+    assert [(each.attempt, each.end) for each in found] == [(2, "failed")]
 
 
 def test_a_stage_lasts_from_its_first_showing_to_its_last() -> None:
     (first, second) = stages(state())
-    assert (first.name, first.status, first.seconds, first.cost.calls) == ("draft", "completed", 2.0, 1)
-    assert (second.name, second.status, second.seconds) == ("final", "failed", None)
+    assert (first.stage, first.status, first.seconds, first.cost.calls) == ("draft", "completed", 2.0, 1)
+    assert (second.stage, second.status, second.seconds) == ("final", "failed", None)
 
 
 def test_a_stage_that_a_later_run_went_on_with_began_once() -> None:
@@ -102,16 +102,20 @@ def test_a_stage_that_a_later_run_went_on_with_began_once() -> None:
 @pytest.mark.parametrize(
     ("events", "answer", "says"),
     [
-        ((QUEUED, run(1, 2.0)), "r1", "w1, at work"),
+        ((QUEUED, run(1, 2.0)), "r1", "w1, running it"),
         ((QUEUED, run(1, 2.0)), "", "a worker that has its order and waits for its turn"),
-        ((QUEUED, run(1, 2.0)), None, "w1 by the journal, but nobody answers: it is taken over soon"),
-        ((QUEUED,), None, "nobody: its order waits in a queue, or is lost"),
+        (
+            (QUEUED, run(1, 2.0)),
+            None,
+            "w1 by the journal, but it does not answer: another worker will take the job over",
+        ),
+        ((QUEUED,), None, "none: its order waits in a queue; if no queue has it, use `eco2 jobs reissue j`"),
         (
             (QUEUED, run(1, 2.0), given_back(1, 5.0, "no answer", retry=True)),
             None,
-            "nobody: put off until its next try, its order waits in the queue jobs.ask.wait-5s",
+            "none: its order waits for the retry in the queue jobs.ask.wait-5s",
         ),
-        ((QUEUED, run(1, 2.0), done(3.0, "r1")), None, "nobody: it has ended"),
+        ((QUEUED, run(1, 2.0), done(3.0, "r1")), None, "none: the job has ended"),
     ],
 )
 def test_who_has_the_job(events: tuple[JobEvent, ...], answer: str | None, says: str) -> None:
@@ -121,16 +125,16 @@ def test_who_has_the_job(events: tuple[JobEvent, ...], answer: str | None, says:
 
 def test_a_sheet_shows_all_of_it() -> None:
     now = state(retries=2)
-    sheet = Sheet(now, runs(*told(QUEUED, run(1, 2.0))), stages(now), "nobody: it has ended")
+    detail = JobDetail(now, runs(*told(QUEUED, run(1, 2.0))), stages(now), "none: the job has ended")
     out = tables.console()
     with out.capture() as capture:
-        tables.sheet(sheet, out)
+        tables.print_detail(detail, out)
     text = capture.get()
-    wanted = ["old", "went to the dead letters", "anna", "retries", "w1", "at work", "draft", "2.00", "31"]
+    wanted = ["old", "its order is a dead letter", "anna", "retries", "w1", "running", "draft", "2.00", "31"]
     assert [each for each in wanted if each not in text] == []
     assert "crashes" not in text
-    document = sheet.document()
-    assert document["holder"] == "nobody: it has ended"
+    document = detail.document()
+    assert document["holder"] == "none: the job has ended"
     assert document["retries"] == 2
 
 
@@ -141,13 +145,13 @@ def test_a_job_that_is_put_off_says_until_when_and_in_which_queue() -> None:
     now, untils, queues = told(QUEUED)[0], [], []
     for upto in (3, 5, 7):
         now, history = told(*events[:upto])
-        untils.append(job_row(now).document()["put_off_until"])
+        untils.append(job_row(now).put_off_until)
         queues.append(holder(now, runs(now, history), None).rpartition(".")[2])
     assert untils == [110.0, 235.0, 425.0]
     assert queues == ["wait-5s", "wait-30s", "wait-120s"]
-    (cell,) = tables.jobs([job_row(now)]).columns[2].cells
-    assert cell == "put off until 00:07:05Z"
-    assert job_row(told(*events, run(4, 430.0))[0]).put_off is None
+    (cell,) = tables.job_table([job_row(now)]).columns[2].cells
+    assert cell == "retry at 00:07:05Z"
+    assert job_row(told(*events, run(4, 430.0))[0]).put_off_until is None
 
 
 def test_an_unknown_pipeline_is_said_with_those_that_exist() -> None:

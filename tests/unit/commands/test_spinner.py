@@ -4,25 +4,25 @@ import asyncio
 
 import pytest
 
-from eco2.commands.waiting import MOMENT, waiting
+from eco2.commands.spinner import spinner
 from tests.support.virtual_clock import virtual
 
 
 @virtual
 async def test_only_a_wait_that_lasts_is_told_and_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with waiting("a moment"):
-        await asyncio.sleep(MOMENT / 2)
-    with waiting("[the journal]") as tell:
-        await asyncio.sleep(2 * MOMENT)
-        tell("half")
-    await asyncio.sleep(MOMENT)
+    with spinner("a moment"):
+        await asyncio.sleep(0.5)
+    with spinner("[the journal]") as show_progress:
+        await asyncio.sleep(2.0)
+        show_progress("half")
+    await asyncio.sleep(1.0)
     out, error = capsys.readouterr()
     assert (out, error) == ("", "waiting for [the journal] …\n")
 
 
 @virtual
 async def test_a_wait_that_fails_is_told_no_more(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(LookupError), waiting("nothing"):
+    with pytest.raises(LookupError), spinner("nothing"):
         raise LookupError
-    await asyncio.sleep(2 * MOMENT)
+    await asyncio.sleep(2.0)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""How every command begins: the settings of this process, and a loop to run in."""
+"""Starts every command: loads the settings, sets up the log, and runs the command in an event loop."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -11,9 +11,9 @@ Value = TypeVar("Value")
 
 
 def settings(level: str = "info", **given: str | int | None) -> "Settings":
-    """The settings, with the log set up as they say; `level`: the least that is written unless they do.
+    """Loads the settings and sets up the log. `level`: the log level unless the settings name another.
 
-    `given`: values of the command line by field; one that is not None comes before the environment's.
+    `given`: values of command-line options by field; they override the environment unless None.
     """
     from eco2 import log
     from eco2.environment import load
@@ -24,8 +24,15 @@ def settings(level: str = "info", **given: str | int | None) -> "Settings":
 
 
 def run(main: Coroutine[object, object, Value]) -> Value:
-    """What `main` returns."""
+    """Runs the coroutine in a new event loop, and returns its result."""
     import uvloop
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def first_error(error: BaseException) -> BaseException:
+    """Returns the first error inside nested exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
