@@ -134,11 +134,13 @@ class PermanentError(Eco2Error):
 
 
 class PermanentFailure(PermanentError):
-    """The job ends, and its order is kept: once the cause is repaired, an operator may replay it.
+    """The job fails, and its order is kept: an operator may replay it once the cause is repaired.
 
-    A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that crashes its process
-    (`POISON`), an order that cannot be decoded (`MALFORMED`).
+    A bug (`INTERNAL`), a failure that outlasted every retry (`UNAVAILABLE`), a job that keeps crashing its
+    worker (`POISON`), an order that cannot be decoded (`MALFORMED`). The messages are for operators.
     """
+
+    for_clients = "the service failed to process this job: send it again later"
 
 
 class InvalidInput(PermanentError):
@@ -179,7 +181,7 @@ class TooLarge(PermanentError):
     """The output of a job is larger than a message of the journal may be."""
 
     code = "OUTPUT_TOO_LARGE"
-    for_clients = "the result is too large to be kept: ask for less at once"
+    for_clients = "the result is too large: ask for less in one request"
 
 
 class CallTooLarge(PermanentError):

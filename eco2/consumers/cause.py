@@ -18,8 +18,8 @@ _BUNDLED = str(Path(_ENGINE, "stages"))
 
 
 def bug(what: str, error: BaseException) -> PermanentFailure:
-    """Returns the end of a job by a bug: `what` for clients, and the exception besides for operators."""
-    return PermanentFailure(f"{what}: {cause_of(error)}", "INTERNAL", f"{what}; see the worker's log")
+    """Returns the error that ends a job because of a bug; its message is for operators."""
+    return PermanentFailure(f"{what}: {cause_of(error)}", "INTERNAL")
 
 
 def cause_of(error: BaseException) -> str:

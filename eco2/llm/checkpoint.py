@@ -1,7 +1,7 @@
 """Reads a torch checkpoint of the old (before zip) format without torch.
 
-A checkpoint is a pickle, and a pickle can run code. This reader lets the file name exactly four things
-and refuses all others, so that weights stay data. torch itself (2 GB) is not needed to read 18 MB.
+A checkpoint is a pickle, and a pickle can run code. This reader lets the file name exactly four objects and
+refuses all others, so that weights stay data. torch itself (2 GB) is not needed to read 18 MB.
 """
 
 import pickle
@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,13 +33,14 @@ class _Slice:
     strides: tuple[int, ...]
 
 
-def _slice(storage: _Storage, offset: int, shape: Any, strides: Any, *_: object) -> _Slice:
+def rebuild_tensor(storage: _Storage, offset: int, shape: Any, strides: Any, *_: object) -> _Slice:
+    """Returns a tensor's place in its storage; strides count elements."""
     return _Slice(storage, offset, tuple(shape), tuple(strides))
 
 
 _NAMES: Mapping[tuple[str, str], object] = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _slice,
+    ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
     ("torch", "FloatStorage"): np.dtype("<f4"),
     ("torch", "LongStorage"): np.dtype("<i8"),
 }
@@ -60,7 +61,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_checkpoint(path: Path) -> dict[str, NDArray[np.float32]]:
-    """The float tensors of the file by name (the integer ones only count training steps).
+    """Reads the float tensors of the file by name (the integer ones only count training steps).
 
     Raises `pickle.UnpicklingError` for any other kind of file.
     """
@@ -71,18 +72,16 @@ def read_checkpoint(path: Path) -> dict[str, NDArray[np.float32]]:
         slices: dict[str, _Slice] = _Unpickler(file).load()
         keys: list[str] = _Unpickler(file).load()
         kinds = {piece.storage.key: piece.storage.kind for piece in slices.values()}
-        storages = {key: _read_storage(file, kinds[key]) for key in keys}
+        storages: dict[str, NDArray[Any]] = {}
+        for key in keys:
+            (count,) = struct.unpack("<q", file.read(8))
+            storages[key] = np.frombuffer(file.read(count * kinds[key].itemsize), dtype=kinds[key])
     floats = {name: piece for name, piece in slices.items() if piece.storage.kind.kind == "f"}
-    return {name: _view(storages[piece.storage.key], piece) for name, piece in floats.items()}
+    return {name: tensor(storages[piece.storage.key], piece) for name, piece in floats.items()}
 
 
-def _read_storage(file: BinaryIO, kind: np.dtype[Any]) -> NDArray[Any]:
-    (count,) = struct.unpack("<q", file.read(8))
-    return np.frombuffer(file.read(count * kind.itemsize), dtype=kind)
-
-
-def _view(storage: NDArray[np.float32], piece: _Slice) -> NDArray[np.float32]:
-    """Strides count elements and need not be contiguous: these weights were stored channels-last."""
+def tensor(storage: NDArray[np.float32], piece: _Slice) -> NDArray[np.float32]:
+    """Returns a contiguous copy: the weights were stored channels-last."""
     strides = tuple(step * storage.itemsize for step in piece.strides)
     view = np.lib.stride_tricks.as_strided(storage[piece.offset :], piece.shape, strides, writeable=False)
     return np.ascontiguousarray(view)

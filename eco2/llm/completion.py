@@ -1,13 +1,12 @@
-"""Reads a chat completion, whole or in the chunks of a stream, in every form that providers give it. Pure.
+"""Parses a chat completion, whole or as chunks of a stream, in every form that providers use. Pure.
 
-Plain dictionaries instead of the SDK's models: for each chunk those walk through dozens of types, and reading
-a streamed answer would be a quarter of a job's CPU time. Side information that makes no sense is
-dropped, so that it never costs an answer that was paid for.
+It uses plain dictionaries instead of the SDK's models: these check dozens of types for each chunk, a quarter
+of the CPU time of a job. Invalid side information is dropped, so that it never costs a paid answer.
 """
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -54,8 +53,8 @@ _ENDINGS: Mapping[str, Ending] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """Tokens that the provider charged for; None where it gives no number that makes sense."""
+class TokenCounts:
+    """Tokens that the provider charged for; None where it gives no valid number."""
 
     prompt: int | None = None
     completion: int | None = None
@@ -64,9 +63,9 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An answer, or what one chunk adds to it. `tier` decides on the price; `error`: of the provider.
+    """An answer, or the part that one chunk adds. `tier`: decides the price; `error`: the provider's.
 
-    `arguments`: of the one tool that was called, as it writes them; None for none or several.
+    `arguments`: of the one tool that was called, as text; None for none or several.
     """
 
     text: str = ""
@@ -75,69 +74,69 @@ class Completion:
     ending: Ending | None = None
     model: str | None = None
     tier: str | None = None
-    usage: Counted | None = None
+    usage: TokenCounts | None = None
     error: object = None
 
 
-def decoded(body: bytes) -> object:
-    """The JSON of a body. Raises `ValueError` for what is none.
+def decode_json(body: bytes) -> object:
+    """Decodes the JSON of a body. Raises `ValueError` for anything else.
 
-    A number of thousands of digits is legal JSON and no integer of Python's: it becomes infinity.
+    A number of thousands of digits is valid JSON, but Python refuses to parse it: it becomes infinity.
     """
     try:
-        return json.loads(body, parse_int=_integer)
+        return json.loads(
+            body, parse_int=lambda digits: int(digits) if len(digits) <= MAX_DIGITS else math.inf
+        )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
-def _integer(digits: str) -> float:
-    return int(digits) if len(digits) <= MAX_DIGITS else math.inf
-
-
-def completion_of(data: object) -> Completion | None:
-    """`data`: decoded JSON. None for what is no completion."""
+def parse_completion(data: object) -> Completion | None:
+    """Returns the completion in decoded JSON; None if it is none."""
     if not isinstance(data, Mapping):
         return None
     choices = data.get("choices")
-    choice = _first(choices if isinstance(choices, list) else [choices])
+    listed = choices if isinstance(choices, list) else [choices]
+    choice: Mapping[str, object] = next((each for each in listed if isinstance(each, Mapping)), {})
     message = choice.get("message") or choice.get("delta") or choice
     message = message if isinstance(message, Mapping) else {"content": message}
-    text, refusal = _words(message)
+    text, refusal = text_and_refusal(message)
     error = data.get("error") or choice.get("error")
-    known = Completion(
+    completion = Completion(
         text=text,
         refusal=refusal,
-        arguments=_arguments(message),
-        ending=ending_of(choice.get("finish_reason")),
+        arguments=tool_arguments(message),
+        ending=parse_ending(choice.get("finish_reason")),
         model=_text(data.get("model")) or None,
         tier=_text(data.get("service_tier")).lower() or None,
-        usage=counted(data.get("usage")),
+        usage=parse_usage(data.get("usage")),
         error=error,
     )
-    return known if choice or error or "choices" in data else None
+    return completion if choice or error or "choices" in data else None
 
 
-def ending_of(reason: object) -> Ending | None:
-    """Why the model stopped, in one of six words; None where the provider does not tell."""
+def parse_ending(reason: object) -> Ending | None:
+    """Returns why the model stopped; None if the provider gives no reason."""
     if reason is None or reason == "":
         return None
     return _ENDINGS.get(str(reason).strip().lower(), "unknown")
 
 
-def counted(usage: object) -> Counted | None:
-    """The numbers of `usage` that make sense."""
+def parse_usage(usage: object) -> TokenCounts | None:
+    """Returns the valid numbers of `usage`."""
     if not isinstance(usage, Mapping):
         return None
     details = usage.get("prompt_tokens_details")
-    prompt, cached = _count(usage.get("prompt_tokens")), None
+    prompt, cached = token_count(usage.get("prompt_tokens")), None
     if isinstance(details, Mapping):
-        cached = _count(details.get("cached_tokens"))
+        cached = token_count(details.get("cached_tokens"))
     if cached is not None and (prompt is None or cached > prompt):
         cached = None
-    return Counted(prompt, _count(usage.get("completion_tokens")), cached)
+    return TokenCounts(prompt, token_count(usage.get("completion_tokens")), cached)
 
 
-def _count(value: object) -> int | None:
+def token_count(value: object) -> int | None:
+    """Returns the number of tokens; None if the value cannot be one."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -145,8 +144,8 @@ def _count(value: object) -> int | None:
     return value if 0 <= value <= MAX_COUNTED else None
 
 
-def _words(message: Mapping[str, object]) -> tuple[str, str]:
-    """What the message says, and what it refuses with. Thoughts that come as parts are left out."""
+def text_and_refusal(message: Mapping[str, object]) -> tuple[str, str]:
+    """Returns the message's text and its refusal. Thoughts that come as parts are left out."""
     content = message.get("content") or message.get("text")
     refusals = [_text(message.get("refusal"))]
     if isinstance(content, Mapping) and "type" not in content and "text" not in content:
@@ -166,7 +165,8 @@ def _words(message: Mapping[str, object]) -> tuple[str, str]:
     return "".join(texts), "".join(refusals)
 
 
-def _arguments(message: Mapping[str, object]) -> str | None:
+def tool_arguments(message: Mapping[str, object]) -> str | None:
+    """Returns the arguments of the one tool that was called; None for none or several."""
     calls = message.get("tool_calls")
     calls = list(calls) if isinstance(calls, list) else []
     if message.get("function_call"):
@@ -178,10 +178,6 @@ def _arguments(message: Mapping[str, object]) -> str | None:
     if isinstance(arguments, dict):
         return json.dumps(arguments, ensure_ascii=False)
     return _text(arguments) or None
-
-
-def _first(values: Iterable[object]) -> Mapping[str, object]:
-    return next((value for value in values if isinstance(value, Mapping)), {})
 
 
 def _text(value: object) -> str:

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0 as an ONNX file, made once from the torch weights of a package and kept in a cache.
+"""Converts the torch weights of EfficientNet-Lite0 into an ONNX file, once for each cache.
 
 The weights come from TensorFlow, hence its "same" padding (more on the right and below) and its epsilon.
 Batch norm is folded into the convolutions before it, since at inference both are linear. The class names
-are written into the file, so that a later start reads one file and imports nothing but onnxruntime.
+are stored in the file, so that a later start reads one file and imports only onnxruntime.
 """
 
 import os
@@ -30,7 +30,7 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 
 def write_onnx(weights: Path, classes: Sequence[str], target: Path) -> None:
-    """Converts the checkpoint `weights` to `target`; a reader sees the whole file or none.
+    """Converts the checkpoint `weights` to `target`; a reader sees the complete file or none.
 
     Input `image`: float32 (n, 3, 224, 224), RGB, (x - 127) / 128. Output `scores`: (n, len(classes)).
     """
@@ -48,11 +48,12 @@ def write_onnx(weights: Path, classes: Sequence[str], target: Path) -> None:
 
 
 def build(weights: Weights, classes: Sequence[str]) -> onnx.ModelProto:
-    """The network as an ONNX model with softmax scores."""
+    """Builds the network as an ONNX model with softmax scores."""
     graph = _Graph(weights)
     tensor = graph.conv("image", "_conv_stem", "_bn0", stride=2)
-    for index in range(_count_blocks(weights)):
-        tensor = _block(graph, tensor, index)
+    blocks = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("_blocks."))
+    for index in range(blocks):
+        tensor = graph.block(tensor, index)
     tensor = graph.conv(tensor, "_conv_head", "_bn1")
     tensor = graph.add("GlobalAveragePool", tensor)
     tensor = graph.add("Flatten", tensor)
@@ -61,27 +62,8 @@ def build(weights: Weights, classes: Sequence[str]) -> onnx.ModelProto:
     return graph.model(classes)
 
 
-def _count_blocks(weights: Weights) -> int:
-    return 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("_blocks."))
-
-
-def _block(graph: "_Graph", tensor: str, index: int) -> str:
-    """Inverted residual: widen, filter per channel, narrow; add the input where the shape allows."""
-    at = f"_blocks.{index}."
-    stride = 2 if index in _DOWNSAMPLING_BLOCKS else 1
-    inner = tensor
-    if f"{at}_expand_conv.weight" in graph.weights:
-        inner = graph.conv(inner, f"{at}_expand_conv", f"{at}_bn0")
-    inner = graph.conv(inner, f"{at}_depthwise_conv", f"{at}_bn1", stride=stride)
-    inner = graph.conv(inner, f"{at}_project_conv", f"{at}_bn2", clip=False)
-    if stride == 1 and graph.channels[inner] == graph.channels[tensor]:
-        inner = graph.add("Add", inner, tensor)
-        graph.channels[inner] = graph.channels[tensor]
-    return inner
-
-
 class _Graph:
-    """Collects nodes and constants; `channels` knows the depth of every tensor made by a convolution."""
+    """Collects nodes and constants. `channels`: the depth of each tensor that a convolution makes."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
@@ -97,13 +79,29 @@ class _Graph:
     def add(
         self, operator: str, *inputs: str, output: str | None = None, **attributes: int | str | list[int]
     ) -> str:
+        """Adds a node, and returns the name of its output."""
         output = output or f"t{len(self._nodes)}"
         node = helper.make_node(operator, inputs, [output])
         node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
         self._nodes.append(node)
         return output
 
+    def block(self, tensor: str, index: int) -> str:
+        """Adds an inverted residual: widen, filter by channel, narrow; add the input if the shape allows."""
+        at = f"_blocks.{index}."
+        stride = 2 if index in _DOWNSAMPLING_BLOCKS else 1
+        inner = tensor
+        if f"{at}_expand_conv.weight" in self.weights:
+            inner = self.conv(inner, f"{at}_expand_conv", f"{at}_bn0")
+        inner = self.conv(inner, f"{at}_depthwise_conv", f"{at}_bn1", stride=stride)
+        inner = self.conv(inner, f"{at}_project_conv", f"{at}_bn2", clip=False)
+        if stride == 1 and self.channels[inner] == self.channels[tensor]:
+            inner = self.add("Add", inner, tensor)
+            self.channels[inner] = self.channels[tensor]
+        return inner
+
     def conv(self, tensor: str, conv: str, norm: str, stride: int = 1, clip: bool = True) -> str:
+        """Adds a convolution with its batch norm folded in, and returns the name of its output."""
         kernel, bias = fold(self.weights, conv, norm)
         self._constants |= {f"{conv}.weight": kernel, f"{conv}.bias": bias}
         output = self.add(
@@ -120,6 +118,7 @@ class _Graph:
         return output
 
     def model(self, classes: Sequence[str]) -> onnx.ModelProto:
+        """Returns the model of all nodes."""
         floats = onnx.TensorProto.FLOAT
         graph = helper.make_graph(
             self._nodes,
@@ -135,7 +134,7 @@ class _Graph:
 
 
 def fold(weights: Weights, conv: str, norm: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Kernel and bias of the one convolution that equals `conv` followed by batch norm `norm`."""
+    """Returns kernel and bias of the one convolution that equals `conv` followed by batch norm `norm`."""
     scale = weights[f"{norm}.weight"] / np.sqrt(weights[f"{norm}.running_var"] + _EPSILON)
     kernel = weights[f"{conv}.weight"] * scale.reshape(-1, 1, 1, 1)
     bias = weights[f"{norm}.bias"] - weights[f"{norm}.running_mean"] * scale

@@ -43,13 +43,14 @@ class LocalModel:
                 f"the call '{call.kind}' needs a language model, and none is offered here",
                 code="MODEL_REQUIRED",
             )
-        labels = () if call.image is None else await asyncio.to_thread(self._classify, call.image)
+        labels = () if call.image is None else await asyncio.to_thread(self.labels_of, call.image)
         value = call.fallback(labels)
         if call.stream and isinstance(value, str):
             on_text(value)  # whole: the answer follows at once, and what comes after it is never shown
         return Reply(value, NAME, Usage(cost=Decimal(0)))
 
-    def _classify(self, url: str) -> Sequence[Label]:
+    def labels_of(self, url: str) -> Sequence[Label]:
+        """Classifies the image of a `data:` URL. Blocks."""
         from eco2.llm.picture import image_bytes
 
         return self._classifier.classify(image_bytes(url))

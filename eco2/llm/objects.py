@@ -1,4 +1,4 @@
-"""Finds the one object of a schema in what a model wrote: in a fence, between words, behind a mark. Pure.
+"""Finds the one object of a schema in a model's text: in a fence, between words, after a mark. Pure.
 
 An object is taken only where exactly one in the text fits the schema: nothing is guessed.
 """
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-Shape = TypeVar("Shape", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 MAX_SEARCHED = 20_000
 """Characters; a longer answer than any `max_tokens` allows is not searched."""
@@ -19,20 +19,20 @@ MAX_TRIED = 200
 _decoder = json.JSONDecoder()
 
 
-def read(schema: type[Shape], text: str) -> Shape:
-    """The object. Raises the `ValidationError` of the text as a whole where there is none, or several."""
+def read(schema: type[Schema], text: str) -> Schema:
+    """Returns the object. Raises the `ValidationError` of the whole text if there is none, or several."""
     bare = text.strip("\ufeff \t\r\n")
     try:
         return schema.model_validate_json(bare)
     except ValidationError:
-        fitting = {value.model_dump_json(): value for value in _fitting(schema, bare)}
-        if len(fitting) != 1:
+        objects = {value.model_dump_json(): value for value in objects_in(schema, bare)}
+        if len(objects) != 1:
             raise
-        return next(iter(fitting.values()))
+        return next(iter(objects.values()))
 
 
-def _fitting(schema: type[Shape], text: str) -> Iterator[Shape]:
-    """Every object of the text that fits, from outside to inside: none within another that fits."""
+def objects_in(schema: type[Schema], text: str) -> Iterator[Schema]:
+    """Yields the objects in the text that fit the schema, but none inside another one that fits."""
     text = text[:MAX_SEARCHED]
     at = text.find("{")
     for _ in range(MAX_TRIED):

@@ -47,19 +47,19 @@ from eco2.errors import (
 )
 from eco2.event import sound
 from eco2.llm import hooks, objects
-from eco2.llm.completion import Completion, Counted, Ending, completion_of, decoded
+from eco2.llm.completion import Completion, Ending, TokenCounts, decode_json, parse_completion
 from eco2.llm.prices import price
-from eco2.llm.refusals import (
-    Meaning,
+from eco2.llm.provider_errors import (
+    ErrorKind,
+    classify,
+    error_text,
     inner_status,
     limit_kind,
-    meaning,
     parameter,
     retry_after,
     retry_delay,
-    words,
 )
-from eco2.llm.thoughts import Visible, without_thoughts
+from eco2.llm.thoughts import ThoughtFilter, without_thoughts
 from eco2.ports import no_gate
 from eco2.remote import without_login
 from eco2.tokens.names import plain_name
@@ -83,12 +83,12 @@ _FOR_CLIENTS: Mapping[type[PermanentError], str] = {
     ProviderRefused: "the model's provider does not take this request: change it and send it again",
     CallTooLarge: "the input is too long for the model: shorten it",
 }
-_MAY_PASS: Mapping[Meaning, type[ProviderError]] = {
+_MAY_PASS: Mapping[ErrorKind, type[ProviderError]] = {
     "rate": RateLimited,
     "down": ProviderDown,
     "later": ProviderError,
 }
-_FINAL: Mapping[Meaning, tuple[type[PermanentError], str]] = {
+_FINAL: Mapping[ErrorKind, tuple[type[PermanentError], str]] = {
     "money": (
         ProviderAccessDenied,
         "the account at the provider has no quota left ({reason}): check its plan and billing",
@@ -186,7 +186,7 @@ class OpenAIModel:
             PATH, cast_to=httpx2.Response, content=self._body(call), options={"headers": headers}
         )
         try:
-            completion = completion_of(decoded(response.content))
+            completion = parse_completion(decode_json(response.content))
         except ValueError as error:
             raise ProviderError(
                 f"the provider's answer broke off, or is no JSON ({error}): try again"
@@ -204,7 +204,7 @@ class OpenAIModel:
     async def _stream(
         self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
     ) -> _Written:
-        pieces, refused, visible, last = list[str](), list[str](), Visible(), Completion()
+        pieces, refused, visible, last = list[str](), list[str](), ThoughtFilter(), Completion()
         chunks = await self._client.post(
             PATH,
             cast_to=object,
@@ -215,7 +215,7 @@ class OpenAIModel:
         )
         async with chunks:
             async for data in _readable(chunks):
-                if (chunk := completion_of(data)) is None:
+                if (chunk := parse_completion(data)) is None:
                     continue
                 if chunk.error is not None:
                     raise self._refusal(inner_status(chunk.error), chunk.error, {})
@@ -288,8 +288,8 @@ class OpenAIModel:
 
     def _refusal(self, status: int, body: object, headers: Mapping[str, str]) -> Eco2Error:
         """What an error of the provider means for the job. `status`: 0 for one inside an answer."""
-        what = meaning(status, body)
-        reason = self._without_key(f"HTTP {status or 200}: {words(body) or body or 'no reason given'}")
+        what = classify(status, body)
+        reason = self._without_key(f"HTTP {status or 200}: {error_text(body) or body or 'no reason given'}")
         if what in _MAY_PASS:
             wait, message = retry_after(headers, time.time()), f"the provider cannot answer now ({reason})"
             if what == "rate":
@@ -399,7 +399,7 @@ def _unfit(message: str, written: _Written, problem: str) -> InvalidAnswer:
     return InvalidAnswer(message, written.model, written.usage, written.text, problem)
 
 
-def _usage(usage: Counted | None, model: str, tier: str | None) -> Usage:
+def _usage(usage: TokenCounts | None, model: str, tier: str | None) -> Usage:
     """Zeros where a provider does not report it; without a cost where that or the price is not known."""
     if usage is None:
         return Usage()

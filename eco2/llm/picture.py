@@ -1,7 +1,7 @@
-"""The bytes of a call's image for a model in this process, and their pixels as the network wants them.
+"""Reads a call's image for a model in this process, and prepares its pixels for the network.
 
-Guarantees: only `data:` URLs are read (nothing is fetched), sizes are checked before anything is
-decoded, and whatever is wrong with a picture ends in `ProviderRefused` with a code for the client.
+Guarantees: only `data:` URLs are read (nothing is fetched), sizes are checked before anything is decoded, and
+every fault of a picture raises `ProviderRefused` with a code for the client.
 """
 
 import base64
@@ -22,7 +22,7 @@ _CROP = 0.875
 
 
 def image_bytes(url: str) -> bytes:
-    """The bytes of a base64 `data:` URL. Raises `ProviderRefused` for every other URL."""
+    """Returns the bytes of a base64 `data:` URL. Raises `ProviderRefused` for every other URL."""
     scheme, _, rest = url.partition(":")
     if scheme.lower() != "data":
         raise ProviderRefused(
@@ -31,58 +31,51 @@ def image_bytes(url: str) -> bytes:
         )
     header, _, payload = rest.partition(",")
     if len(payload) > MAX_BYTES * 4 / 3 + 4:
-        raise _too_large()
+        raise too_large()
     try:
         if not header.endswith(";base64"):
             raise ValueError("not base64")
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _unreadable(error) from error
+        raise unreadable(error) from error
 
 
 def views(data: bytes, side: int) -> NDArray[np.float32]:
-    """Two views of the picture as (2, 3, side, side), RGB, (x - 127) / 128: its centre, and all of it.
+    """Returns two views as (2, 3, side, side), RGB, (x - 127) / 128: the picture's centre, and all of it.
 
-    The network was trained on centres; a thing that reaches the edges is whole only in the second view.
+    The network was trained on centres; an object that reaches the edges is complete only in the second view.
     Raises `ProviderRefused`.
     """
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise _too_large()
+                raise too_large()
             image.draft("RGB", (2 * side, 2 * side))
-            upright = _opaque(ImageOps.exif_transpose(image))
+            upright = on_white(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large() from error
+        raise too_large() from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise _unreadable(error) from error
-    values = np.stack([np.asarray(view) for view in (_centre(upright, side), _whole(upright, side))]).astype(
-        np.float32
-    )
+        raise unreadable(error) from error
+    edge = min(upright.size) * _CROP
+    left, top = (upright.width - edge) / 2, (upright.height - edge) / 2
+    box = (left, top, left + edge, top + edge)
+    centre = upright.resize((side, side), Image.Resampling.BICUBIC, box=box)
+    whole = ImageOps.pad(upright, (side, side), Image.Resampling.BICUBIC, color="white")
+    values = np.stack([np.asarray(centre), np.asarray(whole)]).astype(np.float32)
     scaled = (values - np.float32(127)) / np.float32(128)
     return scaled.transpose(0, 3, 1, 2)
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    """RGB on white: what lies under transparent pixels is arbitrary, often black."""
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns the picture as RGB on white: the colour of transparent pixels is arbitrary, often black."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     layers = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
 
 
-def _centre(image: Image.Image, side: int) -> Image.Image:
-    edge = min(image.size) * _CROP
-    left, top = (image.width - edge) / 2, (image.height - edge) / 2
-    box = (left, top, left + edge, top + edge)
-    return image.resize((side, side), Image.Resampling.BICUBIC, box=box)
-
-
-def _whole(image: Image.Image, side: int) -> Image.Image:
-    return ImageOps.pad(image, (side, side), Image.Resampling.BICUBIC, color="white")
-
-
-def _too_large() -> ProviderRefused:
+def too_large() -> ProviderRefused:
+    """Returns the error for a picture that is too large."""
     return ProviderRefused(
         f"the picture is larger than {MAX_BYTES // 1_000_000} MB or {MAX_PIXELS // 1_000_000} megapixels: "
         "send a smaller one",
@@ -90,7 +83,8 @@ def _too_large() -> ProviderRefused:
     )
 
 
-def _unreadable(error: Exception) -> ProviderRefused:
+def unreadable(error: Exception) -> ProviderRefused:
+    """Returns the error for a picture that cannot be read."""
     return ProviderRefused(
         f"the picture cannot be read ({error}): send a JPEG, PNG, WebP or GIF", code="UNSUPPORTED_IMAGE"
     )

@@ -1,20 +1,25 @@
-"""Takes a model's thoughts out of what it writes: `<think>…</think>`, whole or piece by piece. Pure.
+"""Removes a model's thoughts from its text: `<think>…</think>`, whole or piece by piece. Pure.
 
-A piece may end inside a tag, so text that could begin one is held back until it is decided. What follows an
+A piece may end inside a tag, so text that could begin one is held back until it is decided. Text after an
 opening tag that is never closed is a thought.
 """
 
 import re
 
 _NAME = r"(?:think|thinking|thought|thoughts|reasoning|reflection)"
-_OPEN = re.compile(rf"<{_NAME}(?:\s[^<>]*)?>", re.IGNORECASE)
+_OPEN = rf"<{_NAME}(?:\s[^<>]*)?>"
 _CLOSE = re.compile(rf"</{_NAME}\s*>", re.IGNORECASE)
+_TAG = re.compile(rf"{_OPEN}|{_CLOSE.pattern}", re.IGNORECASE)
+_THOUGHT = re.compile(rf"{_OPEN}.*?(?:{_CLOSE.pattern}|\Z)", re.IGNORECASE | re.DOTALL)
 _UNDECIDED = re.compile(rf"<(?:/?[a-z]{{0,10}}|{_NAME}\s[^<>]{{0,100}})$|</{_NAME}\s*$", re.IGNORECASE)
-_BEFORE = "\ufeff \t\r\n"
+_LEADING = "\ufeff \t\r\n"
 
 
-class Visible:
-    """Takes thoughts out of a text that comes in pieces. Nothing blank is shown before the first word."""
+class ThoughtFilter:
+    """Removes thoughts from a text that comes in pieces. Shows nothing blank before the first word.
+
+    A closing tag without an opening one is dropped: the text before it has been shown already.
+    """
 
     def __init__(self) -> None:
         self._held = ""
@@ -22,37 +27,39 @@ class Visible:
         self._begun = False
 
     def add(self, piece: str) -> str:
-        """The text that may be shown now."""
+        """Returns the text that may be shown now."""
         self._held += piece
-        parts = []
-        while (found := (_CLOSE if self._thinking else _OPEN).search(self._held)) is not None:
+        shown = ""
+        while (tag := (_CLOSE if self._thinking else _TAG).search(self._held)) is not None:
             if not self._thinking:
-                parts.append(self._held[: found.start()])
-            self._held = self._held[found.end() :]
-            self._thinking = not self._thinking
+                shown += self._held[: tag.start()]
+            self._held = self._held[tag.end() :]
+            self._thinking = not tag[0].startswith("</")
         undecided = _UNDECIDED.search(self._held)
         at = undecided.start() if undecided else len(self._held)
         if not self._thinking:
-            parts.append(self._held[:at])
+            shown += self._held[:at]
         self._held = self._held[at:]
-        return self._trimmed("".join(parts))
+        return self.without_leading(shown)
 
     def end(self) -> str:
-        """Returns text that was held back and is no part of a thought."""
+        """Returns the text that was held back and is no thought."""
         rest, self._held = self._held, ""
-        return "" if self._thinking else self._trimmed(rest)
+        return "" if self._thinking else self.without_leading(rest)
 
-    def _trimmed(self, text: str) -> str:
+    def without_leading(self, text: str) -> str:
+        """Returns the text, without blanks if nothing was shown before."""
         if not self._begun:
-            text = text.lstrip(_BEFORE)
+            text = text.lstrip(_LEADING)
             self._begun = bool(text)
         return text
 
 
 def without_thoughts(text: str) -> str:
-    """The whole text without them. In front of a lone closing tag all is a thought: some models are made to
-    begin with one, and do not write the opening tag."""
-    visible = Visible()
-    shown = visible.add(text) + visible.end()
+    """Returns the whole text without thoughts. All text before a lone closing tag is a thought.
+
+    Some models are prompted with the opening tag, so they write only the closing one.
+    """
+    shown = _THOUGHT.sub("", text)
     closings = list(_CLOSE.finditer(shown))
-    return shown[closings[-1].end() :].lstrip(_BEFORE) if closings else shown
+    return shown[closings[-1].end() if closings else 0 :].lstrip(_LEADING)

@@ -9,10 +9,12 @@ picture, and a copy of the file on its way (docs/decisions/0028-pictures-in-proc
 import asyncio
 import base64
 import binascii
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 
-from anyio import BrokenWorkerProcess, CapacityLimiter, to_process
+from anyio import BrokenWorkerProcess, CapacityLimiter, open_process, to_process
 from anyio.lowlevel import RunVar
 
 from eco2 import picturefile, thumbnail
@@ -20,6 +22,8 @@ from eco2.picturefile import MAX_BYTES, Format
 from eco2.pipeline import InvalidInput
 
 PROCESSES = 2
+RUNTIME = ("PYTHON", "LD_", "MALLOC_")
+"""Beginnings of the variables that a decoding process gets."""
 DECODERS_MB = 268.0
 """Room in a gateway's memory limit for these processes. They may take some 430 MB for a moment; the limit has
 the rest already, since it is twice what the gateway needs."""
@@ -77,6 +81,9 @@ class Decoders:
     """
 
     def __init__(self) -> None:
+        # anyio gives its processes the whole environment, keys included; these need only how to run Python.
+        environment = {name: value for name, value in os.environ.items() if name.startswith(RUNTIME)}
+        to_process.open_process = partial(open_process, env=environment)  # type: ignore[attr-defined]
         self._any = CapacityLimiter(PROCESSES)
         self._webp = CapacityLimiter(1)
         self._inside = 0

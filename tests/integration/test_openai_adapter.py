@@ -19,7 +19,7 @@ from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused, Pr
 from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
 from eco2.job import Job
 from eco2.llm.openai import OpenAIModel
-from eco2.llm.refusals import retry_after
+from eco2.llm.provider_errors import retry_after
 from eco2.metrics import Metrics
 from tests.support.fake_provider import Fake, running
 

@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 from eco2.picturefile import Format
 
@@ -20,6 +21,11 @@ def crashing(data: bytes, kind: Format) -> bytes:
 def greedy(data: bytes, kind: Format) -> bytes:
     """Takes more memory than there is."""
     return bytes(2**40)
+
+
+def environment(data: bytes, kind: Format) -> bytes:
+    """Shows the environment that the process was started with."""
+    return Path("/proc/self/environ").read_bytes()
 
 
 def pid(data: bytes, kind: Format) -> bytes:

@@ -93,7 +93,8 @@ async def test_operators_see_it_and_clients_do_not(
     state = await ended(pipeline)
     assert cause in state.cause
     shown = repr((state.result, state.shown))
-    assert "see the worker's log" in shown
+    assert "the service failed to process this job: send it again later" in shown
+    assert [word for word in ("worker", "log", "bug", "stage ") if word in shown] == []
     assert cause[:10] not in shown
     assert "test_cause" not in shown
     out = tables.console()

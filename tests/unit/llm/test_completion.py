@@ -9,8 +9,15 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from eco2.llm import objects
-from eco2.llm.completion import MAX_COUNTED, Counted, completion_of, counted, decoded, ending_of
-from eco2.llm.thoughts import Visible, without_thoughts
+from eco2.llm.completion import (
+    MAX_COUNTED,
+    TokenCounts,
+    decode_json,
+    parse_completion,
+    parse_ending,
+    parse_usage,
+)
+from eco2.llm.thoughts import ThoughtFilter, without_thoughts
 
 
 class Seen(BaseModel):
@@ -26,24 +33,24 @@ SEEN = Seen(middle="종이", tags=["{"])
     "bad", [500.5, -1, "12", None, [], {}, True, math.nan, math.inf, -math.inf, 1e300, MAX_COUNTED + 1]
 )
 def test_a_number_that_makes_no_sense_is_dropped_and_the_others_stay(bad: object) -> None:
-    assert counted({"prompt_tokens": bad, "completion_tokens": 7}) == Counted(None, 7, None)
-    assert counted({"prompt_tokens": 9, "completion_tokens": bad}) == Counted(9, None, None)
+    assert parse_usage({"prompt_tokens": bad, "completion_tokens": 7}) == TokenCounts(None, 7, None)
+    assert parse_usage({"prompt_tokens": 9, "completion_tokens": bad}) == TokenCounts(9, None, None)
     details = {"prompt_tokens": 9, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": bad}}
-    assert counted(details) == Counted(9, 7, None)
-    assert counted({**details, "prompt_tokens_details": bad}) == Counted(9, 7, None)
-    assert counted(bad) in (None, Counted())
+    assert parse_usage(details) == TokenCounts(9, 7, None)
+    assert parse_usage({**details, "prompt_tokens_details": bad}) == TokenCounts(9, 7, None)
+    assert parse_usage(bad) in (None, TokenCounts())
 
 
 def test_whole_floats_are_numbers_and_more_cached_tokens_than_there_are_none() -> None:
     usage = {"prompt_tokens": 9.0, "completion_tokens": 0, "prompt_tokens_details": {"cached_tokens": 10}}
-    assert counted(usage) == Counted(9, 0, None)
+    assert parse_usage(usage) == TokenCounts(9, 0, None)
 
 
 def test_an_integer_of_thousands_of_digits_is_read() -> None:
-    data = decoded(b'{"choices": [], "usage": {"prompt_tokens": ' + b"9" * 10_000 + b"}}")
-    completion = completion_of(data)
+    data = decode_json(b'{"choices": [], "usage": {"prompt_tokens": ' + b"9" * 10_000 + b"}}")
+    completion = parse_completion(data)
     assert completion is not None
-    assert completion.usage == Counted()
+    assert completion.usage == TokenCounts()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +74,7 @@ def test_an_integer_of_thousands_of_digits_is_read() -> None:
     ],
 )
 def test_the_text_is_read_from_every_form_of_a_message(message: object, text: str, refusal: str) -> None:
-    completion = completion_of({"choices": [{"message": message}]})
+    completion = parse_completion({"choices": [{"message": message}]})
     assert completion is not None
     assert (completion.text, completion.refusal) == (text, refusal)
 
@@ -75,7 +82,7 @@ def test_the_text_is_read_from_every_form_of_a_message(message: object, text: st
 def test_the_arguments_of_the_only_tool_are_read() -> None:
     call = {"function": {"name": "answer", "arguments": FITTING}}
     for calls, arguments in (([call], FITTING), ([call, call], None), ([3], None), ([], None), (3, None)):
-        completion = completion_of({"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+        completion = parse_completion({"choices": [{"message": {"content": None, "tool_calls": calls}}]})
         assert completion is not None
         assert completion.arguments == arguments
 
@@ -86,7 +93,7 @@ def test_the_arguments_of_the_only_tool_are_read() -> None:
      ("tool_use", "tool"), ("overheated", "unknown"), (3, "unknown"), (None, None), ("", None)],
 )  # fmt: skip
 def test_stop_words_of_others_mean_the_same(reason: object, ending: str | None) -> None:
-    assert ending_of(reason) == ending
+    assert parse_ending(reason) == ending
 
 
 @pytest.mark.parametrize(
@@ -137,7 +144,7 @@ THOUGHTS = [
 def test_thoughts_are_never_shown_however_the_pieces_fall(text: str, visible: str) -> None:
     assert without_thoughts(text) == visible
     for seed in range(30):
-        dice, shown, rest, parts = random.Random(seed), Visible(), text, list[str]()
+        dice, shown, rest, parts = random.Random(seed), ThoughtFilter(), text, list[str]()
         while rest:
             cut = dice.randint(1, 4)
             parts.append(shown.add(rest[:cut]))
@@ -145,12 +152,19 @@ def test_thoughts_are_never_shown_however_the_pieces_fall(text: str, visible: st
         assert "".join([*parts, shown.end()]) == visible
 
 
+@pytest.mark.parametrize("width", [1, 3, 100])
+def test_a_lone_closing_tag_is_never_shown(width: int) -> None:
+    text, shown = "hm</think>네</reasoning > 요", ThoughtFilter()
+    pieces = [shown.add(text[at : at + width]) for at in range(0, len(text), width)]
+    assert "".join([*pieces, shown.end()]) == "hm네 요"
+
+
 def test_in_front_of_a_lone_closing_tag_all_is_a_thought() -> None:
     assert without_thoughts("I should say {1}.\n</think>\n\n네") == "네"
 
 
 def test_text_is_not_held_back_without_a_reason() -> None:
-    shown = Visible()
+    shown = ThoughtFilter()
     assert [shown.add(piece) for piece in ("네", " <", "3", " x", "<thi", "ng>")] == [
         "네",
         " ",
@@ -163,4 +177,4 @@ def test_text_is_not_held_back_without_a_reason() -> None:
 
 @pytest.mark.parametrize("data", [None, 3, "x", [], {}, {"id": "1"}])
 def test_what_is_no_completion_is_none(data: object) -> None:
-    assert completion_of(json.loads(json.dumps(data))) is None
+    assert parse_completion(json.loads(json.dumps(data))) is None

@@ -79,6 +79,16 @@ async def test_it_is_another_process_that_decodes_and_it_is_used_again(
     assert first == second != os.getpid()
 
 
+async def test_the_process_has_no_keys_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("ECO2_AMQP_URL", "amqp://user:secret@broker")
+    use(monkeypatch, decoders.environment)
+    names = {
+        line.partition(b"=")[0].decode() for line in payload(await normalise(pictures.plain())).split(b"\0")
+    }
+    assert [name for name in names if not name.startswith(("PYTHON", "LD_", "MALLOC_"))] in ([], [""])
+
+
 async def test_the_process_is_limited_and_leaves_signals_to_its_parent() -> None:
     await normalise(pictures.plain())
     (child,) = children()

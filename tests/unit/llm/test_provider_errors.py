@@ -3,7 +3,15 @@
 import pytest
 
 from eco2.errors import LimitKind
-from eco2.llm.refusals import MAX_WAIT, inner_status, limit_kind, meaning, parameter, retry_after, retry_delay
+from eco2.llm.provider_errors import (
+    MAX_WAIT,
+    classify,
+    inner_status,
+    limit_kind,
+    parameter,
+    retry_after,
+    retry_delay,
+)
 
 
 def openai(message: str, kind: str = "") -> object:
@@ -154,7 +162,10 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
         (401, coded(None, "The input was flagged"), "key"),
         (403, coded(), "key"),
         (403, coded("unsupported_country_region_territory"), "key"),
-        (403, "<html>Forbidden</html>", "key"),
+        (403, "<html>Forbidden</html>", "down"),
+        (403, "\n<!DOCTYPE html><p>You have been blocked by us: payment required</p>", "down"),
+        (403, "Forbidden", "down"),
+        (403, None, "down"),
         (400, [{"error": {"details": [{"reason": "API_KEY_INVALID"}]}}], "key"),
         # limits, outages, this request
         (429, openai(TPM), "rate"),
@@ -182,7 +193,7 @@ ECHO = "no credit left, your key is not valid, unknown parameter 'x'"
     ],
 )  # fmt: skip
 def test_the_meaning_decides_and_not_the_status(status: int, body: object, expected: str) -> None:
-    assert meaning(status, body) == expected
+    assert classify(status, body) == expected
 
 
 @pytest.mark.parametrize(

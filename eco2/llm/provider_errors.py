@@ -1,14 +1,14 @@
-"""What a provider means when it refuses: classified by meaning, not by status. Pure.
+"""Classifies a provider's error by its meaning, not by its status. Pure.
 
-The same fact comes under many codes: an empty account as 402, 400, 403, 429 or inside a 200; a flagged input
-as 400 or 403. So the error's codes decide, then its message, then the status. Of a message only the beginning
-counts, without what it quotes: a provider may repeat a user's text in it, which must decide nothing. An empty
-account closes the provider for all jobs, so words about money count only in front of a quotation or URL.
+One meaning comes under many codes: an empty account as 402, 400, 403, 429 or inside a 200; a flagged input as
+400 or 403. So the error's codes decide first, then its message, then the status. Only the beginning of a
+message counts, without quotations: a provider may repeat a user's text there, which must decide nothing. An
+empty account closes the provider for all jobs, so words about money count only before a quotation or URL.
 
 OpenAI names a limit in the error's `type` and message, and what is left in `x-ratelimit-remaining-*`. Gemini
 sends a list of one error with Google's details: `QuotaFailure` with the ids of quotas, `RetryInfo` with the
-seconds to wait, and no header. Others send nothing of the kind: then it is `other`, as is a limit of a day,
-which no waiting for the next minute helps.
+seconds to wait, and no header. Others name no limit: then it is `other`, as is a daily limit, since waiting
+for the next minute does not help.
 """
 
 import re
@@ -19,15 +19,15 @@ from eco2.errors import LimitKind
 from eco2.retry import bounded, number, seconds_asked
 
 MAX_WAIT = 90.0
-"""Seconds; no provider is believed that asks for more: one answer must not stop a job until its deadline."""
+"""Seconds; longer requests to wait are cut to this: one answer must not stop a job until its deadline."""
 
-Meaning = Literal[
+ErrorKind = Literal[
     "money", "input", "unsupported", "model", "key", "too large", "rate", "down", "later", "request"
 ]
-"""`money`: the account is empty. `input`: what this job sent was refused. `unsupported`: the model takes no
-such call. `model`: there is none of that name or address. `key`: it is not accepted. `too large`: for a
-minute's budget. `rate`: too many calls. `down`: an error of the provider's own. `later`: it may pass.
-`request`: anything else."""
+"""`money`: the account is empty. `input`: the job's input was refused. `unsupported`: the model does not
+support the call. `model`: no such model or address. `key`: the key is not accepted. `too large`: for a
+minute's budget. `rate`: too many calls. `down`: the provider fails, or a proxy answers in its place. `later`:
+it may pass. `request`: anything else."""
 
 _INPUT_CODES = re.compile(
     r"content_?(filter|policy|moderation|management|blocked)|moderation|flagged|policy_?violation|"
@@ -48,14 +48,14 @@ _UNSUPPORTED_CODES = re.compile(
 _MODEL_CODES = re.compile(r"model_?not_?found|invalid_?model|deployment_?not_?found", re.IGNORECASE)
 _KEY_CODES = re.compile(r"api_?key_?invalid|invalid_?api_?key|invalid_?authentication", re.IGNORECASE)
 
-_INPUT_WORDS = re.compile(
+_INPUT_TEXT = re.compile(
     r"\b(was|been|were|is|being) (flagged|blocked by|filtered|rejected as a result of)|"
     r"flagged (by|as|for)|moderat|content (policy|filter|management)|usage polic|"
     r"safety (system|filter|polic|setting)|violat\w* .{0,40}(polic|terms|guideline)|"
     r"inappropriate content|sensitive content|content exists risk|敏感内容",
     re.IGNORECASE,
 )
-_MONEY_WORDS = re.compile(
+_MONEY_TEXT = re.compile(
     r"(insufficient|not enough|n.t have enough|no|low|out of|run out of|exhausted|negative) (\w+ )?"
     r"(credit|balance|fund|money)|(credit|account) balance is|billing (hard )?limit|"
     r"account is not active|payment required|(exceed|reach)\w* .{0,30}(budget|spend)|"
@@ -63,7 +63,7 @@ _MONEY_WORDS = re.compile(
     r"specified API usage limits|add (more )?credits|insufficient_quota|unpaid",
     re.IGNORECASE,
 )
-_UNSUPPORTED_WORDS = re.compile(
+_UNSUPPORTED_TEXT = re.compile(
     r"(unknown|unsupported|unrecognized|unexpected|unpermitted) (request )?(\w+ )?"
     r"(parameter|argument|field|keyword|value)|extra (inputs|fields) are not permitted|"
     r"only supported by certain models|support image|"
@@ -73,12 +73,12 @@ _UNSUPPORTED_WORDS = re.compile(
     r"(location|country|region)\b.{0,40}not supported",
     re.IGNORECASE,
 )
-_TOO_LARGE_WORDS = re.compile(r"request (is )?too large", re.IGNORECASE)
+_TOO_LARGE_TEXT = re.compile(r"request (is )?too large", re.IGNORECASE)
 _QUOTED = re.compile(
     r"(?<!\w)'.*?'(?!\w)|\"[^\"]*\"|`[^`]*`|“[^”]*”|\{.*|\[.*|(?:https?|data):\S+", re.DOTALL | re.IGNORECASE
 )
 _FOREIGN = re.compile(r"(?<!\w)['‘’]|[\"`“”«{\[]|(?:https?|data):", re.IGNORECASE)
-"""Where a message may begin to repeat what a user wrote; not at an apostrophe inside a word."""
+"""Where a message may begin to repeat a user's text; not at an apostrophe inside a word."""
 _BEGINNING = 240
 _PARAMETER = re.compile(r"['\"`]([A-Za-z][\w.\[\]]{0,60})['\"`]|: ([a-z][a-z_]{2,40})\b")
 _NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,60}")
@@ -88,12 +88,15 @@ _TOKENS = re.compile(r"token|\bTPM\b", re.IGNORECASE)
 _REQUESTS = re.compile(r"request|\bRPM\b", re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)s")
 _LATER = (408, 409, 425)
+_MINUTE_LIMITS: tuple[LimitKind, LimitKind] = ("requests", "tokens")
 
 
-def meaning(status: int, body: object) -> Meaning:
-    """`status`: HTTP's, or the one that an error inside a 200 names (0: none). `body`: as in `limit_kind`."""
-    errors = list(_errors(body))
-    codes = " ".join(code for error in errors for code in _codes(error))
+def classify(status: int, body: object) -> ErrorKind:
+    """Returns the kind of an error. `status`: of HTTP, or named by an error inside a 200 (0: none)."""
+    errors = list(errors_in(body))
+    if status == 403 and isinstance(body, str) and body.lstrip().startswith("<"):
+        return "down"  # a page of a proxy or firewall: whatever it says, our key is not the matter
+    codes = " ".join(code for error in errors for code in names_of(error))
     messages = [_text(error, "message") for error in errors]
     text = _QUOTED.sub(" ", " ".join(messages))[:_BEGINNING]
     if status == 403 and any(_INPUT_CODES.search(message) for message in messages):
@@ -105,35 +108,42 @@ def meaning(status: int, body: object) -> Meaning:
     if status == 402 or _MONEY_CODES.search(codes):
         return "money"
     if status == 404 or _MODEL_CODES.search(codes):
-        return "unsupported" if _UNSUPPORTED_WORDS.search(text) else "model"
-    if _UNSUPPORTED_CODES.search(codes) and not _about_messages(errors):
+        return "unsupported" if _UNSUPPORTED_TEXT.search(text) else "model"
+    # The job writes the messages of a request, so an error about them is not one of the configuration.
+    of_job = any(_text(error, "param").startswith("messages") for error in errors)
+    if _UNSUPPORTED_CODES.search(codes) and not of_job:
         return "unsupported"
-    if _about_messages(errors) and "certain models" not in text:
-        return _by_words(status, text, None) or _by_status(status)
     ours = " ".join(_FOREIGN.split(message, maxsplit=1)[0] for message in messages)[:_BEGINNING]
-    return _by_words(status, text, ours) or _by_status(status)
+    if of_job and "certain models" not in text:
+        kind = kind_by_text(status, text, None)
+    else:
+        kind = kind_by_text(status, text, ours)
+    return kind or kind_by_status(status, named=any(isinstance(one, Mapping) for one in _listed(body)))
 
 
-def _by_words(status: int, text: str, ours: str | None) -> Meaning | None:
-    """By the message, where the codes tell nothing. An input that is refused comes first: if a message is
-    misread, one job fails and the provider stays open. `ours`: what no user can have written; None where
-    the error is about what the job sent."""
-    if status == 429 and _TOO_LARGE_WORDS.search(text):
+def kind_by_text(status: int, text: str, ours: str | None) -> ErrorKind | None:
+    """Returns the kind by the message; None if it decides nothing.
+
+    A refused input is checked first: if a message is misread, one job fails and the provider stays open.
+    `ours`: the part that no user can have written; None if the error is about the job's input.
+    """
+    if status == 429 and _TOO_LARGE_TEXT.search(text):
         return "too large"
-    if status != 429 and status < 500 and _INPUT_WORDS.search(text):
+    if status != 429 and status < 500 and _INPUT_TEXT.search(text):
         return "input"
     if ours is None:
         return None
-    if status < 500 and _MONEY_WORDS.search(ours):
+    if status < 500 and _MONEY_TEXT.search(ours):
         return "money"
-    if status in (0, 400, 403, 405, 422, 501) and _UNSUPPORTED_WORDS.search(text):
+    if status in (0, 400, 403, 405, 422, 501) and _UNSUPPORTED_TEXT.search(text):
         return "unsupported"
     return None
 
 
-def _by_status(status: int) -> Meaning:
+def kind_by_status(status: int, *, named: bool) -> ErrorKind:
+    """Returns the kind by the status. `named`: the answer is a JSON error, so the provider itself sent it."""
     if status == 403:
-        return "key"
+        return "key" if named else "down"
     if status == 429:
         return "rate"
     if status >= 500:
@@ -141,20 +151,14 @@ def _by_status(status: int) -> Meaning:
     return "later" if status in _LATER or status < 400 else "request"
 
 
-def _about_messages(errors: list[Mapping[str, object]]) -> bool:
-    """What a job put into the messages is its own, not the model's configuration."""
-    return any(_text(error, "param").startswith("messages") for error in errors)
-
-
 def parameter(body: object) -> str | None:
-    """The parameter that the error is about, if it names one in a form that can be shown."""
-    for error in _errors(body):
-        named = _text(error, "param")
-        found = _PARAMETER.search(_text(error, "message"))
-        name = named or (next(filter(None, found.groups())) if found else "")
+    """Returns the parameter that the error is about, if it names one in a form that can be shown."""
+    for error in errors_in(body):
+        quoted = _PARAMETER.search(_text(error, "message"))
+        name = _text(error, "param") or (next(filter(None, quoted.groups())) if quoted else "")
         if _NAME.fullmatch(name):
             return name
-        for detail in _details(error):
+        for detail in details_of(error):
             place = detail.get("loc")
             if isinstance(place, list) and place and _NAME.fullmatch(str(place[-1])):
                 return str(place[-1])
@@ -162,8 +166,8 @@ def parameter(body: object) -> str | None:
 
 
 def inner_status(body: object) -> int:
-    """The HTTP status that an error inside an answer names, 0 for none."""
-    for error in _errors(body):
+    """Returns the HTTP status that an error inside an answer names; 0 for none."""
+    for error in errors_in(body):
         for name in ("code", "status", "status_code", "http_code"):
             value = error.get(name)
             if isinstance(value, str) and value.isascii() and value.isdigit():
@@ -174,54 +178,54 @@ def inner_status(body: object) -> int:
 
 
 def limit_kind(body: object, headers: Mapping[str, str]) -> LimitKind:
-    """`body`: the error as the SDK hands it over, or the whole answer."""
-    errors = list(_errors(body))
-    for text in (*(words for error in errors for words in _quotas(error)), *map(_words, errors)):
+    """Returns the limit that was reached. `body`: the error as the SDK returns it, or the whole answer."""
+    errors = list(errors_in(body))
+    # OpenAI names the limit in the type, and in the message before its advice begins.
+    texts = [f"{_text(error, 'type')} {_text(error, 'message').partition(': ')[0]}" for error in errors]
+    for text in (*(quota for error in errors for quota in quotas_of(error)), *texts):
         if _DAILY.search(text):
             return "other"
-        if kind := _named(text):
-            return kind
-    for kind in _KINDS:
+        if _TOKENS.search(text):  # first: "requests" stands in texts about tokens, too
+            return "tokens"
+        if _REQUESTS.search(text):
+            return "requests"
+    for kind in _MINUTE_LIMITS:
         if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0":
             return kind
     return "other"
 
 
-def words(body: object) -> str:
-    """The messages and Google's reasons, "" where there are none."""
-    found = []
-    for error in _errors(body):
-        reasons = [_text(detail, "reason") for detail in _details(error)]
-        found += [_text(error, "message"), *reasons]
-    return " ".join(filter(None, found))
+def error_text(body: object) -> str:
+    """Returns the messages and Google's reasons; "" if there are none."""
+    texts = []
+    for error in errors_in(body):
+        texts += [_text(error, "message"), *(_text(detail, "reason") for detail in details_of(error))]
+    return " ".join(filter(None, texts))
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that the provider asks us to wait (`now`: Unix seconds), or None if it does not say."""
+    """Returns the seconds that the provider asks us to wait, if any. `now`: Unix seconds."""
     if (milliseconds := number(headers.get("retry-after-ms", ""))) is not None:
         return bounded(milliseconds / 1000, MAX_WAIT)
     return seconds_asked(headers.get("retry-after", ""), now, MAX_WAIT)
 
 
 def retry_delay(body: object) -> float | None:
-    """The seconds of Google's `RetryInfo`, or None."""
-    for error in _errors(body):
-        for detail in _details(error):
-            if found := _SECONDS.fullmatch(_text(detail, "retryDelay")):
-                return bounded(float(found[1]), MAX_WAIT)
+    """Returns the seconds of Google's `RetryInfo`, if any."""
+    for error in errors_in(body):
+        for detail in details_of(error):
+            if seconds := _SECONDS.fullmatch(_text(detail, "retryDelay")):
+                return bounded(float(seconds[1]), MAX_WAIT)
     return None
 
 
-_KINDS: tuple[LimitKind, LimitKind] = ("requests", "tokens")
+def _listed(body: object) -> list[object]:
+    return body if isinstance(body, list) else [body]
 
 
-def _named(text: str) -> LimitKind | None:
-    # "requests" stands in texts about tokens, too: "please reduce your requests".
-    return "tokens" if _TOKENS.search(text) else "requests" if _REQUESTS.search(text) else None
-
-
-def _errors(body: object) -> Iterator[Mapping[str, object]]:
-    for one in body if isinstance(body, list) else [body]:
+def errors_in(body: object) -> Iterator[Mapping[str, object]]:
+    """Yields the errors of an answer, each with its members at the top."""
+    for one in _listed(body):
         if isinstance(one, Mapping):
             inner = one.get("error")
             yield inner if isinstance(inner, Mapping) else {**one, "message": inner} if inner else one
@@ -229,8 +233,8 @@ def _errors(body: object) -> Iterator[Mapping[str, object]]:
             yield {"message": one}
 
 
-def _codes(error: Mapping[str, object]) -> Iterator[str]:
-    """Every short word by which the error names itself, that of what it wraps included."""
+def names_of(error: Mapping[str, object]) -> Iterator[str]:
+    """Yields every code and type of the error, and of the errors that it wraps."""
     for name in ("code", "type", "status", "reason", "error_code"):
         yield _text(error, name)
     for name in ("innererror", "inner_error", "metadata"):
@@ -239,29 +243,25 @@ def _codes(error: Mapping[str, object]) -> Iterator[str]:
             yield from (_text(inner, "code"), _text(inner, "type"))
             yield "flagged" if _INPUT_CODES.search(_text(inner, "raw")) else ""
             yield "flagged" if inner.get("flagged_input") or inner.get("content_filter_result") else ""
-    for detail in _details(error):
+    for detail in details_of(error):
         yield from (_text(detail, "reason"), _text(detail, "type"))
 
 
-def _details(error: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+def details_of(error: Mapping[str, object]) -> Iterator[Mapping[str, object]]:
+    """Yields the objects in the error's `details`."""
     details = error.get("details") or error.get("detail")
     for detail in details if isinstance(details, list) else ():
         if isinstance(detail, Mapping):
             yield detail
 
 
-def _quotas(error: Mapping[str, object]) -> Iterator[str]:
-    """What Google calls the quotas that were exceeded."""
-    for detail in _details(error):
+def quotas_of(error: Mapping[str, object]) -> Iterator[str]:
+    """Yields Google's names of the exceeded quotas."""
+    for detail in details_of(error):
         violations = detail.get("violations")
         for violation in violations if isinstance(violations, list) else ():
             if isinstance(violation, Mapping):
                 yield f"{_text(violation, 'quotaId')} {_text(violation, 'quotaMetric')}"
-
-
-def _words(error: Mapping[str, object]) -> str:
-    """What OpenAI says of the limit: its type, and the message up to where advice begins."""
-    return f"{_text(error, 'type')} {_text(error, 'message').partition(': ')[0]}"
 
 
 def _text(members: Mapping[str, object], name: str) -> str:
