@@ -29,7 +29,7 @@ from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
 from eco2.service import Component
-from eco2.settings import Settings, doubts
+from eco2.settings import Settings, warnings
 from eco2.validation import problems
 
 if TYPE_CHECKING:
@@ -237,8 +237,8 @@ class _Parts:
         from eco2.journal.orders import Orders
 
         settings, metrics = self.settings, self.metrics
-        for doubt in doubts(settings):
-            log.warning("the settings work, but", advice=doubt)
+        for warning in warnings(settings):
+            log.warning("the settings work, but", advice=warning)
         live, running = DeltaSender(self.broker), Running()
         holders = HolderMonitor(self.broker, running, settings.holder_timeout)
         router = Router(

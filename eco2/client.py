@@ -1,9 +1,9 @@
 """The client: submit a job over HTTP, follow its events across dropped connections, fetch its result.
 
-What it guarantees: a submission that is sent again, because no answer came, is one job (every submission has
-an idempotency key); each durable event is seen once, in order, whichever replicas served the pieces. Failures
-that may pass are tried again with growing, random pauses for `patience` seconds, then raised. Everything that
-it raises is an `Eco2Error`. How to use it: docs/clients.md.
+Guarantees: a submission that is sent again, because no answer came, is one job (every submission has an
+idempotency key); each durable event is seen once, in order, whichever replicas serve it. Failures that may
+pass are retried with growing, random pauses for `patience` seconds, then raised. All errors are `Eco2Error`s.
+How to use it: docs/clients.md.
 """
 
 import asyncio
@@ -43,24 +43,24 @@ __all__ = [
 
 Message = TypeVar("Message")
 
-SILENCE = 45.0
-"""Seconds without a byte after which a stream counts as dropped; gateways write a comment far more often."""
+STREAM_TIMEOUT = 45.0
+"""Seconds without a byte after which a stream counts as dropped; gateways send comments far more often."""
 RECONNECT = Backoff(0.1, 10.0)
-HELD = 5.0
-"""Seconds that a connection must stay open to count as one that worked, if it brings no event."""
-RECHECK = 30.0
-"""Seconds after which `result` asks again although the stream goes on: a proxy may be holding it back."""
-LONGEST_WAIT = 86_400.0
-"""Seconds; a gateway that asks for more has its clock or its proxy wrong."""
+MIN_OPEN = 5.0
+"""Seconds that a connection without events must stay open to count as successful."""
+RESULT_POLL = 30.0
+"""Seconds after which `result` asks again while its stream is open: a proxy may hold the stream back."""
+MAX_WAIT = 86_400.0
+"""Seconds; longer requests to wait come from a wrong clock or proxy."""
 
 File = Upload | str | os.PathLike[str] | bytes | bytearray | BinaryIO
 """What can be uploaded: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
 
 
 class Refused(PermanentError):
-    """The gateway will not do it (4xx): `status` is HTTP's, `code` the gateway's; the message says why.
+    """The gateway refused the request (4xx). `status`: of HTTP; `code`: of the gateway.
 
-    Also for an answer that is no gateway's: then the code is `NO_GATEWAY`.
+    Also for a response that is not from a gateway: then the code is `NO_GATEWAY`.
     """
 
     def __init__(self, message: str, code: str, status: int) -> None:
@@ -69,7 +69,7 @@ class Refused(PermanentError):
 
 
 class Unavailable(RetryableError):
-    """The gateway did not answer, or cannot now. `retry_after`: seconds that it asked to wait, or None."""
+    """The gateway is unavailable. `retry_after`: seconds that it asked to wait, or None."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -77,12 +77,12 @@ class Unavailable(RetryableError):
 
 
 class NotFinished(RetryableError):
-    """The job has not ended in the time that the caller gave it; ask again later."""
+    """The job has not ended within the caller's time-out; ask again later."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientJob:
-    """An accepted job, good for any client of the same gateways. URLs are relative to the origin."""
+    """An accepted job, for use with any client of the same gateways. URLs are relative to the origin."""
 
     id: str
     stream_url: str
@@ -90,7 +90,7 @@ class ClientJob:
 
     @classmethod
     def at(cls, pipeline: str, job_id: str, prefix: str = "") -> Self:
-        """The job of a known id. `prefix`: "" or "/api/v1"."""
+        """Returns the job of a known id. `prefix`: "" or "/api/v1"."""
         root = f"{prefix}/{pipeline}/{job_id}"
         return cls(job_id, f"{root}/events", f"{root}/result")
 
@@ -98,9 +98,9 @@ class ClientJob:
 class Client:
     """A client of the gateways behind `base_url` (with or without a path such as `/api/v1`).
 
-    `connections`: how many requests and streams it may have open at once. `patience`: seconds without any
-    answer after which it gives up. `headers`: sent with every request, such as the one that says who asks.
-    Use it in `async with`, or call `aclose` at the end. Raises `ConfigurationError` for what is no base URL.
+    `connections`: maximum number of open requests and streams. `patience`: seconds without any answer after
+    which it gives up. `headers`: sent with every request, for example to name the user. Use it in
+    `async with`, or call `aclose` at the end. Raises `ConfigurationError` for an invalid base URL.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Client:
         patience: float = 60.0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        self._base = _base(base_url)
+        self._base = parse_base_url(base_url)
         self._patience = patience
         self._http = httpx.AsyncClient(
             headers=headers,
@@ -127,7 +127,7 @@ class Client:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections; requests and streams that are under way end with an error."""
+        """Closes the connections; pending requests and streams end with an error."""
         await self._http.aclose()
 
     async def submit(
@@ -137,42 +137,42 @@ class Client:
         key: str | None = None,
         files: Mapping[str, File] | None = None,
     ) -> ClientJob:
-        """The accepted job. `key`: requests with the same key are one job (default: a new key per call).
+        """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
-        With `files` it is sent as a multipart form; files are read whole. Raises `Refused`, `Unavailable`,
-        `OSError` for a file that cannot be read, `TypeError` for what is no file.
+        With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
+        `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
         headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode()}
         url = f"{self._base}/{pipeline}"
         if files:
-            uploads = {name: await asyncio.to_thread(_upload, name, file) for name, file in files.items()}
+            uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
             parts = {name: (file.filename, file.data, file.content_type) for name, file in uploads.items()}
             request = self._http.build_request("POST", url, headers=headers, data=dict(input), files=parts)
         else:
             request = self._http.build_request("POST", url, headers=headers, json=dict(input))
         response = await self._send(request)
-        answer = _decoded(response, _Accepted)
+        answer = decode_response(response, _Accepted)
         if not all(_PATH.match(place) for place in (answer.stream_url, answer.result_url)):
-            raise _no_gateway(response)  # never follow, with our headers, to where an answer leads
+            raise no_gateway(response)  # never send our headers to a host that a response names
         return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
     async def events(
         self, job: ClientJob, last_event_id: str | None = None
     ) -> AsyncGenerator[ClientEvent, None]:
-        """The job's events up to `done`; with `last_event_id` those behind the event with that id.
+        """Yields the job's events up to `done`; with `last_event_id` only those after that event.
 
-        Who leaves the loop before `done` should close it (`contextlib.aclosing`), or the connection stays
-        open. Raises `Refused` (no such job), `Unavailable`.
+        Close the generator (`contextlib.aclosing`) if you leave the loop before `done`, or the connection
+        stays open. Raises `Refused` (no such job), `Unavailable`.
         """
-        seen, failures = _Seen(last_event_id), 0
+        position, failures = StreamPosition(last_event_id), 0
         since = time.monotonic()  # of the first failure after the last connection that worked
         while True:
-            seen.connected()
+            position.connected()
             broken = False
             try:
-                async with aclosing(self._connection(job, seen.last_event_id)) as connection:
+                async with aclosing(self._connection(job, position.last_event_id)) as connection:
                     async for event in connection:
-                        if news := seen.news(event):
+                        if news := position.news(event):
                             yield news
                         if event is not None and event.name == "done":
                             return
@@ -183,18 +183,18 @@ class Client:
                 broken, problem = True, Unavailable(f"{error}: is a proxy in between?")
             except Unavailable as error:
                 problem = error
-            # A stream may be idle, and its reader busy, for longer than the patience; but one that is closed
-            # at once, or brings the same broken event, again and again, must not be followed for ever.
-            if seen.progress or (not broken and seen.held(min(HELD, self._patience))):
+            # A stream may be idle, and its reader busy, for longer than the patience; but a stream that is
+            # always closed at once, or always sends the same broken event, must not be retried forever.
+            if position.progress or (not broken and position.was_open(min(MIN_OPEN, self._patience))):
                 failures, since = 0, time.monotonic()
             failures += 1
             await self._pause(failures, since, problem)
 
     async def result(self, job: ClientJob, timeout: float = 180.0) -> JSON:
-        """The job's result, once it has ended. Raises `NotFinished` after `timeout` seconds, `Refused`.
+        """Waits for the job's result. Raises `NotFinished` after `timeout` seconds, `Refused`.
 
-        While it waits it holds an event stream, whose `done` ends the wait at once. Where that breaks, it
-        asks again after as many seconds as the gateway wants.
+        It waits on an event stream, whose `done` ends the wait at once. If the stream breaks, it asks again
+        after the seconds that the gateway asks for.
         """
         url = self._url(job.result_url)
         try:
@@ -202,16 +202,16 @@ class Client:
                 while True:
                     response = await self._send(self._http.build_request("GET", url))
                     if response.status_code == 200:
-                        return _decoded(response, JSON)
+                        return decode_response(response, JSON)
                     if not await self._saw_done(job):
-                        await asyncio.sleep(max(1.0, _retry_after(response) or 0.0))
+                        await asyncio.sleep(max(1.0, retry_after(response) or 0.0))
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
 
     async def _saw_done(self, job: ClientJob) -> bool:
-        """Follows one connection for at most `RECHECK` seconds."""
+        """Follows one connection for at most `RESULT_POLL` seconds."""
         try:
-            async with asyncio.timeout(RECHECK), aclosing(self._connection(job, None)) as connection:
+            async with asyncio.timeout(RESULT_POLL), aclosing(self._connection(job, None)) as connection:
                 async for event in connection:
                     if event is not None and event.name == "done":
                         return True
@@ -226,19 +226,19 @@ class Client:
             return self._base.join(path)
         except (httpx.InvalidURL, ValueError, TypeError) as error:
             raise ConfigurationError(
-                f"{path!r} is no URL of a job ({error}); keep what `submit` returned"
+                f"{path!r} is no URL of a job ({error}); use the `ClientJob` that `submit` returned"
             ) from error
 
     async def _send(self, request: httpx.Request) -> httpx.Response:
         failures, began = 0, time.monotonic()
         while True:
             if self._http.is_closed:
-                raise Unavailable("this client was closed; open another")
+                raise Unavailable("this client was closed; open a new one")
             try:
                 response = await self._http.send(request)
-                return _checked(response)
+                return check_status(response)
             except httpx.HTTPError as error:
-                problem = _dropped(error)
+                problem = connection_lost(error)
             except Unavailable as error:
                 problem = error
             failures += 1
@@ -253,54 +253,53 @@ class Client:
     async def _connection(
         self, job: ClientJob, last_event_id: str | None
     ) -> AsyncGenerator[ClientEvent | None, None]:
-        """The events of one connection; None for each sign of life without one."""
+        """Yields the events of one connection, and None for each chunk of bytes."""
         headers = {"Accept": "text/event-stream"}
-        if last_event_id and _EVENT_ID.fullmatch(
-            last_event_id
-        ):  # else a full replay; known events are left out
+        # Without a valid id the gateway sends all events; the known ones are left out here.
+        if last_event_id and _EVENT_ID.fullmatch(last_event_id):
             headers["Last-Event-ID"] = last_event_id
         url = self._url(job.stream_url)
-        timeout = httpx.Timeout(SILENCE, connect=5.0, pool=self._patience)
+        timeout = httpx.Timeout(STREAM_TIMEOUT, connect=5.0, pool=self._patience)
         lines = EventLines()
         if self._http.is_closed:
-            raise Unavailable("this client was closed; open another")
+            raise Unavailable("this client was closed; open a new one")
         try:
             async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
                 if response.status_code == 204:
                     raise _Complete
                 if response.status_code != 200:
                     await response.aread()
-                _checked(response)
+                check_status(response)
                 if not response.headers.get("Content-Type", "").lower().startswith("text/event-stream"):
-                    raise _no_gateway(response)
+                    raise no_gateway(response)
                 async for chunk in response.aiter_bytes():
                     yield None
                     for event in lines.feed(chunk):
                         yield event
         except httpx.HTTPError as error:
-            raise _dropped(error) from error
+            raise connection_lost(error) from error
 
 
 async def submit(
     pipeline: str, input: Mapping[str, object], *, base_url: str, key: str | None = None
 ) -> ClientJob:
-    """Submits one job; who has many opens a `Client`. Raises `Refused`, `Unavailable`."""
+    """Submits one job; open a `Client` for several jobs. Raises `Refused`, `Unavailable`."""
     async with Client(base_url) as client:
         return await client.submit(pipeline, input, key)
 
 
 def pause(failures: int, asked: float | None, chance: float) -> float:
-    """Seconds to wait after the `failures`-th failure in a row (from 1), at least what the gateway `asked`.
+    """Returns the seconds to wait after the `failures`-th failure in a row (from 1), at least `asked`.
 
-    `chance` (0..1) spreads the clients of a gateway that went, so that they do not return all at once.
+    `chance` (0..1) spreads the clients of a lost gateway, so that they do not all return at once.
     """
     return max(asked or 0.0, RECONNECT.pause(failures, 0.5 + chance / 2))
 
 
 _PATH = re.compile(r"/(?!/)[!-\[\]-~]*\Z")
-"""A path, as the gateway answers it; nothing that leads to another host."""
+"""A path as gateways send it; it cannot name another host."""
 _EVENT_ID = re.compile(r"[!-~]{1,200}")
-"""What can stand in a header."""
+"""An id that can be sent in a header."""
 
 
 class _Accepted(msgspec.Struct):
@@ -310,13 +309,13 @@ class _Accepted(msgspec.Struct):
 
 
 class _Complete(Exception):
-    """204: the client has seen all."""
+    """The gateway answered 204: the client has seen all events."""
 
 
-class _Seen:
-    """What the reader of a job's events has seen, over all connections.
+class StreamPosition:
+    """The position of a reader in a job's events, over all connections.
 
-    `progress`: the present connection has brought a durable event that is new.
+    `progress`: the present connection has brought a new durable event.
     """
 
     def __init__(self, last_event_id: str | None) -> None:
@@ -327,16 +326,16 @@ class _Seen:
         self._opened: float | None = None
 
     def connected(self) -> None:
-        """A new connection is going to be opened."""
+        """Notes that a new connection will be opened."""
         self._live.connected()
         self._opened, self.progress = None, False
 
-    def held(self, seconds: float) -> bool:
-        """True if the connection has been open for so long since it brought its first byte."""
+    def was_open(self, seconds: float) -> bool:
+        """Returns whether the connection has been open for that long since its first byte."""
         return self._opened is not None and time.monotonic() - self._opened >= seconds
 
     def news(self, event: ClientEvent | None) -> ClientEvent | None:
-        """What is new of what came; `None` came for bytes that completed no event."""
+        """Returns the event, or its new part, if it is new. None: bytes came that completed no event."""
         if self._opened is None:
             self._opened = time.monotonic()
         if event is None:
@@ -355,10 +354,11 @@ class _Problem(msgspec.Struct):
 
 
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding raises for JSON that is none, or has another shape."""
+"""Errors of decoding invalid JSON, or JSON of another shape."""
 
 
-def _base(url: str) -> httpx.URL:
+def parse_base_url(url: str) -> httpx.URL:
+    """Parses the URL of a gateway. Raises `ConfigurationError`."""
     try:
         base = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
@@ -370,8 +370,8 @@ def _base(url: str) -> httpx.URL:
     return base
 
 
-def _upload(field: str, file: object) -> Upload:
-    """Reads the file; blocks meanwhile."""
+def read_upload(field: str, file: object) -> Upload:
+    """Reads the file. Blocks."""
     name, data = field, file
     if isinstance(file, Upload):
         return file
@@ -379,8 +379,8 @@ def _upload(field: str, file: object) -> Upload:
         path = Path(file)
         name, data = path.name, path.read_bytes()
     elif callable(read := getattr(file, "read", None)):
-        known = getattr(file, "name", None)  # a number where the file was opened by its descriptor
-        name, data = (Path(known).name if isinstance(known, str) else field), read()
+        path_name = getattr(file, "name", None)  # a number if the file was opened by its descriptor
+        name, data = (Path(path_name).name if isinstance(path_name, str) else field), read()
     if not isinstance(data, bytes | bytearray | memoryview):
         kind = "a file that is open as text" if isinstance(data, str) else f"a {type(file).__name__}"
         raise TypeError(
@@ -389,20 +389,23 @@ def _upload(field: str, file: object) -> Upload:
     return Upload(name, guess_type(name)[0] or "application/octet-stream", bytes(data))
 
 
-def _decoded(response: httpx.Response, kind: type[Message]) -> Message:
+def decode_response(response: httpx.Response, kind: type[Message]) -> Message:
+    """Decodes a response. Raises `Refused` if it is not from a gateway."""
     try:
         return msgspec.json.decode(response.content, type=kind)
     except _UNREADABLE as error:
-        raise _no_gateway(response) from error
+        raise no_gateway(response) from error
 
 
-def _no_gateway(response: httpx.Response) -> Refused:
+def no_gateway(response: httpx.Response) -> Refused:
+    """Returns the error for a response that is not from a gateway."""
     url = response.url.copy_with(raw_path=b"/")
-    message = f"what answered at {url} is no Eco² gateway, or a proxy answered for it: check the base URL"
+    message = f"the server at {url} is no Eco² gateway, or a proxy answered in its place: check the base URL"
     return Refused(message, "NO_GATEWAY", response.status_code)
 
 
-def _checked(response: httpx.Response) -> httpx.Response:
+def check_status(response: httpx.Response) -> httpx.Response:
+    """Returns a successful response. Raises `Refused` or `Unavailable` for any other."""
     status = response.status_code
     if status < 300:
         return response
@@ -415,15 +418,17 @@ def _checked(response: httpx.Response) -> httpx.Response:
     if not problem.detail:  # a proxy's page
         problem = _Problem(f"HTTP {status} from {response.url.host}, not from an Eco² gateway", "NO_GATEWAY")
     if status == 429 or status >= 500:
-        raise Unavailable(problem.detail, _retry_after(response))
+        raise Unavailable(problem.detail, retry_after(response))
     raise Refused(problem.detail, problem.code, status)
 
 
-def _retry_after(response: httpx.Response) -> float | None:
-    return seconds_asked(response.headers.get("Retry-After", ""), time.time(), LONGEST_WAIT)
+def retry_after(response: httpx.Response) -> float | None:
+    """Returns the seconds that the gateway asks to wait, if any."""
+    return seconds_asked(response.headers.get("Retry-After", ""), time.time(), MAX_WAIT)
 
 
-def _dropped(error: httpx.HTTPError) -> Unavailable:
+def connection_lost(error: httpx.HTTPError) -> Unavailable:
+    """Returns the error for a connection that failed."""
     url = error.request.url.copy_with(raw_path=b"/")
     reason = str(error) or type(error).__name__
     return Unavailable(f"no answer from the gateway at {url} ({reason}): is it running?")

@@ -1,6 +1,6 @@
-"""The settings as environment variables: read at start, explained where they are wrong, shown as a table.
+"""Loads the settings from environment variables, explains errors in them, and shows them as a table.
 
-Guarantees: `load` either returns settings that agree with each other or raises one ConfigurationError that
+Guarantees: `load` either returns settings without conflicts or raises one ConfigurationError that
 names every wrong variable and what to do about it; no text shows a secret. `docs/settings.md` is
 `markdown()`; `make check` compares them.
 """
@@ -16,19 +16,19 @@ from pydantic_settings import SettingsError
 
 from eco2.errors import ConfigurationError
 from eco2.remote import clean, shown
-from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, doubts, size_for_scans
+from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, size_for_scans, warnings
 from eco2.variables import of_services
 
 
 def load(given: Mapping[str, str | int] | None = None) -> Settings:
-    """The settings of this process: `given` by field, else the environment's. Raises ConfigurationError."""
+    """Loads the settings: `given` by field, else from the environment. Raises `ConfigurationError`."""
     wrong = unknown(os.environ)
     try:
         settings = Settings(**(given or {}))  # type: ignore[arg-type]  # checked by the model
     except ValidationError as error:
         wrong += _explain(error)
     except SettingsError:  # its text may quote a key
-        wrong.append(f"ECO2_PROVIDERS is read as JSON and is none. {_PROVIDER_ADVICE}")
+        wrong.append(f"ECO2_PROVIDERS is not valid JSON. {_PROVIDER_ADVICE}")
     else:
         if not wrong:
             return settings
@@ -36,31 +36,33 @@ def load(given: Mapping[str, str | int] | None = None) -> Settings:
 
 
 def unknown(environment: Mapping[str, str]) -> list[str]:
-    """Lists the variables with our prefix that are no settings, each with the one that was probably meant.
+    """Lists the variables with our prefix that are no settings, each with the most similar setting.
 
-    Left alone are `ECO2_TEST_…`, which the tests read, and what Kubernetes adds for Services.
+    Ignores `ECO2_TEST_…`, which the tests read, and the variables that Kubernetes adds for Services.
     """
-    known = {_variable(key, field) for key, field in Settings.model_fields.items()}
+    names = {_variable(key, field) for key, field in Settings.model_fields.items()}
     foreign = of_services(environment)
-    found = []
+    errors = []
     for name in sorted(environment):
         upper = name.upper()
         if upper == "ECO2_PREFIX" and not clean(environment[name]):
-            found.append("ECO2_PREFIX is empty: name this installation, or unset it for the default (eco2).")
+            errors.append("ECO2_PREFIX is empty: name this installation, or unset it for the default (eco2).")
         if upper == "ECO2_AMQP_URL" and environment[name] and not clean(environment[name]):
-            found.append("ECO2_AMQP_URL is blank: give RabbitMQ's URL, or unset it for the broker in memory.")
-        if not upper.startswith("ECO2_") or upper in known or name in foreign:
+            errors.append(
+                "ECO2_AMQP_URL is blank: give RabbitMQ's URL, or unset it for the broker in memory."
+            )
+        if not upper.startswith("ECO2_") or upper in names or name in foreign:
             continue
         if upper.startswith(("ECO2_TEST_", "ECO2_PROVIDERS__")):
             continue
-        near = difflib.get_close_matches(upper, sorted(known - {"ECO2_PROVIDERS"}), n=1)
+        near = difflib.get_close_matches(upper, sorted(names - {"ECO2_PROVIDERS"}), n=1)
         if upper.startswith("ECO2_PROVIDER"):
-            found.append(f"unknown {name}. {_PROVIDER_ADVICE}")
+            errors.append(f"unknown {name}. {_PROVIDER_ADVICE}")
         elif near:
-            found.append(f"unknown {name}; did you mean {near[0]}? Rename or unset it.")
+            errors.append(f"unknown {name}; did you mean {near[0]}? Rename or unset it.")
         else:
-            found.append(f"unknown {name}; unset it. `eco2 settings` lists what there is.")
-    return found
+            errors.append(f"unknown {name}; unset it. `eco2 settings` lists all settings.")
+    return errors
 
 
 def _explain(error: ValidationError) -> list[str]:
@@ -86,8 +88,10 @@ _PROVIDER_ADVICE = (
 
 
 def _explain_provider(location: tuple[str, ...], kind: str, message: str, value: object) -> str:
-    """What is wrong with the variables of one provider. A value is shown only where it is no secret for
-    certain: a key may stand under any wrong name, and around every right one."""
+    """Explains an error in the variables of one provider.
+
+    A value is shown only if it cannot be a secret: a key may stand under any wrong name.
+    """
     match location:
         case (provider, key, *_) if (field := ProviderSettings.model_fields.get(key)) is not None:
             name = _of_provider(provider, key)
@@ -96,11 +100,11 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
             given = "" if _is_secret(name, field) else f"={shown(str(value))}"
             return f"{name}{given}: {message}. {_cure(field)}"
         case (provider, key, *_):
-            known = list(ProviderSettings.model_fields)
-            close = difflib.get_close_matches(key, known, n=1)
+            fields = list(ProviderSettings.model_fields)
+            close = difflib.get_close_matches(key, fields, n=1)
             meant = f"did you mean {_of_provider(provider, close[0])}? " if close else ""
-            names = ", ".join(name.upper() for name in known)
-            return f"{_of_provider(provider, key)} is no setting: {meant}A provider has {names}."
+            names = ", ".join(name.upper() for name in fields)
+            return f"{_of_provider(provider, key)} is no setting: {meant}A provider's settings are {names}."
         case (provider,):
             return f"ECO2_PROVIDERS__{provider.upper()} is no setting. {_PROVIDER_ADVICE}"
         case _:
@@ -114,7 +118,7 @@ def _cure(field: FieldInfo) -> str:
 
 
 def _field(first: str) -> tuple[str, FieldInfo]:
-    """(name in the environment, field) of an error's location, which is a field's name or alias."""
+    """Returns the variable and the field for an error's location, which is a field's name or alias."""
     for key, field in Settings.model_fields.items():
         if first in (key, field.validation_alias):
             return _variable(key, field), field
@@ -144,7 +148,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def overview(settings: Settings) -> list[str]:
-    """Every setting with its value in force, unit and meaning, then doubts. Secrets are not shown."""
+    """Returns every setting with its value, unit and meaning, then the warnings. Secrets are not shown."""
     lines = []
     for key, field in Settings.model_fields.items():
         name, value = _variable(key, field), getattr(settings, key)
@@ -154,7 +158,7 @@ def overview(settings: Settings) -> list[str]:
         text = f"{shown(str(value))}{' ' + unit if unit else ''}"
         given = "(set)" if hidden else "–" if value in (None, "") else text
         lines.append(f"{name} = {given}{_changed(settings, key, field)}\n    {field.description}")
-    return lines + doubts(settings)
+    return lines + warnings(settings)
 
 
 def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
@@ -166,13 +170,13 @@ def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
 
 
 def markdown() -> str:
-    """The table of every setting, grouped, in the fields' order: the text of docs/settings.md."""
+    """Returns the text of docs/settings.md: all settings by group, in the order of the fields."""
     parts = [
         "# Settings",
         "",
-        "Written by `make fix` from `eco2/settings.py`, not by hand. Each one is an environment variable.",
-        "Settings that contradict each other stop the process at its start and say what to change.",
-        "`--host` and `--port` come before the variables. Unknown `ECO2_…` variables are refused.",
+        "Generated by `make fix` from `eco2/settings.py`. Each setting is an environment variable.",
+        "A process with conflicting settings does not start, and its error names what to change.",
+        "`--host` and `--port` override the variables. Unknown `ECO2_…` variables are errors.",
     ]
     for group in GROUPS:
         parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
@@ -181,7 +185,7 @@ def markdown() -> str:
             for key, field in Settings.model_fields.items()
             if _group(field) == group
         ]
-    parts += ["", f"## {MORE}", "", "Each has a name of your choice, here `NAME`: letters and digits.", ""]
+    parts += ["", f"## {MORE}", "", "Choose a name for each, here `NAME`: letters and digits.", ""]
     parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
     parts += [_row(_of_provider("name", key), field) for key, field in ProviderSettings.model_fields.items()]
     return "\n".join(parts) + "\n"

@@ -1,6 +1,6 @@
-"""Reading a stream of server-sent events: bytes in pieces of any size in, a job's events out. No I/O.
+"""Parses a stream of server-sent events: takes bytes in pieces of any size, returns a job's events. No I/O.
 
-The client uses it; so can whoever brings the bytes by another library.
+The client uses it; programs with another HTTP library can use it, too.
 """
 
 import re
@@ -11,17 +11,17 @@ import msgspec
 from eco2.errors import RetryableError
 from eco2.job import JSON
 
-MAX_EVENT = 16 * 2**20
-"""Bytes of one event; the journal takes no result that is half as large."""
-QUOTED = 40
-"""Characters of a strange name that a message repeats."""
+MAX_EVENT_BYTES = 16 * 2**20
+"""Of one event; results in the journal are less than half as large."""
+MAX_QUOTED = 40
+"""Characters of an unknown name that an error message repeats."""
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 
 Ending = Literal["started", "completed", "failed", "cancelled"]
 
 
 class _Data(msgspec.Struct, frozen=True):
-    """What the data of an event may say; further members are ignored."""
+    """The data of an event; other members are ignored."""
 
     seq: int | None = None
     status: Ending | None = None
@@ -35,7 +35,7 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a job. Durable ones have `id` and `seq`; live text (`name` ends in `.delta`) has `text`.
 
     `name`: the stage, or `queued`, `done`. `progress`: per cent. `ts`: Unix seconds. `result`: the stage's
-    output or error, at `done` the whole result. `again`: the live text starts over, what came of it is void.
+    output or error, at `done` the whole result. `again`: the live text starts over, earlier pieces are void.
     """
 
     name: str
@@ -50,13 +50,13 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokenEvent(RetryableError):
-    """What came is no event of a job, so the connection is of no further use: open the stream again."""
+    """The stream holds something that is no event of a job: open the stream again."""
 
 
 class EventLines:
-    """Reads server-sent events from bytes that come in pieces of any size.
+    """Parses server-sent events from bytes that come in pieces of any size.
 
-    At most `MAX_EVENT` bytes of one event are held. After a `BrokenEvent` it is of no further use.
+    Holds at most `MAX_EVENT_BYTES` bytes of one event. It cannot be used after a `BrokenEvent`.
     """
 
     def __init__(self) -> None:
@@ -68,19 +68,19 @@ class EventLines:
         self._data_size = 0
 
     def feed(self, chunk: bytes) -> list[ClientEvent]:
-        """The events that `chunk` completed. Raises `BrokenEvent`."""
+        """Returns the events that `chunk` completed. Raises `BrokenEvent`."""
         self._pieces.append(chunk)
         self._held += len(chunk)
-        found = []
+        events = []
         if b"\n" in chunk or b"\r" in chunk:
             *lines, rest = _LINE_END.split(b"".join(self._pieces))
             self._pieces, self._held = [rest], len(rest)
             for line in lines:
                 if (event := self._line(line)) is not None:
-                    found.append(event)
-        if self._held + self._data_size > MAX_EVENT:
-            raise BrokenEvent(f"one event of the stream has more than {MAX_EVENT:,} bytes")
-        return found
+                    events.append(event)
+        if self._held + self._data_size > MAX_EVENT_BYTES:
+            raise BrokenEvent(f"one event of the stream has more than {MAX_EVENT_BYTES:,} bytes")
+        return events
 
     def _line(self, raw: bytes) -> ClientEvent | None:
         if not self._begun:
@@ -96,8 +96,8 @@ class EventLines:
             raise BrokenEvent(f"the stream is not UTF-8 ({error})") from error
         if name == b"data":
             self._data.append(text)
-            self._data_size += len(raw) + 64  # an empty line takes memory as well
-        elif name == b"event" or "\0" not in text:  # an id with NUL is none, by the standard
+            self._data_size += len(raw) + 64  # an empty line takes memory, too
+        elif name == b"event" or "\0" not in text:  # the standard ignores an id with NUL
             self._fields[name.decode()] = text
         return None
 
@@ -108,29 +108,29 @@ class EventLines:
             return None
         name = fields.get("event", "message")
         try:
-            said = msgspec.json.decode("\n".join(data), type=_Data)
+            values = msgspec.json.decode("\n".join(data), type=_Data)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise BrokenEvent(f"the event {name[:QUOTED]!r} cannot be read ({error})") from error
-        if name == "done" and said.seq is None:
+            raise BrokenEvent(f"the event {name[:MAX_QUOTED]!r} cannot be decoded ({error})") from error
+        if name == "done" and values.seq is None:
             raise BrokenEvent("the event 'done' has no seq")
         return ClientEvent(
-            name=name, id=fields.get("id"), **{key: getattr(said, key) for key in _Data.__struct_fields__}
+            name=name, id=fields.get("id"), **{key: getattr(values, key) for key in _Data.__struct_fields__}
         )
 
 
 class LiveTexts:
-    """Live text without what a reader has already: every connection begins it anew."""
+    """Removes from live text what the reader has already: each connection sends it from the start."""
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._places: dict[str, int] = {}
 
     def connected(self) -> None:
-        """A new connection: what comes now may be known."""
+        """Notes a new connection, which may repeat known text."""
         self._places = {}
 
     def news(self, event: ClientEvent) -> ClientEvent | None:
-        """What of a piece is new; None if nothing is. A text that differs from the known one starts over."""
+        """Returns the new part of a piece, if any. A text that differs from the known one starts over."""
         if event.text is None:
             return event
         known, place = self._known.get(event.name, ""), self._places.get(event.name, 0)

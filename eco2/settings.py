@@ -1,6 +1,6 @@
-"""Every setting of Eco² in one frozen class: what there is, what it means, and what contradicts what.
+"""Declares all settings of Eco² in one frozen class, with the rules that they must keep together.
 
-Each default works as it stands. `eco2/environment.py` reads them, for the command line only.
+Each default works without change. `eco2/environment.py` loads them, for the command line only.
 """
 
 import ipaddress
@@ -32,7 +32,7 @@ from eco2.broker import addresses
 from eco2.sizing import RPM, TPM, VIEW_MINUTES, WORKER_CALLS, Sizing, size
 from eco2.variables import of_services
 
-FIRST = "The eight to tune first"
+FIRST = "The eight to set first"
 RUN = "Jobs and the broker"
 HTTP = "HTTP"
 MODEL = "Models"
@@ -41,16 +41,16 @@ LOG = "Logs"
 MAX_PREFIX = 100
 """Characters; with a pipeline's name of 64 the longest queue name stays below AMQP's 255 bytes."""
 MAX_RPM, MAX_TPM = 1_000_000, 10_000_000_000
-"""Above what any provider allows: more is a slip, and sizes would follow from it."""
+"""More than any provider allows; a larger value is a mistake, and would size prefetch and memory."""
 DAY = 86_400
 MAX_CONCURRENCY = 100_000
-FEW_CALLS = 3
-"""Calls within the life of one job: one more than a scan makes."""
-COME_BACK = 6.5
-"""Seconds beyond the time-out of a publish until a lost connection is noticed and opened again, at the most
+MIN_CALLS = 3
+"""Calls within the deadline of one job: one more than a scan makes."""
+RECONNECT_MARGIN = 6.5
+"""Maximum seconds from the time-out of a publish until a lost connection is noticed and opened again
 (`eco2/broker/rabbitmq/probe.py`)."""
-ABOVE_PORT = 1000
-"""How far a gateway's metrics lie above its port where nothing else is set."""
+PROBES_OFFSET = 1000
+"""Default distance of a gateway's probes port above its port."""
 GROUPS = (FIRST, RUN, HTTP, MODEL, LOG)
 
 
@@ -72,21 +72,21 @@ def _host(host: str) -> str:
 
 def _prefix(prefix: str) -> str:
     if len(prefix) > MAX_PREFIX:
-        raise ValueError(f"must have at most {MAX_PREFIX} characters: queue names begin with it")
+        raise ValueError(f"must have at most {MAX_PREFIX} characters: it begins every queue's name")
     if not re.fullmatch(r"[a-z0-9][a-z0-9-]*(\.[a-z0-9][a-z0-9-]*)*", prefix):
         raise ValueError("must be lower-case letters, digits and dashes, in words separated by dots")
     return prefix
 
 
 def _pipelines(imports: str) -> str:
-    for entry in _entries(imports) or ("",):
+    for entry in entries(imports) or ("",):
         if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", entry):
             raise ValueError(f"{entry!r} is no import string: write package.module:name, separated by commas")
     return imports
 
 
 def _origins(origins: str) -> str:
-    for origin in _entries(origins):
+    for origin in entries(origins):
         if not re.fullmatch(r"https?://[^/*\s]+", origin):
             raise ValueError(
                 f"{origin!r} is no exact origin: write https://app.example, no path, no wildcard"
@@ -95,7 +95,7 @@ def _origins(origins: str) -> str:
 
 
 def _hosts(hosts: str) -> str:
-    for host in _entries(hosts):
+    for host in entries(hosts):
         if not re.fullmatch(r"(\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host):
             raise ValueError(f"{host!r} is no host: write api.example, *.example or [::1], without a port")
     return hosts
@@ -118,18 +118,20 @@ def size_for_scans(rpm: float, tpm: float) -> Sizing:
 
 
 def _by_budget(value: int, info: ValidationInfo) -> int:
-    """0 becomes what the budget asks for. Where that is wrong itself, it is what the person hears of."""
+    """Replaces 0 by the value for the limits; if these are invalid, only their error is reported."""
     if value or not info.data.keys() >= {"rpm", "tpm"}:
         return value
     sizing = size_for_scans(info.data["rpm"], info.data["tpm"])
     return sizing.prefetch if info.field_name == "prefetch" else sizing.concurrency
 
 
-def _entries(text: str) -> tuple[str, ...]:
+def entries(text: str) -> tuple[str, ...]:
+    """Splits a list that is separated by commas."""
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
-def _about(group: str, unit: str = "", computed: bool = False) -> dict[str, Any]:
+def about(group: str, unit: str = "", computed: bool = False) -> dict[str, Any]:
+    """Returns what docs/settings.md shows of a field besides its description."""
     return {"group": group, "unit": unit, "computed": computed}
 
 
@@ -137,45 +139,47 @@ Counting = Literal["request", "input", "usage"]
 
 
 class ProviderSettings(BaseModel):
-    """One provider more: a field `rpm` of a provider GEMINI is `ECO2_PROVIDERS__GEMINI__RPM`."""
+    """A further provider. The field `rpm` of a provider GEMINI is `ECO2_PROVIDERS__GEMINI__RPM`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    api_key: ApiKey = Field(description="Its key.", json_schema_extra=_about(MORE))
+    api_key: ApiKey = Field(description="API key.", json_schema_extra=about(MORE))
     base_url: BaseUrl | None = Field(
-        None, description="Where it speaks OpenAI's protocol. Unset: OpenAI.", json_schema_extra=_about(MORE)
+        None,
+        description="Base URL of its OpenAI-compatible API. Unset: OpenAI's.",
+        json_schema_extra=about(MORE),
     )
-    model: ModelName = Field(description="Model that is asked there.", json_schema_extra=_about(MORE))
+    model: ModelName = Field(description="Model to use.", json_schema_extra=about(MORE))
     rpm: int = Field(
         RPM,
         ge=1,
         le=MAX_RPM,
-        description="Requests a minute that it allows.",
-        json_schema_extra=_about(MORE, "requests/min"),
+        description="Its limit of requests per minute.",
+        json_schema_extra=about(MORE, "requests/min"),
     )
     tpm: int = Field(
         TPM,
         ge=1,
         le=MAX_TPM,
-        description="Tokens a minute that it allows.",
-        json_schema_extra=_about(MORE, "tokens/min"),
+        description="Its limit of tokens per minute.",
+        json_schema_extra=about(MORE, "tokens/min"),
     )
     counting: Counting = Field(
         "request",
-        description="What it counts of a call's tokens; as `ECO2_COUNTING`.",
-        json_schema_extra=_about(MORE),
+        description="How it counts a call's tokens, as in `ECO2_COUNTING`.",
+        json_schema_extra=about(MORE),
     )
     concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
         0,
         ge=0,
         le=MAX_CONCURRENCY,
-        description="Calls in flight at it, per worker. Unset or 0: what its limits ask for.",
-        json_schema_extra=_about(MORE, "calls", computed=True),
+        description="Calls in flight per worker. Unset or 0: computed from its limits.",
+        json_schema_extra=about(MORE, "calls", computed=True),
     )
 
 
 class Settings(BaseSettings):
-    """A field `prefetch` is the variable `ECO2_PREFETCH`; an empty variable counts as unset."""
+    """All settings. Field `prefetch` is the variable `ECO2_PREFETCH`; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(
         env_prefix="ECO2_",
@@ -190,279 +194,280 @@ class Settings(BaseSettings):
     amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = Field(
         None,
         repr=False,
-        description="RabbitMQ's URL; the hosts of a cluster are separated by commas, and tried in turn. What "
-        "means something in a URL is escaped in a password: `%2F` for `/`. Without it `eco2 serve` and "
-        "`eco2 demo` run on the embedded broker, in memory: jobs end with the process.",
-        json_schema_extra=_about(FIRST),
+        description="RabbitMQ's URL; separate the hosts of a cluster by commas, they are tried in turn. "
+        "Escape special characters in the password: `%2F` for `/`. Unset: `eco2 serve` and `eco2 demo` use "
+        "the embedded broker, in memory, and jobs are lost when the process ends.",
+        json_schema_extra=about(FIRST),
     )
     prefix: Annotated[str, AfterValidator(_prefix)] = Field(
         "eco2",
-        description="First part of the name of every queue, stream and exchange. Two installations on one "
-        "RabbitMQ need two prefixes.",
-        json_schema_extra=_about(FIRST),
+        description="Prefix of the names of all queues, streams and exchanges. Two installations on one "
+        "RabbitMQ need different prefixes.",
+        json_schema_extra=about(FIRST),
     )
     pipelines: Annotated[str, AfterValidator(_pipelines)] = Field(
         "eco2.stages:scan",
         description="Import strings of the pipelines to serve, separated by commas.",
-        json_schema_extra=_about(FIRST),
+        json_schema_extra=about(FIRST),
     )
     rpm: int = Field(
         RPM,
         ge=1,
         le=MAX_RPM,
-        description="Requests a minute that the provider allows. `eco2 size` says what that needs.",
-        json_schema_extra=_about(FIRST, "requests/min"),
+        description="The provider's limit of requests per minute. `eco2 size` shows the workers that it "
+        "needs.",
+        json_schema_extra=about(FIRST, "requests/min"),
     )
     tpm: int = Field(
         TPM,
         ge=1,
         le=MAX_TPM,
-        description="Tokens a minute that the provider allows.",
-        json_schema_extra=_about(FIRST, "tokens/min"),
+        description="The provider's limit of tokens per minute.",
+        json_schema_extra=about(FIRST, "tokens/min"),
     )
     job_deadline: float = Field(
         180,
         gt=0,
         le=7 * DAY,
-        description="Life of a job from its acceptance. A job past it ends as failed with `DEADLINE`.",
-        json_schema_extra=_about(FIRST, "s"),
+        description="Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended.",
+        json_schema_extra=about(FIRST, "s"),
     )
     drain_grace: float = Field(
         70,
         gt=0,
         le=DAY,
-        description="Time that a stopping worker gives the calls in flight. Give the process 20 s more "
+        description="Time that a stopping worker waits for calls in flight. The process needs 20 s more "
         "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
-        json_schema_extra=_about(FIRST, "s"),
+        json_schema_extra=about(FIRST, "s"),
     )
     retention_hours: float = Field(
         72,
         gt=0,
         le=87_600,
-        description="Age at which the journal drops events; results can be read that long.",
-        json_schema_extra=_about(FIRST, "h"),
+        description="Age at which the journal deletes events; results can be read until then.",
+        json_schema_extra=about(FIRST, "h"),
     )
     prefetch: Annotated[int, AfterValidator(_by_budget)] = Field(
         0,
         ge=0,
         le=65_535,
-        description="Jobs of one pipeline that a worker holds at once. Unset or 0: what `ECO2_RPM` and "
-        "`ECO2_TPM` ask for (`docs/sizing.md`).",
-        json_schema_extra=_about(RUN, "jobs", computed=True),
+        description="Jobs of one pipeline that a worker runs at once. Unset or 0: computed from `ECO2_RPM` "
+        "and `ECO2_TPM` (`docs/sizing.md`).",
+        json_schema_extra=about(RUN, "jobs", computed=True),
     )
     concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
         0,
         ge=0,
         le=MAX_CONCURRENCY,
-        description="Model calls in flight per worker. Unset or 0: as above. Lower it where a worker's "
-        "memory or the provider's connections bind before its rate limit does.",
-        json_schema_extra=_about(RUN, "calls", computed=True),
+        description="Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the "
+        "worker's memory or the provider's connections are exhausted before its rate limit.",
+        json_schema_extra=about(RUN, "calls", computed=True),
     )
     call_timeout: float = Field(
-        60, gt=0, le=DAY, description="Longest time of one model call.", json_schema_extra=_about(RUN, "s")
+        60, gt=0, le=DAY, description="Time-out of one model call.", json_schema_extra=about(RUN, "s")
     )
     view_minutes: float = Field(
         VIEW_MINUTES,
         gt=0,
         le=10_080,
-        description="How far back each process keeps the journal folded in memory; also the life of "
-        "idempotency keys.",
-        json_schema_extra=_about(RUN, "min"),
+        description="Time for which each process keeps jobs in memory, and for which idempotency keys are "
+        "remembered.",
+        json_schema_extra=about(RUN, "min"),
     )
     holder_timeout: float = Field(
         15,
         ge=1,
         le=3600,
-        description="Silence of a worker after which others take its jobs over. Above what a worker needs to "
-        "notice a lost connection and to come back, or what it has in flight is paid for twice.",
-        json_schema_extra=_about(RUN, "s"),
+        description="Silence of a worker after which others take its jobs over. It must exceed the time in "
+        "which a worker notices a lost connection and reconnects, or its calls in flight are paid for twice.",
+        json_schema_extra=about(RUN, "s"),
     )
     heartbeat: int = Field(
         10,
         ge=1,
         le=60,
-        description="AMQP heartbeat. A dead peer is noticed after two to three of them.",
-        json_schema_extra=_about(RUN, "s"),
+        description="AMQP heartbeat interval. A dead peer is noticed after two to three intervals.",
+        json_schema_extra=about(RUN, "s"),
     )
     publish_timeout: float = Field(
         5,
         gt=0,
         le=300,
-        description="Longest wait for the broker to confirm a publish before it is sent again.",
-        json_schema_extra=_about(RUN, "s"),
+        description="Time that a publish waits for the broker's confirm before it is sent again.",
+        json_schema_extra=about(RUN, "s"),
     )
     host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
         description="Address that the gateway listens on; 0.0.0.0 in a container.",
-        json_schema_extra=_about(HTTP),
+        json_schema_extra=about(HTTP),
     )
     port: int = Field(
         8000,
         ge=0,
         le=65_535,
-        description="Port of the gateway; 0 takes a free one.",
-        json_schema_extra=_about(HTTP),
+        description="Port of the gateway; 0: any free port.",
+        json_schema_extra=about(HTTP),
     )
     hosts: Annotated[str, AfterValidator(_hosts)] = Field(
         "",
-        description="Names that requests may be for (their `Host`), separated by commas; `*.example` is any "
-        "below it. Unset: on a loopback address, the names of loopback; else any.",
-        json_schema_extra=_about(HTTP),
+        description="Allowed values of the `Host` header, separated by commas; `*.example` allows all "
+        "subdomains. Unset: on a loopback address, loopback names only; else all.",
+        json_schema_extra=about(HTTP),
     )
     probes_host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
-        description="Address of a gateway's health and metrics; 0.0.0.0 in a container.",
-        json_schema_extra=_about(HTTP),
+        description="Address of a gateway's health checks and metrics; 0.0.0.0 in a container.",
+        json_schema_extra=about(HTTP),
     )
     probes_port: int | None = Field(
         None,
         ge=0,
         le=65_535,
-        description="Port of a gateway's (or `eco2 serve`'s) health and metrics; keep it from clients. "
-        "Unset: 1000 above `ECO2_PORT` (9000). 0 takes a free one.",
-        json_schema_extra=_about(HTTP),
+        description="Port of the health checks and metrics of a gateway (or `eco2 serve`); clients must not "
+        "reach it. Unset: `ECO2_PORT` + 1000 (9000). 0: any free port.",
+        json_schema_extra=about(HTTP),
     )
     worker_host: Annotated[str, AfterValidator(_host)] = Field(
         "127.0.0.1",
-        description="Address of the worker's health and metrics; 0.0.0.0 in a container.",
-        json_schema_extra=_about(HTTP),
+        description="Address of a worker's health checks and metrics; 0.0.0.0 in a container.",
+        json_schema_extra=about(HTTP),
     )
     worker_port: int = Field(
         8001,
         ge=0,
         le=65_535,
-        description="Port of the worker's health and metrics; 0 takes a free one.",
-        json_schema_extra=_about(HTTP),
+        description="Port of a worker's health checks and metrics; 0: any free port.",
+        json_schema_extra=about(HTTP),
     )
     auth: Literal["none", "header"] = Field(
         "none",
-        description="Who owns a job. `none`: whoever knows its id may read it. `header`: the user that a "
-        "trusted proxy names in `X-User-ID`; that proxy must drop the header where clients send it.",
-        json_schema_extra=_about(HTTP),
+        description="Owner of a job. `none`: anyone who knows its id may read it. `header`: the user that a "
+        "trusted proxy names in `X-User-ID`; the proxy must remove that header from clients' requests.",
+        json_schema_extra=about(HTTP),
     )
     cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
         "",
-        description="Exact origins whose pages may call the gateway with credentials, separated by commas.",
-        json_schema_extra=_about(HTTP),
+        description="Origins (CORS) that may call the gateway with credentials, separated by commas.",
+        json_schema_extra=about(HTTP),
     )
     sse_comment: float = Field(
         4,
         ge=1,
         le=40,
-        description="A comment line this often keeps an idle event stream open: read time-outs of HTTP "
-        "clients start at 5 s (httpx) and 10 s (OkHttp), those of proxies at 60 s; `eco2.client`'s is 45 s.",
-        json_schema_extra=_about(HTTP, "s"),
+        description="Interval of comment lines that keep an idle event stream open: read time-outs of HTTP "
+        "clients start at 5 s (httpx) and 10 s (OkHttp), of proxies at 60 s; `eco2.client` uses 45 s.",
+        json_schema_extra=about(HTTP, "s"),
     )
     sse_retry: float = Field(
         2,
         gt=0,
         le=3600,
-        description="Pause after which a client whose event stream broke connects again.",
-        json_schema_extra=_about(HTTP, "s"),
+        description="Time that a client waits before it reconnects a broken event stream.",
+        json_schema_extra=about(HTTP, "s"),
     )
     sse_done_message: bool = Field(
         True,
-        description="Under `/api/v1`, an unnamed message with the status `completed` follows a `done` that "
-        "failed or was cancelled: the existing Eco² app then shows its error page at once, not after two "
-        "minutes. Turn it off where clients of that prefix read unnamed messages.",
-        json_schema_extra=_about(HTTP),
+        description="Under `/api/v1`, send an unnamed message with the status `completed` after a `done` "
+        "that failed or was cancelled: the existing Eco² app then shows its error page at once, not after "
+        "two minutes. Turn it off if clients of that prefix read unnamed messages.",
+        json_schema_extra=about(HTTP),
     )
     compat: bool = Field(
         False,
-        description="Answer as the predecessor's gateway did, too, for the first of `ECO2_PIPELINES`: its "
-        "paths, and 200 for a new job (`docs/http.md`). For its load scripts and clients; new ones do not "
-        "need it.",
-        json_schema_extra=_about(HTTP),
+        description="Also serve the predecessor's paths for the first of `ECO2_PIPELINES`, with 200 for a "
+        "new job (`docs/http.md`), for its load scripts and clients.",
+        json_schema_extra=about(HTTP),
     )
     max_upload_mb: float = Field(
         10,
         gt=0,
         le=1000,
-        description="Largest request body that is read.",
-        json_schema_extra=_about(HTTP, "MB"),
+        description="Maximum size of a request body.",
+        json_schema_extra=about(HTTP, "MB"),
     )
     image_urls: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Whether a client may name its picture by an `http(s)` URL, which the provider fetches. "
-        "`auto`: only where every provider is OpenAI, which fetches from its own network; one at a URL of "
-        "yours (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
-        json_schema_extra=_about(HTTP),
+        description="Whether a client may give an `http(s)` URL of its picture, which the provider fetches. "
+        "`auto`: only if all providers are OpenAI, which fetches from its own network; a provider at another "
+        "URL (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
+        json_schema_extra=about(HTTP),
     )
     upload_room_mb: float = Field(
         64,
         gt=0,
-        description="Request bodies that a gateway holds at once, all together. Further ones are refused "
-        "with 429. Its memory limit must have room for twice that.",
-        json_schema_extra=_about(HTTP, "MB"),
+        description="Maximum total size of the request bodies that a gateway holds at once; further requests "
+        "are refused with 429. Its memory limit must include twice this size.",
+        json_schema_extra=about(HTTP, "MB"),
     )
     max_connections: int = Field(
         4_000,
         ge=1,
-        description="Connections that a gateway serves at once. Further ones are answered 503.",
-        json_schema_extra=_about(HTTP, "connections"),
+        description="Maximum number of connections to a gateway; further ones are answered with 503.",
+        json_schema_extra=about(HTTP, "connections"),
     )
     streams_per_job: int = Field(
         10,
         ge=0,
-        description="Event streams of one job that a gateway keeps open at once; 0: any number.",
-        json_schema_extra=_about(HTTP, "streams"),
+        description="Maximum number of open event streams of one job at a gateway; 0: no limit.",
+        json_schema_extra=about(HTTP, "streams"),
     )
     streams_per_owner: int = Field(
         20,
         ge=0,
-        description="Event streams of one owner that a gateway keeps open at once; 0: any number. It counts "
-        "only where `ECO2_AUTH` names owners: many clients may share one address.",
-        json_schema_extra=_about(HTTP, "streams"),
+        description="Maximum number of open event streams of one owner at a gateway; 0: no limit. Applies "
+        "only if `ECO2_AUTH` names owners.",
+        json_schema_extra=about(HTTP, "streams"),
     )
     default_model: ModelName | None = Field(
         None,
-        description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` where a key is set, "
-        "else `local`.",
-        json_schema_extra=_about(MODEL),
+        description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` if a key is set, else "
+        "`local`.",
+        json_schema_extra=about(MODEL),
     )
     openai_model: ModelName = Field(
         "gpt-5.1",
-        description="Model that is asked at OpenAI or at the compatible provider.",
-        json_schema_extra=_about(MODEL),
+        description="Model to use at OpenAI or at the compatible provider.",
+        json_schema_extra=about(MODEL),
     )
     openai_api_key: ApiKey | None = Field(
         None,
         validation_alias="OPENAI_API_KEY",
-        description="Key of the provider. Without it only the local model is offered.",
-        json_schema_extra=_about(MODEL),
+        description="The provider's API key. Unset: only the local model is offered.",
+        json_schema_extra=about(MODEL),
     )
     openai_base_url: BaseUrl | None = Field(
         None,
         validation_alias="OPENAI_BASE_URL",
-        description="Another provider that speaks OpenAI's protocol. Unset: OpenAI.",
-        json_schema_extra=_about(MODEL),
+        description="Base URL of an OpenAI-compatible provider. Unset: OpenAI.",
+        json_schema_extra=about(MODEL),
     )
     counting: Counting = Field(
         "request",
-        description="What the provider counts of a call's tokens: `request`, the greater of its prompt and "
-        "its `max_completion_tokens` (OpenAI); `input`, the prompt (Gemini); `usage`, prompt and answer.",
-        json_schema_extra=_about(MODEL),
+        description="How the provider counts a call against the token limit. `request`: the greater of the "
+        "prompt and `max_completion_tokens` (OpenAI); `input`: the prompt (Gemini); `usage`: prompt and "
+        "answer.",
+        json_schema_extra=about(MODEL),
     )
     providers: dict[str, ProviderSettings] = Field(
         default={},
-        description="Further providers by name, each with variables of its own (below). A job that names no "
-        "model goes to the one with the shortest expected wait.",
-        json_schema_extra=_about(MODEL),
+        description="Further providers by name, each with its own variables (below). A job that names no "
+        "model goes to the provider with the shortest expected wait.",
+        json_schema_extra=about(MODEL),
     )
     daily_usd: Decimal | None = Field(
         None,
         gt=0,
-        description="What may be paid for models per day (UTC, by list price) before gateways refuse further "
-        "jobs with `SPEND_LIMIT` until midnight; those in flight finish. Unset: no limit.",
-        json_schema_extra=_about(MODEL, "USD"),
+        description="Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new "
+        "jobs with `SPEND_LIMIT` until midnight; running jobs finish. Unset: no limit.",
+        json_schema_extra=about(MODEL, "USD"),
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least important level that is written.", json_schema_extra=_about(LOG)
+        "info", description="Minimum level of log messages that are written.", json_schema_extra=about(LOG)
     )
     log_format: Literal["auto", "json", "console"] = Field(
         "auto",
         description="`auto` writes JSON lines unless standard error is a terminal.",
-        json_schema_extra=_about(LOG),
+        json_schema_extra=about(LOG),
     )
 
     @classmethod
@@ -474,7 +479,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Reads the environment alone, without blanks and quotes around values and without foreign names."""
+        """Reads only the environment: strips blanks and quotes around values, skips Kubernetes' variables."""
         source = EnvSettingsSource(settings_cls)
         foreign = {name.lower() for name in of_services(os.environ)}
         source.env_vars = {
@@ -484,15 +489,15 @@ class Settings(BaseSettings):
 
     @property
     def pipeline_imports(self) -> tuple[str, ...]:
-        return _entries(self.pipelines)
+        return entries(self.pipelines)
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:
-        return _entries(self.cors_origins)
+        return entries(self.cors_origins)
 
     @property
     def takes_image_urls(self) -> bool:
-        """What `image_urls` comes to here."""
+        """Returns whether clients may give an `http(s)` URL of a picture."""
         if self.image_urls != "auto":
             return self.image_urls == "on"
         urls = [self.openai_base_url, *(provider.base_url for provider in self.providers.values())]
@@ -500,18 +505,18 @@ class Settings(BaseSettings):
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:
-        return _entries(self.hosts)
+        return entries(self.hosts)
 
     @property
     def metrics_port(self) -> int:
-        """Of a gateway; 0: a free one."""
+        """Returns the port of a gateway's metrics; 0: any free port."""
         if self.probes_port is not None:
             return self.probes_port
-        return self.port + ABOVE_PORT if self.port else 0
+        return self.port + PROBES_OFFSET if self.port else 0
 
     @property
     def remotes(self) -> dict[str, ProviderSettings]:
-        """The providers that are called over the network, by name, in order of preference."""
+        """Returns the providers that are called over the network, by name, in order of preference."""
         if self.openai_api_key is None:
             return self.providers
         own = ProviderSettings(
@@ -535,19 +540,20 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if problems := disagreements(self):
+        if problems := conflicts(self):
             raise ValueError("\n".join(problems))
         return self
 
 
-def disagreements(settings: Settings) -> list[str]:
-    """Pairs of settings that break a promise together, each as a sentence that says what to change."""
+def conflicts(settings: Settings) -> list[str]:
+    """Returns pairs of settings that break a promise together, each as a sentence with the remedy."""
     view_seconds = settings.view_minutes * 60
     rules = (
         (
             settings.call_timeout < settings.drain_grace,
             f"ECO2_DRAIN_GRACE ({settings.drain_grace:g} s) must be longer than ECO2_CALL_TIMEOUT "
-            f"({settings.call_timeout:g} s): a deploy would cut off, and pay twice, a call in flight.",
+            f"({settings.call_timeout:g} s): a deploy would interrupt a call in flight, which is then paid "
+            "for twice.",
         ),
         (
             settings.call_timeout < settings.job_deadline,
@@ -557,7 +563,7 @@ def disagreements(settings: Settings) -> list[str]:
         (
             settings.holder_timeout < settings.job_deadline,
             f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_HOLDER_TIMEOUT "
-            f"({settings.holder_timeout:g} s): no job would outlive the crash of its worker.",
+            f"({settings.holder_timeout:g} s): no job would survive the crash of its worker.",
         ),
         (
             settings.job_deadline <= view_seconds,
@@ -567,27 +573,28 @@ def disagreements(settings: Settings) -> list[str]:
         (
             settings.max_upload_mb <= settings.upload_room_mb,
             f"ECO2_UPLOAD_ROOM_MB ({settings.upload_room_mb:g} MB) must be at least ECO2_MAX_UPLOAD_MB "
-            f"({settings.max_upload_mb:g} MB): the largest request would never be taken.",
+            f"({settings.max_upload_mb:g} MB): the largest request would always be refused.",
         ),
         (
             settings.metrics_port <= 65_535,
-            f"ECO2_PROBES_PORT must be set with ECO2_PORT {settings.port}: 1000 above it is no port.",
+            f"ECO2_PROBES_PORT must be set with ECO2_PORT {settings.port}: the default, 1000 above it, is "
+            "no port.",
         ),
         (
             settings.port == 0 or settings.metrics_port != settings.port,
-            f"ECO2_PROBES_PORT must differ from ECO2_PORT ({settings.port}): metrics are not for clients.",
+            f"ECO2_PROBES_PORT must differ from ECO2_PORT ({settings.port}): clients must not read metrics.",
         ),
         (
             4 * view_seconds <= settings.retention_hours * 3600,
             f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least 4 × ECO2_VIEW_MINUTES "
-            f"({settings.view_minutes:g} min): the journal would drop what the view still needs.",
+            f"({settings.view_minutes:g} min): the journal would delete events that the view still needs.",
         ),
     )
     return [problem for holds, problem in rules if not holds]
 
 
-def doubts(settings: Settings) -> list[str]:
-    """What works, and leaves budget unused or pays twice: each as a sentence that says what to change."""
+def warnings(settings: Settings) -> list[str]:
+    """Returns settings that leave budget unused or may pay twice, each as a sentence with the remedy."""
     from eco2.stages import SIZE
 
     sizing = size_for_scans(settings.rpm, settings.tpm)
@@ -597,19 +604,19 @@ def doubts(settings: Settings) -> list[str]:
     per_job = settings.rpm * settings.job_deadline / 60
     rules = (
         (
-            per_job >= FEW_CALLS,
+            per_job >= MIN_CALLS,
             f"ECO2_RPM ({settings.rpm}) allows {per_job:.0f} calls within ECO2_JOB_DEADLINE "
             f"({settings.job_deadline:g} s): one scan needs two. Raise one of them.",
         ),
         (
             slots >= settings.concurrency,
-            f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than ECO2_CONCURRENCY "
-            f"({settings.concurrency} calls) has slots for: raise it, or unset both.",
+            f"ECO2_PREFETCH ({settings.prefetch} jobs) is less than ECO2_CONCURRENCY "
+            f"({settings.concurrency} calls), so slots stay unused: raise it, or unset both.",
         ),
         (
             len(settings.remotes) < 2 or jobs >= calls,
-            f"ECO2_PREFETCH ({settings.prefetch} jobs) holds fewer jobs than all providers together have "
-            f"slots for ({calls} calls): raise it. It follows from ECO2_RPM and ECO2_TPM alone.",
+            f"ECO2_PREFETCH ({settings.prefetch} jobs) is less than the slots of all providers together "
+            f"({calls} calls): raise it. Its default is computed from ECO2_RPM and ECO2_TPM alone.",
         ),
         (
             slots >= min(sizing.calls_in_flight, WORKER_CALLS),
@@ -623,10 +630,11 @@ def doubts(settings: Settings) -> list[str]:
             "more than a minute's budget. Raise it.",
         ),
         (
-            settings.holder_timeout >= settings.publish_timeout + COME_BACK,
-            f"ECO2_HOLDER_TIMEOUT ({settings.holder_timeout:g} s) is shorter than a worker may take to "
-            f"notice a lost connection and to come back (ECO2_PUBLISH_TIMEOUT and {COME_BACK:g} s): others "
-            "take its jobs over, and what it has in flight is paid for twice. Raise it.",
+            settings.holder_timeout >= settings.publish_timeout + RECONNECT_MARGIN,
+            f"ECO2_HOLDER_TIMEOUT ({settings.holder_timeout:g} s) is shorter than the time in which a "
+            f"worker notices a lost connection and reconnects (ECO2_PUBLISH_TIMEOUT + {RECONNECT_MARGIN:g} "
+            "s): others would take its jobs over, and its calls in flight would be paid for twice. Raise "
+            "it.",
         ),
     )
-    return [doubt for holds, doubt in rules if not holds]
+    return [warning for holds, warning in rules if not holds]

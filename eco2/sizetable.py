@@ -13,25 +13,33 @@ OF_A_SCAN = "a scan's"
 
 
 def show_size(
-    rpm: Annotated[int, typer.Option(min=1, envvar="ECO2_RPM", help="Requests a minute.")] = sizing.RPM,
-    tpm: Annotated[int, typer.Option(min=1, envvar="ECO2_TPM", help="Tokens a minute.")] = sizing.TPM,
+    rpm: Annotated[
+        int, typer.Option(min=1, envvar="ECO2_RPM", help="The provider's limit of requests per minute.")
+    ] = sizing.RPM,
+    tpm: Annotated[
+        int, typer.Option(min=1, envvar="ECO2_TPM", help="The provider's limit of tokens per minute.")
+    ] = sizing.TPM,
     latency: Annotated[
         float | None,
         typer.Option(
-            min=0.001, help="Seconds that the calls of a job take together.", show_default=OF_A_SCAN
+            min=0.001, help="Seconds that all calls of a job take together.", show_default=OF_A_SCAN
         ),
     ] = None,
     tokens: Annotated[
-        float | None, typer.Option(min=1, help="Tokens of a job, all its calls.", show_default=OF_A_SCAN)
+        float | None, typer.Option(min=1, help="Tokens of all calls of a job.", show_default=OF_A_SCAN)
     ] = None,
-    calls: Annotated[int | None, typer.Option(min=1, help="Calls of a job.", show_default=OF_A_SCAN)] = None,
+    calls: Annotated[
+        int | None, typer.Option(min=1, help="Number of calls of a job.", show_default=OF_A_SCAN)
+    ] = None,
     view_minutes: Annotated[
         float,
-        typer.Option(min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes that a job is kept in memory."),
+        typer.Option(
+            min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes for which a process keeps jobs in memory."
+        ),
     ] = sizing.VIEW_MINUTES,
-    as_json: Annotated[bool, typer.Option("--json", help="The figures only, as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")] = False,
 ) -> None:
-    """Say what a provider's limits allow, and the prefetch, concurrency and replicas that use all of it."""
+    """Compute the prefetch, concurrency and replicas that use a provider's limits completely."""
     from eco2.stages import SIZE
 
     job = JobSize(calls or SIZE.calls, tokens or SIZE.tokens, latency or SIZE.latency)
@@ -49,8 +57,8 @@ def show_size(
 
 
 def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str, str]]:
-    """Returns (name, value, why) of each figure."""
-    room = f"{sizing.SIGMAS:g} √n as room"
+    """Returns name, value and derivation of each figure."""
+    reserve = f"{sizing.SIGMAS:g} √n in reserve"
     return [
         (
             "binding limit",
@@ -61,7 +69,7 @@ def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str
         (
             "jobs a minute",
             f"{sized.jobs_per_minute:,.1f}",
-            f"{sized.jobs_per_second:,.2f} jobs/s at the most",
+            f"{sized.jobs_per_second:,.2f} jobs/s at most",
         ),
         (
             "calls in flight",
@@ -72,19 +80,19 @@ def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str
         (
             "jobs in flight",
             f"{sized.jobs_in_flight:,.1f}",
-            f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, its fence and its turn",
+            f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, the fence and a grant",
         ),
         (
             "ECO2_CONCURRENCY",
             str(sized.concurrency),
-            f"a worker's n calls (at most {sizing.WORKER_CALLS}, as measured) and {room}",
+            f"a worker's n calls (at most {sizing.WORKER_CALLS}, as measured) and {reserve}",
         ),
-        ("ECO2_PREFETCH", str(sized.prefetch), f"a worker's n jobs and {room}"),
+        ("ECO2_PREFETCH", str(sized.prefetch), f"a worker's n jobs and {reserve}"),
         (
             "replicas",
             str(sized.replicas),
             f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
-            f"({sizing.CPU_SECONDS * 1000:g} ms a job), and one that may fail",
+            f"({sizing.CPU_SECONDS * 1000:g} ms a job), plus one that may fail",
         ),
         *memory_rows(sized),
     ]
@@ -98,7 +106,7 @@ def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
         (
             "worker, MB",
             str(sized.worker_mb),
-            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it holds, "
+            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it runs, "
             f"{1000 * sizing.WORKER_KEPT_MB:g} kB for each of {sized.kept:,.0f} kept",
         ),
         (
@@ -107,5 +115,5 @@ def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
             f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
             "safe limits are twice these",
         ),
-        ("pictures, MB", f"{DECODERS_MB:g}", "more in a gateway's limit, for decoding"),
+        ("pictures, MB", f"{DECODERS_MB:g}", "more in a gateway's limit, for decoding them"),
     ]

@@ -1,6 +1,6 @@
-"""Text of others on a terminal: nothing of it moves the cursor, changes a colour or reorders letters.
+"""Makes text safe for a terminal: it cannot move the cursor, change a colour or reorder letters.
 
-`visible` and `one_line` guarantee that for every command that prints what models, providers or clients wrote.
+Every command that prints texts of models, providers or clients uses `visible` or `one_line`.
 """
 
 import json
@@ -8,19 +8,19 @@ import unicodedata
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = frozenset("\u200c\u200d")
-"""Emoji and some scripts need them; they change only how their neighbours are drawn."""
+"""Emoji and some scripts need these; they change only the shape of neighbouring characters."""
 
 
 def visible(text: str) -> str:
-    """`text` with control, format and direction characters as JSON writes them; line breaks stay.
+    """Returns the text with control, format and direction characters escaped as in JSON, except line breaks.
 
-    JSON stays the same document.
+    A JSON document keeps its meaning.
     """
     return text if text.isascii() and text.isprintable() else "".join(map(shown, text))
 
 
 def one_line(text: object) -> str:
-    """The same of any value, with line breaks written out as well: for a cell of a table, or a line."""
+    """Returns any value as `visible` text in one line, with line breaks escaped as well."""
     return visible(str(text)).replace("\n", "\\n")
 
 

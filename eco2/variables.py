@@ -1,4 +1,4 @@
-"""Tells the variables that Kubernetes adds for Services from settings."""
+"""Distinguishes settings from the variables that Kubernetes adds for Services."""
 
 import re
 from collections.abc import Mapping

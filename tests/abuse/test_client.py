@@ -10,7 +10,7 @@ import pytest
 
 from eco2.client import Client, ClientJob, Eco2Error, Refused, Unavailable
 from eco2.errors import ConfigurationError
-from eco2.eventstream import MAX_EVENT, BrokenEvent, EventLines
+from eco2.eventstream import MAX_EVENT_BYTES, BrokenEvent, EventLines
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
@@ -47,7 +47,7 @@ def test_a_broken_event_is_an_error_of_ours(event: bytes) -> None:
 @pytest.mark.parametrize("unit", [b"x" * 65_536, b"data: " + b"x" * 65_530 + b"\n", b"data:\n" * 10_000])
 def test_no_event_takes_more_memory_than_a_bound(unit: bytes) -> None:
     lines = EventLines()
-    pieces = itertools.repeat(unit, MAX_EVENT // len(unit) + 2)
+    pieces = itertools.repeat(unit, MAX_EVENT_BYTES // len(unit) + 2)
     with pytest.raises(BrokenEvent, match="bytes"):
         list(map(lines.feed, pieces))
 

@@ -14,7 +14,7 @@ from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
 from eco2.errors import DeliveryLost
 from eco2.ports import Delivery, FromStart, Record
-from eco2.settings import COME_BACK, Settings
+from eco2.settings import RECONNECT_MARGIN, Settings
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
@@ -44,8 +44,8 @@ async def brokers(url: str, topology: Topology) -> AsyncIterator[tuple[Brokers, 
 
 
 def test_the_longest_way_from_silence_to_the_next_try_is_below_the_holders_time_out() -> None:
-    assert PROBE_INTERVAL + ABANDON_TIMEOUT + RECONNECT.cap == COME_BACK
-    assert Settings.model_fields["holder_timeout"].default > PUBLISH_TIMEOUT + COME_BACK
+    assert PROBE_INTERVAL + ABANDON_TIMEOUT + RECONNECT.cap == RECONNECT_MARGIN
+    assert Settings.model_fields["holder_timeout"].default > PUBLISH_TIMEOUT + RECONNECT_MARGIN
 
 
 async def test_a_tail_and_a_work_queue_go_on_when_their_connections_are_half_open(

@@ -28,7 +28,7 @@ from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.ports import Clock, Model, Stream
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
-from eco2.settings import Settings, doubts, size_for_scans
+from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
 from tests.support.world import PIPELINE
 
@@ -301,7 +301,7 @@ async def test_a_worker_that_leaves_some_of_the_budget_unused_says_so(
     await components_of(settings, "gateway")
     assert said == []
     await components_of(settings, "worker")
-    assert said == doubts(settings) != []
+    assert said == warnings(settings) != []
 
 
 @pytest.mark.usefixtures("_no_settings_around")

@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 
 from eco2.environment import load, markdown, overview
 from eco2.errors import ConfigurationError
-from eco2.settings import GROUPS, ProviderSettings, Settings, disagreements, doubts, size_for_scans
+from eco2.settings import GROUPS, ProviderSettings, Settings, conflicts, size_for_scans, warnings
 
 ROOT = Path(__file__).parents[2]
 
@@ -120,7 +120,7 @@ def test_settings_just_inside_their_bounds_start(
 ) -> None:
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    assert disagreements(load()) == []
+    assert conflicts(load()) == []
 
 
 def test_what_a_worker_holds_follows_from_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,8 +162,8 @@ SPARE = {"api_key": "key", "model": "gemini-2.5-flash"}
 def test_what_leaves_budget_unused_or_pays_twice_is_said_and_starts(
     values: dict[str, object], advice: str
 ) -> None:
-    (doubt,) = doubts(Settings.model_validate(values))
-    assert re.search(advice, doubt)
+    (warning,) = warnings(Settings.model_validate(values))
+    assert re.search(advice, warning)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_what_leaves_budget_unused_or_pays_twice_is_said_and_starts(
 )
 def test_what_uses_the_whole_budget_leaves_no_doubt(values: dict[str, object]) -> None:
     settings = Settings.model_validate(values)
-    assert doubts(settings) == []
+    assert warnings(settings) == []
     assert overview(settings) == [line for line in overview(settings) if " = " in line.partition("\n")[0]]
 
 
@@ -239,7 +239,7 @@ def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPa
             {"ECO2_PROVIDERS__LOCAL__API_KEY": "sk-secret", "ECO2_PROVIDERS__LOCAL__MODEL": "m"},
             "'local' cannot be a provider's name",
         ),
-        ({"ECO2_PROVIDERS": "sk-secret"}, "ECO2_PROVIDERS is read as JSON and is none"),
+        ({"ECO2_PROVIDERS": "sk-secret"}, "ECO2_PROVIDERS is not valid JSON"),
         ({"ECO2_PROVIDERS": '["sk-secret"]'}, "ECO2_PROVIDERS: .*two underscores"),
     ],
 )
