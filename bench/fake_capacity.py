@@ -25,10 +25,10 @@ import msgspec
 import uvloop
 from PIL import Image
 
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.fake.server import serve
 
-LATENCY = Kind(
+LATENCY = CallKind(
     mean=1.5, p99=4.0, completion_tokens=160
 )  # seconds; short, so that the steady state comes soon
 SETTLE = 4.0  # seconds until as many calls end as begin

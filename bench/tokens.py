@@ -22,7 +22,7 @@ from typing import cast
 from openai.types.shared_params import ResponseFormatJSONSchema
 
 from eco2.fake.request import ChatRequest, ImagePart, ImageUrl, Message, System, TextPart, User
-from eco2.fake.tokens import CACHE_LEAST, Prompt, count, measure
+from eco2.fake.tokens import CACHE_MIN_TOKENS, Prompt, count, measure
 from eco2.llm.openai import response_format_of
 from eco2.pipeline import Call
 from eco2.stages import DEMO_PHOTO, vision
@@ -175,7 +175,7 @@ At {TPM:,} tokens and {RPM} requests a minute (two per scan) tokens allow {int(T
 and requests {RPM // 2}.
 
 Of the prompt of `vision` {stable} tokens are the same in every job and come first (schema, then rules), so
-providers that cache prompts from {CACHE_LEAST} tokens on can cache them.
+providers that cache prompts from {CACHE_MIN_TOKENS} tokens on can cache them.
 """
 
 

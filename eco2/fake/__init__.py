@@ -1,5 +1,5 @@
-"""A fake OpenAI provider for tests and benchmarks: honest quota windows, paired latencies, faults on demand.
+"""A fake OpenAI provider for tests and benchmarks: exact rate limits, repeatable latencies, faults on demand.
 
-Settings are in `config`, the server is `server.serve`. Nothing here sees a photo or writes an answer of its
-own: never offer it to people as a model.
+Settings are in `config`, the server is `server.serve`. Its answers do not depend on photo or question: never
+offer it to users as a model.
 """

@@ -1,4 +1,4 @@
-"""The HTTP side of the fake: `POST /v1/chat/completions`, `GET /v1/models`, and the `/_fake/` control routes.
+"""Serves the fake over HTTP: `POST /v1/chat/completions`, `GET /v1/models`, and the `/_fake/` control routes.
 
 The control routes are for tests: `GET /_fake/calls`, `GET /_fake/windows`, `POST /_fake/faults`,
 `POST /_fake/reset`. They need no key.
@@ -16,48 +16,48 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from eco2.fake.calls import Call
+from eco2.fake.api_error import ApiError, invalid, no_key, no_model
+from eco2.fake.calls import LoggedCall
 from eco2.fake.config import FakeConfig
 from eco2.fake.connection import reset_connection
 from eco2.fake.faults import Fault
-from eco2.fake.provider import Plan, Provider
-from eco2.fake.refusal import Refusal, invalid, no_key, no_model
+from eco2.fake.provider import CallPlan, FakeProvider
 
 JSON = "application/json"
 MAX_BODY = 50 * 1024 * 1024  # bytes; OpenAI's limit on the images of one request
 
 
 class ClientGone(Exception):
-    """The client closed its connection before the answer's end."""
+    """The client closed its connection before the end of the answer."""
 
 
 class ChatCompletions:
-    """`POST /v1/chat/completions` as a bare ASGI endpoint: 4,000 writes a second pass through here."""
+    """`POST /v1/chat/completions` as a bare ASGI endpoint, since it makes 4,000 writes a second."""
 
-    def __init__(self, provider: Provider, clock: Callable[[], float]) -> None:
+    def __init__(self, provider: FakeProvider, clock: Callable[[], float]) -> None:
         self._provider = provider
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            body = await _body(receive)
+            body = await read_body(receive)
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
             call, plan = self._provider.accept(headers, body, self._clock(), time.time())
-        except Refusal as refusal:
+        except ApiError as refusal:
             rates = self._provider.rate_headers(self._clock(), refusal.retry_after)
-            response = Response(refusal.body(), refusal.status, rates | _request_id(), JSON)
+            response = Response(refusal.body(), refusal.status, rates | request_id(), JSON)
             await response(scope, receive, send)
         except ClientDisconnect:
-            return  # it left before its request was whole: no call, nothing to log
+            return  # before its request was complete: there is no call to log
         else:
-            await self._run(_Exchange(call, plan, self._clock, scope, send), receive)
+            await self._run(CallExchange(call, plan, self._clock, scope, send), receive)
 
-    async def _run(self, exchange: "_Exchange", receive: Receive) -> None:
-        """Answers, and notices a client that leaves meanwhile."""
+    async def _run(self, exchange: "CallExchange", receive: Receive) -> None:
+        """Answers, and notices if the client leaves meanwhile."""
         call, log = exchange.call, self._provider.log
         try:
             async with asyncio.TaskGroup() as group:
-                watch = group.create_task(_watch(receive, exchange))
+                watch = group.create_task(exchange.watch(receive))
                 await exchange.answer()
                 if call.outcome == "disconnected":
                     await watch  # the server has to see the connection gone before this endpoint returns
@@ -71,7 +71,8 @@ class ChatCompletions:
             log.close(call, self._clock())
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
+    """Reads the body. Raises `ClientDisconnect`, and `ApiError` if it is too large."""
     parts, size = [], 0
     while True:
         message = await receive()
@@ -81,29 +82,30 @@ async def _body(receive: Receive) -> bytes:
         parts.append(part)
         size += len(part)
         if size > MAX_BODY:
-            raise Refusal(413, f"The request is over {MAX_BODY} bytes: send smaller images.")
+            raise ApiError(413, f"The request is over {MAX_BODY} bytes: send smaller images.")
         if not message.get("more_body", False):
             return b"".join(parts)
 
 
-async def _watch(receive: Receive, exchange: "_Exchange") -> None:
-    """Raises ClientGone as soon as the client has left, unless the answer is complete."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    if not exchange.over:
-        raise ClientGone
-
-
-class _Exchange:
+class CallExchange:
     """One accepted call on its connection."""
 
-    def __init__(self, call: Call, plan: Plan, clock: Callable[[], float], scope: Scope, send: Send) -> None:
+    def __init__(
+        self, call: LoggedCall, plan: CallPlan, clock: Callable[[], float], scope: Scope, send: Send
+    ) -> None:
         self.call = call
         self.over = False
         self._plan = plan
         self._clock = clock
         self._scope = scope
         self._send = send
+
+    async def watch(self, receive: Receive) -> None:
+        """Raises `ClientGone` as soon as the client has left, unless the answer is complete."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not self.over:
+            raise ClientGone
 
     async def answer(self) -> None:
         """Sends the answer at its times, up to its fault if it has one."""
@@ -127,7 +129,7 @@ class _Exchange:
     async def _begin(self, content_type: str) -> None:
         now = self._clock()
         millis = str(int((now - self.call.arrived_at) * 1000))
-        headers = {**self._plan.headers, **_request_id(self._plan.answer.id), "content-type": content_type}
+        headers = {**self._plan.headers, **request_id(self._plan.answer.id), "content-type": content_type}
         headers |= {"openai-processing-ms": millis, "openai-version": "2020-10-01"}
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": raw})
@@ -155,7 +157,7 @@ class _Exchange:
             self.call.chunks = index + 1
             last = index + 1 == len(writes)
             # A fault after the last piece must still lack the end of the stream.
-            body = writes[index] if plan.fault is None or not last else _without_end(writes[index])
+            body = writes[index] if plan.fault is None or not last else without_end(writes[index])
             await self._write(body, more=plan.fault is not None or not last)
 
     async def _fault(self, fault: Fault) -> None:
@@ -173,19 +175,20 @@ class _Exchange:
                 await asyncio.Event().wait()  # until the client or the server goes
 
 
-def _without_end(write: bytes) -> bytes:
-    """The first events of a stream's last write, without finish_reason, usage and [DONE]."""
+def without_end(write: bytes) -> bytes:
+    """Returns the first events of a stream's last write, without finish_reason, usage and [DONE]."""
     return b"".join(event + b"\n\n" for event in write.split(b"\n\n") if b'"content":' in event)
 
 
-def _request_id(answer_id: str = "") -> dict[str, str]:
+def request_id(answer_id: str = "") -> dict[str, str]:
+    """Returns the header with the id of the request."""
     return {"x-request-id": f"req_{answer_id.removeprefix('chatcmpl-') or 'refused'}"}
 
 
 class Control:
-    """The other routes: models for clients, and what tests read and set."""
+    """The other routes: the models, and the control routes for tests."""
 
-    def __init__(self, provider: Provider, clock: Callable[[], float]) -> None:
+    def __init__(self, provider: FakeProvider, clock: Callable[[], float]) -> None:
         self._provider = provider
         self._clock = clock
 
@@ -198,8 +201,12 @@ class Control:
             refusal = no_model(name)
         if refusal is not None:
             return Response(refusal.body(), refusal.status, media_type=JSON)
-        found = [_model(one) for one in config.models if name in (None, one)]
-        return _json({"object": "list", "data": found} if name is None else found[0])
+        models = [
+            {"id": one, "object": "model", "created": 1_700_000_000, "owned_by": "eco2-fake"}
+            for one in config.models
+            if name in (None, one)
+        ]
+        return json_response({"object": "list", "data": models} if name is None else models[0])
 
     async def calls(self, request: Request) -> Response:
         """`GET /_fake/calls?after=N&job=…&run=…`: the log."""
@@ -208,44 +215,42 @@ class Control:
         if not after.isdigit():
             raise HTTPException(400, "after must be the number of a call")
         log = self._provider.log
-        return _json(
+        return json_response(
             {"calls": log.select(int(after), query.get("job"), query.get("run")), "dropped": log.dropped}
         )
 
     async def windows(self, _request: Request) -> Response:
-        """`GET /_fake/windows`: what each window holds, and the most that it ever held."""
+        """`GET /_fake/windows`: the present and the maximum use of each window."""
         config = self._provider.config
         use = self._provider.windows(self._clock())
-        return _json({"window_seconds": config.window_seconds, "charge": config.charge, **use})
+        return json_response({"window_seconds": config.window_seconds, "charge": config.charge, **use})
 
     async def faults(self, request: Request) -> Response:
-        """`POST /_fake/faults` with a JSON list of faults: replaces those in force."""
+        """`POST /_fake/faults` with a JSON list of faults: replaces the present ones."""
         try:
             faults = msgspec.json.decode(await request.body(), type=list[Fault])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             refusal = invalid(f"Not a list of faults: {error}.", None, "invalid_value")
             return Response(refusal.body(), 400, media_type=JSON)
         self._provider.set_faults(tuple(faults), self._clock())
-        return _json({"faults": faults})
+        return json_response({"faults": faults})
 
     async def reset(self, _request: Request) -> Response:
-        """`POST /_fake/reset`: empty windows and log, the faults of the start."""
+        """`POST /_fake/reset`: empties windows and log, and restores the first faults."""
         self._provider.reset(self._clock())
-        return _json({"reset": True})
+        return json_response({"reset": True})
 
 
-def _model(name: str) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "eco2-fake"}
-
-
-def _json(value: object) -> Response:
+def json_response(value: object) -> Response:
+    """Returns the value as a JSON response."""
     return Response(msgspec.json.encode(value), media_type=JSON)
 
 
-async def _not_found(request: Request, error: Exception) -> Response:
+async def http_error(request: Request, error: Exception) -> Response:
+    """Returns the response for an error outside of the API."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     detail = error.detail if isinstance(error, HTTPException) else "internal error"
-    refusal = Refusal(status, f"{detail} ({request.method} {request.url.path})")
+    refusal = ApiError(status, f"{detail} ({request.method} {request.url.path})")
     return Response(refusal.body(), status, media_type=JSON)
 
 
@@ -254,11 +259,11 @@ def build(
     clock: Callable[[], float] = time.monotonic,
     sink: Callable[[bytes], object] | None = None,
 ) -> Starlette:
-    """The application. `sink` gets a JSON line per ended call.
+    """Builds the application. `sink` gets a JSON line per ended call.
 
-    The fault `disconnect` works under `server.serve` only: no other server offers to reset a connection.
+    The fault `disconnect` works only under `server.serve`: other servers cannot reset a connection.
     """
-    provider = Provider(config, clock(), sink)
+    provider = FakeProvider(config, clock(), sink)
     control = Control(provider, clock)
     routes = [
         Route("/v1/chat/completions", ChatCompletions(provider, clock), methods=["POST"]),
@@ -269,4 +274,4 @@ def build(
         Route("/_fake/faults", control.faults, methods=["POST"]),
         Route("/_fake/reset", control.reset, methods=["POST"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
+    return Starlette(routes=routes, exception_handlers={HTTPException: http_error})

@@ -1,4 +1,4 @@
-"""The fake provider's settings as plain values. Units are in the comments of the fields."""
+"""Declares the fake provider's settings as plain values; comments give the units."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from eco2.errors import ConfigurationError
 from eco2.fake.faults import Fault
 
 Charge = Literal["request", "input", "usage"]
-"""What the tokens-per-minute window counts for a call, fixed when the call arrives.
+"""How a call counts against the token limit, decided when the call arrives.
 
 * `request`: the greater of the prompt's tokens and `max_completion_tokens`.
 * `input`: the prompt's tokens.
@@ -18,8 +18,8 @@ Charge = Literal["request", "input", "usage"]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """How one kind of call behaves: seconds from arrival to the last byte, and the length of its text."""
+class CallKind:
+    """Latency and length of one kind of call: seconds from arrival to the last byte, and tokens."""
 
     mean: float  # seconds
     p99: float  # seconds; from mean to 14.9 × mean
@@ -29,8 +29,8 @@ class Kind:
 VISION = "vision"
 ANSWER = "answer"
 KINDS = {
-    VISION: Kind(mean=12.25, p99=37.91, completion_tokens=80),
-    ANSWER: Kind(mean=14.13, p99=46.63, completion_tokens=160),
+    VISION: CallKind(mean=12.25, p99=37.91, completion_tokens=80),
+    ANSWER: CallKind(mean=14.13, p99=46.63, completion_tokens=160),
 }
 """Seconds: the stage times of the Celery baseline's load test (100 users, GPT-5.1)."""
 
@@ -48,7 +48,7 @@ MODELS = (
 
 @dataclass(frozen=True, slots=True)
 class FakeConfig:
-    """Everything that the fake can be told at start. The default limits are OpenAI's Tier 1."""
+    """All settings of the fake. The default limits are OpenAI's Tier 1."""
 
     models: tuple[str, ...] = MODELS  # names that exist; any other is 404 model_not_found
     api_keys: tuple[str, ...] = ()  # keys that are accepted; empty: any key, but not none
@@ -57,7 +57,7 @@ class FakeConfig:
     charge: Charge = "request"
     count_rejected: bool = False  # does a call refused for its rate count as a request of the window?
     window_seconds: float = 60.0  # length of the sliding window; anything but 60 is for quick tests
-    kinds: Mapping[str, Kind] = field(default_factory=lambda: dict(KINDS))  # must hold `answer`
+    kinds: Mapping[str, CallKind] = field(default_factory=lambda: dict(KINDS))  # must hold `answer`
     first_token_fraction: float = 0.25  # of a streamed call's latency, until its first piece (0..1)
     scale: float = 1.0  # factor on every latency; 0: no delay at all
     chunks: int = 40  # pieces of content in a streamed answer (fewer if it has fewer tokens)
@@ -80,19 +80,20 @@ class FakeConfig:
             )
         if self.scale < 0 or self.chunks < 1 or self.window_seconds <= 0 or self.log_size < 1:
             raise ConfigurationError("scale must be ≥ 0; chunks, log_size ≥ 1; window_seconds > 0")
-        if self.job_pattern is not None and not _has_group(self.job_pattern):
+        if self.job_pattern is not None and not has_group(self.job_pattern):
             raise ConfigurationError(
                 f"job_pattern {self.job_pattern!r}: give a regular expression with one group"
             )
         if any(limit is not None and limit < 1 for limit in (self.rpm, self.tpm)):
             raise ConfigurationError("rpm and tpm must be ≥ 1, or None for no limit")
 
-    def kind(self, name: str) -> Kind:
-        """The behaviour of calls of this kind; an unknown kind behaves like `answer`."""
+    def kind(self, name: str) -> CallKind:
+        """Returns the settings of this kind of call; an unknown kind behaves like `answer`."""
         return self.kinds.get(name, self.kinds[ANSWER])
 
 
-def _has_group(pattern: str) -> bool:
+def has_group(pattern: str) -> bool:
+    """Returns whether the text is a regular expression with one group."""
     try:
         return re.compile(pattern.encode()).groups == 1
     except re.error:

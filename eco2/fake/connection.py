@@ -1,4 +1,4 @@
-"""A uvicorn protocol that lets an endpoint reset its connection, as a provider that crashes would."""
+"""A uvicorn protocol that lets an endpoint reset its connection, as a crashing provider does."""
 
 import asyncio
 import socket
@@ -17,14 +17,11 @@ class ResettableProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Called by the parser for every request, before its headers."""
         super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: {"reset": self._reset}}
-
-    def _reset(self) -> None:
-        reset(self.transport)
+        self.scope["extensions"] = {EXTENSION: {"reset": lambda: reset(self.transport)}}
 
 
 def reset(transport: asyncio.Transport) -> None:
-    """Drops the connection so that the peer sees ECONNRESET: a linger of 0 s sends RST instead of FIN."""
+    """Resets the connection: with a linger of 0 s the peer gets RST instead of FIN."""
     raw = transport.get_extra_info("socket")
     if raw is not None:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -33,8 +30,8 @@ def reset(transport: asyncio.Transport) -> None:
 
 def reset_connection(scope: Scope) -> None:
     """Resets the connection of this request. Raises RuntimeError under a server that cannot."""
-    offer = scope.get("extensions", {}).get(EXTENSION)
-    if offer is None:
+    extension = scope.get("extensions", {}).get(EXTENSION)
+    if extension is None:
         raise RuntimeError("the fault `disconnect` needs eco2.fake.server.serve, not another ASGI server")
-    act: Callable[[], None] = offer["reset"]
+    act: Callable[[], None] = extension["reset"]
     act()

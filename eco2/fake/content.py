@@ -1,7 +1,7 @@
-"""What the fake answers: a fixed Korean text of a wanted length, or JSON, cut into pieces for a stream.
+"""Makes the fake's answers: a fixed Korean text of a given length, or JSON, cut into pieces for a stream.
 
 A piece never ends inside a character, and the pieces are as even in tokens as that allows. The token count
-is always that of the text really sent.
+is always that of the text that is sent.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SENTENCES = (
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """`pieces` joined are the answer; `complete` is False where `max_completion_tokens` cut it."""
+    """An answer in pieces. `complete`: False if `max_completion_tokens` cut it."""
 
     pieces: tuple[str, ...]
     tokens: int
@@ -31,34 +31,34 @@ class Content:
 
     @property
     def text(self) -> str:
-        """The whole answer."""
+        """Returns the whole answer."""
         return "".join(self.pieces)
 
 
 @lru_cache(maxsize=64)
 def prose(tokens: int, chunks: int) -> Content:
-    """The fixed text, cut so that it has exactly `tokens` tokens."""
+    """Returns the fixed text, cut to exactly `tokens` tokens."""
     text = ""
     for sentence in cycle(SENTENCES):
         text += sentence if not text else " " + sentence
         if count(text) > tokens:
             break
-    cut = _cut(text, tokens)
+    cut = cut_to(text, tokens)
     for mark in ".!":  # where the next character would take two tokens, a mark of one fills the gap
         cut += mark if count(cut + mark) <= tokens else ""
-    return Content(_split(cut, chunks), count(cut), complete=True)
+    return Content(split(cut, chunks), count(cut), complete=True)
 
 
 def limited(text: str, chunks: int, limit: int | None) -> Content:
-    """`text` in pieces, cut after `limit` tokens."""
+    """Returns `text` in pieces, cut after `limit` tokens."""
     if limit is None or count(text) <= limit:
-        return Content(_split(text, chunks), count(text), complete=True)
-    cut = _cut(text, limit)
-    return Content(_split(cut, chunks), count(cut), complete=False)
+        return Content(split(text, chunks), count(text), complete=True)
+    cut = cut_to(text, limit)
+    return Content(split(cut, chunks), count(cut), complete=False)
 
 
-def _cut(text: str, tokens: int) -> str:
-    """The longest start of `text` that has at most `tokens` tokens."""
+def cut_to(text: str, tokens: int) -> str:
+    """Returns the longest prefix of `text` that has at most `tokens` tokens."""
     low, high = 0, len(text)
     while low < high:
         middle = (low + high + 1) // 2
@@ -66,9 +66,9 @@ def _cut(text: str, tokens: int) -> str:
     return text[:low]
 
 
-def _split(text: str, chunks: int) -> tuple[str, ...]:
-    """At most `chunks` pieces; none is empty, except that an empty text is one empty piece."""
-    ends = _character_ends([spelling(token) for token in encode(text)])
+def split(text: str, chunks: int) -> tuple[str, ...]:
+    """Splits the text into at most `chunks` pieces; none is empty, except of an empty text."""
+    ends = character_ends([spelling(token) for token in encode(text)])
     whole = text.encode()
     if not ends:
         return ("",)
@@ -77,8 +77,8 @@ def _split(text: str, chunks: int) -> tuple[str, ...]:
     return tuple(whole[a:b].decode() for a, b in zip([0, *stops], stops, strict=False))
 
 
-def _character_ends(spellings: Sequence[bytes]) -> list[int]:
-    """Byte offsets after tokens that end a character: the next byte does not continue one."""
+def character_ends(spellings: Sequence[bytes]) -> list[int]:
+    """Returns the byte offsets after tokens that end a character: the next byte does not continue one."""
     offsets, offset = [], 0
     for spelled, following in zip(spellings, [*spellings[1:], b""], strict=False):
         offset += len(spelled)

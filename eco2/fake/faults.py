@@ -1,4 +1,4 @@
-"""Faults on demand: which call goes wrong, and how. Pure: time and order are all that decides.
+"""Decides which call gets which fault, by time and order alone. Pure.
 
 The first fault in the list that applies to a call is used. `every` and `first` count the calls that the
 fault's `kind` and `job` select, from the moment at which it was set.
@@ -9,11 +9,11 @@ from typing import Literal
 
 import msgspec
 
+from eco2.fake.api_error import ApiError, out_of_quota
 from eco2.fake.latency import uniform
-from eco2.fake.refusal import Refusal, out_of_quota
 
 Action = Literal["status", "rate_limit", "quota", "stall", "cut", "disconnect"]
-"""What happens.
+"""The effect of a fault.
 
 * `status`: an HTTP error `status`, at once, with `retry_after` if given. Counted in the windows.
 * `rate_limit`: 429 rate_limit_exceeded with `retry_after` (default 1 s), windows or not.
@@ -27,7 +27,7 @@ Action = Literal["status", "rate_limit", "quota", "stall", "cut", "disconnect"]
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One rule. Without `every`, `probability`, `first` and `seconds` it applies to every call, for ever."""
+    """One rule. Without `every`, `probability`, `first` and `seconds` it applies to every call."""
 
     action: Action
     kind: str | None = None  # only calls of this kind
@@ -45,7 +45,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError(f"status {self.status} is no error: give 400 to 599")
         if self.probability is not None and not 0 <= self.probability <= 1:
             raise ValueError(f"probability {self.probability}: give a number from 0 to 1")
-        for name, least in (
+        for name, minimum in (
             ("every", 1),
             ("first", 1),
             ("after_chunks", 0),
@@ -53,26 +53,26 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             ("retry_after", 0),
         ):
             number = getattr(self, name)
-            if number is not None and number < least:
-                raise ValueError(f"{name} {number}: give at least {least}")
+            if number is not None and number < minimum:
+                raise ValueError(f"{name} {number}: give at least {minimum}")
 
-    def refusal(self) -> Refusal | None:
-        """The error to answer with at once, or None where the fault lies in the answer's transport."""
+    def refusal(self) -> ApiError | None:
+        """Returns the error to answer with at once; None if the fault affects the transport of the answer."""
         match self.action:
             case "status":
                 message = f"The server had an error (fault on demand, {self.status}). Retry your request."
-                return Refusal(self.status, message, "server_error", retry_after=self.retry_after)
+                return ApiError(self.status, message, "server_error", retry_after=self.retry_after)
             case "rate_limit":
                 wait = 1.0 if self.retry_after is None else self.retry_after
                 message = f"Rate limit reached (fault on demand). Try again in {wait:.3f}s."
-                return Refusal(429, message, "requests", code="rate_limit_exceeded", retry_after=wait)
+                return ApiError(429, message, "requests", code="rate_limit_exceeded", retry_after=wait)
             case "quota":
                 return out_of_quota()
             case _:
                 return None
 
     def pieces(self, of: int) -> int:
-        """How many of a streamed answer's `of` pieces are sent before the fault."""
+        """Returns how many of a streamed answer's `of` pieces are sent before the fault."""
         default = 0 if self.action == "stall" else of // 2
         return min(of, default if self.after_chunks is None else self.after_chunks)
 
@@ -97,14 +97,14 @@ class _Rule:
 
 
 class FaultPlan:
-    """The faults in force. `choose` is asked once per call, in the order of arrival."""
+    """The faults in force. Call `choose` once per call, in the order of arrival."""
 
     def __init__(self, faults: tuple[Fault, ...], seed: int, now: float) -> None:
         self._seed = seed
         self._rules = [_Rule(fault, now) for fault in faults]
 
     def choose(self, kind: str, job: str, now: float) -> Fault | None:
-        """The fault of this call, or None. Every rule that selects the call counts it."""
+        """Returns the fault of this call, if any. Every rule that selects the call counts it."""
         chosen = None
         for index, rule in enumerate(self._rules):
             if rule.fault.kind not in (None, kind) or rule.fault.job not in (None, job):

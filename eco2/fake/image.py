@@ -1,4 +1,4 @@
-"""Image parts: is it an image that OpenAI would take, and how large is it? The picture is not decoded.
+"""Checks that OpenAI would accept an image, and reads its size. The picture is not decoded.
 
 Only the header of a `data:` URL is read (the first kilobytes; for a JPEG with long metadata, all of it). An
 http(s) URL is never fetched; its image counts as 1024 × 1024.
@@ -9,7 +9,7 @@ import re
 import struct
 from urllib.parse import urlsplit
 
-from eco2.fake.refusal import invalid
+from eco2.fake.api_error import invalid
 
 REMOTE_SIZE = (1024, 1024)
 _DATA_URL = re.compile(r"data:image/(png|jpe?g|gif|webp);base64,")
@@ -18,16 +18,17 @@ _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def size_of(url: str, param: str) -> tuple[int, int]:
-    """Width and height in pixels. Raises a Refusal (400) for anything that is no usable image."""
+    """Returns width and height in pixels. Raises an ApiError (400) for anything that is no usable image."""
     if url.startswith("data:"):
-        return _data_url_size(url, param)
+        return data_url_size(url, param)
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise invalid("Invalid image URL: give an http(s) or a data: URL.", param, "invalid_image_url")
     return REMOTE_SIZE
 
 
-def _data_url_size(url: str, param: str) -> tuple[int, int]:
+def data_url_size(url: str, param: str) -> tuple[int, int]:
+    """Returns the size of the image in a `data:` URL."""
     match = _DATA_URL.match(url, 0, 32)
     if match is None:
         message = "Unsupported image: give data:image/png, jpeg, gif or webp with ;base64."
@@ -36,42 +37,40 @@ def _data_url_size(url: str, param: str) -> tuple[int, int]:
     if (len(url) - start) % 4:
         raise invalid("Invalid base64 in the image: its length is no multiple of 4.", param, "invalid_base64")
     for end in (start + _HEAD, len(url)):
-        size = pixels(_decode(url[start:end], param))
-        if size is not None:
+        try:
+            head = binascii.a2b_base64(url[start:end], strict_mode=True)
+        except (binascii.Error, ValueError) as error:
+            raise invalid(f"Invalid base64 in the image: {error}.", param, "invalid_base64") from error
+        if (size := pixels(head)) is not None:
             return size
     raise invalid(
         "The image's header cannot be read: send a whole PNG, JPEG, GIF or WebP.", param, "invalid_image"
     )
 
 
-def _decode(text: str, param: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)
-    except (binascii.Error, ValueError) as error:
-        raise invalid(f"Invalid base64 in the image: {error}.", param, "invalid_base64") from error
-
-
 def pixels(head: bytes) -> tuple[int, int] | None:
-    """Width and height from the first bytes of a PNG, GIF, WebP or JPEG; None if they do not show it."""
+    """Returns width and height from the first bytes of a PNG, GIF, WebP or JPEG, if these have them."""
     if head.startswith(b"\x89PNG\r\n\x1a\n") and len(head) >= 24:
-        return _sized(*struct.unpack(">II", head[16:24]))
+        return nonzero(*struct.unpack(">II", head[16:24]))
     if head.startswith((b"GIF87a", b"GIF89a")) and len(head) >= 10:
-        return _sized(*struct.unpack("<HH", head[6:10]))
+        return nonzero(*struct.unpack("<HH", head[6:10]))
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP" and len(head) >= 30:
-        return _webp(head)
+        return webp_size(head)
     if head.startswith(b"\xff\xd8"):
-        return _jpeg(head)
+        return jpeg_size(head)
     return None
 
 
-def _sized(width: int, height: int) -> tuple[int, int] | None:
+def nonzero(width: int, height: int) -> tuple[int, int] | None:
+    """Returns the size unless it is empty."""
     return (width, height) if width and height else None
 
 
-def _webp(head: bytes) -> tuple[int, int] | None:
+def webp_size(head: bytes) -> tuple[int, int] | None:
+    """Returns the size of a WebP."""
     if head[12:16] == b"VP8 ":
         width, height = struct.unpack("<HH", head[26:30])
-        return _sized(width & 0x3FFF, height & 0x3FFF)
+        return nonzero(width & 0x3FFF, height & 0x3FFF)
     if head[12:16] == b"VP8L":
         bits = int.from_bytes(head[21:25], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
@@ -80,12 +79,13 @@ def _webp(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _jpeg(head: bytes) -> tuple[int, int] | None:
+def jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Returns the size of a JPEG."""
     at = 2
     while at + 9 <= len(head) and head[at] == 0xFF:
         marker = head[at + 1]
         if marker in _START_OF_FRAME:
             height, width = struct.unpack(">HH", head[at + 5 : at + 9])
-            return _sized(width, height)
+            return nonzero(width, height)
         at += 2 + int.from_bytes(head[at + 2 : at + 4])
     return None

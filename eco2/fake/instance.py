@@ -1,6 +1,6 @@
-"""Makes a value that fits a strict JSON schema: what the fake "sees" in a picture. Same draws, same value.
+"""Makes a value that fits a strict JSON schema, as the fake's answer. The same draws give the same value.
 
-Guarantees, for every schema that `strict_schema.check` lets through: enums, constants, bounds, formats,
+Guarantees, for every schema that `strict_schema.check` accepts: enums, constants, bounds, formats,
 references and recursion are respected; a schema that only an infinite value fits is refused.
 """
 
@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from random import Random
 
-from eco2.fake.refusal import invalid
+from eco2.fake.api_error import invalid
 from eco2.fake.strict_schema import Schema, resolve
 
 WORDS = (
@@ -38,7 +38,7 @@ _DEEP = 4  # levels below which the shallowest alternative is taken
 
 
 def check_finite(root: Schema, name: str) -> None:
-    """Raises a Refusal (400) if the schema recurses without an end."""
+    """Raises an ApiError (400) if the schema recurses without an end."""
     if height(root, root, frozenset()) == math.inf:
         message = (
             f"Invalid schema for response_format '{name}': it recurses without end. Allow null or a list."
@@ -47,77 +47,80 @@ def check_finite(root: Schema, name: str) -> None:
 
 
 def instance(root: Schema, draws: Random) -> object:
-    """A value that fits `root`, which must have passed both checks."""
-    return _value(root, root, draws, 0)
+    """Returns a value that fits `root`, which must have passed both checks."""
+    return pick_value(root, root, draws, 0)
 
 
 def height(root: Schema, node: Schema, seen: frozenset[str]) -> float:
-    """How deep the shallowest value is that fits `node`; infinite if there is none."""
+    """Returns the depth of the shallowest value that fits `node`; infinite if there is none."""
     ref = node.get("$ref")
     if isinstance(ref, str):
-        return math.inf if ref in seen else height(root, _target(root, ref), seen | {ref})
+        return math.inf if ref in seen else height(root, target_of(root, ref), seen | {ref})
     if "anyOf" in node:
-        return min(height(root, branch, seen) for branch in _schemas(node["anyOf"]))
-    types = _types(node)
+        return min(height(root, branch, seen) for branch in as_schemas(node["anyOf"]))
+    types = types_of(node)
     if any(one not in ("object", "array") for one in types):
         return 0
     if "array" in types:
-        return 0 if not _int(node, "minItems", 0) else 1 + height(root, _schema(node["items"]), seen)
-    inner = [height(root, _schema(child), seen) for child in _properties(node).values()]
+        return 0 if not _int(node, "minItems", 0) else 1 + height(root, as_schema(node["items"]), seen)
+    inner = [height(root, as_schema(child), seen) for child in properties_of(node).values()]
     return 1 + max(inner, default=0)
 
 
-def _value(root: Schema, node: Schema, draws: Random, depth: int) -> object:
+def pick_value(root: Schema, node: Schema, draws: Random, depth: int) -> object:
+    """Draws a value that fits `node`."""
     if "$ref" in node:
-        return _value(root, _target(root, str(node["$ref"])), draws, depth)
+        return pick_value(root, target_of(root, str(node["$ref"])), draws, depth)
     if "anyOf" in node:
-        branches = _schemas(node["anyOf"])
-        if depth >= _DEEP:
-            return _value(root, min(branches, key=lambda one: height(root, one, frozenset())), draws, depth)
-        return _value(root, draws.choice(branches), draws, depth)
+        branches = as_schemas(node["anyOf"])
+        shallowest = min(branches, key=lambda one: height(root, one, frozenset()))
+        return pick_value(root, shallowest if depth >= _DEEP else draws.choice(branches), draws, depth)
     if "const" in node:
         return node["const"]
     enum = node.get("enum")
     if isinstance(enum, list):
         return draws.choice(enum)
-    types = _types(node)
-    kind = min(types, key=_weight) if depth >= _DEEP else draws.choice(types)
+    types = types_of(node)
+    kind = (
+        min(types, key=lambda one: {"object": 2, "array": 1}.get(one, 0))
+        if depth >= _DEEP
+        else draws.choice(types)
+    )
     match kind:
         case "object":
             return {
-                key: _value(root, _schema(child), draws, depth + 1)
-                for key, child in _properties(node).items()
+                key: pick_value(root, as_schema(child), draws, depth + 1)
+                for key, child in properties_of(node).items()
             }
         case "array":
-            return _array(root, node, draws, depth)
+            return pick_list(root, node, draws, depth)
         case _:
-            return _scalar(kind, node, draws)
+            return pick_scalar(kind, node, draws)
 
 
-def _weight(kind: str) -> int:
-    return {"object": 2, "array": 1}.get(kind, 0)
+def pick_list(root: Schema, node: Schema, draws: Random, depth: int) -> list[object]:
+    """Draws a list that fits `node`."""
+    low = _int(node, "minItems", 0)
+    high = min(_int(node, "maxItems", low + 3), low + max(0, 3 - depth))  # the deeper, the shorter
+    length = draws.randint(min(max(low, 1), high), high)
+    return [pick_value(root, as_schema(node["items"]), draws, depth + 1) for _ in range(length)]
 
 
-def _array(root: Schema, node: Schema, draws: Random, depth: int) -> list[object]:
-    least = _int(node, "minItems", 0)
-    most = min(_int(node, "maxItems", least + 3), least + max(0, 3 - depth))  # shorter the deeper
-    length = draws.randint(min(max(least, 1), most), most)
-    return [_value(root, _schema(node["items"]), draws, depth + 1) for _ in range(length)]
-
-
-def _scalar(kind: str, node: Schema, draws: Random) -> object:
+def pick_scalar(kind: str, node: Schema, draws: Random) -> object:
+    """Draws a value of a simple type that fits `node`."""
     match kind:
         case "string":
-            return _string(node, draws)
+            return pick_string(node, draws)
         case "integer" | "number":
-            return _number(node, draws, whole=kind == "integer")
+            return pick_number(node, draws, whole=kind == "integer")
         case "boolean":
             return draws.random() < 0.5
         case _:
             return None
 
 
-def _string(node: Schema, draws: Random) -> str:
+def pick_string(node: Schema, draws: Random) -> str:
+    """Draws a string that fits `node`."""
     if "format" in node:
         return FORMATTED[str(node["format"])]
     text = draws.choice(WORDS)
@@ -126,10 +129,10 @@ def _string(node: Schema, draws: Random) -> str:
     return text[: _int(node, "maxLength", len(text))]
 
 
-def _number(node: Schema, draws: Random, whole: bool) -> float:
-    """A value within the bounds: a multiple of `multipleOf` (of 1 for integers), else one in between."""
+def pick_number(node: Schema, draws: Random, whole: bool) -> float:
+    """Draws a number within the bounds: a multiple of `multipleOf` (of 1 for integers), else any."""
     step = _float(node, "multipleOf") or (1.0 if whole else None)
-    low, high = _ends(node, step or 0.01)
+    low, high = bounds(node, step or 0.01)
     if step is None:
         if low == high:
             return low
@@ -143,8 +146,8 @@ def _number(node: Schema, draws: Random, whole: bool) -> float:
     return round(pick) if whole else round(pick, 10)
 
 
-def _ends(node: Schema, step: float) -> tuple[float, float]:
-    """The bounds, inclusive or not. Where one is missing, 100 steps lie between them, from 0 if possible."""
+def bounds(node: Schema, step: float) -> tuple[float, float]:
+    """Returns the bounds, inclusive or not; without one of them, 100 steps apart, from 0 if possible."""
     lows = [bound for key in ("minimum", "exclusiveMinimum") if (bound := _float(node, key)) is not None]
     highs = [bound for key in ("maximum", "exclusiveMaximum") if (bound := _float(node, key)) is not None]
     high = min(highs, default=max(lows, default=0.0) + 100 * step)
@@ -154,27 +157,32 @@ def _ends(node: Schema, step: float) -> tuple[float, float]:
     return low, high
 
 
-def _types(node: Schema) -> Sequence[str]:
+def types_of(node: Schema) -> Sequence[str]:
+    """Returns the types that `node` allows."""
     types = node["type"]
     return [str(one) for one in types] if isinstance(types, list) else [str(types)]
 
 
-def _properties(node: Schema) -> Schema:
-    return _schema(node.get("properties", {}))
+def properties_of(node: Schema) -> Schema:
+    """Returns the properties of an object's schema."""
+    return as_schema(node.get("properties", {}))
 
 
-def _schemas(value: object) -> list[Schema]:
-    return [_schema(one) for one in value] if isinstance(value, list) else []
+def as_schemas(value: object) -> list[Schema]:
+    """Returns the schemas of a list."""
+    return [as_schema(one) for one in value] if isinstance(value, list) else []
 
 
-def _schema(value: object) -> Schema:
+def as_schema(value: object) -> Schema:
+    """Returns the value as a schema. Raises `TypeError` if it is none."""
     if isinstance(value, Mapping):
         return value
     raise TypeError("a schema was expected here: run strict_schema.check first")
 
 
-def _target(root: Schema, ref: str) -> Schema:
-    return _schema(resolve(root, ref))
+def target_of(root: Schema, ref: str) -> Schema:
+    """Returns the schema that a `$ref` names."""
+    return as_schema(resolve(root, ref))
 
 
 def _int(node: Schema, key: str, default: int) -> int:

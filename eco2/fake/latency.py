@@ -1,4 +1,4 @@
-"""How long a call takes: log-normal, and drawn from (seed, job, kind) alone.
+"""Draws the latency of a call: log-normal, and determined by (seed, job, kind) alone.
 
 Two runs with the same seed give the same job the same latency, whatever else differs between them, so
 that their results can be compared job by job. A retry of a call draws the same latency again.
@@ -22,14 +22,14 @@ class LogNormal:
     sigma: float
 
     def at(self, quantile: float) -> float:
-        """The latency in seconds that a share `quantile` (0 < q < 1) of the calls stays below."""
+        """Returns the latency in seconds at the quantile (0 < q < 1)."""
         if self.sigma == 0:
             return math.exp(self.mu)
         return math.exp(self.mu + self.sigma * NormalDist().inv_cdf(quantile))
 
 
 def from_mean_and_p99(mean: float, p99: float) -> LogNormal:
-    """The log-normal with this mean and 99th percentile, in seconds.
+    """Returns the log-normal with this mean and 99th percentile, in seconds.
 
     ln p99 − ln mean = z·σ − σ²/2 has the smaller root σ = z − √(z² − 2 ln(p99/mean)). No log-normal has a
     p99 below its mean on that branch, nor one above e^(z²/2) ≈ 14.97 × its mean: those raise
@@ -45,18 +45,18 @@ def from_mean_and_p99(mean: float, p99: float) -> LogNormal:
 
 
 def seed_of(seed: int, job: str, purpose: str) -> int:
-    """64 bits that depend on nothing but these three."""
+    """Returns 64 bits that depend only on the arguments."""
     digest = blake2b(f"{seed}\0{job}\0{purpose}".encode(), digest_size=8).digest()
     return int.from_bytes(digest)
 
 
 def uniform(seed: int, job: str, purpose: str) -> float:
-    """A number strictly between 0 and 1 that depends on nothing but these three."""
+    """Returns a number strictly between 0 and 1 that depends only on the arguments."""
     return ((seed_of(seed, job, purpose) >> 11) + 0.5) / 2**53
 
 
 def due_times(total: float, first_fraction: float, pieces: int) -> tuple[float, ...]:
-    """Seconds after arrival at which each piece of a stream is due: the last one at `total`.
+    """Returns the seconds after arrival at which each piece of a stream is due: the last at `total`.
 
     The first is due at `first_fraction` of it (the time to the first token), the rest evenly after.
     """

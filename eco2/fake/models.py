@@ -1,4 +1,4 @@
-"""What differs between families of models: how many tokens an image takes, and which parameters they refuse.
+"""Describes families of models: the tokens of an image, and the parameters that they refuse.
 
 Figures: OpenAI's guide "Images and vision", section on calculating costs (tiles of 512 px for the larger
 models, patches of 32 px for the small ones), and the API reference of chat completions.
@@ -13,8 +13,11 @@ ImageTokens = Callable[[int, int, bool], int]
 
 
 def tiles(base: int, tile: int) -> ImageTokens:
-    """Low detail: `base`. Else the image is fitted into 2048 px, its short side to 768 px, and every
-    512 px tile of that takes `tile` more."""
+    """Returns the rule of large models.
+
+    Low detail: `base`. Else the image is fitted into 2048 px, its short side to 768 px, and every 512 px tile
+    of that adds `tile`.
+    """
 
     def tokens(width: int, height: int, low: bool) -> int:
         if low:
@@ -28,9 +31,9 @@ def tiles(base: int, tile: int) -> ImageTokens:
 
 
 def patches(factor: float, most: int = 1536) -> ImageTokens:
-    """Every 32 px patch takes `factor`; at most `most` patches, larger images are shrunk to that.
+    """Returns the rule of small models: `factor` for each 32 px patch, of at most `most` patches.
 
-    Low detail is the same image fitted into 512 px.
+    Larger images are shrunk. Low detail is the same image fitted into 512 px.
     """
 
     def tokens(width: int, height: int, low: bool) -> int:
@@ -39,14 +42,14 @@ def patches(factor: float, most: int = 1536) -> ImageTokens:
             width, height = max(1, int(width * fit)), max(1, int(height * fit))
         count = math.ceil(width / 32) * math.ceil(height / 32)
         if count > most:
-            count = _shrunk(width, height, most)
+            count = shrunk_patches(width, height, most)
         return math.ceil(count * factor)
 
     return tokens
 
 
-def _shrunk(width: int, height: int, most: int) -> int:
-    """Patches of the largest scaled image that whole patches cover within the budget."""
+def shrunk_patches(width: int, height: int, most: int) -> int:
+    """Returns the patches of the largest scaled image that fits into `most` whole patches."""
     shrink = math.sqrt(most * 32 * 32 / (width * height))
     across, down = width * shrink / 32, height * shrink / 32
     shrink *= min(math.floor(across) / across, math.floor(down) / down)
@@ -55,8 +58,9 @@ def _shrunk(width: int, height: int, most: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """`efforts`: accepted values of `reasoning_effort`, the default first; empty for models that do not
-    reason. While a model reasons it takes no `temperature` or `top_p` but 1."""
+    """One family. `efforts`: values of `reasoning_effort`, the default first; empty if it does not reason.
+
+    While a model reasons it takes no `temperature` or `top_p` but 1."""
 
     image_tokens: ImageTokens
     efforts: tuple[str, ...] = ()
@@ -77,7 +81,7 @@ _OTHER = Family(tiles(85, 170))
 
 
 def family(model: str) -> Family:
-    """The family by the longest prefix of the name, without a router's; unknown names count like gpt-4o."""
+    """Returns the family by the longest prefix of the name; unknown names count as gpt-4o."""
     bare = model.lower().removeprefix("ft:").partition(":")[0].rpartition("/")[2]
     matching = [prefix for prefix in _FAMILIES if bare.startswith(prefix)]
     return _FAMILIES[max(matching, key=len)] if matching else _OTHER

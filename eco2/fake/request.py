@@ -1,8 +1,8 @@
-"""The body of `POST /v1/chat/completions`: every field that OpenAI knows, with its type.
+"""Parses the body of `POST /v1/chat/completions`: all fields of OpenAI's API, with their types.
 
-An unknown field, a wrong type or a missing field is a 400 that names the parameter. A field that OpenAI knows
-and the fake does not act out (tools, audio, several choices …) is refused too: silence would make a test pass
-that the real provider would fail.
+An unknown field, a wrong type or a missing field is a 400 that names the parameter. A field that the
+fake does not support (tools, audio, several choices …) is refused, too: otherwise a test could pass that
+fails with the real provider.
 """
 
 import re
@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Raw, Struct
 
+from eco2.fake.api_error import INVALID, ApiError, invalid
 from eco2.fake.models import family
-from eco2.fake.refusal import INVALID, Refusal, invalid
 
 Positive = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
@@ -85,7 +85,7 @@ class StreamOptions(Struct, forbid_unknown_fields=True):
 
 
 class ChatRequest(Struct, forbid_unknown_fields=True):
-    """All parameters; the last block holds those that are refused when they ask for anything."""
+    """All parameters; those of the last block are refused unless they are empty."""
 
     model: str
     messages: Annotated[list[Message], Meta(min_length=1)]
@@ -126,12 +126,12 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
 
     @property
     def limit(self) -> int | None:
-        """The most completion tokens that the caller wants, under either name."""
+        """Returns the limit of completion tokens, under either name."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
     def has_image(self) -> bool:
-        """Does any message carry an image?"""
+        """Returns whether a message has an image."""
         return any(isinstance(part, ImagePart) for message in self.messages for part in message.content)
 
 
@@ -156,20 +156,20 @@ _FIELD = re.compile(r"^Object (?P<problem>contains unknown|missing required) fie
 
 
 def parse(body: bytes) -> ChatRequest:
-    """The request in `body`. Raises a Refusal (400) in OpenAI's shape."""
+    """Parses the request. Raises an `ApiError` (400)."""
     try:
         request = _DECODER.decode(body)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from error
+        raise explain(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"We could not parse the JSON body of your request ({error}). Send one JSON object."
-        raise Refusal(400, message, INVALID) from error
-    _check(request)
+        raise ApiError(400, message, INVALID) from error
+    check_supported(request)
     return request
 
 
-def _explain(text: str) -> Refusal:
-    """msgspec's words about the first thing that is wrong, as OpenAI's parameter and code."""
+def explain(text: str) -> ApiError:
+    """Translates msgspec's message about the first error into OpenAI's parameter and code."""
     match = _WHERE.match(text)
     what, path = (match["what"], match["path"] or "") if match else (text, "")
     field = _FIELD.match(what)
@@ -183,11 +183,11 @@ def _explain(text: str) -> Refusal:
     return invalid(f"Invalid value for '{path}': {what}.", path or None, "invalid_value")
 
 
-def _check(request: ChatRequest) -> None:
-    """What types cannot say: combinations, and parameters that the model or the fake does not take."""
+def check_supported(request: ChatRequest) -> None:
+    """Checks combinations, and parameters that the model or the fake does not support."""
     for param in _REFUSED:
         if getattr(request, param) not in (None, False):
-            message = f"Unsupported parameter: '{param}' is not acted out by the fake provider."
+            message = f"Unsupported parameter: '{param}' is not supported by the fake provider."
             raise invalid(message, param, "unsupported_parameter")
     if (request.n or 1) > 1:
         raise invalid("Unsupported value: 'n' must be 1 with the fake provider.", "n", "unsupported_value")
@@ -206,14 +206,15 @@ def _check(request: ChatRequest) -> None:
         case JsonSchema(json_schema=spec) if not spec.strict:
             message = "The fake provider fits strict schemas only: set 'strict' to true."
             raise invalid(message, "response_format.json_schema.strict", "unsupported_value")
-    _check_reasoning(request)
+    check_reasoning(request)
 
 
-def _check_reasoning(request: ChatRequest) -> None:
+def check_reasoning(request: ChatRequest) -> None:
+    """Checks the parameters that reasoning models restrict."""
     efforts, effort = family(request.model).efforts, request.reasoning_effort
     if effort is not None and effort not in efforts:
-        known = ", ".join(efforts) or "no value"
-        message = f"Unsupported value: 'reasoning_effort' takes {known} with this model, not '{effort}'."
+        allowed = ", ".join(efforts) or "no value"
+        message = f"Unsupported value: 'reasoning_effort' takes {allowed} with this model, not '{effort}'."
         raise invalid(message, "reasoning_effort", "unsupported_value")
     if not efforts:
         return

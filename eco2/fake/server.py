@@ -1,6 +1,6 @@
-"""Runs the fake on a port until it is told to stop. It never touches signals: its caller owns those.
+"""Runs the fake on a port until it is stopped. Its caller handles signals.
 
-Stopping is abrupt on purpose: open connections are dropped, as they would be if the provider went away.
+It stops abruptly on purpose: open connections are dropped, as if the provider were lost.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from eco2.fake.config import FakeConfig
 from eco2.fake.connection import ResettableProtocol
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without signal handlers, that says when it listens and drops what is open when it ends."""
+class AbruptServer(uvicorn.Server):
+    """uvicorn without signal handlers; it reports when it listens, and drops open connections at its end."""
 
     def __init__(self, config: uvicorn.Config, on_listening: Callable[[], None]) -> None:
         super().__init__(config)
@@ -43,15 +43,15 @@ class _Server(uvicorn.Server):
 async def serve(
     config: FakeConfig, host: str, port: int, stop: asyncio.Event, on_port: Callable[[int], None]
 ) -> None:
-    """Serves until `stop` is set. Port 0 takes a free one; `on_port` gets the real one once it listens.
+    """Serves until `stop` is set. Port 0: any free port; `on_port` gets the port once it listens.
 
-    Raises ConfigurationError if the port cannot be had, or the log file cannot be written.
+    Raises `ConfigurationError` if the port is taken, or the log file cannot be written.
     """
     with ExitStack() as resources:
-        listener = resources.enter_context(_bind(host, port))
+        listener = resources.enter_context(bind(host, port))
         sink = None
         if config.log_path is not None:
-            sink = resources.enter_context(_open(config.log_path)).write
+            sink = resources.enter_context(open_log(config.log_path)).write
         options = uvicorn.Config(
             build(config, sink=sink),
             http=ResettableProtocol,
@@ -63,19 +63,20 @@ async def serve(
             timeout_graceful_shutdown=5,
         )
         bound: int = listener.getsockname()[1]
-        server = _Server(options, on_listening=lambda: on_port(bound))
+        server = AbruptServer(options, on_listening=lambda: on_port(bound))
+
+        async def exit_on_stop() -> None:
+            await stop.wait()
+            server.should_exit = True
+
         async with asyncio.TaskGroup() as group:
-            waiter = group.create_task(_exit_on(stop, server))
+            waiter = group.create_task(exit_on_stop())
             await server.serve([listener])
             waiter.cancel()
 
 
-async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:
-    await stop.wait()
-    server.should_exit = True
-
-
-def _bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
+    """Opens the listening socket. Raises `ConfigurationError`."""
     try:
         return socket.create_server((host, port), backlog=2048)
     except OSError as error:
@@ -84,7 +85,8 @@ def _bind(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def _open(path: str) -> BinaryIO:
+def open_log(path: str) -> BinaryIO:
+    """Opens the log file. Raises `ConfigurationError`."""
     try:
         return open(path, "ab", buffering=0)
     except OSError as error:

@@ -1,13 +1,13 @@
-"""Is this JSON schema in the subset that OpenAI takes for strict structured output?
+"""Checks that a JSON schema is in OpenAI's subset for strict structured output.
 
 Rules: OpenAI's guide "Structured outputs", section on supported schemas. Every object lists all of its
 properties as required and allows no others; the root is an object; unknown keywords are refused. `pattern` is
-real but not acted out here, and refused.
+valid at OpenAI, but not supported here, and refused.
 """
 
 from collections.abc import Iterator, Mapping
 
-from eco2.fake.refusal import invalid
+from eco2.fake.api_error import invalid
 
 Schema = Mapping[str, object]
 
@@ -26,60 +26,66 @@ MAX_DEPTH, MAX_PROPERTIES, MAX_ENUM = 10, 5000, 1000
 
 
 def check(root: Schema, name: str) -> None:
-    """Raises a Refusal (400) that names the place and the rule; returns if the schema will do."""
+    """Raises an `ApiError` (400) with the place and the rule, if the schema breaks one."""
     properties = 0
     if root.get("type") != "object" or "anyOf" in root:
-        raise _broken(name, "#", "the root must be of type 'object', without 'anyOf'")
-    for path, node, depth in _nodes(root, "#", 1):
-        problem = _problem(root, node)
+        raise invalid_schema(name, "#", "the root must be of type 'object', without 'anyOf'")
+    for path, node, depth in subschemas(root, "#", 1):
+        problem = broken_rule(root, node)
         if problem:
-            raise _broken(name, path, problem)
-        properties += len(_mapping(node.get("properties")))
+            raise invalid_schema(name, path, problem)
+        properties += len(as_mapping(node.get("properties")))
         if depth > MAX_DEPTH or properties > MAX_PROPERTIES:
-            raise _broken(name, path, f"over {MAX_DEPTH} levels of nesting or {MAX_PROPERTIES} properties")
+            raise invalid_schema(
+                name, path, f"over {MAX_DEPTH} levels of nesting or {MAX_PROPERTIES} properties"
+            )
 
 
-def _broken(name: str, path: str, problem: str) -> Exception:
+def invalid_schema(name: str, path: str, problem: str) -> Exception:
+    """Returns the error for a broken rule."""
     message = f"Invalid schema for response_format '{name}': at {path}: {problem}."
     return invalid(message, "response_format", "invalid_json_schema")
 
 
-def _mapping(value: object) -> Schema:
+def as_mapping(value: object) -> Schema:
+    """Returns the value if it is an object, else an empty one."""
     return value if isinstance(value, Mapping) else {}
 
 
 def resolve(root: Schema, ref: str) -> Schema | None:
-    """What `#`, `#/$defs/name` or `#/definitions/name` points to, or None."""
+    """Returns the target of `#`, `#/$defs/name` or `#/definitions/name`, if it exists."""
     node: object = root
     for step in ref.split("/")[1:]:
-        node = _mapping(node).get(step.replace("~1", "/").replace("~0", "~"))
+        node = as_mapping(node).get(step.replace("~1", "/").replace("~0", "~"))
     return node if ref.startswith("#") and isinstance(node, Mapping) else None
 
 
-def _nodes(node: Schema, path: str, depth: int) -> Iterator[tuple[str, Schema, int]]:
-    """Every schema in the tree, references not followed, with its place and its level of nesting."""
+def subschemas(node: Schema, path: str, depth: int) -> Iterator[tuple[str, Schema, int]]:
+    """Yields every schema in the tree with its place and depth; references are not followed."""
     yield path, node, depth
     inside = [
-        (f"{key}/{name}", child, 0) for key in ("$defs", "definitions") for name, child in _items(node, key)
+        (f"{key}/{name}", child, 0)
+        for key in ("$defs", "definitions")
+        for name, child in as_mapping(node.get(key)).items()
     ]
-    inside += [(f"properties/{name}", child, depth + 1) for name, child in _items(node, "properties")]
+    inside += [
+        (f"properties/{name}", child, depth + 1) for name, child in as_mapping(node.get("properties")).items()
+    ]
     if "items" in node:
         inside.append(("items", node["items"], depth + 1))
     branches = node.get("anyOf")
     if isinstance(branches, list):
         inside += [(f"anyOf/{index}", child, depth) for index, child in enumerate(branches)]
     for step, child, level in inside:
-        yield from _nodes(child if isinstance(child, Mapping) else {"type": None}, f"{path}/{step}", level)
+        yield from subschemas(
+            child if isinstance(child, Mapping) else {"type": None}, f"{path}/{step}", level
+        )
 
 
-def _items(node: Schema, key: str) -> list[tuple[str, object]]:
-    return list(_mapping(node.get(key)).items())
-
-
-def _problem(root: Schema, node: Schema) -> str | None:
-    """The first rule that one schema breaks, itself, not its children."""
+def broken_rule(root: Schema, node: Schema) -> str | None:
+    """Returns the first rule that the schema itself breaks, if any."""
     if "$ref" in node:
-        return _ref_problem(root, node)
+        return broken_ref_rule(root, node)
     if "anyOf" in node:
         extra = set(node) - _ANYWHERE - {"anyOf"}
         whole = isinstance(node["anyOf"], list) and node["anyOf"]
@@ -92,10 +98,11 @@ def _problem(root: Schema, node: Schema) -> str | None:
     extra = set(node) - allowed
     if extra:
         return f"{', '.join(sorted(extra))} not permitted with type {types!r}"
-    return _object_problem(node) if "object" in named else _value_problem(node, named)
+    return broken_object_rule(node) if "object" in named else broken_value_rule(node, named)
 
 
-def _ref_problem(root: Schema, node: Schema) -> str | None:
+def broken_ref_rule(root: Schema, node: Schema) -> str | None:
+    """Returns the rule that a reference breaks, if any."""
     if set(node) - _ANYWHERE - {"$ref"}:
         return "'$ref' cannot stand beside other keywords"
     ref = node["$ref"]
@@ -104,8 +111,9 @@ def _ref_problem(root: Schema, node: Schema) -> str | None:
     )
 
 
-def _object_problem(node: Schema) -> str | None:
-    names = set(_mapping(node.get("properties")))
+def broken_object_rule(node: Schema) -> str | None:
+    """Returns the rule that an object's schema breaks, if any."""
+    names = set(as_mapping(node.get("properties")))
     required = node.get("required", [])
     if node.get("additionalProperties") is not False:
         return "'additionalProperties' must be there and be false"
@@ -114,7 +122,8 @@ def _object_problem(node: Schema) -> str | None:
     return None
 
 
-def _value_problem(node: Schema, types: list[str]) -> str | None:
+def broken_value_rule(node: Schema, types: list[str]) -> str | None:
+    """Returns the rule that another schema breaks, if any."""
     enum = node.get("enum", [None])
     if not isinstance(enum, list) or not 1 <= len(enum) <= MAX_ENUM:
         return f"'enum' must be a list of 1 to {MAX_ENUM} values"

@@ -1,11 +1,9 @@
-"""Counts tokens the way OpenAI bills them: the o200k_base vocabulary, a frame per message, images by formula.
+"""Counts tokens as OpenAI bills them: the o200k_base vocabulary, a frame per message, images by formula.
 
 Per message 3 tokens and its role, per name 1, and 3 that open the reply (OpenAI's cookbook, "How to count
-tokens"). A json_schema counts as its JSON text: OpenAI puts it in front of the
-prompt and does not publish how.
+tokens"). A json_schema counts as its JSON text: OpenAI prepends it to the prompt in an unpublished form.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -15,30 +13,30 @@ from eco2.fake.image import size_of
 from eco2.fake.models import ImageTokens, family
 from eco2.fake.request import ChatRequest, Developer, ImagePart, Message, System, TextPart
 
-CACHE_LEAST, CACHE_STEP, CACHE_LIFE = 1024, 128, 300.0
+CACHE_MIN_TOKENS, CACHE_STEP, CACHE_LIFE = 1024, 128, 300.0
 """Prompt caching: from 1,024 tokens, in steps of 128, for about five minutes (OpenAI's guide)."""
 
 
 @cache
-def _encoding() -> bpe_openai.Encoding:
-    """The vocabulary; loading it takes half a second, once per process."""
+def encoding() -> bpe_openai.Encoding:
+    """Loads the vocabulary, once per process; it takes half a second."""
     return bpe_openai.get_encoding("o200k_base")
 
 
 def encode(text: str) -> list[int]:
-    """Token ids; special tokens in the text are plain text."""
-    ids: list[int] = _encoding().encode_ordinary(text)
+    """Returns the token ids; special tokens in the text count as plain text."""
+    ids: list[int] = encoding().encode_ordinary(text)
     return ids
 
 
 def spelling(token: int) -> bytes:
-    """The bytes of one token, not always whole characters."""
-    spelled: bytes = _encoding().decode_single_token_bytes(token)
+    """Returns the bytes of one token, which may be parts of characters."""
+    spelled: bytes = encoding().decode_single_token_bytes(token)
     return spelled
 
 
 def count(text: str) -> int:
-    """Tokens of a text."""
+    """Counts the tokens of a text."""
     return len(encode(text))
 
 
@@ -47,7 +45,7 @@ _count_stable = lru_cache(maxsize=256)(count)  # system prompts and schemas repe
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """`stable`: tokens of the part that other calls share (schema and leading system messages)."""
+    """A prompt's tokens. `stable`: of the part that calls share (schema and leading system messages)."""
 
     tokens: int
     stable: int
@@ -55,7 +53,7 @@ class Prompt:
 
 
 def measure(request: ChatRequest, schema_text: str) -> Prompt:
-    """What the request's prompt weighs. Raises a Refusal (400) for an image that cannot be read."""
+    """Counts the request's prompt. Raises an `ApiError` (400) for an image that cannot be read."""
     image_tokens = family(request.model).image_tokens
     stable, texts, leading = 0, [schema_text], True
     total = 3
@@ -63,50 +61,47 @@ def measure(request: ChatRequest, schema_text: str) -> Prompt:
         stable = _count_stable(schema_text)
     for index, message in enumerate(request.messages):
         system = isinstance(message, System | Developer)
-        weight = _message_tokens(message, index, image_tokens)
+        weight = message_tokens(message, index, image_tokens)
         leading = leading and system
         if leading:
             stable += weight
-            texts.extend(_texts(message))
+            texts.extend(texts_of(message))
         else:
             total += weight
     return Prompt(total + stable, stable, "\n".join(texts))
 
 
-def _texts(message: Message) -> list[str]:
+def texts_of(message: Message) -> list[str]:
+    """Returns the texts of a message."""
     if isinstance(message.content, str):
         return [message.content]
     return [part.text for part in message.content if isinstance(part, TextPart)]
 
 
-def _message_tokens(message: Message, index: int, image_tokens: ImageTokens) -> int:
+def message_tokens(message: Message, index: int, image_tokens: ImageTokens) -> int:
+    """Counts one message."""
     counted = _count_stable if isinstance(message, System | Developer) else count
-    total = 3 + _count_stable(message.role) + sum(counted(text) for text in _texts(message))
+    total = 3 + _count_stable(message.role) + sum(counted(text) for text in texts_of(message))
     if message.name is not None:
         total += 1 + count(message.name)
     if not isinstance(message.content, str):
-        total += _images(message.content, f"messages[{index}].content", image_tokens)
-    return total
-
-
-def _images(parts: Sequence[TextPart | ImagePart], where: str, image_tokens: ImageTokens) -> int:
-    total = 0
-    for index, part in enumerate(parts):
-        if isinstance(part, ImagePart):
-            width, height = size_of(part.image_url.url, f"{where}[{index}].image_url.url")
-            total += image_tokens(width, height, part.image_url.detail == "low")
+        for place, part in enumerate(message.content):
+            if isinstance(part, ImagePart):
+                param = f"messages[{index}].content[{place}].image_url.url"
+                width, height = size_of(part.image_url.url, param)
+                total += image_tokens(width, height, part.image_url.detail == "low")
     return total
 
 
 class PromptCache:
-    """Which stable prefixes were seen lately, as OpenAI's prompt cache would have them."""
+    """The stable prefixes of recent prompts, as in OpenAI's prompt cache."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[str, str], float] = {}
 
     def cached(self, model: str, prompt: Prompt, now: float) -> int:
-        """Cached tokens of this prompt; remembers it for the next one."""
-        if prompt.stable < CACHE_LEAST:
+        """Returns the cached tokens of this prompt, and remembers it."""
+        if prompt.stable < CACHE_MIN_TOKENS:
             return 0
         key = (model, prompt.stable_text)
         last = self._seen.pop(key, None)

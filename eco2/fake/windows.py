@@ -1,19 +1,19 @@
-"""The provider's rate limits as exact sliding windows: pure arithmetic, `now` is an argument.
+"""Computes the provider's rate limits as exact sliding windows. Pure; `now` is an argument.
 
-A window holds what arrived in (now − span, now]. A call that would lift the sum above the limit is refused
-and leaves no trace, unless the fake counts refused calls as requests. Times must never go back.
+A window counts the calls that arrived in (now − span, now]. A call that would exceed the limit is refused and
+not counted, unless the fake counts refused calls as requests. Times must never decrease.
 """
 
 from collections import deque
 from dataclasses import dataclass
 
+from eco2.fake.api_error import ApiError, too_fast
 from eco2.fake.config import FakeConfig
-from eco2.fake.refusal import Refusal, too_fast
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
-    """A window at one moment. `peak` is the most that any window so far has held."""
+class WindowUse:
+    """The use of a window at one moment. `peak`: the maximum so far."""
 
     limit: int | None
     used: int
@@ -22,7 +22,7 @@ class Use:
 
 
 class SlidingWindow:
-    """One limit: the sum of the costs of the last `span` seconds."""
+    """One limit on the sum of the costs in the last `span` seconds."""
 
     def __init__(self, limit: int | None, span: float) -> None:
         self.limit = limit
@@ -36,7 +36,7 @@ class SlidingWindow:
             self._used -= self._entries.popleft()[1]
 
     def fits(self, now: float, cost: int) -> bool:
-        """Would a call of this cost stay within the limit now?"""
+        """Returns whether a call of this cost stays within the limit now."""
         self._expire(now)
         return self.limit is None or self._used + cost <= self.limit
 
@@ -48,7 +48,7 @@ class SlidingWindow:
         self._peak = max(self._peak, self._used)
 
     def wait(self, now: float, cost: int) -> float | None:
-        """Seconds until a call of this cost fits if nobody else comes; None if it never will."""
+        """Returns the seconds until a call of this cost fits, without other calls; None if it never does."""
         self._expire(now)
         if self.limit is None:
             return 0.0
@@ -63,50 +63,46 @@ class SlidingWindow:
                 return max(0.0, arrival + self._span - now)
         return 0.0
 
-    def use(self, now: float) -> Use:
-        """What the window holds now."""
+    def use(self, now: float) -> WindowUse:
+        """Returns the present use of the window."""
         self._expire(now)
         reset = self._entries[-1][0] + self._span - now if self._entries else 0.0
-        return Use(self.limit, self._used, self._peak, max(0.0, reset))
+        return WindowUse(self.limit, self._used, self._peak, max(0.0, reset))
 
 
 class RateLimits:
-    """Requests and tokens together: a call is counted in both or in neither."""
+    """The windows of requests and tokens: a call counts in both or in neither."""
 
     def __init__(self, config: FakeConfig) -> None:
         self._requests = SlidingWindow(config.rpm, config.window_seconds)
         self._tokens = SlidingWindow(config.tpm, config.window_seconds)
         self._counts_rejected = config.count_rejected
 
-    def refuses(self, now: float, tokens: int) -> Refusal | None:
-        """The 429 that says which limit is in this call's way, or None. Counts nothing."""
+    def refuses(self, now: float, tokens: int) -> ApiError | None:
+        """Returns the 429 of the limit that this call would exceed, if any. Counts nothing."""
         for what, window, cost in (("requests", self._requests, 1), ("tokens", self._tokens, tokens)):
             if not window.fits(now, cost):
-                return _refusal(what, window, now, cost)
+                used = window.use(now).used
+                return too_fast(what, window.limit or 0, used, cost, window.wait(now, cost))
         return None
 
     def count(self, now: float, tokens: int) -> None:
-        """Counts a call that was let in."""
+        """Counts an accepted call."""
         self._requests.add(now, 1)
         self._tokens.add(now, tokens)
 
     def count_rejected(self, now: float) -> None:
-        """Notes a call that was answered 429; it costs a request only if the fake is set so."""
+        """Notes a call that was answered with 429; it counts as a request only if configured."""
         if self._counts_rejected:
             self._requests.add(now, 1)
 
-    def use(self, now: float) -> dict[str, Use]:
-        """Both windows now, by what they count."""
+    def use(self, now: float) -> dict[str, WindowUse]:
+        """Returns the present use of both windows by name."""
         return {"requests": self._requests.use(now), "tokens": self._tokens.use(now)}
 
 
-def _refusal(what: str, window: SlidingWindow, now: float, cost: int) -> Refusal:
-    limit = window.limit if window.limit is not None else 0
-    return too_fast(what, limit, window.use(now).used, cost, window.wait(now, cost))
-
-
-def rate_headers(use: dict[str, Use], retry_after: float | None = None) -> dict[str, str]:
-    """`x-ratelimit-*` for every limit that is set, and `retry-after(-ms)` for a refused call."""
+def rate_headers(use: dict[str, WindowUse], retry_after: float | None = None) -> dict[str, str]:
+    """Returns `x-ratelimit-*` for every limit, and `retry-after(-ms)` for a refused call."""
     headers: dict[str, str] = {}
     for what, window in use.items():
         if window.limit is not None:
@@ -120,7 +116,7 @@ def rate_headers(use: dict[str, Use], retry_after: float | None = None) -> dict[
 
 
 def duration(seconds: float) -> str:
-    """A time as OpenAI's headers write it: `12ms`, `8.64s`, `6m0s`."""
+    """Formats a time as in OpenAI's headers: `12ms`, `8.64s`, `6m0s`."""
     millis = -int(-seconds * 1000 // 1)
     if millis < 1000:
         return f"{millis}ms"

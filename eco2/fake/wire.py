@@ -1,4 +1,4 @@
-"""How an answer looks on the wire: one `chat.completion`, or its chunks as server-sent events."""
+"""Encodes an answer: one `chat.completion`, or its chunks as server-sent events."""
 
 from dataclasses import dataclass
 
@@ -10,15 +10,15 @@ DONE = b"data: [DONE]\n\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the answer reports them."""
+class ReportedUsage:
+    """The tokens that an answer reports."""
 
     prompt: int
     completion: int
     cached: int
 
     def json(self) -> dict[str, object]:
-        """The `usage` object."""
+        """Returns the `usage` object."""
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
@@ -41,12 +41,12 @@ class Answer:
     created: int
     model: str
     content: Content
-    usage: Usage
+    usage: ReportedUsage
     include_usage: bool
 
     @property
     def finish_reason(self) -> str:
-        """`length` where `max_completion_tokens` cut the answer."""
+        """Returns `length` if `max_completion_tokens` cut the answer."""
         return "stop" if self.content.complete else "length"
 
     def _head(self, kind: str) -> dict[str, object]:
@@ -59,7 +59,7 @@ class Answer:
         return head | {"service_tier": "default", "system_fingerprint": "fp_eco2_fake"}
 
     def body(self) -> bytes:
-        """The answer to a call that is not streamed."""
+        """Encodes the answer to a call that is not streamed."""
         message: dict[str, object] = {
             "role": "assistant",
             "content": self.content.text,
@@ -72,7 +72,7 @@ class Answer:
         )
 
     def writes(self) -> list[bytes]:
-        """One write per piece of content. The first also opens the message; the last also ends the stream."""
+        """Encodes one write per piece. The first also opens the message; the last also ends the stream."""
         head = msgspec.json.encode(self._head("chat.completion.chunk"))[:-1]
         tail = b',"logprobs":null,"finish_reason":null}]'
         tail += b',"usage":null}\n\n' if self.include_usage else b"}\n\n"
@@ -80,17 +80,16 @@ class Answer:
         writes = [start + msgspec.json.encode(piece) + b"}" + tail for piece in self.content.pieces]
         role = b'{"role":"assistant","content":"","refusal":null}'
         writes[0] = b"data: " + head + b',"choices":[{"index":0,"delta":' + role + tail + writes[0]
-        writes[-1] += self._end()
-        return writes
-
-    def _end(self) -> bytes:
         choice = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": self.finish_reason}
         last = self._head("chat.completion.chunk") | {"choices": [choice]}
-        if not self.include_usage:
-            return _event(last) + DONE
-        usage = self._head("chat.completion.chunk") | {"choices": [], "usage": self.usage.json()}
-        return _event(last | {"usage": None}) + _event(usage) + DONE
+        if self.include_usage:
+            usage = self._head("chat.completion.chunk") | {"choices": [], "usage": self.usage.json()}
+            writes[-1] += sse_event(last | {"usage": None}) + sse_event(usage) + DONE
+        else:
+            writes[-1] += sse_event(last) + DONE
+        return writes
 
 
-def _event(value: object) -> bytes:
+def sse_event(value: object) -> bytes:
+    """Encodes one server-sent event."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.fake.faults import Fault
 from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
@@ -43,7 +43,7 @@ class Sighting:
         return FakeConfig(
             rpm=None,
             tpm=None,
-            kinds={kind: Kind(self.seconds or 1.0, self.seconds or 1.0, 40) for kind in (VISION, ANSWER)},
+            kinds={kind: CallKind(self.seconds or 1.0, self.seconds or 1.0, 40) for kind in (VISION, ANSWER)},
             scale=1.0 if self.seconds else 0.0,
             chunks=4,
             answers={schema.__name__: ({name: wanted[name] for name in schema.model_fields},)},

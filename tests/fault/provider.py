@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import httpx
 
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.fake.server import serve
 from eco2.service import stop_on_signals
 from tests.acceptance.programs import STOP, spawn
@@ -82,7 +82,7 @@ async def providing(seconds: float, tpm: int | None = None) -> AsyncIterator[Pro
 
 def config(seconds: float, tpm: int | None = None) -> FakeConfig:
     """Latencies that vary by job, no limits but `tpm`."""
-    kinds = {kind: Kind(seconds, 2.5 * seconds, 40) for kind in (VISION, ANSWER)}
+    kinds = {kind: CallKind(seconds, 2.5 * seconds, 40) for kind in (VISION, ANSWER)}
     return replace(Sighting(seconds=seconds).config(), kinds=kinds, chunks=8, tpm=tpm)
 
 

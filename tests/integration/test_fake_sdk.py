@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pydantic import BaseModel
 
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from tests.support.fake_provider import Fake, running
 
-KIND = Kind(mean=1.0, p99=2.0, completion_tokens=160)
+KIND = CallKind(mean=1.0, p99=2.0, completion_tokens=160)
 QUICK = FakeConfig(scale=0, kinds={VISION: KIND, ANSWER: KIND})
 HELLO: list[Any] = [{"role": "user", "content": "이거 어떻게 버려요?"}]
 

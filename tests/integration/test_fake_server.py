@@ -12,7 +12,7 @@ import pytest
 
 from bench.fake_capacity import measure
 from eco2.errors import ConfigurationError
-from eco2.fake.config import ANSWER, Charge, FakeConfig, Kind
+from eco2.fake.config import ANSWER, CallKind, Charge, FakeConfig
 from eco2.fake.latency import from_mean_and_p99, uniform
 from eco2.fake.server import serve
 from tests.support.fake_provider import Fake, Logged, running
@@ -70,7 +70,7 @@ async def test_a_recount_of_the_log_finds_every_decision_right(charge: Charge) -
 
 
 async def test_a_call_takes_the_time_drawn_for_its_job() -> None:
-    kind = Kind(mean=0.2, p99=0.4, completion_tokens=20)
+    kind = CallKind(mean=0.2, p99=0.4, completion_tokens=20)
     jobs = [f"job {index}" for index in range(12)]
     async with running(FakeConfig(seed=9, kinds={ANSWER: kind})) as fake:
         async with asyncio.TaskGroup() as group:
@@ -84,7 +84,7 @@ async def test_a_call_takes_the_time_drawn_for_its_job() -> None:
 
 
 async def test_a_stream_spans_its_latency_from_the_first_token_on() -> None:
-    kind = Kind(mean=0.4, p99=0.4, completion_tokens=60)
+    kind = CallKind(mean=0.4, p99=0.4, completion_tokens=60)
     body: dict[str, Any] = {"model": "gpt-4o", "messages": [{"role": "user", "content": "a"}], "stream": True}
     async with running(FakeConfig(kinds={ANSWER: kind}, first_token_fraction=0.5)) as fake:
         await fake.http.post("/v1/chat/completions", json=body, headers=KEY)

@@ -16,14 +16,14 @@ from eco2.calls.provider import Provider
 from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
 from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused, ProviderTimeout
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.job import Job
 from eco2.llm.openai import OpenAIModel
 from eco2.llm.provider_errors import retry_after
 from eco2.metrics import Metrics
 from tests.support.fake_provider import Fake, running
 
-KIND = Kind(mean=1.0, p99=2.0, completion_tokens=80)
+KIND = CallKind(mean=1.0, p99=2.0, completion_tokens=80)
 QUICK = FakeConfig(scale=0, kinds={VISION: KIND, ANSWER: KIND})
 
 

@@ -6,12 +6,12 @@ import pytest
 
 from eco2.call import Call
 from eco2.errors import RetryableError
-from eco2.fake.config import ANSWER, FakeConfig, Kind
+from eco2.fake.config import ANSWER, CallKind, FakeConfig
 from eco2.llm.openai import OpenAIModel
 from tests.support.fake_provider import running
 
 QUICK = FakeConfig(
-    scale=0, rpm=700, tpm=90_000, kinds={ANSWER: Kind(mean=1.0, p99=2.0, completion_tokens=20)}
+    scale=0, rpm=700, tpm=90_000, kinds={ANSWER: CallKind(mean=1.0, p99=2.0, completion_tokens=20)}
 )
 CALL = Call("answer", "Answer.", "이거 어떻게 버려요?", str, 100, stream=True)
 

@@ -3,14 +3,14 @@
 from contextlib import aclosing
 
 from bench.tokens import MODEL, Case, scan
-from eco2.fake.config import ANSWER, VISION, FakeConfig, Kind
+from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.llm.openai import OpenAIModel
 from eco2.stages import vision
 from eco2.stages.request import ScanInput
 from tests.integration.test_fake_sdk import photo
 from tests.support.fake_provider import running
 
-KIND = Kind(mean=1.0, p99=2.0, completion_tokens=160)
+KIND = CallKind(mean=1.0, p99=2.0, completion_tokens=160)
 
 
 async def test_the_counted_prompt_is_the_sent_one() -> None:

@@ -6,8 +6,8 @@ import io
 import pytest
 from PIL import Image
 
+from eco2.fake.api_error import ApiError
 from eco2.fake.image import REMOTE_SIZE, size_of
-from eco2.fake.refusal import Refusal
 
 
 def data_url(encoding: str, **options: object) -> str:
@@ -53,6 +53,6 @@ def test_a_remote_image_is_not_fetched() -> None:
     ],
 )
 def test_what_is_no_image_is_refused(url: str, code: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         size_of(url, "messages[0]")
     assert (caught.value.status, caught.value.code, caught.value.param) == (400, code, "messages[0]")

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from eco2.fake.refusal import Refusal, no_key
+from eco2.fake.api_error import ApiError, no_key
 from eco2.fake.request import ChatRequest, parse
 
 HELLO = [{"role": "user", "content": "안녕"}]
@@ -61,7 +61,7 @@ def part(**image: object) -> list[Any]:
 def test_a_bad_request_names_its_parameter(
     fields: dict[str, object], param: str | None, code: str | None
 ) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         request(**fields)
     refusal = caught.value
     assert (refusal.status, refusal.kind) == (400, "invalid_request_error")
@@ -83,14 +83,14 @@ def test_a_bad_request_names_its_parameter(
     ],
 )
 def test_a_bad_response_format_names_its_parameter(spec: dict[str, object], param: str, code: str) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         request(response_format={"type": "json_schema", "json_schema": spec})
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"model": "\xff"}', b"[]", b"null"])
 def test_a_body_that_is_no_json_object_is_a_400(body: bytes) -> None:
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(ApiError) as caught:
         parse(body)
     assert caught.value.status == 400
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
+from eco2.fake.api_error import ApiError
 from eco2.fake.instance import check_finite, instance
-from eco2.fake.refusal import Refusal
 from eco2.fake.strict_schema import check
 
 STRICT = ConfigDict(extra="forbid")
@@ -131,7 +131,7 @@ def leaf(**node: object) -> dict[str, object]:
 def test_what_is_not_strict_is_refused_with_the_place_and_the_rule(
     schema: dict[str, object], problem: str
 ) -> None:
-    with pytest.raises(Refusal, match=problem) as caught:
+    with pytest.raises(ApiError, match=problem) as caught:
         check(schema, "seen")
     assert (caught.value.status, caught.value.param) == (400, "response_format")
 
@@ -140,17 +140,17 @@ def test_too_deep_a_schema_is_refused() -> None:
     schema = leaf(type="string")
     for _ in range(10):
         schema = leaf(**schema)
-    with pytest.raises(Refusal, match="levels of nesting"):
+    with pytest.raises(ApiError, match="levels of nesting"):
         check(schema, "deep")
 
 
 def test_a_recursion_without_an_end_is_refused() -> None:
     schema = leaf(**{"$ref": "#"})
     check(schema, "endless")
-    with pytest.raises(Refusal, match="without end"):
+    with pytest.raises(ApiError, match="without end"):
         check_finite(schema, "endless")
 
 
 def test_bounds_that_exclude_every_number_are_refused() -> None:
-    with pytest.raises(Refusal, match="No number fits"):
+    with pytest.raises(ApiError, match="No number fits"):
         instance(leaf(type="integer", minimum=3, maximum=2), Random(0))

@@ -1,4 +1,4 @@
-"""The one error of the fake provider's API: how OpenAI says no, as a value that can be raised."""
+"""The error of the fake provider's API, in OpenAI's form."""
 
 import msgspec
 
@@ -7,8 +7,8 @@ from eco2.errors import Eco2Error
 INVALID = "invalid_request_error"
 
 
-class Refusal(Eco2Error):
-    """An HTTP error in OpenAI's shape, `{"error": {message, type, param, code}}`."""
+class ApiError(Eco2Error):
+    """An HTTP error in OpenAI's form, `{"error": {message, type, param, code}}`."""
 
     def __init__(
         self,
@@ -28,46 +28,46 @@ class Refusal(Eco2Error):
         self.retry_after = retry_after
 
     def body(self) -> bytes:
-        """The JSON body of the answer."""
+        """Returns the JSON body of the answer."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return msgspec.json.encode({"error": error})
 
 
-def invalid(message: str, param: str | None, code: str) -> Refusal:
-    """A 400 about one parameter."""
-    return Refusal(400, message, INVALID, param, code)
+def invalid(message: str, param: str | None, code: str) -> ApiError:
+    """Returns a 400 about one parameter."""
+    return ApiError(400, message, INVALID, param, code)
 
 
-def no_key(given: str | None, known: tuple[str, ...]) -> Refusal | None:
-    """Why this `Authorization` header is not accepted, or None. Without known keys any key will do."""
+def no_key(given: str | None, known: tuple[str, ...]) -> ApiError | None:
+    """Returns the error for this `Authorization` header, if any. Without known keys any key is accepted."""
     scheme, _, key = (given or "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
-        return Refusal(401, "You sent no API key: add the header 'Authorization: Bearer YOUR_KEY'.")
+        return ApiError(401, "You sent no API key: add the header 'Authorization: Bearer YOUR_KEY'.")
     if known and key.strip() not in known:
         message = f"Incorrect API key provided: {key[:3]}***. Use one that the server was started with."
-        return Refusal(401, message, code="invalid_api_key")
+        return ApiError(401, message, code="invalid_api_key")
     return None
 
 
-def no_model(name: str) -> Refusal:
-    """The 404 for a model that does not exist here."""
+def no_model(name: str) -> ApiError:
+    """Returns the 404 for a model that does not exist here."""
     message = f"The model '{name}' does not exist here; GET /v1/models lists those that do."
-    return Refusal(404, message, param="model", code="model_not_found")
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
-def out_of_quota() -> Refusal:
-    """The 429 that waiting does not cure: the account has no money left."""
+def out_of_quota() -> ApiError:
+    """Returns the 429 of an empty account; waiting does not help."""
     message = "You exceeded your current quota: check your plan and billing details."
-    return Refusal(429, message, "insufficient_quota", code="insufficient_quota")
+    return ApiError(429, message, "insufficient_quota", code="insufficient_quota")
 
 
-def too_fast(what: str, limit: int, used: int, asked: int, retry_after: float | None) -> Refusal:
-    """The 429 of a window. `what`: requests or tokens; `retry_after`: seconds, None if it can never fit."""
+def too_fast(what: str, limit: int, used: int, asked: int, retry_after: float | None) -> ApiError:
+    """Returns the 429 of a window. `what`: requests or tokens. `retry_after`: None if it can never fit."""
     if retry_after is None:
         advice = f"Request too large: it asks for {asked} {what} and the limit is {limit} per minute."
     else:
         advice = f"Limit {limit} per minute, used {used}, requested {asked}. Try again in {retry_after:.3f}s."
-    return Refusal(
+    return ApiError(
         429,
         f"Rate limit reached for {what}: {advice}",
         what,
