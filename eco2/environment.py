@@ -40,7 +40,7 @@ def unknown(environment: Mapping[str, str]) -> list[str]:
 
     Ignores `ECO2_TEST_…`, which the tests read, and the variables that Kubernetes adds for Services.
     """
-    names = {_variable(key, field) for key, field in Settings.model_fields.items()}
+    names = {variable(key, field) for key, field in Settings.model_fields.items()}
     foreign = of_services(environment)
     errors = []
     for name in sorted(environment):
@@ -76,7 +76,7 @@ def _explain(error: ValidationError) -> list[str]:
             lines.append(_explain_provider(location[1:], problem["type"], message, problem["input"]))
         else:
             name, field = _field(location[0])
-            given = "" if _is_secret(name, field) else f"={shown(str(problem['input']))}"
+            given = "" if is_secret(name, field) else f"={shown(str(problem['input']))}"
             lines.append(f"{name}{given}: {message}. {_cure(field)}")
     return lines
 
@@ -94,17 +94,19 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
     """
     match location:
         case (provider, key, *_) if (field := ProviderSettings.model_fields.get(key)) is not None:
-            name = _of_provider(provider, key)
+            name = provider_variable(provider, key)
             if kind == "missing":
-                return f"{name} is missing: set it, or unset all of {_of_provider(provider, '')}…"
-            given = "" if _is_secret(name, field) else f"={shown(str(value))}"
+                return f"{name} is missing: set it, or unset all of {provider_variable(provider, '')}…"
+            given = "" if is_secret(name, field) else f"={shown(str(value))}"
             return f"{name}{given}: {message}. {_cure(field)}"
         case (provider, key, *_):
             fields = list(ProviderSettings.model_fields)
             close = difflib.get_close_matches(key, fields, n=1)
-            meant = f"did you mean {_of_provider(provider, close[0])}? " if close else ""
+            meant = f"did you mean {provider_variable(provider, close[0])}? " if close else ""
             names = ", ".join(name.upper() for name in fields)
-            return f"{_of_provider(provider, key)} is no setting: {meant}A provider's settings are {names}."
+            return (
+                f"{provider_variable(provider, key)} is no setting: {meant}A provider's settings are {names}."
+            )
         case (provider,):
             return f"ECO2_PROVIDERS__{provider.upper()} is no setting. {_PROVIDER_ADVICE}"
         case _:
@@ -114,31 +116,35 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
 def _cure(field: FieldInfo) -> str:
     if field.is_required():
         return "Correct it."
-    return f"Correct it, or unset it for the default ({_default(field)})."
+    return f"Correct it, or unset it for the default ({default_text(field)})."
 
 
 def _field(first: str) -> tuple[str, FieldInfo]:
     """Returns the variable and the field for an error's location, which is a field's name or alias."""
     for key, field in Settings.model_fields.items():
         if first in (key, field.validation_alias):
-            return _variable(key, field), field
+            return variable(key, field), field
     raise LookupError(first)
 
 
-def _variable(key: str, field: FieldInfo) -> str:
+def variable(key: str, field: FieldInfo) -> str:
+    """Returns the variable of a setting."""
     return field.validation_alias if isinstance(field.validation_alias, str) else f"ECO2_{key.upper()}"
 
 
-def _of_provider(provider: str, key: str) -> str:
+def provider_variable(provider: str, key: str) -> str:
+    """Returns the variable of a provider's setting."""
     return f"ECO2_PROVIDERS__{provider.upper()}__{key.upper()}"
 
 
-def _is_secret(name: str, field: FieldInfo) -> bool:
+def is_secret(name: str, field: FieldInfo) -> bool:
+    """Returns whether the value must not be shown."""
     return not field.repr or name.endswith("_KEY")
 
 
-def _default(field: FieldInfo) -> str:
-    if _extra(field)["computed"]:
+def default_text(field: FieldInfo) -> str:
+    """Returns the default as text."""
+    if metadata(field)["computed"]:
         return "computed"
     if field.is_required():
         return "required"
@@ -151,22 +157,18 @@ def overview(settings: Settings) -> list[str]:
     """Returns every setting with its value, unit and meaning, then the warnings. Secrets are not shown."""
     lines = []
     for key, field in Settings.model_fields.items():
-        name, value = _variable(key, field), getattr(settings, key)
-        hidden = value is not None and _is_secret(name, field)
+        name, value = variable(key, field), getattr(settings, key)
+        hidden = value is not None and is_secret(name, field)
         value = ", ".join(value) if isinstance(value, dict) else value
-        unit = _extra(field)["unit"]
+        unit = metadata(field)["unit"]
         text = f"{shown(str(value))}{' ' + unit if unit else ''}"
         given = "(set)" if hidden else "–" if value in (None, "") else text
-        lines.append(f"{name} = {given}{_changed(settings, key, field)}\n    {field.description}")
+        note = "" if getattr(settings, key) == field.default else f" (default {default_text(field)})"
+        if metadata(field)["computed"]:
+            computed = getattr(size_for_scans(settings.rpm, settings.tpm), key)
+            note = " (computed)" if value == computed else f" (computed: {computed})"
+        lines.append(f"{name} = {given}{note}\n    {field.description}")
     return lines + warnings(settings)
-
-
-def _changed(settings: Settings, key: str, field: FieldInfo) -> str:
-    value, default = getattr(settings, key), _default(field)
-    if _extra(field)["computed"]:
-        computed = getattr(size_for_scans(settings.rpm, settings.tpm), key)
-        return " (computed)" if value == computed else f" (computed: {computed})"
-    return "" if value == field.default else f" (default {default})"
 
 
 def markdown() -> str:
@@ -181,29 +183,26 @@ def markdown() -> str:
     for group in GROUPS:
         parts += ["", f"## {group}", "", "| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
         parts += [
-            _row(_variable(key, field), field)
+            table_row(variable(key, field), field)
             for key, field in Settings.model_fields.items()
-            if _group(field) == group
+            if metadata(field)["group"] == group
         ]
     parts += ["", f"## {MORE}", "", "Choose a name for each, here `NAME`: letters and digits.", ""]
     parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
-    parts += [_row(_of_provider("name", key), field) for key, field in ProviderSettings.model_fields.items()]
+    parts += [
+        table_row(provider_variable("name", key), field)
+        for key, field in ProviderSettings.model_fields.items()
+    ]
     return "\n".join(parts) + "\n"
 
 
-def _row(variable: str, field: FieldInfo) -> str:
-    unit = _extra(field)["unit"] or "–"
-    return f"| `{variable}` | {_default_cell(field)} | {unit} | {field.description} |"
+def table_row(variable: str, field: FieldInfo) -> str:
+    """Returns the row of docs/settings.md for one variable."""
+    default = default_text(field)
+    cell = {"unset": "–", "computed": default, "required": default}.get(default, f"`{default}`")
+    return f"| `{variable}` | {cell} | {metadata(field)['unit'] or '–'} | {field.description} |"
 
 
-def _default_cell(field: FieldInfo) -> str:
-    default = _default(field)
-    return {"unset": "–", "computed": default, "required": default}.get(default, f"`{default}`")
-
-
-def _group(field: FieldInfo) -> str:
-    return str(_extra(field)["group"])
-
-
-def _extra(field: FieldInfo) -> dict[str, Any]:
+def metadata(field: FieldInfo) -> dict[str, Any]:
+    """Returns a field's group, unit, and whether its default is computed."""
     return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from eco2.settings import Settings
 
 app = typer.Typer(
-    help="Show, drop and replay dead letters: the orders of failed jobs that may succeed after a repair.\n\n"
+    help="Show, drop and replay dead letters: orders of failed jobs that may succeed later.\n\n"
     "A job's order becomes a dead letter if a stage has a bug, the provider is unavailable or rejects our "
-    "key, the job keeps crashing its worker, or its message cannot be decoded. The client has been told "
-    "that the job failed.",
+    "key, the job keeps crashing its worker, or its message cannot be decoded. Its client has received the "
+    "failure.",
     no_args_is_help=True,
 )
 

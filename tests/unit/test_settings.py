@@ -226,7 +226,7 @@ def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPa
         ({"ECO2_PROVIDERS__GEMINI__API_KEY": "sk-secret"}, "ECO2_PROVIDERS__GEMINI__MODEL is missing"),
         (
             {**GEMINI, "ECO2_PROVIDERS__GEMINI__PRICE": "sk-secret"},
-            "A provider has API_KEY, BASE_URL, MODEL,",
+            "A provider's settings are API_KEY, BASE_URL, MODEL,",
         ),
         ({"ECO2_PROVIDERS__GEMINI_API_KEY": "sk-secret"}, "two underscores on both sides"),
         ({**GEMINI, "ECO2_PROVIDERS__GEMINI__RPM": "many"}, "ECO2_PROVIDERS__GEMINI__RPM=many: .*integer"),
