@@ -22,7 +22,7 @@ OF_THE_SCAN = re.compile(
     r"\b(wastes?|(?<![.:])scans?|photos?|dispos(e|al)|recycl\w+|vision|IMAGE_[A-Z]\w*)\b"
 )
 OTHERS_WORDS = {
-    "eco2/llm/refusals.py": {"vision"},  # of providers' messages
+    "eco2/llm/provider_errors.py": {"vision"},  # of providers' messages
     "eco2/tokens/images.py": {"vision"},  # the title of OpenAI's guide
 }
 
