@@ -98,15 +98,15 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
     """A worker opens run `run`, the `attempt`-th (from 1) of the job.
 
     The highest attempt is the current run, among equals the first in log order;
-    events of every other run are void. `alone`: no other job ran in its process, since this one is
-    suspected of crashing it.
+    events of every other run are void. `exclusive` (`alone` on the wire): no other job runs in its process,
+    since this one is suspected of crashing it.
     """
 
     job: str
     run: str
     attempt: Annotated[int, Meta(ge=1, le=1_000_000)]
     worker: str
-    alone: bool = False
+    exclusive: bool = msgspec.field(name="alone", default=False)
 
 
 class Released(_Event, frozen=True, kw_only=True, tag="released"):

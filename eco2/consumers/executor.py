@@ -108,11 +108,11 @@ class Executor:
 
     async def _vacancy(self, run: Run, state: JobState) -> JobState:
         """The job's state once no run holds it: not begun, given back, ended, or its holder is silent."""
-        if not state.held:
+        if not state.is_held:
             return state
         log.info("parked: another run holds the job", holder=state.run, attempt=state.attempt)
         with self._metrics.job_parked(run.pipeline.name):
-            while state.held:
+            while state.is_held:
                 newer = await self._change_or_silence(state)
                 if newer is None:
                     log.warning("taking over: the holder is silent", holder=state.run, attempt=state.attempt)
@@ -135,7 +135,9 @@ class Executor:
         """Makes `run` the job's current run, unless another is faster or the job has ended."""
         attempt, now = state.attempt + 1, self._engine.clock()
         run.write(
-            RunStarted(ts=now, job=run.job.id, run=run.id, attempt=attempt, worker=self._worker, alone=alone)
+            RunStarted(
+                ts=now, job=run.job.id, run=run.id, attempt=attempt, worker=self._worker, exclusive=alone
+            )
         )
         await run.confirmed()
         while state.attempt < attempt and not state.ended:
@@ -276,7 +278,7 @@ def _hopeless(run: Run, state: JobState) -> PermanentError | None:
 
 def _too_early(state: JobState, now: float) -> int | None:
     """The delay that is left of a job's time to be tried again; None if it may go on."""
-    return remaining_delay(DELAYS, state.retries, state.touched, now) if state.put_off else None
+    return remaining_delay(DELAYS, state.retries, state.updated_at, now) if state.retry_pending else None
 
 
 class _StageWriter:

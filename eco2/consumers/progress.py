@@ -66,7 +66,7 @@ class Progress:
     def repeated(self, stage: Stage[BaseModel], state: JobState, now: float) -> tuple[StageChanged, ...]:
         """The events of a stage whose output came with a job that resumes another; none if they are there."""
         seq = 10 * self._places[stage.name]
-        if any(shown.seq > seq for shown in state.shown):
+        if any(shown.seq > seq for shown in state.visible_events):
             return ()
         output = state.outputs[stage.name]
         completed = self._event(stage.name, now, "completed", seq + 1, 0, output=output)
@@ -180,7 +180,7 @@ def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
             pipeline, state.job, None, build_result(pipeline, state.job, None, error, usage), now
         )
     head = {"task_id": state.job, "status": "failed", "message": truncated(str(error))}
-    seq = 10 * (state.shown[-1].seq // 10 + 1) + 1
+    seq = 10 * (state.visible_events[-1].seq // 10 + 1) + 1
     result: JSON = {**head, "error": _error(error), "usage": usage}
     return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
 

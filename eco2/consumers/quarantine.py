@@ -25,7 +25,7 @@ def is_suspect(state: JobState) -> bool:
 
     `state`: as it is when the job changes hands, so a run that still holds it counts as one of them.
     """
-    return state.crashes + state.held >= SUSPECT_AFTER
+    return state.crashes + state.is_held >= SUSPECT_AFTER
 
 
 def is_poison(state: JobState) -> bool:
@@ -33,7 +33,7 @@ def is_poison(state: JobState) -> bool:
 
     Not if the job made progress while it was alone: then it is not the one that crashed the others.
     """
-    return state.held and state.alone and state.crashes >= SUSPECT_AFTER + MAX_SOLO_CRASHES - 1
+    return state.is_held and state.exclusive and state.crashes >= SUSPECT_AFTER + MAX_SOLO_CRASHES - 1
 
 
 class Quarantine:

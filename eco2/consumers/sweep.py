@@ -66,7 +66,9 @@ def quiet(jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]
     `empty_since`: by pipeline, since when (Unix seconds) its queues have been empty.
     """
     for job in jobs:
-        touched = job.touched if job.touched <= now + APART else 0.0  # else a clock ahead would hide the loss
+        touched = (
+            job.updated_at if job.updated_at <= now + APART else 0.0
+        )  # else a clock ahead would hide the loss
         since = max(touched, empty_since.get(job.pipeline, now))
         if not job.ended and now - since >= LOST_AFTER:
             yield job

@@ -118,12 +118,12 @@ class Acceptance:
                 "the request is larger than this installation can queue; send a smaller one"
             ) from error
         state = await self._journal.announce(queued(job))
-        if state.by is None:
+        if state.superseded_by is None:
             await self._order(job, order)
             return None
         # Every reader sees the loss by itself; the event only spares look-ups the search, so nobody waits.
-        self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.by))
-        winner = await self._journal.find(state.by)
+        self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.superseded_by))
+        winner = await self._journal.find(state.superseded_by)
         if winner is None:
             raise BrokerUnavailable("the job that holds this key cannot be found now; send the request again")
         return winner

@@ -24,7 +24,7 @@ class Live:
 
     def is_current(self, state: JobState) -> bool:
         """True between the stage's `started` and its end, in the job's current run."""
-        last = state.shown[-1]
+        last = state.visible_events[-1]
         return self.run == state.run and self.stage == last.stage and last.status == "started"
 
 
@@ -73,4 +73,6 @@ class LiveText:
 
 
 def _over(state: JobState, stage: str) -> bool:
-    return state.ended or any(shown.stage == stage and shown.status != "started" for shown in state.shown)
+    return state.ended or any(
+        shown.stage == stage and shown.status != "started" for shown in state.visible_events
+    )

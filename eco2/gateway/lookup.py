@@ -30,8 +30,10 @@ class Lookup:
         if not missing:
             return state
         result = {**missing, **state.result}
-        shown = tuple(replace(one, result=result) if one.stage == "done" else one for one in state.shown)
-        return replace(state, result=result, shown=shown)
+        shown = tuple(
+            replace(one, result=result) if one.stage == "done" else one for one in state.visible_events
+        )
+        return replace(state, result=result, visible_events=shown)
 
     async def known(self, job_id: str, owner: str | None) -> JobState:
         """The job as this replica knows it; one that it does not know is looked for behind a barrier.
@@ -40,9 +42,9 @@ class Lookup:
         (older than the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
-        if state is None or state.by is not None:
+        if state is None or state.superseded_by is not None:
             raise NotFound(self._pipeline)
-        if state.cut:
+        if state.is_truncated:
             if owner is not None:
                 raise JobForgotten("the journal no longer knows whose job this was; submit it again")
         elif state.pipeline != self._pipeline or (owner is not None and state.owner != owner):

@@ -35,7 +35,7 @@ class ResultEndpoint:
 
 def progress(state: JobState) -> dict[str, object]:
     """What a client that polls can show meanwhile."""
-    last = state.shown[-1]
+    last = state.visible_events[-1]
     message = "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}"
     return {
         "status": "processing",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from eco2.gateway.live import Live
-from eco2.journal.state import TRUNCATED, EventId, JobState, Shown
+from eco2.journal.state import TRUNCATED, EventId, JobState, VisibleEvent
 
 COMMENT = b":\n"
 LONGEST_ID = 40
@@ -39,7 +39,7 @@ def retry_line(retry: float) -> bytes:
     return b"retry: %d\n" % round(retry * 1000)
 
 
-def frame(job_id: str, shown: Shown) -> bytes:
+def frame(job_id: str, shown: VisibleEvent) -> bytes:
     """A durable event with its id; without one where events are missing."""
     if shown.stage == TRUNCATED:
         return b"event: truncated\ndata: %s\n\n" % msgspec.json.encode({"job_id": job_id})
@@ -88,13 +88,13 @@ def last_event_id(headers: Mapping[str, str], query: Mapping[str, str]) -> str |
 def resume(state: JobState, last_event_id: str | None) -> Cursor:
     """Behind the event that the client saw last; from the start if that is none of this job's."""
     seen = _seen(last_event_id)
-    return next((Cursor(shown.seq) for shown in state.shown if shown.id == seen), Cursor())
+    return next((Cursor(shown.seq) for shown in state.visible_events if shown.id == seen), Cursor())
 
 
 def may_be_ahead(state: JobState, last_event_id: str | None) -> bool:
     """True if the id may name an event of the job that another replica has shown and `state` lacks."""
     seen = _seen(last_event_id)
-    return seen is not None and not state.ended and seen > state.shown[-1].id
+    return seen is not None and not state.ended and seen > state.visible_events[-1].id
 
 
 def _seen(last_event_id: str | None) -> EventId | None:
@@ -105,7 +105,7 @@ def _seen(last_event_id: str | None) -> EventId | None:
 
 def complete(state: JobState, cursor: Cursor) -> bool:
     """True if nothing will ever follow what the connection was shown."""
-    return state.ended and cursor.seq >= state.shown[-1].seq
+    return state.ended and cursor.seq >= state.visible_events[-1].seq
 
 
 def advance(
@@ -115,7 +115,7 @@ def advance(
 
     `with_message`: a `done` that did not complete is followed by `done_message`.
     """
-    news = [shown for shown in state.shown if shown.seq > cursor.seq]
+    news = [shown for shown in state.visible_events if shown.seq > cursor.seq]
     chunks = [frame(state.job, shown) for shown in news]
     if news:
         cursor = replace(cursor, seq=news[-1].seq)

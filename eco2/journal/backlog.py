@@ -24,7 +24,7 @@ def backlog(jobs: Iterable[JobState], age: Callable[[JobState], float]) -> dict[
             continue
         before = found.get(job.pipeline, Backlog())
         after = replace(before, jobs=before.jobs + 1)
-        if not job.held:
+        if not job.is_held:
             oldest = max(before.oldest, age(job))
             after = replace(after, waiting=before.waiting + 1, oldest=oldest)
         found[job.pipeline] = after

@@ -5,7 +5,7 @@ import asyncio
 from eco2.errors import DecodeError, JobForgotten
 from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
-from eco2.journal.state import EventId, JobState, apply, remnant
+from eco2.journal.state import EventId, JobState, apply, truncated_state
 from eco2.journal.view import View
 from eco2.ports import FromOffset, FromTime, Record, Start, Stream
 
@@ -84,7 +84,7 @@ class _Search:
             if isinstance(event, JobEvent) and event.job == self._job_id:
                 at = EventId(record.offset, index)
                 if self._state is None and self._cut:
-                    self._state = remnant(self._job_id, self._born, at, event)
+                    self._state = truncated_state(self._job_id, self._born, at, event)
                 self._state = apply(self._state, at, event)
                 if self._state is not None and self._state.ended:
                     return True

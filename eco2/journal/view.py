@@ -24,7 +24,7 @@ from eco2.event import (
 )
 from eco2.journal.large import LargeCalls
 from eco2.journal.spending import Spending
-from eco2.journal.state import EventId, JobState, apply, superseded, unshown
+from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
 
@@ -112,7 +112,7 @@ class View:
     def may_call(self, job_id: str, run: str) -> bool:
         """False only if the run is known to be void: one that is not seen here yet may be the current one."""
         state = self._jobs.get(job_id)
-        return state is None or not (state.ended or run in state.past)
+        return state is None or not (state.ended or run in state.previous_runs)
 
     def _accepted(self, state: JobState) -> float:
         """When the job was accepted, by this process's clock (Unix seconds)."""
@@ -233,13 +233,13 @@ class View:
             return
         if before is None:
             after = self._claim(after, at)
-        elif after.by is not None:
+        elif after.superseded_by is not None:
             self._release_key(after)  # it lost to a job that this view has never seen
         if before is not None and before.recorded is not after.recorded:
             self._replies_left += _kept(before) - _kept(after)
         if after.ended:
             self._born.pop(event.job, None)
-            after = after if self._shows else unshown(after)
+            after = after if self._shows else without_payloads(after)
         self._jobs[event.job] = after
         self._announce(after)
 

@@ -51,7 +51,7 @@ class JobDetail:
             "model": state.model,
             "resumes": state.resumes,
             "replayed": self.replayed,
-            "superseded_by": state.by,
+            "superseded_by": state.superseded_by,
             "dead": state.dead,
             "cause": state.cause,
             "retries": state.retries,
@@ -69,7 +69,7 @@ class JobDetail:
                     "progress": shown.progress,
                     "result": shortened(shown.result),
                 }
-                for shown in state.shown
+                for shown in state.visible_events
             ],
         }
 
@@ -85,7 +85,7 @@ def job_row(state: JobState) -> JobRow:
         progress=state.progress,
         attempt=state.attempt,
         accepted=state.accepted,
-        ended=state.touched if state.ended else None,
+        ended=state.updated_at if state.ended else None,
         cost=total(paid(state).values()),
         code=error[0] if error else "",
         put_off_until=retry_at(state),

@@ -165,7 +165,7 @@ async def test_what_is_too_large_for_the_journal_ends_its_job_and_holds_up_no_ot
         assert error["code"] == ("FAILED" if text == "raise" else "OUTPUT_TOO_LARGE")
         assert text == "raise" or "in a store of its own" in state.cause  # for developers
         assert "store" not in str(error["message"])
-    assert [shown.status for shown in states["return"].shown if shown.stage == "draft"] == [
+    assert [shown.status for shown in states["return"].visible_events if shown.stage == "draft"] == [
         "started",
         "failed",
     ]

@@ -154,8 +154,8 @@ async def test_clients_are_shown_why_a_stage_failed_and_what_it_took() -> None:
 
     async with World().process(ScriptedModel(), single(refuse)) as process:
         state = await process.ended((await process.submit()).job)
-    assert state.shown[-2].result == {"code": "CONTENT_REFUSED", "message": "no"}
-    assert state.shown[-2].progress == 0
+    assert state.visible_events[-2].result == {"code": "CONTENT_REFUSED", "message": "no"}
+    assert state.visible_events[-2].progress == 0
     assert state.result is not None
     assert state.result["usage"] == {"draft": used(calls=1)}
 
@@ -167,7 +167,7 @@ async def test_a_job_that_waits_for_a_slot_is_not_shown_as_started() -> None:
         jobs = [(await process.submit(str(n))).job for n in range(2)]
         await asyncio.sleep(5)
         states = [process.journal.view.get(job) for job in jobs]
-        assert sorted(len(state.shown) for state in states if state) == [1, 2]
+        assert sorted(len(state.visible_events) for state in states if state) == [1, 2]
         for job in jobs:
             await process.ended(job)
 

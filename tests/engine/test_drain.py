@@ -60,7 +60,7 @@ async def test_drain_lets_the_call_in_flight_finish_and_another_worker_goes_on_b
             state = await gateway.ended(job)
     assert [kind for kind, _ in second.calls] == ["final"]
     assert state.status == "completed"
-    assert [shown.seq for shown in state.shown] == [0, 10, 11, 20, 21, 31]
+    assert [shown.seq for shown in state.visible_events] == [0, 10, 11, 20, 21, 31]
 
 
 @virtual
@@ -176,7 +176,7 @@ async def test_a_stage_that_fails_of_being_drained_is_not_a_failed_stage() -> No
             leaving.stop.set()
         async with world.process(ScriptedModel(), pipeline):
             state = await gateway.ended(job)
-    assert [(shown.stage, shown.status) for shown in state.shown[1:]] == [
+    assert [(shown.stage, shown.status) for shown in state.visible_events[1:]] == [
         ("draft", "started"),
         ("draft", "completed"),
         ("done", "completed"),
@@ -320,7 +320,7 @@ async def test_what_a_stage_brought_is_written_though_the_broker_was_away_at_the
         await asyncio.sleep(25)
         world.server.unblock()
         state = await process.ended(job)
-    assert [shown.seq for shown in state.shown] == [0, 10, 11, 31]
+    assert [shown.seq for shown in state.visible_events] == [0, 10, 11, 31]
 
 
 @virtual

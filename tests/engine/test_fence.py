@@ -110,7 +110,7 @@ class Barriers:
         process.journal.barrier = self._frozen  # type: ignore[method-assign]
 
     async def _frozen(self) -> None:
-        in_a_run = any(state.held for state in self._process.journal.view)
+        in_a_run = any(state.is_held for state in self._process.journal.view)
         self.asked += in_a_run
         await self._barrier()
         if in_a_run and self.freezing is None:

@@ -22,7 +22,7 @@ from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, ScriptedModel, World, until
 from tests.unit.journal.test_outbox import ScriptedStream, marker
 
-JOB = JobState("j", "ask", accepted=100.0, deadline=280.0, digest="d", queued_at=0, touched=100.0)
+JOB = JobState("j", "ask", accepted=100.0, deadline=280.0, digest="d", queued_at=0, updated_at=100.0)
 HELD = replace(JOB, run="r", status="running")
 
 
@@ -164,7 +164,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([replace(JOB, ended_at=5)], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
-        ([replace(HELD, released=True, put_off=True)], {"ask": Backlog(1, 1, 30.0)}),
+        ([replace(HELD, released=True, retry_pending=True)], {"ask": Backlog(1, 1, 30.0)}),
         ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, 30.0)}),
         ([JOB, replace(JOB, pipeline="other")], {"ask": Backlog(1, 1, 30.0), "other": Backlog(1, 1, 30.0)}),
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),

@@ -78,8 +78,8 @@ async def test_a_replay_runs_only_the_stages_that_are_left_and_its_client_sees_a
         assert letter.dropped == [True]
         state = await process.ended(new)
         assert process.journal.view.get(old.job) == old
-    assert [shown.seq for shown in state.shown] == ALL
-    assert state.shown[2].result == {"text": "draft(q)"}
+    assert [shown.seq for shown in state.visible_events] == ALL
+    assert state.visible_events[2].result == {"text": "draft(q)"}
     assert (state.status, state.resumes) == ("completed", old.job)
     assert model.calls == [("final", new)]
 
@@ -101,7 +101,7 @@ async def test_of_a_replay_that_died_behind_queued_the_sweep_takes_care_and_the_
         assert (again.job.id, again.ended) == (half.job.id, True)
         await replay(again, process.broker, process.journal)
     assert letter.dropped == [True]
-    assert [shown.seq for shown in state.shown] == ALL
+    assert [shown.seq for shown in state.visible_events] == ALL
     assert model.calls == [("final", half.job.id)]
 
 

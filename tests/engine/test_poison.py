@@ -108,7 +108,7 @@ async def test_a_job_that_crashed_others_by_chance_is_cleared_by_running_alone()
         fleet.poison = ""
         state = await gateway.ended(unlucky)
         await at_rest(world)
-    assert (state.status, state.attempt, state.alone) == ("completed", SUSPECT_AFTER + 1, True)
+    assert (state.status, state.attempt, state.exclusive) == ("completed", SUSPECT_AFTER + 1, True)
 
 
 @virtual

@@ -99,7 +99,7 @@ async def test_a_job_that_is_put_off_goes_on_behind_what_is_completed() -> None:
         await until(lambda: len(waiting) == 1)
         state = process.journal.view.get(job)
         assert state is not None
-        assert (state.released, state.put_off, state.retries) == (True, True, 1)
+        assert (state.released, state.retry_pending, state.retries) == (True, True, 1)
         state = await process.ended(job)
         await at_rest(world)
     began, again = runs(world)

@@ -199,7 +199,7 @@ async def test_a_job_that_replays_another_shows_the_stages_that_it_did_not_run()
         state = await process.ended(again.id)
     assert [kind for kind, _ in model.calls] == ["final"]
     assert (state.status, state.resumes) == ("completed", "old")
-    assert [(shown.stage, shown.status, shown.seq, shown.progress) for shown in state.shown] == [
+    assert [(shown.stage, shown.status, shown.seq, shown.progress) for shown in state.visible_events] == [
         ("queued", "started", 0, 0),
         ("draft", "started", 10, 0),
         ("draft", "completed", 11, 50),
@@ -207,7 +207,7 @@ async def test_a_job_that_replays_another_shows_the_stages_that_it_did_not_run()
         ("final", "completed", 21, 100),
         ("done", "completed", 31, 100),
     ]
-    assert state.shown[2].result == {"text": "drafted before"}
+    assert state.visible_events[2].result == {"text": "drafted before"}
     assert state.result is not None
     assert state.result["answer"] == "final(drafted before)"
     assert state.result["usage"] == {"final": used(calls=1)}

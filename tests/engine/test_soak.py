@@ -42,7 +42,7 @@ class Witness:
         gateway.journal.view.observe(self._changed)
 
     def _changed(self, state: JobState) -> None:
-        for shown in state.shown:
+        for shown in state.visible_events:
             if shown.id not in self._ids[state.job]:
                 self._ids[state.job].add(shown.id)
                 self.seqs[state.job].append(shown.seq)

@@ -190,7 +190,7 @@ class Witness:
         gateway.journal.view.observe(self._changed)
 
     def _changed(self, state: JobState) -> None:
-        for shown in state.shown:
+        for shown in state.visible_events:
             if (state.job, shown.id) not in self._ids:
                 self._ids.add((state.job, shown.id))
                 self.seqs[state.job].append(shown.seq)
@@ -207,7 +207,7 @@ def takeovers(world: World) -> Counter[str]:
                 continue
             before = jobs.get(event.job)
             after = jobs[event.job] = apply(before, EventId(record.offset, place), event)
-            if before is not None and after is not None and before.held and after.attempt > before.attempt:
+            if before is not None and after is not None and before.is_held and after.attempt > before.attempt:
                 found[event.job] += 1
     return found
 

@@ -20,7 +20,7 @@ from tests.support.world import SILENCE, Process, ScriptedModel, World, until
 
 SOON = 3 * INTERVAL
 """Seconds within which a sweep that is due has come."""
-JOB = JobState("j", "ask", accepted=0.0, deadline=100.0, digest="d", queued_at=0, touched=10.0)
+JOB = JobState("j", "ask", accepted=0.0, deadline=100.0, digest="d", queued_at=0, updated_at=10.0)
 ENDED = replace(JOB, ended_at=5)
 
 

@@ -22,7 +22,7 @@ async def test_a_job_runs_all_stages_and_its_result_is_in_the_journal() -> None:
     model = ScriptedModel()
     async with World().process(model) as process:
         state = await process.ended((await process.submit("why")).job)
-    assert [(shown.stage, shown.status, shown.seq, shown.progress) for shown in state.shown] == [
+    assert [(shown.stage, shown.status, shown.seq, shown.progress) for shown in state.visible_events] == [
         ("queued", "started", 0, 0),
         ("draft", "started", 10, 0),
         ("draft", "completed", 11, 50),
@@ -93,7 +93,7 @@ def test_a_stage_that_fails_for_good_ends_the_job(error: Exception, code: str, c
         model = ScriptedModel(script=script)
         async with World().process(model) as process:
             state = await process.ended((await process.submit()).job)
-        assert [(shown.stage, shown.status, shown.seq) for shown in state.shown[-2:]] == [
+        assert [(shown.stage, shown.status, shown.seq) for shown in state.visible_events[-2:]] == [
             ("final", "failed", 21),
             ("done", "failed", 31),
         ]
@@ -180,7 +180,7 @@ def test_on_an_unkind_broker_every_job_ends_once_and_clients_see_it_in_order(see
             states = [await gateway.ended(job) for job in jobs]
         assert {state.status for state in states} == {"completed"}
         for state in states:
-            assert [shown.seq for shown in state.shown] == [0, 10, 11, 20, 21, 31]
+            assert [shown.seq for shown in state.visible_events] == [0, 10, 11, 20, 21, 31]
 
     scenario()
 

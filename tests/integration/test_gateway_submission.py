@@ -221,7 +221,9 @@ async def test_the_id_that_lost_its_key_does_not_exist_for_clients() -> None:
         lost = msgspec.structs.replace(winner, job="0192a000-0000-7000-8000-000000000002")
         await world.worker.append(lost)
         view = world.gateways[0].journal.view
-        await eventually(lambda: (state := view.get(lost.job)) is not None and state.by == winner.job)
+        await eventually(
+            lambda: (state := view.get(lost.job)) is not None and state.superseded_by == winner.job
+        )
         assert (await http.get(f"/echo/{lost.job}/result")).status_code == 404
         assert (await http.get(f"/echo/{lost.job}/events")).status_code == 404
 

@@ -161,7 +161,7 @@ class Cluster:
 
         def shown(gateway: Process) -> bool:
             state = gateway.journal.view.get(job_id)
-            return state is not None and state.shown[-1].seq >= seq
+            return state is not None and state.visible_events[-1].seq >= seq
 
         await eventually(lambda: all(shown(gateway) for gateway in self.gateways))
 

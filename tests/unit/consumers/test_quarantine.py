@@ -16,7 +16,7 @@ QUEUED = Queued(ts=1.0, job="j", pipeline="ask", deadline=181.0, digest="d")
 
 
 def opened(attempt: int, alone: bool = False) -> RunStarted:
-    return RunStarted(ts=2.0, job="j", run=f"r{attempt}", attempt=attempt, worker="w", alone=alone)
+    return RunStarted(ts=2.0, job="j", run=f"r{attempt}", attempt=attempt, worker="w", exclusive=alone)
 
 
 def released(attempt: int, retry: bool = False) -> Released:

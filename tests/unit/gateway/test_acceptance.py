@@ -131,7 +131,7 @@ async def test_a_broker_that_blocks_while_the_request_waits_for_it_is_not_waited
         assert VirtualClock.now() - began < 0.5
         server.unblock()
         await gateway.journal.barrier()
-        assert [state.by for state in gateway.journal.view] == [""]  # withdrawn: it must not run
+        assert [state.superseded_by for state in gateway.journal.view] == [""]  # withdrawn: it must not run
 
 
 @virtual
@@ -205,7 +205,7 @@ def test_a_job_that_was_refused_without_a_key_never_runs(write: str, takes_effec
             await asyncio.sleep(10)
             await gateway.journal.barrier()
             states = list(gateway.journal.view)
-            assert [(state.status, state.by) for state in states] == [("superseded", "")] * (
+            assert [(state.status, state.superseded_by) for state in states] == [("superseded", "")] * (
                 write != "append_order"
             )
             assert {job.id for job in orders} <= {state.job for state in states}

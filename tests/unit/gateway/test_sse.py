@@ -20,7 +20,7 @@ from eco2.gateway.sse import (
     retry_line,
 )
 from eco2.job import JSON
-from eco2.journal.state import EventId, JobState, Shown, apply
+from eco2.journal.state import EventId, JobState, VisibleEvent, apply
 
 
 def stage(seq: int, status: str, output: JSON | None = None) -> StageChanged:
@@ -62,7 +62,7 @@ def test_the_opening_is_a_comment_and_the_pause_in_whole_milliseconds() -> None:
 
 
 def test_a_frame_has_event_and_one_line_of_data_and_the_id_last() -> None:
-    shown = Shown(EventId(7, 2), "answer", "completed", 21, 3.5, 75, {"text": "두\n줄"})
+    shown = VisibleEvent(EventId(7, 2), "answer", "completed", 21, 3.5, 75, {"text": "두\n줄"})
     lines = frame("j", shown).decode().split("\n")
     assert [lines[0], *lines[2:]] == ["event: answer", "id: 7.2", "", ""]
     assert msgspec.json.decode(lines[1].removeprefix("data: ")) == {
@@ -77,7 +77,7 @@ def test_a_frame_has_event_and_one_line_of_data_and_the_id_last() -> None:
 
 
 def test_a_frame_without_result_has_no_such_member() -> None:
-    assert b"result" not in frame("j", state_after(1).shown[0])
+    assert b"result" not in frame("j", state_after(1).visible_events[0])
 
 
 def test_live_text_has_no_id() -> None:

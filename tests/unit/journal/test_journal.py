@@ -67,12 +67,12 @@ async def test_of_two_jobs_with_one_key_the_first_in_the_log_wins_everywhere() -
     async with world.process() as first, world.process() as second, world.process() as reader:
         one, other = await asyncio.gather(first.submit("q", key="k"), second.submit("q", key="k"))
         winner, loser = (one, other) if other.status == "superseded" else (other, one)
-        assert loser.by == winner.job
+        assert loser.superseded_by == winner.job
         await reader.journal.barrier()
         for process in (first, second, reader):
             seen = process.journal.view.get(loser.job)
             assert seen is not None
-            assert (seen.status, seen.by) == ("superseded", winner.job)
+            assert (seen.status, seen.superseded_by) == ("superseded", winner.job)
             held = process.journal.view.by_key("", "k", VirtualClock.now())
             assert held is not None
             assert held.job == winner.job
@@ -362,7 +362,7 @@ def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(shows:
     assert (state.status, state.ended, state.dead, state.run) == ("failed", True, True, "r")
     assert fold.holder(1_001.0) == "a"
     assert bool(state.outputs) is bool(state.usage) is bool(state.result) is shows
-    assert [bool(one.result) for one in state.shown] == ([False, True, True] if shows else [False])
+    assert [bool(one.result) for one in state.visible_events] == ([False, True, True] if shows else [False])
 
 
 def test_one_key_of_two_owners_is_two_keys() -> None:

@@ -53,7 +53,7 @@ def fold(*events: JobEvent) -> JobState:
 
 
 def seqs(state: JobState) -> list[int]:
-    return [shown.seq for shown in state.shown]
+    return [shown.seq for shown in state.visible_events]
 
 
 def test_a_scan_from_queued_to_done() -> None:
@@ -61,7 +61,7 @@ def test_a_scan_from_queued_to_done() -> None:
     assert (state.status, state.ended_at, state.result) == ("completed", 4, {"by": "r"})
     assert state.outputs == {"s1": {"by": "r"}}
     assert seqs(state) == [0, 10, 11, 51]
-    assert [str(shown.id) for shown in state.shown] == ["0", "2", "3", "4"]
+    assert [str(shown.id) for shown in state.visible_events] == ["0", "2", "3", "4"]
 
 
 def test_events_of_an_unknown_job_are_nothing() -> None:
@@ -154,7 +154,7 @@ def test_the_reply_that_the_current_run_used_stands() -> None:
 
 def test_a_superseded_job_ends_and_names_the_winner() -> None:
     state = fold(QUEUED, Superseded(ts=2.0, job="j", by="winner"))
-    assert (state.status, state.by, state.ended) == ("superseded", "winner", True)
+    assert (state.status, state.superseded_by, state.ended) == ("superseded", "winner", True)
 
 
 def test_an_event_that_changes_nothing_returns_the_same_object() -> None:
@@ -179,7 +179,9 @@ ANY = st.sampled_from(
 def test_whatever_the_log_holds_clients_see_growing_seqs_and_one_end(events: list[JobEvent]) -> None:
     state = fold(QUEUED, *events)
     assert seqs(state) == sorted(set(seqs(state)))
-    assert sum(shown.stage == "done" for shown in state.shown) == (state.ended and state.by is None)
+    assert sum(shown.stage == "done" for shown in state.visible_events) == (
+        state.ended and state.superseded_by is None
+    )
 
 
 @given(st.lists(ANY, max_size=20), st.data())
@@ -190,7 +192,7 @@ def test_a_message_sent_twice_takes_nothing_back(events: list[JobEvent], data: s
     once, twice = fold(QUEUED, *events), fold(QUEUED, *again)
     if once.ended:
         assert twice == once
-    assert seqs(twice)[: len(once.shown)] == seqs(once)
+    assert seqs(twice)[: len(once.visible_events)] == seqs(once)
 
 
 @pytest.mark.parametrize("at", [EventId(0), EventId(7), EventId(7, 3)])
