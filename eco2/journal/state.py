@@ -83,8 +83,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     `retries`: times that a stage failed, both since the job's last progress. `updated_at`: when its last
     event was written. `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by
     "stage/key". `visible_events`: those that clients see, in order.
-    `superseded_by`: the job that won the key, if this one lost it ("": it was withdrawn). `dead`: its order is
-    among the dead letters. `cause`: why it failed, for operators. `resumes`: the job that this one replays.
+    `superseded_by`: the job that won the key, if this one lost it ("": it was withdrawn). `dead`: its order
+    is among the dead letters. `cause`: why it failed, for operators. `resumes`: the job that it replays.
     """
 
     job: str

@@ -48,7 +48,7 @@ def test_each_run_tells_how_it_ended() -> None:
         run(1, 2.0),
         run(2, 20.0),
         given_back(2, 25.0, "drain", retry=False),
-        run(3, 26.0, alone=True),
+        run(3, 26.0, exclusive=True),
         given_back(3, 30.0, "no answer", retry=True),
         run(4, 40.0),
         done(50.0, "r4"),
