@@ -81,7 +81,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "owner": state.owner,
         "resumes": state.resumes or "",
         "replayed as": detail.replayed or "",
-        "superseded by": state.by or "",
+        "superseded by": state.superseded_by or "",
         "holder": detail.holder,
         "retries": str(state.retries or ""),
         "crashes": str(state.crashes or ""),
@@ -106,7 +106,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         out.print()
         out.print(table)
     table = TextTable("event", "shown to clients", "seq", "at", "%")
-    for shown in state.shown:
+    for shown in state.visible_events:
         what = f"{shown.stage} {shown.status}"
         table.add_row(str(shown.id), what, str(shown.seq), date_and_time(shown.ts), str(shown.progress))
     out.print()

@@ -85,7 +85,7 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
             "`eco2 dead replay` continues it as a new job" if state.dead else "the client may send it again"
         )
         raise PermanentError(f"job {state.job} has ended as {state.status}; {advice}", "ENDED")
-    if state.cut:
+    if state.is_truncated:
         raise PermanentError(
             f"the journal no longer holds the input of job {state.job}; the job ends at its deadline"
         )

@@ -137,7 +137,7 @@ def dead_row(dead: DeadJob, state: JobState | None, view: Iterable[JobState]) ->
         status=state.status if state else "unknown",
         code=error[0],
         message=error[1],
-        when=dead.when or (state.touched if state else None),
+        when=dead.when or (state.updated_at if state else None),
         stage=last_stage(state) if state else "",
         cost=total(paid(state).values()) if state else Cost(),
         letters=len(dead.letters),
@@ -152,7 +152,7 @@ def successor(job: str, view: Iterable[JobState]) -> JobState | None:
 
 def last_stage(state: JobState) -> str:
     """Returns the last stage that clients saw, and its status."""
-    stages = [shown for shown in state.shown if shown.stage not in ("done", TRUNCATED)]
+    stages = [shown for shown in state.visible_events if shown.stage not in ("done", TRUNCATED)]
     if not stages:
         return ""
     last = stages[-1]

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from eco2.errors import DecodeError
 from eco2.event import Done, JobEvent, Released, RunStarted, decode_events
-from eco2.journal.state import TRUNCATED, EventId, JobState, apply, remnant
+from eco2.journal.state import TRUNCATED, EventId, JobState, apply, truncated_state
 from eco2.operator.cost import Cost, paid
 from eco2.ports import DELAYS, FromOffset, Stream, delay_queue
 
@@ -67,8 +67,8 @@ def runs(state: JobState, events: Iterable[Event]) -> list[JobRun]:
     history: list[JobRun] = []
     after: JobState | None = None
     for at, event in events:
-        if after is None and state.cut:
-            after = remnant(state.job, state.accepted, at, event)
+        if after is None and state.is_truncated:
+            after = truncated_state(state.job, state.accepted, at, event)
         before, after = after, apply(after, at, event)
         if after is None or after is before:
             continue
@@ -78,7 +78,7 @@ def runs(state: JobState, events: Iterable[Event]) -> list[JobRun]:
                     history[-1] = replace(
                         history[-1], ended=event.ts, end="silent: taken over by the next run"
                     )
-                history.append(JobRun(event.attempt, event.worker, event.run, event.ts, event.alone))
+                history.append(JobRun(event.attempt, event.worker, event.run, event.ts, event.exclusive))
             case Released() if history:
                 how = "will be retried" if event.retry else "released"
                 history[-1] = replace(history[-1], ended=event.ts, end=f"{how}: {event.reason}")
@@ -92,7 +92,7 @@ def stages(state: JobState) -> list[StageTime]:
     """Returns the stages that clients saw, in order."""
     costs = paid(state)
     times: dict[str, StageTime] = {}
-    for shown in state.shown:
+    for shown in state.visible_events:
         if shown.stage in ("done", TRUNCATED) or shown.seq == 0:
             continue
         began = shown.ts if shown.status == "started" else None
@@ -113,13 +113,13 @@ def holder(state: JobState, history: Sequence[JobRun], answer: str | None) -> st
     if state.ended:
         return "none: the job has ended"
     worker = history[-1].worker if history else "a worker"
-    if state.held and answer == state.run:
+    if state.is_held and answer == state.run:
         return f"{worker}, running it"
     if answer is not None:
         return "a worker that has its order and waits for its turn"
-    if state.held:
+    if state.is_held:
         return f"{worker} by the journal, but it does not answer: another worker will take the job over"
-    if state.put_off:
+    if state.retry_pending:
         queue = delay_queue(state.pipeline, retry_delay(state))
         return f"none: its order waits for the retry in the queue {queue}"
     return f"none: its order waits in a queue; if no queue has it, use `eco2 jobs reissue {state.job}`"
@@ -132,4 +132,4 @@ def retry_delay(state: JobState) -> int:
 
 def retry_at(state: JobState) -> float | None:
     """Returns when the job will be retried (Unix seconds); None if it does not wait for a retry."""
-    return state.touched + retry_delay(state) if state.put_off and not state.ended else None
+    return state.updated_at + retry_delay(state) if state.retry_pending and not state.ended else None

@@ -6,7 +6,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from eco2.job import JSON, Job, encode_order
-from eco2.journal.state import EventId, JobState, Shown
+from eco2.journal.state import EventId, JobState, VisibleEvent
 from eco2.operator.dead_jobs import DeadJob, by_job
 
 NOW = 1_000.0
@@ -66,11 +66,11 @@ def used(usd: str | None = "0.01", calls: int = 1) -> JSON:
 def state(job_id: str = "old", **changes: Any) -> JobState:
     """A job that failed by a bug in its last stage."""
     shown = (
-        Shown(EventId(1), "queued", "started", 0, 800.0, 0),
-        Shown(EventId(2), "draft", "started", 10, 801.0, 0),
-        Shown(EventId(3), "draft", "completed", 11, 803.0, 50),
-        Shown(EventId(4), "final", "failed", 21, 805.0, 50),
-        Shown(EventId(5), "done", "failed", 31, 805.5, 100),
+        VisibleEvent(EventId(1), "queued", "started", 0, 800.0, 0),
+        VisibleEvent(EventId(2), "draft", "started", 10, 801.0, 0),
+        VisibleEvent(EventId(3), "draft", "completed", 11, 803.0, 50),
+        VisibleEvent(EventId(4), "final", "failed", 21, 805.0, 50),
+        VisibleEvent(EventId(5), "done", "failed", 31, 805.5, 100),
     )
     failed = JobState(
         job=job_id,
@@ -79,7 +79,7 @@ def state(job_id: str = "old", **changes: Any) -> JobState:
         deadline=980.0,
         digest="d",
         queued_at=1,
-        touched=805.5,
+        updated_at=805.5,
         owner="anna",
         key="k",
         model="large",
@@ -88,7 +88,7 @@ def state(job_id: str = "old", **changes: Any) -> JobState:
         attempt=1,
         outputs={"draft": {"text": "a draft"}},
         usage={"draft": used()},
-        shown=shown,
+        visible_events=shown,
         result={
             "error": {"code": "INTERNAL", "message": "a bug in stage final"},
             "usage": {"draft": used(), "final": used("0.002")},

@@ -92,7 +92,7 @@ async def test_operators_see_it_and_clients_do_not(
 ) -> None:
     state = await ended(pipeline)
     assert cause in state.cause
-    shown = repr((state.result, state.shown))
+    shown = repr((state.result, state.visible_events))
     assert "the service failed to process this job: send it again later" in shown
     assert [word for word in ("worker", "log", "bug", "stage ") if word in shown] == []
     assert cause[:10] not in shown

@@ -9,7 +9,7 @@ from rich.console import Console
 from eco2.commands import tables
 from eco2.event import Paused
 from eco2.job import encode_order
-from eco2.journal.state import EventId, Shown
+from eco2.journal.state import EventId, VisibleEvent
 from eco2.operator.cost import Cost, document, expected, format_usd, paid, peers, total
 from eco2.operator.dead_jobs import by_job, dead_row, last_stage
 from eco2.operator.jobs import count_jobs, job_row, job_rows, shortened
@@ -71,9 +71,9 @@ def test_the_latest_replay_of_a_dead_job_is_named() -> None:
 
 def test_how_far_a_job_got() -> None:
     assert last_stage(state()) == "final failed"
-    assert last_stage(state(shown=state().shown[:1])) == "queued"
-    cut = Shown(EventId(3, -1), "truncated", "started", 0, 800.0, 0)
-    assert last_stage(state(shown=(cut,))) == ""
+    assert last_stage(state(visible_events=state().visible_events[:1])) == "queued"
+    cut = VisibleEvent(EventId(3, -1), "truncated", "started", 0, 800.0, 0)
+    assert last_stage(state(visible_events=(cut,))) == ""
 
 
 def test_jobs_are_chosen_by_status_and_pipeline() -> None:

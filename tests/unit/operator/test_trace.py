@@ -7,7 +7,7 @@ import pytest
 from eco2.commands import tables
 from eco2.errors import PermanentError
 from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged
-from eco2.journal.state import EventId, JobState, apply, remnant
+from eco2.journal.state import EventId, JobState, apply, truncated_state
 from eco2.operator.job_history import Event, holder, runs, stages
 from eco2.operator.jobs import JobDetail, check_pipeline, job_row
 from tests.support.dead_letters import state, used
@@ -78,7 +78,7 @@ def test_a_run_that_may_be_at_work_has_no_end() -> None:
 
 def test_of_a_job_whose_beginning_is_dropped_the_rest_is_told() -> None:
     rest: list[JobEvent] = [run(2, 5.0), done(6.0, "r2")]
-    now = remnant("j", 1.0, EventId(0), rest[0])
+    now = truncated_state("j", 1.0, EventId(0), rest[0])
     for offset, event in enumerate(rest):
         now = apply(now, EventId(offset), event)
     assert now is not None
