@@ -56,6 +56,11 @@ class Slot:
         self.starts = 0
 
     @property
+    def log(self) -> Path:
+        """What the process writes."""
+        return Path(self._log.name)
+
+    @property
     def pid(self) -> int:
         assert self._program is not None, "not started yet"
         return self._program.process.pid
@@ -250,7 +255,7 @@ async def running(
         async def slot(role: Role, number: int) -> Slot:
             own = await stack.enter_async_context(wire.to(url())) if wire else None
             log = stack.enter_context((folder / f"{role}-{number}.log").open("a"))
-            return Slot(role, number, {**env, "ECO2_AMQP_URL": url()}, own, log)
+            return Slot(role, number, {"ECO2_AMQP_URL": url(), **env}, own, log)
 
         fleet = Fleet(
             [await slot("gateway", number) for number in range(gateways)],

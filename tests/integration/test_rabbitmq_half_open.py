@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel
 
 from eco2.broker.rabbitmq import RabbitMQ, probe
 from eco2.broker.rabbitmq.adapter import JOBS_HEARTBEAT
-from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, Link
+from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, Link, Nodes
 from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
 from eco2.broker.topology import Topology
 from eco2.errors import DeliveryLost
@@ -121,7 +121,7 @@ async def test_a_quiet_connection_that_answers_is_left_alone(
         answers(None)
 
     async with Proxy.to(amqp_url) as proxy:
-        link = Link(proxy.url, "eco2 test", 10)
+        link = Link(Nodes(proxy.url), "eco2 test", 10)
         probes = Probe(link, question, 0.5)
         tasks = [asyncio.create_task(link.run()), asyncio.create_task(probes.run())]
         first = await link.connection(PATIENCE)

@@ -9,7 +9,7 @@ import pytest
 from aio_pika.abc import AbstractConnection
 
 from eco2.broker.rabbitmq import RabbitMQ, apply
-from eco2.broker.rabbitmq.link import Link
+from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply, PublishUncertain
 from eco2.ports import Delivery
@@ -154,7 +154,7 @@ async def test_a_link_ends_although_a_library_swallowed_its_cancellation(amqp_ur
         with suppress(asyncio.CancelledError):
             await asyncio.Event().wait()
 
-    link = Link(amqp_url, "eco2 test", 10, swallow)
+    link = Link(Nodes(amqp_url), "eco2 test", 10, swallow)
     task = asyncio.create_task(link.run())
     waiting = asyncio.create_task(link.connection(PATIENCE))
     await preparing.wait()

@@ -19,7 +19,7 @@ from eco2.broker.rabbitmq.caster import Caster
 from eco2.broker.rabbitmq.connect import server
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.gauge import Gauge
-from eco2.broker.rabbitmq.link import Access, Link
+from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.rabbitmq.live import Ear
 from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher, refusal_of_size
@@ -61,11 +61,11 @@ class RabbitMQ:
         self._tasks: asyncio.TaskGroup | None = None
         self._answers: set[asyncio.Task[None]] = set()
         self._recovery = TopologyRecovery(topology)
-        link, wait, access = partial(Link, url), self._wait_for_topology, Access()
-        self._publish = link(f"{process} publish", heartbeat, self._declare, access)
-        self._jobs = link(f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), wait, access)
-        self._journal = link(f"{process} journal", heartbeat, wait, access)
-        self._quota = link(f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), wait, access)
+        link, wait = partial(Link, Nodes(url)), self._wait_for_topology
+        self._publish = link(f"{process} publish", heartbeat, self._declare)
+        self._jobs = link(f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), wait)
+        self._journal = link(f"{process} journal", heartbeat, wait)
+        self._quota = link(f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), wait)
         for each in self._links:
             each.on_missing = self._recovery.missing
         self._orders = Publisher(self._publish, publish_timeout, self._recovery.missing)

@@ -9,13 +9,13 @@ themselves (aio-pika holds them weakly).
 import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 
-from eco2.broker.addresses import parse
+from eco2.broker.addresses import Address, parse
 from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
 from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled, reason_of
 from eco2.errors import BrokerUnavailable, ConfigurationError
@@ -34,6 +34,8 @@ ATTACH_TIMEOUT = 30.0
 CLOSE_TIMEOUT = 3.0
 ABANDON_TIMEOUT = 0.5
 """For the goodbye to a broker that is gone or silent: it must not hold up the next connection."""
+MAX_ATTACHES = 5
+"""Attempts to attach a session at one node, before the link goes to another."""
 WATCH_INTERVAL = 5.0
 """A session that was lost without any notice is attached again after at most this."""
 
@@ -58,17 +60,50 @@ def _ignore() -> None:
     """A link on its own leaves it to others to make what is missing."""
 
 
-class Access:
-    """Whether one process, over all its links, has ever been let in.
+class Nodes:
+    """The broker's nodes as one process sees them: which one its links use, and whether it was ever let in.
+
+    All links use the same node. So a node that answers but serves nobody, as one of RabbitMQ 4.3 without a
+    majority, is left by all of them when one finds out: the others have no means to.
 
     What the broker refuses at the start of a process is most likely a wrong setting, and ends it. Afterwards
     the same refusal is most likely a change at the broker that passes, such as a new password, and ends
     nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, url: str) -> None:
+        self._addresses = parse(url)
+        self._turn = random.randrange(len(self._addresses))  # the processes of a fleet spread over the nodes
+        self._links: list[Link] = []
         self._granted = False
         self._refused_since: float | None = None
+
+    @property
+    def current(self) -> Address:
+        """The node for the next connection."""
+        return self._addresses[self._turn]
+
+    @property
+    def several(self) -> bool:
+        """True if there is another node to go to."""
+        return len(self._addresses) > 1
+
+    def join(self, link: "Link") -> None:
+        """`link` is one of this process."""
+        self._links.append(link)
+
+    def move_on(self, address: Address) -> None:
+        """Takes the next node for connections to come, unless another link has already done so."""
+        if self.current == address:
+            self._turn = (self._turn + 1) % len(self._addresses)
+
+    def leave(self, address: Address) -> None:
+        """Ends the connections of all links to a node that serves nobody, if there is another one."""
+        self.move_on(address)
+        if self.several:
+            for link in self._links:
+                if link.address == address:
+                    link.drop()
 
     def granted(self) -> None:
         """A connection is up, with all that it needs."""
@@ -88,24 +123,23 @@ class Access:
 class Link:
     """The connection called `name`; it is opened once somebody wants it. Heartbeat in seconds.
 
-    Of several hosts in `url` it begins with any, so that the links of many processes spread over the nodes,
-    and takes the next one after each failure or loss.
+    It takes the next one of `nodes` after each failure or loss.
     """
 
     def __init__(
         self,
-        url: str,
+        nodes: Nodes,
         name: str,
         heartbeat: float,
         prepare: Callable[[AbstractConnection], Awaitable[None]] = _nothing,
-        access: Access | None = None,
     ) -> None:
         self.name = name
         self.on_missing: Callable[[], None] = _ignore
         """Called when a session cannot be attached since its queue does not exist."""
-        self._addresses = parse(url)
-        self._turn = random.randrange(len(self._addresses))
-        self._access = access or Access()
+        self.address = nodes.current
+        """The node that it is connected to, or was last."""
+        self._nodes = nodes
+        nodes.join(self)
         self._heartbeat = heartbeat
         self._prepare = prepare
         self._sessions: list[Session] = []
@@ -181,7 +215,7 @@ class Link:
                 async with self._open() as connection:
                     attempt = await self._hold(connection, attempt)
             except ConfigurationError as refusal:
-                if self._access.is_final(refusal, asyncio.get_running_loop().time()):
+                if self._nodes.is_final(refusal, asyncio.get_running_loop().time()):
                     raise
                 # Without a traceback: the reason is the broker's.
                 log.error(  # noqa: TRY400
@@ -192,13 +226,13 @@ class Link:
                     raise
                 log.warning("connecting failed", link=self.name, why=self._why or reason_of(error))
             raise_if_cancelled()
+            self._nodes.move_on(self.address)
             await RECONNECT.sleep(attempt)
             attempt += 1
 
     @asynccontextmanager
     async def _open(self) -> AsyncIterator[AbstractConnection]:
-        address = self._addresses[self._turn]
-        self._turn = (self._turn + 1) % len(self._addresses)
+        address = self.address = self._nodes.current
         connection = await connect(address, self.name, self._heartbeat)
         self._lifetime, self._why = Lifetime(), ""
         connection.close_callbacks.add(self._closed)
@@ -210,7 +244,7 @@ class Link:
             self._connection = connection
             self._up.set()
             self._connects += 1
-            self._access.granted()
+            self._nodes.granted()
             log.info("connected", link=self.name, to=str(address), broker=str(server(connection)))
             yield connection
         finally:
@@ -229,6 +263,11 @@ class Link:
         self._forget()
         self.wake()
 
+    def give_up(self) -> None:
+        """The node answers and serves nobody: connect to another one, with all links, or anew."""
+        self._nodes.leave(self.address)
+        self.drop()
+
     def _forget(self) -> None:
         self._up.clear()
         self._connection = None
@@ -243,12 +282,17 @@ class Link:
             self._changed.clear()
             failures = failures + 1 if await self._attach_missing(connection) else 0
             attempt = attempt if failures else 0
-            patience = RECONNECT.pause(failures, random.random()) if failures else WATCH_INTERVAL
-            try:
-                async with asyncio.timeout(patience):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
+            if failures >= MAX_ATTACHES and self._nodes.several:
+                self.drop()  # such as a node that has no replica of the stream: another one may have
+            elif failures:
+                # Not until something changes: the channel that the broker has just closed would be that.
+                with suppress(TimeoutError):
+                    async with self._lifetime.scope():
+                        await RECONNECT.sleep(failures)
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(WATCH_INTERVAL):
+                        await self._changed.wait()
         log.warning("connection lost", link=self.name, why=self._why or "given up")
         return attempt
 

@@ -127,7 +127,7 @@ class Publisher:
         self._missed_at = asyncio.get_running_loop().time()
         if self._missed >= MAX_MISSED:
             log.warning("connecting again: confirms stay away", link=self._link.name, publishes=self._missed)
-            self._link.drop()
+            self._link.give_up()
 
     def _usable(self) -> AmqpChannel:
         if self._amqp is None or self._amqp.is_closed:

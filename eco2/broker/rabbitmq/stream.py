@@ -103,7 +103,7 @@ class StreamTail:
     async def reattach(self) -> None:
         # The whole connection: what keeps a tail silent may keep every channel of it silent.
         if self._consumer.attached:
-            self._link.drop()
+            self._link.give_up()
 
     async def cancel(self) -> None:
         await self._consumer.cancel()
