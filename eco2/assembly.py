@@ -1,4 +1,4 @@
-"""What a process consists of: the engine's parts, wired to the adapters that the settings ask for.
+"""Assembles a process: the engine's parts, wired to the adapters that the settings ask for.
 
 Order matters: components stop in reverse. A worker's probes outlive its drain, so that nothing kills it
 meanwhile; the broker goes last, so that everything can still be said.
@@ -34,14 +34,12 @@ from eco2.validation import problems
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider
-    from eco2.quota.asker import Asker
     from eco2.quota.named import Named
+    from eco2.wiring import BudgetShare, Core
 
 log = get_logger(__name__)
 
 Role = Literal["gateway", "worker", "serve"]
-MARGIN = 10.0
-"""Seconds beyond the drain grace in which a stopping worker must have written its last events."""
 
 
 def _ignore(_: int) -> None:
@@ -50,7 +48,7 @@ def _ignore(_: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """What to call with the port once the gateway, or the process's probes, accept connections."""
+    """Callbacks that get the port once the gateway, or the process's probes, accept connections."""
 
     gateway: Callable[[int], None] = _ignore
     probes: Callable[[int], None] = _ignore
@@ -90,7 +88,7 @@ def in_force(settings: Settings, role: Role, loaded: Sequence[AnyPipeline]) -> d
 
 
 def metrics_of(role: Role, loaded: Sequence[AnyPipeline], broker: Broker, journal: Journal) -> Metrics:
-    """What every process shows of itself, whatever else it counts."""
+    """Returns the metrics that every process has, whatever else it counts."""
     metrics = Metrics()
     metrics.process(role)
     metrics.show_journal((pipeline.name for pipeline in loaded), journal.status)
@@ -145,7 +143,7 @@ async def process(
 def _presence(
     settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker, name: str
 ) -> Presence:
-    """What the process shows of itself to the others."""
+    """Returns what the process shows of itself to the others."""
     from eco2.pacer import Limits
 
     remotes = {} if role == "gateway" else settings.remotes
@@ -156,18 +154,21 @@ def _presence(
 
 @dataclass(frozen=True, slots=True)
 class _Budgets:
-    """The shares of a worker in the budgets of all providers, by name, and what keeps them up."""
+    """The shares of a worker in the budgets of all providers, by name."""
 
-    askers: "Mapping[str, Asker]"
-    components: list[Component]
+    shares: "Mapping[str, BudgetShare]"
     named: "dict[tuple[str, str], Named]" = field(default_factory=dict)
 
+    @property
+    def components(self) -> list[Component]:
+        return [component for share in self.shares.values() for component in share.components]
+
     def told(self, provider: str, requests: float | None, tokens: float | None) -> None:
-        """An answer of the provider names these limits."""
+        """Takes over the limits that an answer of the provider names."""
         from eco2.pacer import Limits
 
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
-        self.askers[provider].told(Limits(*believed))
+        self.shares[provider].asker.told(Limits(*believed))
 
     def _named(self, provider: str, what: str, limit: float | None) -> float | None:
         from eco2.quota.named import Named
@@ -179,7 +180,7 @@ class _Budgets:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What gateway and worker of one process share. `name`: of the process, in the journal."""
+    """The parts that gateway and worker of one process share. `name`: of the process, in the journal."""
 
     settings: Settings
     pipelines: tuple[AnyPipeline, ...]
@@ -193,114 +194,59 @@ class _Parts:
         spending = self.journal.view.spending
         self.metrics.show_spending(float(limit), lambda: float(spending.total(day_of(self.presence.now()))))
 
-    def budgets(self) -> "_Budgets":
-        from eco2.journal.sizes import Sizes
-        from eco2.pacer import Limits
-        from eco2.quota.asker import Asker
-        from eco2.quota.leader import Leader
+    @property
+    def core(self) -> "Core":
+        """The parts that `eco2.wiring` builds a worker on. A gateway does without its imports."""
+        from eco2.wiring import Core
 
-        askers, components = {}, []
+        return Core(self.name, self.pipelines, self.broker, self.journal, self.metrics, self.presence.now)
+
+    def budgets(self) -> "_Budgets":
+        from eco2.pacer import Limits
+        from eco2.wiring import join_budget
+
+        core, rpc, gone, shares = self.core, self.broker, self.presence.gone, {}
         for offer in offers(self.settings):
-            if (remote := offer.remote) is None:
-                continue
-            service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
-            sizes = Sizes(self.journal, offer.name, self.presence.now)
-            leader = Leader(
-                self.broker,
-                self.broker,
-                service,
-                limits,
-                self.journal.view.may_call,
-                sizes,
-                remote.counting,
-                gone=self.presence.gone,
-            )
-            asker = Asker(self.broker, service, self.name, limits, leader.near)
-            self.metrics.show_budget(offer.name, leader.status)
-            askers[offer.name] = asker
-            components += [
-                Component(f"budget of {offer.name}", leader.run),
-                Component(f"share of {offer.name}", asker.run),
-            ]
-        return _Budgets(askers, components)
+            if (remote := offer.remote) is not None:
+                service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
+                share = join_budget(core, offer.name, service, limits, remote.counting, rpc, gone)
+                shares[offer.name] = share
+        return _Budgets(shares)
 
     def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
-        from eco2.calls.reservation import Fence
-        from eco2.calls.router import Router
-        from eco2.consumers.context import Engine
-        from eco2.consumers.deltas import DeltaSender
-        from eco2.consumers.executor import Executor
-        from eco2.consumers.liveness import HolderMonitor
-        from eco2.consumers.running import Running
-        from eco2.consumers.sweep import Sweep
-        from eco2.consumers.worker import Worker
-        from eco2.journal.orders import Orders
+        from eco2.wiring import WorkerOptions, worker_components
 
-        settings, metrics = self.settings, self.metrics
+        settings = self.settings
         for warning in warnings(settings):
             log.warning("the settings work, but", advice=warning)
-        live, running = DeltaSender(self.broker), Running()
-        holders = HolderMonitor(self.broker, running, settings.holder_timeout)
-        router = Router(
-            [self.provider(offer, model, budgets) for offer, model in models],
-            Fence(self.journal),
-            settings.call_timeout,
-            metrics,
-            settings.default_model,
-        )
-        worker = Worker(
-            self.broker,
-            self.journal,
-            self.pipelines,
-            Executor(
-                self.journal,
-                Engine(router, live, self.journal, self.presence.now),
-                holders,
-                metrics,
-                self.name,
-            ),
-            running,
-            metrics,
-            self.presence.now,
+        providers = [self.provider(offer, model, budgets) for offer, model in models]
+        options = WorkerOptions(
             prefetch=settings.prefetch,
-            grace=settings.drain_grace,
-        )
-        sweep = Sweep(
-            self.broker,
-            self.journal,
-            Orders(self.broker),
-            holders,
-            self.pipelines,
-            metrics,
-            self.presence.now,
+            drain_grace=settings.drain_grace,
+            call_timeout=settings.call_timeout,
+            holder_timeout=settings.holder_timeout,
             keep=settings.view_minutes * 60,
             spending=settings.daily_usd is not None,
+            default_model=settings.default_model,
         )
-        return [
-            Component("live text", live.run),
-            Component("holders", holders.run),
-            Component("worker", worker.run, grace=settings.drain_grace + MARGIN),
-            Component("sweep", sweep.run),
-        ]
+        return worker_components(self.core, providers, options)
+
+    def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
+        from eco2.calls.provider import Provider
+        from eco2.pacer import Limits
+        from eco2.wiring import build_budget
+
+        name, budget, concurrency = offer.name, None, self.settings.concurrency
+        if (remote := offer.remote) is not None:
+            concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
+            budget = build_budget(offer.model, budgets.shares[name].asker, limits, remote.counting)
+        return Provider(name, offer.model, model, concurrency, self.metrics, budget)
 
     def last_resort(self) -> Component:
         from eco2.consumers.sweep import Deadlines, LastResort
 
         deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
         return Component("deadlines", LastResort(self.journal, deadlines, self.presence).run)
-
-    def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
-        from eco2.calls.provider import Budget, Provider
-        from eco2.pacer import Limits
-        from eco2.tokens.estimate import Estimator
-
-        remote, budget = offer.remote, None
-        if remote is not None:
-            estimator = Estimator(offer.model, remote.counting)
-            limits = Limits(remote.rpm, remote.tpm)
-            budget = Budget(budgets.askers[offer.name], estimator, remote.counting, limits)
-        concurrency = self.settings.concurrency if remote is None else remote.concurrency
-        return Provider(offer.name, offer.model, model, concurrency, self.metrics, budget)
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build

@@ -9,10 +9,10 @@ from eco2.job import Job
 class Scope(Protocol):
     """Ends a run's work early: its time is over, or it is not the current run any more."""
 
-    async def may_begin(self) -> None:
+    async def checkpoint(self) -> None:
         """Returns if the run may go on; a run that must end, ends here by a cancellation."""
 
-    def calling(self) -> AbstractContextManager[None]:
+    def in_call(self) -> AbstractContextManager[None]:
         """Marks a call as in flight for the block; a drain waits for it and for its record."""
 
 
@@ -22,16 +22,18 @@ class Caller(Protocol):
     `retries`: how often the job was put off since it last made progress.
     """
 
-    id: str
-    offset: int
-    started: bool
-    retries: int
-
+    @property
+    def id(self) -> str: ...
     @property
     def job(self) -> Job: ...
-
     @property
-    def interrupt(self) -> Scope: ...
+    def scope(self) -> Scope: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def started(self) -> bool: ...
+    @property
+    def retries(self) -> int: ...
 
 
 class Output(Protocol):

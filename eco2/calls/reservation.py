@@ -48,7 +48,7 @@ class Fence:
         while passed_at is None or self._monotonic() - passed_at > LEASE:
             passed_at = self._monotonic()
             await self._journal.barrier()
-            await caller.interrupt.may_begin()
+            await caller.scope.checkpoint()
         return passed_at
 
 
@@ -101,7 +101,7 @@ class Reservation(Generic[Answer]):
         waiting for another grant is not the provider's time.
         """
         timer.reschedule(None)
-        await self._caller.interrupt.may_begin()
+        await self._caller.scope.checkpoint()
         while self._grant is not None:
             try:
                 self._grant.use()

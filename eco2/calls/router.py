@@ -125,7 +125,7 @@ class Router:
                 await held.enter_async_context(provider.slots)
                 reservation = Reservation(provider, caller, call, held, self._fence)
                 await reservation.acquire()
-            with provider.guard(), caller.interrupt.calling():
+            with provider.guard(), caller.scope.in_call():
                 output.begin_call()
                 return await self._send(provider, reservation, caller.job.id, output)
 

@@ -27,24 +27,23 @@ def cause_of(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     place = _place(error)
-    text = _printable(f"{type(error).__name__}: {error}".removesuffix(": "))
+    text = printable(f"{type(error).__name__}: {error}".removesuffix(": "))
     room = MAX_CAUSE - len(place)
     return f"{text if len(text) <= room else text[: room - 1] + '…'}{place}"
 
 
 def _place(error: BaseException) -> str:
-    """The innermost line of the pipeline's own code; of a library's where none of it is in the traceback."""
+    """Returns the innermost line of the pipeline's own code, or of a library's where there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     if not frames:
         return ""
-    frame = next((each for each in reversed(frames) if _own(each.filename)), frames[-1])
+    foreign = (*_LIBRARIES, _ENGINE, "<")
+    own = [f for f in frames if f.filename.startswith(_BUNDLED) or not f.filename.startswith(foreign)]
+    frame = (own or frames)[-1]
     file = "/".join(Path(frame.filename).parts[-2:])
-    return _printable(f" ({file[-100:]}:{frame.lineno} in {frame.name[:100]})")
+    return printable(f" ({file[-100:]}:{frame.lineno} in {frame.name[:100]})")
 
 
-def _own(file: str) -> bool:
-    return not file.startswith((*_LIBRARIES, _ENGINE, "<")) or file.startswith(_BUNDLED)
-
-
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Returns the text on one line; its length is bounded before each character is looked at."""
     return "".join(each if each.isprintable() else " " for each in text[: 2 * MAX_CAUSE])

@@ -1,21 +1,21 @@
-"""What a running stage sees of the engine: the implementation of `eco2.pipeline.Context`."""
+"""The implementation of `eco2.pipeline.Context`: what a running stage can see and do."""
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply, Usage
-from eco2.calls.replies import base_key, digest_of, reply_from_json, reply_to_json
+from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply
+from eco2.calls.replies import base_key, digest_of, reply_from_json
 from eco2.calls.router import Router
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.outcome import LostOwnership
-from eco2.consumers.run import Run
+from eco2.consumers.recorder import StageRecorder
+from eco2.consumers.run import ActiveJob
 from eco2.errors import StaleRun
-from eco2.event import CallCompleted, StepCompleted, sound
+from eco2.event import sound
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
@@ -27,7 +27,7 @@ Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """What all stages of all jobs of one process share. `clock`: Unix seconds."""
+    """The parts that all stages of all jobs of one process share. `clock`: Unix seconds."""
 
     router: Router
     live: DeltaSender
@@ -38,63 +38,45 @@ class Engine:
 class StageContext(Generic[Input_co]):
     """One per stage and run; see `eco2.pipeline.Context` for what each member promises.
 
-    `started` is called when the stage shows itself: at each of its calls, and when it emits text.
-    `recorded`: what runs before this one recorded of the job, by "stage/key".
+    `recorded`: the calls and steps that earlier runs recorded of the job, by "stage/key".
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        run: Run,
-        stage: str,
-        input: Input_co,
-        outputs: Outputs,
-        recorded: Mapping[str, Recorded],
-        started: Callable[[], None],
+        self, engine: Engine, job: ActiveJob, recorder: StageRecorder, recorded: Mapping[str, Recorded]
     ) -> None:
         self._engine = engine
-        self._started = started
-        self._run = run
-        self._stage = stage
+        self._job = job
+        self._recorder = recorder
         self._recorded = recorded
         self._taken = Counter[str]()
         self._keyed: dict[str, Recorded] = {}
         self._text = 0
-        self._usage: JSON | None = None
-        self._input = input
-        self._outputs = outputs
 
     @property
     def job_id(self) -> str:
-        return self._run.job.id
+        return self._job.id
 
     @property
     def input(self) -> Input_co:
-        return self._input
+        return cast(Input_co, self._recorder.progress.input)
 
     @property
     def outputs(self) -> Outputs:
-        return self._outputs
+        return self._recorder.progress.outputs
 
     @property
     def deadline(self) -> float:
-        return self._run.deadline
-
-    @property
-    def usage(self) -> JSON | None:
-        """What this stage's calls took, those of earlier runs included:
-        `{model, calls, input_tokens, cached_tokens, output_tokens, cost_usd}`; None if there were none."""
-        return self._usage
+        return self._recorder.run.deadline
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
-        digest = digest_of(call, self._run.job.model)
+        digest = digest_of(call, self._job.order.model)
         base = base_key(call, digest)
         reply = await self._recorded_reply(call, base, digest)
         if reply is None:
             reply = await self._pay(call, base, digest)
         else:
-            self._started()
-        self._usage = added(self._usage, reply.model, reply.usage)
+            self._recorder.started()
+        self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
         return reply
@@ -105,108 +87,64 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
-        await self._run.confirmed()
-        await self._run.interrupt.may_begin()
-        done = await work(f"{self.job_id}/{self._stage}/{key}")
-        self._run.write(
-            StepCompleted(
-                ts=self._engine.clock(),
-                job=self.job_id,
-                run=self._run.id,
-                stage=self._stage,
-                key=key,
-                value=done,
-            )
-        )
-        await self._run.confirmed()
-        self._run.retries = 0  # the job made progress, as every reader of the journal sees it
+        await self._job.confirmed()
+        await self._recorder.run.scope.checkpoint()
+        done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")
+        await self._recorder.step_completed(key, done)
         return done
 
     def begin_call(self) -> None:
         """Shows the stage as started; the text of an earlier attempt is void."""
-        self._started()
+        self._recorder.started()
         self._text = 0
 
     def emit(self, text: str) -> None:
-        self._started()
-        self._engine.live.add(self.job_id, self._run.id, self._stage, self._text, sound(text))
+        self._recorder.started()
+        run, stage = self._recorder.run, self._recorder.stage
+        self._engine.live.add(self.job_id, run.id, stage.name, self._text, sound(text))
         self._text += len(text)
 
     async def _recorded_reply(
         self, call: Call[Answer], base: str, digest: str
     ) -> Reply[Answer] | PaidCallFailed | None:
-        """The reply of an earlier run, or of a void run that is still at work; None if there is none."""
+        """Returns the reply of another run, perhaps of a void one that is still at work; None without one."""
         key = base if call.key is not None else f"{base}/{self._taken[base]}"
         if (record := self._record(key)) is None:
             return None
         if record.digest != digest:
             raise CallChanged(
-                f"the call {call.key!r} of stage {self._stage} asks something else than before: "
+                f"the call {call.key!r} of stage {self._recorder.stage.name} asks something else than "
+                "before: "
                 "give the new question a key of its own, or submit the job again"
             )
         self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
         return reply_from_json(call, await self._engine.journal.value_of(record))
 
     async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
-        await self._run.confirmed()
+        await self._job.confirmed()
+        run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:
-            paid = await self._engine.router.call(self._run, call, self)
+            paid = await self._engine.router.call(run, call, self)
         except PaidCallFailed as error:
             paid = error
-        except StaleRun:
-            # The leader has seen another run, and so will we: this one ends here.
-            self._run.interrupt.fire(LostOwnership())
-            await self._run.interrupt.may_begin()
+        except StaleRun:  # the leader has seen another run, and so will this process: the run ends here
+            run.scope.cancel(LostOwnership())
+            await run.scope.checkpoint()
             raise
-        # No await from here to the write: a drain must not come between a paid reply and its record.
-        self._run.interrupt.recorded()
+        # No await from here to the record: a drain must not come between a paid reply and its record.
         key = base if call.key is not None else self._next_key(base)
-        event = CallCompleted(
-            ts=self._engine.clock(),
-            job=self.job_id,
-            run=self._run.id,
-            stage=self._stage,
-            key=key,
-            digest=digest,
-            reply=reply_to_json(paid),
-        )
-        self._run.write(event)
+        reply = self._recorder.call_completed(key, digest, paid)
         if call.key is not None:  # it may be asked again before the own tail shows the record
-            self._keyed[key] = Recorded(EventId(-1), self._run.id, digest, event.reply)
-        self._run.retries = 0  # as in `step`
+            self._keyed[key] = Recorded(EventId(-1), run.id, digest, reply)
         return paid
 
     def _next_key(self, base: str) -> str:
-        """Equal calls, and steps of one name, are numbered in the order in which they are recorded."""
+        """Numbers equal calls, and steps of one name, in the order in which they are recorded."""
         self._taken[base] += 1
         return f"{base}/{self._taken[base] - 1}"
 
     def _record(self, key: str) -> Recorded | None:
         state = self._engine.journal.view.get(self.job_id)
         recorded = self._recorded if state is None else state.recorded
-        return self._keyed.get(key) or recorded.get(f"{self._stage}/{key}")
-
-
-def added(before: JSON | None, model: str, usage: Usage) -> JSON:
-    """A stage's usage with one more call. `cost_usd`: exact, as text; None once a call had no known cost."""
-    sums = before or {"calls": 0, "input_tokens": 0, "cached_tokens": 0, "output_tokens": 0, "cost_usd": "0"}
-    counted = {
-        "calls": 1,
-        "input_tokens": usage.input_tokens,
-        "cached_tokens": usage.cached_tokens,
-        "output_tokens": usage.output_tokens,
-    }
-    cost = sums["cost_usd"]
-    total = None if cost is None or usage.cost is None else Decimal(str(cost)) + usage.cost
-    return {
-        "model": model,
-        **{name: int(str(sums[name])) + count for name, count in counted.items()},
-        "cost_usd": None if total is None else plain(total),
-    }
-
-
-def plain(cost: Decimal) -> str:
-    """Without an exponent and trailing zeros."""
-    text = f"{cost:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+        return self._keyed.get(key) or recorded.get(f"{self._recorder.stage.name}/{key}")

@@ -6,17 +6,18 @@ replies never counts as silent, and no holder does while this process was cut of
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
 
-from eco2.consumers.running import Running
+from eco2.consumers.run import ActiveJobs
 from eco2.ports import Broker, PubSub
 
 Kind = TypeVar("Kind")
+Result = TypeVar("Result")
 
 QUERY_TOPIC = "holder.ask"
 REPLY_TOPIC = "holder.say"
@@ -49,9 +50,9 @@ class _Watch:
 class HolderMonitor:
     """One per process. `timeout`: seconds of silence after which a holder counts as gone."""
 
-    def __init__(self, broker: Broker, running: Running, timeout: float) -> None:
+    def __init__(self, broker: Broker, jobs: ActiveJobs, timeout: float) -> None:
         self._broker = broker
-        self._running = running
+        self._jobs = jobs
         self._timeout = timeout
         self._watches: set[_Watch] = set()
         self._wanted = asyncio.Event()
@@ -70,20 +71,27 @@ class HolderMonitor:
         finally:
             self._watches.discard(watch)
 
+    async def while_alive(self, job: str, run: str | None, work: Awaitable[Result]) -> Result:
+        """Awaits `work` and returns its result. Raises TimeoutError once the holder of `run` is silent."""
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(None) as silence:
+            with self.watch(job, run, lambda: silence.reschedule(loop.time())):
+                return await work
+
     async def run(self, stop: asyncio.Event) -> None:
         """Answers the queries of others and sends ours, until `stop` is set."""
         listening = [
-            self._broker.subscribe(QUERY_TOPIC, self._answer),
-            self._broker.subscribe(REPLY_TOPIC, self._heard),
+            self._broker.subscribe(QUERY_TOPIC, self._on_query),
+            self._broker.subscribe(REPLY_TOPIC, self._on_reply),
         ]
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(self._ask(lambda: all(each.attached for each in listening)))
+            asking = group.create_task(self._send_queries(lambda: all(each.attached for each in listening)))
             await stop.wait()
             asking.cancel()
         for each in listening:
             await each.cancel()
 
-    async def _ask(self, hearing: Callable[[], bool]) -> None:
+    async def _send_queries(self, hearing: Callable[[], bool]) -> None:
         loop, pause = asyncio.get_running_loop(), self._timeout / QUERIES_PER_TIMEOUT
         last = loop.time()
         while True:
@@ -91,48 +99,41 @@ class HolderMonitor:
             now = loop.time()
             connected = hearing() and self._broker.ready and self._broker.blocked is None
             if not connected or now - last > 2 * pause + 1:
-                self._reset()  # nobody could have been heard
+                for watch in self._watches:
+                    watch.since = None  # no reply could have arrived
             last = now
-            self._look(now)
-            if not self._watches:
+            for watch in tuple(self._watches):
+                if watch.since is None:
+                    watch.since = now
+                elif now - watch.since >= self._timeout:
+                    self._watches.discard(watch)
+                    watch.on_silence()
+            if self._watches:
+                jobs = sorted({watch.job for watch in self._watches})
+                self._broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
+            else:
                 self._wanted.clear()
             await asyncio.sleep(pause)
 
-    def _reset(self) -> None:
-        for watch in self._watches:
-            watch.since = None
-
-    def _look(self, now: float) -> None:
-        """Reports the silent holders, and asks for the others."""
-        for watch in tuple(self._watches):
-            if watch.since is None:
-                watch.since = now
-            elif now - watch.since >= self._timeout:
-                self._watches.discard(watch)
-                watch.on_silence()
-        if self._watches:
-            jobs = sorted({watch.job for watch in self._watches})
-            self._broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
-
-    def _answer(self, _: str, body: bytes) -> None:
-        asked = _decode(body, HolderQuery)
-        if asked is None:
+    def _on_query(self, _: str, body: bytes) -> None:
+        query = decode(body, HolderQuery)
+        if query is None:
             return
         ours = {
-            run.job.id: run.id if run.opened else ""
-            for job in asked.jobs
-            if (run := self._running.get(job)) is not None
+            name: job.run.id if job.run else ""
+            for name in query.jobs
+            if (job := self._jobs.get(name)) is not None
         }
         if ours:
             self._broker.broadcast(REPLY_TOPIC, msgspec.json.encode(HolderReply(ours)))
 
-    def _heard(self, _: str, body: bytes) -> None:
-        said = _decode(body, HolderReply)
-        if said is None:
+    def _on_reply(self, _: str, body: bytes) -> None:
+        reply = decode(body, HolderReply)
+        if reply is None:
             return
         now = asyncio.get_running_loop().time()
         for watch in self._watches:
-            run = said.jobs.get(watch.job)
+            run = reply.jobs.get(watch.job)
             if run is not None and watch.run in (None, run):
                 watch.since = now
 
@@ -145,14 +146,14 @@ async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:
     runs: set[str] = set()
     at_work = asyncio.Event()
 
-    def hear(_: str, body: bytes) -> None:
-        said = _decode(body, HolderReply)
-        if said is not None and job in said.jobs:
-            runs.add(said.jobs[job])
-            if said.jobs[job]:
+    def on_reply(_: str, body: bytes) -> None:
+        reply = decode(body, HolderReply)
+        if reply is not None and job in reply.jobs:
+            runs.add(reply.jobs[job])
+            if reply.jobs[job]:
                 at_work.set()
 
-    listening = broker.subscribe(REPLY_TOPIC, hear)
+    listening = broker.subscribe(REPLY_TOPIC, on_reply)
     try:
         async with asyncio.timeout(seconds):
             while not at_work.is_set():
@@ -167,7 +168,7 @@ async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:
     return max(runs, default=None)
 
 
-def _decode(body: bytes, kind: type[Kind]) -> Kind | None:
+def decode(body: bytes, kind: type[Kind]) -> Kind | None:
     """Returns None for what this version cannot read: nothing depends on a single message."""
     try:
         return msgspec.json.decode(body, type=kind)

@@ -1,7 +1,10 @@
-"""How the handling of one delivery ends: exactly one of these values. `settle.py` acts on them."""
+"""The outcomes of one delivery: exactly one of these values. `settle.py` acts on them.
+
+`label`: the outcome in the metrics and the log.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from eco2.job import JSON
 
@@ -18,12 +21,18 @@ class Finished:
     dead: bool = False
     code: str | None = None
     cause: str = ""
+    reason: ClassVar[None] = None
+
+    @property
+    def label(self) -> str:
+        return self.status
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Given back unfinished: the job goes on elsewhere, behind its last completed stage."""
+    """Given back unfinished: the job resumes elsewhere after its last completed stage."""
 
+    label: ClassVar[str] = "released"
     reason: str
 
 
@@ -31,29 +40,33 @@ class Released:
 class Retry:
     """A stage failed in a way that may pass: the job is tried again after `delay` seconds."""
 
+    label: ClassVar[str] = "putoff"
     reason: str
     delay: int
 
 
 @dataclass(frozen=True, slots=True)
 class AlreadyEnded:
-    """The job has its end already: nothing is left to do for this delivery but to keep a `dead` one."""
+    """The job has ended already. `dead`: its order belongs to the dead letters."""
 
+    label: ClassVar[str] = "ended"
     reason: str = "the job has ended"
     dead: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class LostOwnership:
-    """Another run holds the job. This delivery is kept: it may be the last one that is alive."""
+    """Another run holds the job. The delivery is not settled: it may be the only unacknowledged copy."""
 
+    label: ClassVar[str] = "overtaken"
     reason: str = "another run holds the job"
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """The message belongs to the dead letters: it is no order for a job that the journal knows."""
+    """The message goes to the dead letters: it is no order for a job that the journal knows."""
 
+    label: ClassVar[str] = "dead"
     reason: str
 
 

@@ -1,9 +1,10 @@
-"""One job in the hands of this worker, from its delivery to its settling, and its run at present."""
+"""The jobs in this worker's hands, each from its delivery to its settlement, and their runs."""
 
 import asyncio
-import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from eco2.consumers.interrupt import Interrupt
+from eco2.consumers.scope import CancelScope, Reason
 from eco2.event import JobEvent
 from eco2.job import Job
 from eco2.journal.journal import Journal
@@ -11,32 +12,42 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import Delivery
 
 
+@dataclass(frozen=True, slots=True)
 class Run:
-    """`delivery` may be replaced by a redelivery; `opened`: the journal has shown that the run is current.
+    """One attempt at a job. Its stages work inside `scope`.
 
     `deadline`: the job's, by the clock of this process (Unix seconds). `retries`: how often the job was put
-    off since it last got on. `offset`, `started`: its rank, see `eco2.ports.Claim`.
+    off since its last progress. `offset`, `started`: its rank, see `eco2.ports.Claim`.
     """
 
-    def __init__(self, job: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
-        self.id = uuid.uuid4().hex
-        self.job = job
+    id: str
+    job: Job
+    scope: CancelScope
+    deadline: float
+    retries: int
+    offset: int
+    started: bool
+
+
+class ActiveJob:
+    """A job in this worker's hands, as `order` describes it. `delivery` may be replaced by a redelivery.
+
+    `run`: once the journal shows that it is the job's current one; None while the job waits here.
+    """
+
+    def __init__(self, order: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
+        self.order = order
         self.pipeline = pipeline
         self.delivery = delivery
-        self.opened = False
-        self.deadline = job.deadline
-        self.retries = 0
-        self.offset = 0
-        self.started = False
-        self.interrupt = Interrupt()
+        self.run: Run | None = None
         self._journal = journal
+        self._scope: CancelScope | None = None
+        self._draining = False
         self._written: asyncio.Future[None] | None = None
 
-    def renew(self) -> None:
-        """This run was overtaken and is void for good; what this worker does for the job now is another."""
-        self.id = uuid.uuid4().hex
-        self.opened = False
-        self.interrupt.reset()
+    @property
+    def id(self) -> str:
+        return self.order.id
 
     def adopt(self, delivery: Delivery) -> Delivery:
         """Takes over a redelivery of the job; returns the one that it replaces, dead or a double."""
@@ -44,10 +55,66 @@ class Run:
         return double
 
     def write(self, *events: JobEvent) -> None:
-        """Puts events of this run into the journal, in order, without waiting."""
+        """Puts events of the job into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)
 
     async def confirmed(self) -> None:
-        """Returns once everything that this run wrote is confirmed."""
+        """Returns once everything that was written for the job is confirmed."""
         if self._written is not None:
             await asyncio.shield(self._written)  # cancelling the future itself would withdraw the events
+
+    def scope(self, seconds: float) -> CancelScope:
+        """Makes the scope that `cancel` and `drain` end from now on."""
+        self._scope = CancelScope(seconds, draining=self._draining)
+        return self._scope
+
+    def cancel(self, reason: Reason) -> None:
+        """Ends the work on the job at its next await."""
+        if self._scope is not None:
+            self._scope.cancel(reason)
+
+    def drain(self) -> None:
+        """Ends the work on the job as soon as no paid reply would be lost."""
+        self._draining = True
+        if self._scope is not None:
+            self._scope.drain()
+
+
+class ActiveJobs:
+    """All jobs in the hands of this process, by id: running, on standby for another holder, or waiting."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, ActiveJob] = {}
+        self._idle = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __iter__(self) -> Iterator[ActiveJob]:
+        return iter(tuple(self._jobs.values()))
+
+    def get(self, job_id: str) -> ActiveJob | None:
+        """Returns the job, or None where this process does not have it."""
+        return self._jobs.get(job_id)
+
+    def add(self, job: ActiveJob) -> None:
+        """Adds a job that the worker took."""
+        self._jobs[job.id] = job
+
+    def remove(self, job: ActiveJob) -> None:
+        """Removes a job that the worker lets go of; may be called again."""
+        if self._jobs.get(job.id) is job:
+            del self._jobs[job.id]
+        if not self._jobs:
+            self._idle.set()
+
+    def cancel(self, reason: Reason) -> None:
+        """Ends the work on all jobs at their next await."""
+        for job in self:
+            job.cancel(reason)
+
+    async def idle(self) -> None:
+        """Returns once there is no job left."""
+        while self._jobs:
+            self._idle.clear()
+            await self._idle.wait()

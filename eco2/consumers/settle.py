@@ -1,11 +1,12 @@
-"""The one place where a delivery is settled: first the journal's last word, then the broker is told."""
+"""Ends the handling of a delivery: records the outcome in the journal first, then settles with the broker."""
 
 from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, Outcome, Released, Retry
-from eco2.consumers.progress import done_event, truncated
-from eco2.consumers.run import Run
-from eco2.errors import DeliveryLost
+from eco2.consumers.progress import build_result, done_event, truncated
+from eco2.consumers.run import ActiveJob
+from eco2.errors import BrokerUnavailable, DeliveryLost, JobForgotten, TooLarge
 from eco2.event import Released as ReleasedEvent
 from eco2.job import encode_order
+from eco2.journal.view import View
 from eco2.log import get_logger
 from eco2.ports import Clock, Delivery, WorkQueue, delay_queue
 from eco2.retry import PUBLISH
@@ -13,28 +14,49 @@ from eco2.retry import PUBLISH
 log = get_logger(__name__)
 
 
-async def conclude(run: Run, outcome: Outcome, clock: Clock) -> None:
-    """Writes the run's last event and returns once everything that the run wrote is confirmed."""
-    now = clock()
+async def record_outcome(job: ActiveJob, outcome: Outcome, clock: Clock) -> Outcome:
+    """Writes the last event of the job's run; returns once everything that was written is confirmed.
+
+    An end that is too large for the journal is replaced by a failure, which is returned.
+    """
+    try:
+        await _write_last_event(job, outcome, clock)
+    except TooLarge as error:  # an end without outputs fits where one with them does not
+        outcome = build_result(job.pipeline, job.id, error, {})
+        await _write_last_event(job, outcome, clock)
+    return outcome
+
+
+async def _write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> None:
+    run = None if job.run is None else job.run.id
     match outcome:
         case Finished():
-            run.write(done_event(run.pipeline, run.job.id, run.id if run.opened else None, outcome, now))
-        case Released(reason) | Retry(reason) if run.opened:
+            job.write(done_event(job.pipeline, job.id, run, outcome, clock()))
+        case Released(reason) | Retry(reason) if run is not None:
             retry = isinstance(outcome, Retry)
-            words = truncated(reason)
-            run.write(ReleasedEvent(ts=now, job=run.job.id, run=run.id, reason=words, retry=retry))
-    await run.confirmed()
+            job.write(ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason), retry=retry))
+    await job.confirmed()
 
 
-async def settle(run: Run, outcome: Outcome, queue: WorkQueue) -> None:
-    """Tells the broker what becomes of the delivery. An order that waits is out before this one goes."""
-    if isinstance(outcome, Retry):
-        await _put_off(run, outcome.delay, queue)
-    await close(run.delivery, outcome)
+async def end_was_accepted(job: ActiveJob, view: View) -> bool:
+    """Returns False if the recorded end was void, since another run has the job."""
+    state = view.get(job.id)
+    try:
+        while state is not None and not state.ended and (job.run is None or state.run == job.run.id):
+            state = await view.change(job.id, state)
+    except (JobForgotten, BrokerUnavailable):
+        return True  # the journal has dropped it, or was replaced: no end stands against this one
+    return state is None or state.ended
 
 
-async def close(delivery: Delivery, outcome: Outcome) -> None:
-    """Tells the broker. A lost delivery comes again; whoever gets it finds the journal's word and acks."""
+async def schedule_retry(job: ActiveJob, delay: int, queue: WorkQueue) -> None:
+    """Puts the order into the queue of that delay, however long it takes; the delivery is held meanwhile."""
+    target, order = delay_queue(job.pipeline.name, delay), encode_order(job.order)
+    await PUBLISH.retry(lambda: queue.publish(target, order, job.id))
+
+
+async def settle_delivery(delivery: Delivery, outcome: Outcome) -> None:
+    """Acks, rejects or requeues. A lost delivery comes again, and its next worker finds the outcome."""
     try:
         match outcome:
             case Finished(dead=True) | AlreadyEnded(dead=True) | DeadLettered():
@@ -45,10 +67,3 @@ async def close(delivery: Delivery, outcome: Outcome) -> None:
                 await delivery.requeue()
     except DeliveryLost as error:
         log.info("delivery lost before it was settled; it comes again", why=str(error))
-
-
-async def _put_off(run: Run, delay: int, queue: WorkQueue) -> None:
-    """The order into the queue of that delay, for as long as it takes; the delivery is held meanwhile."""
-    await PUBLISH.retry(
-        lambda: queue.publish(delay_queue(run.pipeline.name, delay), encode_order(run.job), run.job.id)
-    )

@@ -1,10 +1,9 @@
 """The sweep: ends or orders again the jobs that no run will end, of every pipeline.
 
-All workers ask for it, every few seconds, and the broker gives each request to one and the same of them
-(single active consumer): so whoever sweeps is the leader, and nobody needs to know who that is. What it does
-twice, or with a view that lags, is harmless: the first end of a job stands, and an order that comes twice
-runs once. Where no worker lives, gateways end what is overdue (`LastResort`): they have no connection for
-requests, so all of them do.
+All workers request it every few seconds, and the broker gives each request to the same worker (single active
+consumer), which thereby leads; no worker needs to know which one does. A repeated sweep, or one with a view
+that lags, is harmless: the first end of a job counts, and an order that comes twice runs once. Where no
+worker lives, all gateways end what is overdue (`LastResort`): they have no connection for requests.
 """
 
 import asyncio
@@ -24,6 +23,7 @@ from eco2.journal.orders import Orders
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
 from eco2.journal.state import JobState
+from eco2.journal.view import View
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
@@ -34,9 +34,9 @@ SERVICE = "sweep"
 INTERVAL = 5.0
 """Seconds between two sweeps."""
 OVERDUE = 5.0
-"""Seconds behind its deadline after which a job is ended from here: its worker ends it at the deadline."""
+"""Seconds after its deadline at which a job is ended from here: its worker ends it at the deadline."""
 NOT_SWEPT = 15.0
-"""Seconds behind its deadline after which a gateway ends a job although workers live."""
+"""Seconds after its deadline at which a gateway ends a job although workers live."""
 LOOK = 2.0
 """Seconds between two looks for jobs that are overdue; one takes 3 ms of CPU for a view of 22,000 jobs."""
 APART = 2.0
@@ -66,12 +66,32 @@ def quiet(jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]
     `empty_since`: by pipeline, since when (Unix seconds) its queues have been empty.
     """
     for job in jobs:
-        touched = (
-            job.updated_at if job.updated_at <= now + APART else 0.0
-        )  # else a clock ahead would hide the loss
+        # A time in the future, by a clock that is ahead, would hide the loss.
+        touched = job.updated_at if job.updated_at <= now + APART else 0.0
         since = max(touched, empty_since.get(job.pipeline, now))
         if not job.ended and now - since >= LOST_AFTER:
             yield job
+
+
+def renewed_pause(view: View, now: float, keep: float) -> Paused | None:
+    """Returns the pause of the intake again before views that reach back `keep` seconds would miss it."""
+    paused = view.paused
+    if paused is None or now - paused.ts <= keep / RENEW:
+        return None
+    return Paused(ts=now, reason=paused.reason, renewed=True)
+
+
+def spent_event(view: View, now: float, keep: float) -> Spent | None:
+    """Returns what was paid today, for views that do not reach back to the calls; None if it is known."""
+    spending, day = view.spending, day_of(now)
+    total, last = spending.total(day), spending.written
+    if not (spending.complete and total):
+        return None
+    known = last is not None and last.day == day
+    age = now - last.ts if last is not None and known else math.inf
+    if age > keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
+        return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", upto=view.offset)
+    return None
 
 
 class Deadlines:
@@ -96,14 +116,11 @@ class Deadlines:
         self._ended = {job for job in self._ended if (state := view.get(job)) and not state.ended}
         for job in late.values():
             if job.job not in self._ended:
+                log.warning("ended from outside: past its deadline", job=job.job, status=job.status)
                 self._ended.add(job.job)
-                self._end(job)
-
-    def _end(self, job: JobState) -> None:
-        log.warning("ended from outside: past its deadline", job=job.job, status=job.status)
-        self._metrics.job_swept(job.pipeline, "ended")
-        self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
-        self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
+                self._metrics.job_swept(job.pipeline, "ended")
+                self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
+                self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
 
 
 class LastResort:
@@ -157,7 +174,7 @@ class Sweep:
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()
         self._depths: dict[str, int] = {}
-        metrics.show_queues(self._known_depths)
+        metrics.show_queues(self.depths)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Asks for sweeps, and sweeps where it is the leader, until `stop` is set."""
@@ -193,41 +210,25 @@ class Sweep:
             now = asyncio.get_running_loop().time()
             if now - self._last >= INTERVAL / 2:
                 self._last = now
-                await self._sweep()
+                await self.sweep()
         return b""
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Ends what is overdue, and orders again what lost its order."""
         if not self._journal.current:
             log.warning("no sweep: the view of this worker does not follow the journal")
             return
-        now = self._clock()
-        self._renew_pause(now)
-        if self._spending:
-            self._write_spent(now)
+        now, view = self._clock(), self._journal.view
+        if event := renewed_pause(view, now, self._keep):
+            self._journal.put(event)
+        if self._spending and (spent := spent_event(view, now, self._keep)):
+            self._journal.put(spent)
         self._deadlines.enforce(OVERDUE)
         await self._look_into_queues(now)
         candidates = {job.job: job for job in quiet(self._journal.view, now, self._empty_since)}
         self._watch(candidates)
         for job_id in self._silent & candidates.keys():
             await self._order_again(candidates[job_id])
-
-    def _renew_pause(self, now: float) -> None:
-        paused = self._journal.view.paused
-        if paused is not None and now - paused.ts > self._keep / RENEW:
-            self._journal.put(Paused(ts=now, reason=paused.reason, renewed=True))
-
-    def _write_spent(self, now: float) -> None:
-        """So that views know it which do not reach back to what was paid."""
-        spending, day = self._journal.view.spending, day_of(now)
-        total, last = spending.total(day), spending.written
-        if not (spending.complete and total):
-            return
-        known = last is not None and last.day == day
-        age = now - last.ts if last is not None and known else math.inf
-        if age > self._keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
-            self._journal.put(
-                Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", upto=self._journal.view.offset)
-            )
 
     async def _look_into_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""
@@ -249,8 +250,8 @@ class Sweep:
                 self._empty_since.setdefault(name, now)
         self._depths = depths
 
-    def _known_depths(self) -> dict[str, int]:
-        """Messages by queue, as long as this process leads: what it saw long ago says nothing."""
+    def depths(self) -> dict[str, int]:
+        """Returns the messages by queue as of the last sweep; none where that is too long ago."""
         age = asyncio.get_running_loop().time() - self._last
         return self._depths if age < FRESH else {}
 

@@ -7,7 +7,6 @@ import asyncio
 from functools import partial
 
 from eco2.consumers.executor import Executor
-from eco2.consumers.interrupt import DRAINED
 from eco2.consumers.outcome import (
     AlreadyEnded,
     DeadLettered,
@@ -18,10 +17,10 @@ from eco2.consumers.outcome import (
     Retry,
 )
 from eco2.consumers.progress import build_result, done_event
-from eco2.consumers.run import Run
-from eco2.consumers.running import Running
-from eco2.consumers.settle import close, conclude, settle
-from eco2.errors import DecodeError, JobForgotten, PermanentFailure, RetryableError, TooLarge
+from eco2.consumers.run import ActiveJob, ActiveJobs
+from eco2.consumers.scope import DRAINED
+from eco2.consumers.settle import schedule_retry, settle_delivery
+from eco2.errors import DecodeError, JobForgotten, PermanentFailure, RetryableError
 from eco2.job import decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
@@ -31,20 +30,11 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import Clock, Delivery, Subscription, WorkQueue, jobs_queue, retry_queue
 
 FIRST_SHARE = 4
-"""One in so many of the slots of a pipeline is there besides, for the jobs that go first."""
+"""For every so many slots of a pipeline there is one more, for the queue of retries."""
 UNREADABLE = "the request could not be read: send it again"
-"""What clients read of an order that is `DecodeError`."""
+"""The text for clients whose order could not be decoded."""
 UNKNOWN = "UNKNOWN"
-"""The code of a dead letter whose job says nothing of it here."""
-
-OUTCOME_LABELS: dict[type[Outcome], str] = {
-    Released: "released",
-    Retry: "putoff",
-    AlreadyEnded: "ended",
-    LostOwnership: "overtaken",
-    DeadLettered: "dead",
-}
-"""The label `outcome` of the metrics, and the field of the log, where the job has no status yet."""
+"""The code of a dead letter whose reason this worker does not know."""
 
 log = get_logger(__name__)
 
@@ -58,7 +48,7 @@ class Worker:
         journal: Journal,
         pipelines: tuple[AnyPipeline, ...],
         executor: Executor,
-        running: Running,
+        jobs: ActiveJobs,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -69,7 +59,7 @@ class Worker:
         self._journal = journal
         self._pipelines = pipelines
         self._executor = executor
-        self._running = running
+        self._jobs = jobs
         self._metrics = metrics
         self._clock = clock
         self._prefetch = prefetch
@@ -81,77 +71,82 @@ class Worker:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
         self._journal.view.observe(self._fence)
         self._journal.view.observe_intake(self._changed.set)
-        self._journal.view.observe_resets(self._give_back)
+        # A journal that replaces this one does not know the jobs that are here.
+        self._journal.view.observe_resets(partial(self._jobs.cancel, Released("the journal was replaced")))
         async with asyncio.TaskGroup() as group:
             if not await self._journal.ready(stop):
                 return
-            waker = group.create_task(self._wake(stop))
+
+            async def wake() -> None:
+                await stop.wait()
+                self._changed.set()
+
+            waker = group.create_task(wake())
             await self._take(group, stop)
             waker.cancel()
             await self._drain()
 
-    async def _wake(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._changed.set()
-
     async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Consumes until `stop` is set, but not while an operator has paused the intake."""
+        kinds = ((retry_queue, -(-self._prefetch // FIRST_SHARE)), (jobs_queue, self._prefetch))
+        sources = [(each, name(each.name), slots) for each in self._pipelines for name, slots in kinds]
         subscriptions: list[Subscription] = []
         while not stop.is_set():
             self._changed.clear()
             paused = self._journal.view.paused
             if paused is None and not subscriptions:
-                subscriptions = self._consume(group)
+                subscriptions = [
+                    self._queue.consume(queue, slots, partial(self._deliver, group, pipeline))
+                    for pipeline, queue, slots in sources
+                ]
             elif paused is not None and subscriptions:
                 log.warning("paused: jobs in flight go on, no more are taken", reason=paused.reason)
-                await _cancel(subscriptions)
-                subscriptions = []
+                while subscriptions:
+                    await subscriptions.pop(0).cancel()
             await self._changed.wait()
-        await _cancel(subscriptions)
-
-    def _consume(self, group: asyncio.TaskGroup) -> list[Subscription]:
-        first = -(-self._prefetch // FIRST_SHARE)
-        return [
-            self._queue.consume(name(pipeline.name), slots, partial(self._deliver, group, pipeline))
-            for pipeline in self._pipelines
-            for name, slots in ((retry_queue, first), (jobs_queue, self._prefetch))
-        ]
+        for subscription in subscriptions:
+            await subscription.cancel()
 
     def _deliver(self, group: asyncio.TaskGroup, pipeline: AnyPipeline, delivery: Delivery) -> None:
         try:
             job = decode_order(delivery.body)
         except DecodeError as error:
-            group.create_task(self._bury(pipeline, delivery, error))
+            group.create_task(self._dead_letter(pipeline, delivery, error))
             return
         delivery.release_body()  # a hundred uploads, held twice, are most of a worker's memory
         if delivery.redelivered:
             self._metrics.delivery_redelivered(pipeline.name)
-        if run := self._running.get(job.id):
+        if active := self._jobs.get(job.id):
             self._metrics.delivery_adopted(pipeline.name)
-            group.create_task(_replaced(run.adopt(delivery)))
+            log.info("a redelivery takes the place of the first delivery: the job runs here already")
+            replaced = AlreadyEnded("another delivery of the job has taken its place")
+            group.create_task(settle_delivery(active.adopt(delivery), replaced))
             return
-        run = Run(job, pipeline, delivery, self._journal)
-        self._running.add(run)
-        group.create_task(self._work(run), name=f"job {job.id}")
+        active = ActiveJob(job, pipeline, delivery, self._journal)
+        self._jobs.add(active)
+        group.create_task(self._work(active), name=f"job {job.id}")
 
-    async def _work(self, run: Run) -> None:
-        pipeline = run.pipeline.name
-        ended, reason = "cancelled", None
-        with bind_job(run.job.id):
-            log.debug("job taken", pipeline=pipeline, redelivered=run.delivery.redelivered)
+    async def _work(self, job: ActiveJob) -> None:
+        """Runs the job and settles its delivery."""
+        pipeline = job.pipeline.name
+        label, reason = "cancelled", None
+        with bind_job(job.id):
+            log.debug("job taken", pipeline=pipeline, redelivered=job.delivery.redelivered)
             self._metrics.job_started(pipeline)
             try:
-                outcome = await self._outcome(run)
-                self._running.forget(run)  # before the broker is told: what is delivered next finds the end
-                await settle(run, outcome, self._queue)
-                ended, reason = _describe(outcome)
+                outcome = await self._executor.execute(job)
+                self._jobs.remove(job)  # before the delivery is settled: the next one finds the end
+                if isinstance(outcome, Retry):
+                    await schedule_retry(job, outcome.delay, self._queue)
+                await settle_delivery(job.delivery, outcome)
+                label, reason = outcome.label, outcome.reason
                 self._count(pipeline, outcome)
             finally:
-                self._running.forget(run)
-                self._metrics.job_left(pipeline, ended, self._clock() - run.job.accepted)
-                # What went well is told by the journal and the metrics; a line costs more than a small job.
-                say = log.debug if ended == "completed" else log.info
-                say("job settled", pipeline=pipeline, outcome=ended, reason=reason)
+                self._jobs.remove(job)
+                self._metrics.job_left(pipeline, label, self._clock() - job.order.accepted)
+                # The journal and the metrics show success; a line of the log costs more than a small job.
+                write = log.debug if label == "completed" else log.info
+                write("job settled", pipeline=pipeline, outcome=label, reason=reason)
 
     def _count(self, pipeline: str, outcome: Outcome) -> None:
         match outcome:
@@ -164,72 +159,37 @@ class Worker:
             case Retry():
                 self._metrics.job_put_off(pipeline)
 
-    async def _outcome(self, run: Run) -> Outcome:
-        """What became of the job, written to the journal; an end counts once it is known to stand."""
-        while True:
-            outcome = await self._executor.execute(run)
-            try:
-                await conclude(run, outcome, self._clock)
-            except TooLarge as error:  # an end without outputs fits where one with them does not
-                outcome = build_result(run.pipeline, run.job.id, None, error, {})
-                await conclude(run, outcome, self._clock)
-            if not isinstance(outcome, Finished) or await self._executor.stands(run):
-                return outcome
-            run.renew()
+    async def _dead_letter(self, pipeline: AnyPipeline, delivery: Delivery, why: DecodeError) -> None:
+        """Rejects an order that cannot be decoded, and ends its job as failed.
 
-    async def _bury(self, pipeline: AnyPipeline, delivery: Delivery, why: DecodeError) -> None:
-        """To the dead letters; if the message says whose order it was, and no good one has come before, that
-        job ends as failed."""
+        The message id names the job; a job that a good order of it has begun is left alone.
+        """
         log.error("order goes to the dead letters", why=str(why), message_id=delivery.message_id)
         job_id, error = delivery.message_id, PermanentFailure(str(why), "MALFORMED", UNREADABLE)
         try:
             state = await self._journal.find(job_id)
             if state is not None and state.run is None and not state.ended:
-                end = build_result(pipeline, job_id, None, error, dict(state.usage))
+                end = build_result(pipeline, job_id, error, state.usage)
                 await self._journal.put(done_event(pipeline, job_id, None, end, self._clock()))
                 self._metrics.job_ended(pipeline.name, end.status, end.code)
         except (JobForgotten, RetryableError) as unknown:
             log.info("whose order it was cannot be said", why=str(unknown))
-        await close(delivery, DeadLettered(str(why)))
+        await settle_delivery(delivery, DeadLettered(str(why)))
         self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
-        """Stops a run as soon as the journal shows that it is not the job's current one any more."""
-        run = self._running.get(state.job)
-        if run is not None and run.opened and (state.ended or state.run != run.id):
-            run.interrupt.fire(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
-
-    def _give_back(self) -> None:
-        """The journal is another one, which does not know the jobs that run here."""
-        for run in self._running:
-            run.interrupt.fire(Released("the journal was replaced"))
+        """Cancels a run as soon as the journal shows that it is not the job's current one any more."""
+        job = self._jobs.get(state.job)
+        if job is not None and job.run is not None and (state.ended or state.run != job.run.id):
+            job.cancel(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
 
     async def _drain(self) -> None:
-        log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._running))
-        for run in self._running:
-            run.interrupt.drain()
+        log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._jobs))
+        for job in self._jobs:
+            job.drain()
         try:
             async with asyncio.timeout(self._grace):
-                await self._running.idle()
+                await self._jobs.idle()
         except TimeoutError:
-            log.warning("drain grace is over; giving back unfinished calls", jobs=len(self._running))
-            for run in self._running:
-                run.interrupt.fire(DRAINED)
-
-
-async def _cancel(subscriptions: list[Subscription]) -> None:
-    for subscription in subscriptions:
-        await subscription.cancel()
-
-
-async def _replaced(double: Delivery) -> None:
-    log.info("a delivery of a job that runs here already took the place of the first")
-    await close(double, AlreadyEnded("another delivery of the job has taken its place"))
-
-
-def _describe(outcome: Outcome) -> tuple[str, str | None]:
-    match outcome:
-        case Finished(status):
-            return status, None
-        case _:
-            return OUTCOME_LABELS[type(outcome)], outcome.reason
+            log.warning("drain grace is over; giving back unfinished calls", jobs=len(self._jobs))
+            self._jobs.cancel(DRAINED)

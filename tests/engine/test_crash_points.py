@@ -15,7 +15,7 @@ from eco2.event import Done, decode_events
 from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.journal.state import JobState
 from eco2.pipeline import Call, Context, Pipeline, Stage
-from tests.support.crash_points import Doomed, Point, Side
+from tests.support.crash_points import CrashingProcess, Point, Side
 from tests.support.engine_fixtures import at_rest
 from tests.support.virtual_clock import VirtualClock, run_virtual
 from tests.support.world import (
@@ -88,7 +88,7 @@ async def worker_crashes(point: Point, chaos: Chaos) -> bool:
     """False if the worker had done all it had to do before it came to that point."""
     world, model = World(chaos), Provider()
     async with asyncio.timeout(PATIENCE), world.process() as gateway:
-        first = Doomed(*world.components(model, PIPELINE), point)
+        first = CrashingProcess(*world.components(model, PIPELINE), point)
         living = asyncio.create_task(first.live())
         job = (await gateway.submit()).job
         ending = asyncio.create_task(gateway.ended(job))
@@ -119,7 +119,7 @@ async def failing_worker_crashes(point: Point, provider: Provider) -> tuple[bool
     """The same for a job whose provider does not answer at first. Leaves its dead letters."""
     world = World()
     async with asyncio.timeout(5 * PATIENCE), world.process() as gateway:
-        first = Doomed(*world.components(provider, PIPELINE), point)
+        first = CrashingProcess(*world.components(provider, PIPELINE), point)
         living = asyncio.create_task(first.live())
         job = (await gateway.submit(life=800)).job
         ending = asyncio.create_task(gateway.ended(job))
@@ -147,7 +147,7 @@ def dead_letters(world: World) -> list[str]:
 
 
 @asynccontextmanager
-async def accepting(gateway: Doomed) -> AsyncIterator[Acceptance]:
+async def accepting(gateway: CrashingProcess) -> AsyncIterator[Acceptance]:
     """A gateway at work; on leaving it stops, if it has not vanished."""
     process = gateway.process
     living = asyncio.create_task(gateway.live())
@@ -174,11 +174,11 @@ async def gateway_crashes(point: Point, chaos: Chaos, again: bool) -> bool:
     """`again`: the client got no answer and asks another gateway, with its key."""
     world, model = World(chaos), ScriptedModel()
     async with asyncio.timeout(PATIENCE), world.process(model, PIPELINE) as watching:
-        first = Doomed(*world.components(), point)
+        first = CrashingProcess(*world.components(), point)
         async with accepting(first) as acceptance:
             await first.during(patiently(acceptance, "key" if again else None))
         if again:
-            async with accepting(Doomed(*world.components(), None)) as acceptance:
+            async with accepting(CrashingProcess(*world.components(), None)) as acceptance:
                 answer = await patiently(acceptance, "key")
             assert (await watching.ended(answer.job_id)).status == "completed"
         await watching.journal.barrier()

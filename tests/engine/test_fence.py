@@ -10,12 +10,12 @@ import pytest
 from eco2.calls.reservation import LEASE, Fence
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
+from eco2.consumers.scope import CancelScope
 from eco2.journal.journal import Journal
-from eco2.ports import Delivery
 from eco2.service import run
 from tests.support.freeze import Freezable, FreezableLoop
 from tests.support.virtual_clock import virtual
-from tests.support.world import PIPELINE, SILENCE, Process, ScriptedModel, World, order, until
+from tests.support.world import SILENCE, Process, ScriptedModel, World, order, until
 
 
 class Clockwork:
@@ -48,13 +48,10 @@ class Counted(Fence):
 @asynccontextmanager
 async def run_at(*jumps: float) -> AsyncIterator[tuple[Counted, Run]]:
     """A fence on a clock that jumps, and a run that wants to call."""
-    async with World().process() as process:
-        came: list[Delivery] = []
-        process.broker.consume("jobs.ask", 1, came.append)
-        state = await process.submit()
-        await until(lambda: bool(came))
-        job = order(state.job, "q", state.accepted)
-        yield Counted(process.journal, Clockwork(*jumps)), Run(job, PIPELINE, came[0], process.journal)
+    async with World().process() as process, CancelScope(100.0) as scope:
+        job = order("j", "q", 0.0)
+        run = Run("r", job, scope, deadline=100.0, retries=0, offset=0, started=False)
+        yield Counted(process.journal, Clockwork(*jumps)), run
 
 
 @pytest.mark.parametrize(
@@ -70,7 +67,7 @@ async def run_at(*jumps: float) -> AsyncIterator[tuple[Counted, Run]]:
 def test_who_took_too_long_behind_the_barrier_asks_again(jumps: tuple[float, ...], barriers: int) -> None:
     @virtual
     async def scenario() -> None:
-        async with run_at(*jumps) as (fence, run), run.interrupt.scope(100.0):
+        async with run_at(*jumps) as (fence, run):
             await fence.check(run)
         assert fence.barriers == barriers
 
@@ -79,16 +76,13 @@ def test_who_took_too_long_behind_the_barrier_asks_again(jumps: tuple[float, ...
 
 @virtual
 async def test_an_overtaken_run_does_not_pass() -> None:
+    passed = False
     async with run_at() as (fence, run):
-        passed = False
-        try:
-            async with run.interrupt.scope(100.0):
-                run.interrupt.fire(LostOwnership())
-                await fence.check(run)
-                passed = True
-        except TimeoutError:
-            assert run.interrupt.outcome == LostOwnership()
-        assert not passed
+        run.scope.cancel(LostOwnership())
+        await fence.check(run)
+        passed = True
+    assert run.scope.reason == LostOwnership()
+    assert not passed
 
 
 class Frozen(World):
@@ -126,7 +120,7 @@ async def overtaken_behind_the_barrier() -> None:
     process, components = world.components(first, name="first")
     barriers = Barriers(process, seconds=2 * SILENCE)
     assert isinstance(process.broker, Freezable)
-    context = process.broker.frost.context.copy()
+    context = process.broker.freezer.context.copy()
     living = asyncio.get_running_loop().create_task(run(components, process.stop), context=context)
     async with world.process() as gateway:
         job = (await gateway.submit()).job

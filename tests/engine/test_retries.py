@@ -157,7 +157,7 @@ async def test_nothing_is_put_off_that_cannot_be_done_in_time() -> None:
 
 @virtual
 async def test_an_order_that_comes_twice_spends_a_retry_once() -> None:
-    """The other order is parked while the run fails; the job is not begun by it before its time."""
+    """The other order is on standby while the run fails; the job is not begun by it before its time."""
     world, model = World(), Failing(*[ProviderError("cut")] * 5)
     async with world.process(model), world.process(model) as process:
         accepted = await process.submit(life=800)

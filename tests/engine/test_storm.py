@@ -111,7 +111,7 @@ class Weather:
     def _hire(self) -> None:
         process, components = self._world.components(self.provider, PIPELINE, prefetch=6, concurrency=4)
         living = run(components, process.stop)
-        context = _broker(process).frost.context.copy()
+        context = _broker(process).freezer.context.copy()
         self._workers[asyncio.get_running_loop().create_task(living, context=context)] = process
 
     def _pick(self) -> tuple[asyncio.Task[None], Process]:
@@ -140,13 +140,13 @@ class Weather:
 
     async def _freeze(self) -> None:
         broker = _broker(self._pick()[1])
-        if not broker.frost.frozen:
+        if not broker.freezer.frozen:
             seconds = self._dice.choice((1.0, 3.0, 12.0, 20.0, 40.0))
             self._passing.append(asyncio.get_running_loop().create_task(broker.freeze(seconds)))
 
     async def _disrupt(self) -> None:
         broker = _broker(self._pick()[1])
-        if not broker.frost.frozen:
+        if not broker.freezer.frozen:
             broker.disrupt()
 
     async def _outage(self) -> None:

@@ -83,14 +83,14 @@ class LoneRun:
     retries = 1
 
     @property
-    def interrupt(self) -> "LoneRun":
+    def scope(self) -> "LoneRun":
         return self
 
-    async def may_begin(self) -> None: ...
+    async def checkpoint(self) -> None: ...
 
     async def barrier(self) -> None: ...
 
-    def calling(self) -> AbstractContextManager[None]:
+    def in_call(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     def begin_call(self) -> None: ...

@@ -1,4 +1,4 @@
-"""A process that vanishes at one of its durable writes: as by `kill -9`, without a drain and without a word.
+"""A process that vanishes at one of its durable writes: as by `kill -9`, without a drain or a last event.
 
 Durable is what the broker keeps: what is appended, stored, published, and every settlement. The writes are
 counted as they come, so a test goes through all of them without knowing which there are.
@@ -27,7 +27,7 @@ class Point:
     side: Side
 
 
-class Doomed:
+class CrashingProcess:
     """Lets a process vanish at `point`; with None it lives, and only its writes are noted."""
 
     def __init__(self, process: Process, components: list[Component], point: Point | None) -> None:
@@ -38,7 +38,7 @@ class Doomed:
         self._point = point
         self._life: asyncio.Task[None] | None = None
         broker: Any = process.broker
-        for name in ("append", "keep", "publish"):
+        for name in ("append", "append_order", "publish"):
             setattr(broker, name, partial(self._write, name, getattr(broker, name)))
         broker.consume = partial(self._consume, broker.consume)
 

@@ -1,4 +1,4 @@
-"""What several tests of the engine need to set a scene: held confirms, a rival run, a queue to look into."""
+"""Fixtures for tests of the engine: held confirms, a rival run, an empty queue."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -30,13 +30,13 @@ def used(calls: int) -> JSON:
 
 
 def overtaking(job: str, attempt: int = 2) -> RunStarted:
-    """A run of another worker, which takes the job over without a word to its holder."""
+    """A run of another worker, which takes the job over without asking its holder."""
     return RunStarted(ts=VirtualClock.now(), job=job, run="other", attempt=attempt, worker="elsewhere")
 
 
 @contextmanager
 def rival(process: Process, job: str, run: str = "other") -> Iterator[None]:
-    """Inside, another worker says that it has the job whenever somebody asks."""
+    """In the block, another worker replies to each query that it has the job."""
     holds = True
 
     def answer(_: str, body: bytes) -> None:

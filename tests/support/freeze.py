@@ -22,7 +22,7 @@ HEARTBEAT = 10.0
 """Seconds of standing still after which the broker closes the connection."""
 
 
-class Frost:
+class Freezer:
     """One process's share of the loop. `context`: what belongs to it runs in a copy of this."""
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Frost:
             step()
 
 
-_owner: ContextVar[Frost] = ContextVar("frost")
+_owner: ContextVar[Freezer] = ContextVar("freezer")
 
 
 class FreezableLoop(VirtualLoop):
@@ -96,11 +96,11 @@ class _Step:
         self._context = copy_context() if context is None else context  # an empty one is false
 
     def begin(self) -> None:
-        frost = self._context.get(_owner)
-        if frost is None:
+        freezer = self._context.get(_owner)
+        if freezer is None:
             self._do()
         else:
-            frost.run(self._do)
+            freezer.run(self._do)
 
     def _do(self) -> None:
         if not self.handle.cancelled():
@@ -117,46 +117,46 @@ class Freezable(Embedded):
 
     def __init__(self, topology: Topology, server: Server) -> None:
         super().__init__(topology, server)
-        self.frost = Frost()
+        self.freezer = Freezer()
 
     async def freeze(self, seconds: float) -> None:
         """The process stands still for so long; the broker takes it for dead behind the heartbeat."""
-        self.frost.freeze()
+        self.freezer.freeze()
         await asyncio.sleep(min(seconds, HEARTBEAT))
         if seconds > HEARTBEAT:
             self._disconnect()
             await asyncio.sleep(seconds - HEARTBEAT)
-        self.frost.thaw()
+        self.freezer.thaw()
         if seconds > HEARTBEAT and self._channel is None and self._desk is not None:
             if self._reconnect is not None:
                 self._reconnect.cancel()  # of a disruption while it stood still
-            self.frost.enter(self._connect)
+            self.freezer.enter(self._connect)
 
     def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
-        return super().consume(queue, prefetch, partial(self.frost.enter, on_delivery))
+        return super().consume(queue, prefetch, partial(self.freezer.enter, on_delivery))
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
     ) -> Following:
-        enter = self.frost.enter
+        enter = self.freezer.enter
         return super().tail(start, partial(enter, on_record), partial(enter, on_replaced))
 
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
-        return super().subscribe(pattern, partial(self.frost.enter, on_message))
+        return super().subscribe(pattern, partial(self.freezer.enter, on_message))
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
     ) -> Standing:
         async def handled(body: bytes) -> bytes:
-            handling = self.frost.context.copy().run(asyncio.ensure_future, handler(body))
+            handling = self.freezer.context.copy().run(asyncio.ensure_future, handler(body))
             try:
                 return await handling
             finally:
                 handling.cancel()
 
         def answered(body: bytes) -> bytes | None:
-            if express is None or self.frost.frozen:
+            if express is None or self.freezer.frozen:
                 return None
-            return self.frost.context.copy().run(express, body)
+            return self.freezer.context.copy().run(express, body)
 
         return super().serve(service, handled, answered)

@@ -13,32 +13,29 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
-from eco2.calls.provider import Budget, Provider
-from eco2.calls.reservation import Fence
-from eco2.calls.router import Router
-from eco2.consumers.context import Engine
-from eco2.consumers.deltas import DeltaSender
-from eco2.consumers.executor import Executor
-from eco2.consumers.liveness import HolderMonitor
-from eco2.consumers.running import Running
-from eco2.consumers.sweep import Deadlines, LastResort, Sweep
-from eco2.consumers.worker import Worker
+from eco2.calls.provider import Provider
+from eco2.consumers.sweep import Deadlines, LastResort
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.journal.presence import Presence
-from eco2.journal.sizes import Sizes
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Broker, Model, Quota, Rpc, no_gate
-from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from eco2.service import Component, run
-from eco2.tokens.estimate import Counting, Estimator
+from eco2.tokens.estimate import Counting
+from eco2.wiring import (
+    Core,
+    WorkerOptions,
+    build_budget,
+    join_budget,
+    worker_components,
+)
 from tests.support.virtual_clock import VirtualClock
 
 KEEP = 900.0
@@ -98,9 +95,9 @@ class ScriptedModel:
         call: Call[Answer],
         job_id: str,
         on_text: Callable[[str], None],
-        gate: Callable[[], Awaitable[None]] = no_gate,
+        before_send: Callable[[], Awaitable[None]] = no_gate,
     ) -> Reply[Answer]:
-        await gate()
+        await before_send()
         self.calls.append((call.kind, job_id))
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
@@ -169,6 +166,14 @@ class Process:
     leaders: dict[str, Leader] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     clock: Callable[[], float] = VirtualClock.now
+    name: str = "w"
+    pipeline: Pipeline[Any] = PIPELINE
+
+    @property
+    def core(self) -> Core:
+        return Core(
+            self.name, (self.pipeline,), self.broker, self.journal, self.metrics, self.clock, monotonic
+        )
 
     async def leave(self) -> None:
         """Stops in order what `World.start` started."""
@@ -249,15 +254,15 @@ class World:
         gateway. `rpc`: what stands between its share of the budgets and the broker."""
         broker = self.connection()
         journal = Journal(broker, KEEP, VirtualClock.now)
-        process = Process(broker, journal, asyncio.Event())
+        process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
         components = [Component("broker", broker.run), Component("journal", journal.run)]
         if self.spending:
             components.append(Component("spending", journal.recall_spending))
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
         if remotes:
-            components += shares(process, remotes, name, rpc(broker))
-            components += worker(process, pipeline, prefetch, name, self.spending)
+            components += shares(process, remotes, rpc(broker))
+            components += worker(process, prefetch, self.spending)
         return process, components
 
     async def start(
@@ -309,7 +314,7 @@ def skewed(
     wall = lambda: VirtualClock.now() + ahead  # noqa: E731
     presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
     journal = Journal(broker, KEEP, presence.now, presence=presence)
-    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
+    process = Process(broker, journal, asyncio.Event(), clock=presence.now, name=name)
     components = [
         Component("broker", broker.run),
         Component("presence", presence.run),
@@ -318,8 +323,8 @@ def skewed(
     if model is None:
         deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
         return process, [*components, Component("deadlines", LastResort(journal, deadlines, presence).run)]
-    components += shares(process, [Remote("scripted", model)], name, broker)
-    return process, [*components, *worker(process, PIPELINE, 10, name, spending=False)]
+    components += shares(process, [Remote("scripted", model)], broker)
+    return process, [*components, *worker(process, 10, spending=False)]
 
 
 @asynccontextmanager
@@ -342,65 +347,33 @@ def monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-def shares(process: Process, remotes: Sequence[Remote], name: str, rpc: Rpc) -> Sequence[Component]:
-    """The providers of a process, and what keeps its shares in their budgets up."""
+def shares(process: Process, remotes: Sequence[Remote], rpc: Rpc) -> Sequence[Component]:
+    """The providers of a process, and its shares in their budgets."""
     components: list[Component] = []
     for remote in remotes:
         quota, limits = remote.quota, remote.limits
         if quota is None and limits is not None:
-            service, may_call = f"quota-{remote.name}", process.journal.view.may_call
-            sizes = Sizes(process.journal, remote.name, VirtualClock.now)
-            counting = remote.counting
-            leader = Leader(rpc, process.broker, service, limits, may_call, sizes, counting, clock=monotonic)
-            quota = asker = Asker(rpc, service, name, limits, leader.near, monotonic)
-            process.leaders[remote.name] = leader
-            process.metrics.show_budget(remote.name, leader.status)
-            components += [Component("leader", leader.run), Component("asker", asker.run)]
+            service = f"quota-{remote.name}"
+            share = join_budget(process.core, remote.name, service, limits, remote.counting, rpc)
+            quota = share.asker
+            process.leaders[remote.name] = share.leader
+            components += share.components
         budget = None
         if quota is not None:
-            estimator = Estimator(remote.name, remote.counting)
-            budget = Budget(quota, estimator, remote.counting, limits or Limits())
+            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
         process.providers[remote.name] = Provider(
             remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
         )
     return components
 
 
-def worker(
-    process: Process, pipeline: Pipeline[Any], prefetch: int, name: str, spending: bool
-) -> Sequence[Component]:
-    broker, journal, metrics, running = process.broker, process.journal, process.metrics, Running()
-    live = DeltaSender(broker)
-    holders = HolderMonitor(broker, running, SILENCE)
-    clock = process.clock
-    providers = list(process.providers.values())
-    router = Router(providers, Fence(journal, VirtualClock.now), 60.0, metrics)
-    executor = Executor(journal, Engine(router, live, journal, clock), holders, metrics, name)
-    consumer = Worker(
-        broker,
-        journal,
-        (pipeline,),
-        executor,
-        running,
-        metrics,
-        clock,
+def worker(process: Process, prefetch: int, spending: bool) -> Sequence[Component]:
+    options = WorkerOptions(
         prefetch=prefetch,
-        grace=70.0,
-    )
-    sweep = Sweep(
-        broker,
-        journal,
-        Orders(broker),
-        holders,
-        (pipeline,),
-        metrics,
-        clock,
+        drain_grace=70.0,
+        call_timeout=60.0,
+        holder_timeout=SILENCE,
         keep=KEEP,
         spending=spending,
     )
-    return [
-        Component("live", live.run),
-        Component("holders", holders.run),
-        Component("worker", consumer.run, grace=80.0),
-        Component("sweep", sweep.run),
-    ]
+    return worker_components(process.core, list(process.providers.values()), options)

@@ -260,8 +260,8 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             given["journal"] = (keep,)
             super().__init__(stream, keep, clock, shows=shows, replies=replies, presence=presence)
 
-    monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
-    monkeypatch.setattr("eco2.calls.router.Router", SpiedRouter)
+    monkeypatch.setattr("eco2.wiring.Worker", Spied)
+    monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
     settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
@@ -285,7 +285,7 @@ async def test_without_settings_a_worker_gets_what_the_budget_asks_for(
             given["prefetch"] = prefetch
             super().__init__(*parts, prefetch=prefetch, grace=grace)
 
-    monkeypatch.setattr("eco2.consumers.worker.Worker", Spied)
+    monkeypatch.setattr("eco2.wiring.Worker", Spied)
     await components_of(Settings(rpm=100), "serve")
     assert given == {"prefetch": size_for_scans(100, 500_000).prefetch}
 

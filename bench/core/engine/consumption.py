@@ -17,8 +17,7 @@ from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
 from eco2.consumers.executor import Executor
 from eco2.consumers.outcome import AlreadyEnded, Outcome
-from eco2.consumers.run import Run
-from eco2.consumers.running import Running
+from eco2.consumers.run import ActiveJob, ActiveJobs
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
@@ -30,8 +29,8 @@ class Handler(Executor):
     def __init__(self) -> None:
         """Needs nothing that an executor has."""
 
-    async def execute(self, run: Run) -> Outcome:
-        seconds = run.job.input["seconds"]
+    async def execute(self, job: ActiveJob) -> Outcome:
+        seconds = job.order.input["seconds"]
         await work_async(float(str(seconds)) if seconds else 0.0)
         return AlreadyEnded("without a journal")
 
@@ -42,7 +41,7 @@ async def _consume() -> None:
     journal = Journal(broker, 60.0, time.time)
     journal.filled.set()
     worker = Worker(
-        broker, journal, (core,), Handler(), Running(), Metrics(), time.time, prefetch=PREFETCH, grace=1.0
+        broker, journal, (core,), Handler(), ActiveJobs(), Metrics(), time.time, prefetch=PREFETCH, grace=1.0
     )
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:

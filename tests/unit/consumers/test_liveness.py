@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from eco2.consumers.liveness import QUERIES_PER_TIMEOUT, QUERY_TOPIC, REPLY_TOPIC, HolderMonitor
-from eco2.consumers.running import Running
+from eco2.consumers.run import ActiveJobs
 from tests.support.engine_fixtures import rival
 from tests.support.virtual_clock import VirtualLoop, virtual
 from tests.support.world import SILENCE, Process, ScriptedModel, World, until
@@ -31,7 +31,7 @@ def stand_still(seconds: float) -> None:
 async def asking(world: World) -> AsyncIterator[tuple[Process, HolderMonitor]]:
     """A process that asks others, and has no job itself."""
     async with world.process() as process, asyncio.TaskGroup() as group:
-        holders, stop = HolderMonitor(process.broker, Running(), SILENCE), asyncio.Event()
+        holders, stop = HolderMonitor(process.broker, ActiveJobs(), SILENCE), asyncio.Event()
         group.create_task(holders.run(stop))
         yield process, holders
         stop.set()

@@ -242,7 +242,7 @@ async def test_a_job_that_is_cancelled_while_it_waits_leaves_no_trace() -> None:
 
 
 @virtual
-async def test_beside_a_suspect_that_downgrade_others_may_begin() -> None:
+async def test_beside_a_suspect_that_made_progress_others_may_begin() -> None:
     async with asyncio.TaskGroup() as group:
         jobs = Jobs(group)
         jobs.start("suspect", exclusive=True)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eco2.call import Usage
-from eco2.consumers.context import added, plain
+from eco2.consumers.recorder import added, plain
 from eco2.llm.prices import PRICES, price
 
 tokens = st.integers(0, 10_000_000)

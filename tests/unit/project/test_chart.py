@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from eco2 import __version__
-from eco2.assembly import MARGIN
 from eco2.environment import markdown
 from eco2.settings import Settings, size_for_scans
 from eco2.sizing import BETWEEN, WORKER_CALLS
+from eco2.wiring import MARGIN
 
 ROOT = Path(__file__).parents[3]
 CHART = ROOT / "helm/eco2"

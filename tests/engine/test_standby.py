@@ -1,4 +1,4 @@
-"""Parking and takeover: a job whose holder may be at work is left alone, one whose holder is gone goes on."""
+"""Standby and takeover: a job is left to a holder that may be at work, and resumed once it is gone."""
 
 import asyncio
 

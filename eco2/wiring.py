@@ -1,0 +1,122 @@
+"""Wires the parts of a worker: the engine, the providers that it calls, and its shares in their budgets.
+
+`eco2/assembly.py` does so as the settings ask; tests do so with scripted parts around the same engine.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from eco2.calls.provider import Budget, Provider
+from eco2.calls.reservation import Fence
+from eco2.calls.router import Router
+from eco2.consumers.context import Engine
+from eco2.consumers.deltas import DeltaSender
+from eco2.consumers.executor import Executor
+from eco2.consumers.liveness import HolderMonitor
+from eco2.consumers.run import ActiveJobs
+from eco2.consumers.sweep import Sweep
+from eco2.consumers.worker import Worker
+from eco2.journal.journal import Journal
+from eco2.journal.orders import Orders
+from eco2.journal.sizes import Sizes
+from eco2.metrics import Metrics
+from eco2.pacer import Limits
+from eco2.pipeline import AnyPipeline
+from eco2.ports import Broker, Clock, Quota, Rpc
+from eco2.quota.asker import Asker
+from eco2.quota.leader import Leader
+from eco2.quota.term import Gone, present
+from eco2.service import Component
+from eco2.tokens.estimate import Counting, Estimator
+
+MARGIN = 10.0
+"""Seconds beyond the drain grace in which a stopping worker must have written its last events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The parts of a process that all others are built on. `name`: of the process, in the journal.
+
+    `clock`: Unix seconds. `monotonic`: seconds of a clock of this process alone.
+    """
+
+    name: str
+    pipelines: tuple[AnyPipeline, ...]
+    broker: Broker
+    journal: Journal
+    metrics: Metrics
+    clock: Clock
+    monotonic: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """`prefetch`: jobs at once per pipeline. `spending`: whether the sum paid per day is written down.
+    `default_model`: of jobs that name none; None: that of the best provider.
+
+    Seconds: `drain_grace`, which a drain waits for calls in flight; `call_timeout` of one call;
+    `holder_timeout` of a silent holder; `keep`, which views reach back.
+    """
+
+    prefetch: int
+    drain_grace: float
+    call_timeout: float
+    holder_timeout: float
+    keep: float
+    spending: bool = False
+    default_model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetShare:
+    """The share of a process in one provider's budget; `leader` runs for the lead of that budget."""
+
+    provider: str
+    leader: Leader
+    asker: Asker
+
+    @property
+    def components(self) -> list[Component]:
+        return [
+            Component(f"budget of {self.provider}", self.leader.run),
+            Component(f"share of {self.provider}", self.asker.run),
+        ]
+
+
+def join_budget(
+    core: Core, name: str, service: str, limits: Limits, counting: Counting, rpc: Rpc, gone: Gone = present
+) -> BudgetShare:
+    """Takes part in the budget of the provider `name`, which all processes share through `service`."""
+    may_call, now = core.journal.view.may_call, core.monotonic
+    sizes = Sizes(core.journal, name, core.clock)
+    leader = Leader(rpc, core.broker, service, limits, may_call, sizes, counting, now, gone)
+    core.metrics.show_budget(name, leader.status)
+    return BudgetShare(name, leader, Asker(rpc, service, core.name, limits, leader.near, now))
+
+
+def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -> Budget:
+    """Returns the budget for calls to a model, which take their part of the minute from `quota`."""
+    return Budget(quota, Estimator(model, counting), counting, limits)
+
+
+def worker_components(core: Core, providers: Sequence[Provider], options: WorkerOptions) -> list[Component]:
+    """Returns the components of a worker, in the order in which they start."""
+    broker, journal, metrics, clock = core.broker, core.journal, core.metrics, core.clock
+    live, jobs = DeltaSender(broker), ActiveJobs()
+    holders = HolderMonitor(broker, jobs, options.holder_timeout)
+    fence, timeout, model = Fence(journal, core.monotonic), options.call_timeout, options.default_model
+    router = Router(providers, fence, timeout, metrics, model)
+    executor = Executor(Engine(router, live, journal, clock), holders, metrics, core.name)
+    prefetch, grace = options.prefetch, options.drain_grace
+    worker = Worker(
+        broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
+    )
+    orders, keep, spending = Orders(broker), options.keep, options.spending
+    sweep = Sweep(broker, journal, orders, holders, core.pipelines, metrics, clock, keep, spending)
+    return [
+        Component("live text", live.run),
+        Component("holders", holders.run),
+        Component("worker", worker.run, grace=grace + MARGIN),
+        Component("sweep", sweep.run),
+    ]
