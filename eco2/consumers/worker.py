@@ -29,7 +29,7 @@ from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Clock, Delivery, Subscription, WorkQueue, jobs_queue, retry_queue
 
-FIRST_SHARE = 4
+RETRY_SHARE = 4
 """For every so many slots of a pipeline there is one more, for the queue of retries."""
 UNREADABLE = "the request could not be read: send it again"
 """The text for clients whose order could not be decoded."""
@@ -88,7 +88,7 @@ class Worker:
 
     async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Consumes until `stop` is set, but not while an operator has paused the intake."""
-        kinds = ((retry_queue, -(-self._prefetch // FIRST_SHARE)), (jobs_queue, self._prefetch))
+        kinds = ((retry_queue, -(-self._prefetch // RETRY_SHARE)), (jobs_queue, self._prefetch))
         sources = [(each, name(each.name), slots) for each in self._pipelines for name, slots in kinds]
         subscriptions: list[Subscription] = []
         while not stop.is_set():

@@ -30,7 +30,7 @@ from tests.support.world import (
     until,
 )
 
-PATIENCE = 200.0
+TIMEOUT = 200.0
 """Seconds after which what has not happened will not happen: longer than a job's life."""
 KINDS = (
     "late_confirm",
@@ -87,7 +87,7 @@ class Provider(ScriptedModel):
 async def worker_crashes(point: Point, chaos: Chaos) -> bool:
     """False if the worker had done all it had to do before it came to that point."""
     world, model = World(chaos), Provider()
-    async with asyncio.timeout(PATIENCE), world.process() as gateway:
+    async with asyncio.timeout(TIMEOUT), world.process() as gateway:
         first = CrashingProcess(*world.components(model, PIPELINE), point)
         living = asyncio.create_task(first.live())
         job = (await gateway.submit()).job
@@ -118,7 +118,7 @@ async def worker_crashes(point: Point, chaos: Chaos) -> bool:
 async def failing_worker_crashes(point: Point, provider: Provider) -> tuple[bool, JobState]:
     """The same for a job whose provider does not answer at first. Leaves its dead letters."""
     world = World()
-    async with asyncio.timeout(5 * PATIENCE), world.process() as gateway:
+    async with asyncio.timeout(5 * TIMEOUT), world.process() as gateway:
         first = CrashingProcess(*world.components(provider, PIPELINE), point)
         living = asyncio.create_task(first.live())
         job = (await gateway.submit(life=800)).job
@@ -173,7 +173,7 @@ async def patiently(acceptance: Acceptance, key: str | None) -> Accepted:
 async def gateway_crashes(point: Point, chaos: Chaos, again: bool) -> bool:
     """`again`: the client got no answer and asks another gateway, with its key."""
     world, model = World(chaos), ScriptedModel()
-    async with asyncio.timeout(PATIENCE), world.process(model, PIPELINE) as watching:
+    async with asyncio.timeout(TIMEOUT), world.process(model, PIPELINE) as watching:
         first = CrashingProcess(*world.components(), point)
         async with accepting(first) as acceptance:
             await first.during(patiently(acceptance, "key" if again else None))

@@ -17,7 +17,7 @@ from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
-from tests.support.metric_value import counted
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, ScriptedModel, World, until
 from tests.unit.journal.test_outbox import ScriptedStream, marker
@@ -41,7 +41,7 @@ async def run_one(model: ScriptedModel) -> Process:
     """A process in which one job came to its end and was let go of."""
     async with World().process(model) as process:
         await process.ended((await process.submit()).job)
-        await until(lambda: counted(process.metrics, 'eco2_jobs_running{pipeline="ask"}') == 0)
+        await until(lambda: metric_value(process.metrics, 'eco2_jobs_running{pipeline="ask"}') == 0)
     return process
 
 
@@ -52,24 +52,24 @@ async def run_one(model: ScriptedModel) -> Process:
 async def test_a_job_that_is_put_off_was_retried_first_and_is_resumed_behind_what_it_has() -> None:
     process = await run_one(failing(None, *[ProviderError("cut")] * 3))
     shown = process.metrics
-    assert counted(shown, 'eco2_call_retries_total{kind="final"}') == 2
-    assert counted(shown, 'eco2_jobs_put_off_total{pipeline="ask"}') == 1
-    assert counted(shown, 'eco2_jobs_resumed_total{pipeline="ask"}') == 1
-    assert counted(shown, 'eco2_jobs_ended_total{code="OK",pipeline="ask",status="completed"}') == 1
-    assert counted(shown, 'eco2_job_seconds_count{pipeline="ask",status="putoff"}') == 1
-    assert counted(shown, 'eco2_jobs_running{pipeline="ask"}') == 0
-    assert counted(shown, 'eco2_calls_in_flight{provider="scripted"}') == 0
+    assert metric_value(shown, 'eco2_call_retries_total{kind="final"}') == 2
+    assert metric_value(shown, 'eco2_jobs_put_off_total{pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_jobs_resumed_total{pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_jobs_ended_total{code="OK",pipeline="ask",status="completed"}') == 1
+    assert metric_value(shown, 'eco2_job_seconds_count{pipeline="ask",status="putoff"}') == 1
+    assert metric_value(shown, 'eco2_jobs_running{pipeline="ask"}') == 0
+    assert metric_value(shown, 'eco2_calls_in_flight{provider="scripted"}') == 0
 
 
 @virtual
 async def test_an_end_is_counted_by_its_code_and_a_dead_one_as_a_letter() -> None:
     shown = (await run_one(failing(ValueError("a bug")))).metrics
-    assert counted(shown, 'eco2_jobs_ended_total{code="INTERNAL",pipeline="ask",status="failed"}') == 1
-    assert counted(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_jobs_ended_total{code="INTERNAL",pipeline="ask",status="failed"}') == 1
+    assert metric_value(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 1
     shown = (await run_one(failing(PermanentError("no", "REFUSED")))).metrics
-    assert counted(shown, 'eco2_jobs_ended_total{code="REFUSED",pipeline="ask",status="failed"}') == 1
-    assert counted(shown, 'eco2_dead_letters_total{code="REFUSED",pipeline="ask"}') is None
-    assert counted(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 0
+    assert metric_value(shown, 'eco2_jobs_ended_total{code="REFUSED",pipeline="ask",status="failed"}') == 1
+    assert metric_value(shown, 'eco2_dead_letters_total{code="REFUSED",pipeline="ask"}') is None
+    assert metric_value(shown, 'eco2_dead_letters_total{code="INTERNAL",pipeline="ask"}') == 0
 
 
 @virtual
@@ -85,8 +85,8 @@ async def test_an_order_that_nobody_can_read_ends_its_job_and_is_a_letter() -> N
         await process.ended(job)
         await asyncio.sleep(1)
     shown = process.metrics
-    assert counted(shown, 'eco2_jobs_ended_total{code="MALFORMED",pipeline="ask",status="failed"}') == 1
-    assert counted(shown, 'eco2_dead_letters_total{code="MALFORMED",pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_jobs_ended_total{code="MALFORMED",pipeline="ask",status="failed"}') == 1
+    assert metric_value(shown, 'eco2_dead_letters_total{code="MALFORMED",pipeline="ask"}') == 1
 
 
 @virtual
@@ -96,20 +96,18 @@ async def test_what_the_sweep_ends_and_what_it_sees_of_the_queues_is_shown_by_wh
         now = VirtualClock.now()
         job = new_id(now)
         await gateway.journal.announce(Queued(ts=now, job=job, pipeline="ask", deadline=now + 1, digest="d"))
-        assert counted(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
+        assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
         await gateway.broker.publish(DEAD, b"{}", "letter")
         await gateway.ended(job)
-        assert (
-            counted(worker.metrics, 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}')
-            == 1
-        )
-        assert counted(worker.metrics, 'eco2_jobs_swept_total{pipeline="ask",what="ended"}') == 1
+        ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
+        assert metric_value(worker.metrics, ended) == 1
+        assert metric_value(worker.metrics, 'eco2_jobs_swept_total{pipeline="ask",what="ended"}') == 1
         await asyncio.sleep(OVERDUE + 2 * INTERVAL)
-        assert counted(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') == 1
-        assert counted(worker.metrics, 'eco2_queue_messages{queue="jobs.ask.wait-5s"}') == 0
-        assert counted(gateway.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
+        assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') == 1
+        assert metric_value(worker.metrics, 'eco2_queue_messages{queue="jobs.ask.wait-5s"}') == 0
+        assert metric_value(gateway.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
     await asyncio.sleep(FRESH + 1)
-    assert counted(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
+    assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
 
 
 @virtual
@@ -122,8 +120,8 @@ async def test_a_redelivery_is_counted_whether_it_is_adopted_or_not() -> None:
         await process.ended(job)
         await at_rest(world)
     shown = process.metrics
-    assert counted(shown, 'eco2_deliveries_redelivered_total{pipeline="ask"}') == 1
-    assert counted(shown, 'eco2_deliveries_adopted_total{pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_deliveries_redelivered_total{pipeline="ask"}') == 1
+    assert metric_value(shown, 'eco2_deliveries_adopted_total{pipeline="ask"}') == 1
     assert process.broker.links[0].reconnects == 1
 
 
@@ -133,13 +131,13 @@ async def test_a_redelivery_is_counted_whether_it_is_adopted_or_not() -> None:
 @virtual
 async def test_a_breaker_that_opens_says_why() -> None:
     shown = (await run_one(failing(*[ProviderDown("503")] * FAILURES))).metrics
-    assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 1
-    assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 0
+    assert metric_value(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 1
+    assert metric_value(shown, 'eco2_breaker_open{provider="scripted"}') == 0
     shown = (await run_one(failing(*[ProviderDown("503")] * (FAILURES + 2)))).metrics
-    assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 3
+    assert metric_value(shown, 'eco2_breaker_openings_total{provider="scripted",why="down"}') == 3
     shown = (await run_one(failing(ProviderAccessDenied("no key")))).metrics
-    assert counted(shown, 'eco2_breaker_openings_total{provider="scripted",why="refused"}') == 1
-    assert counted(shown, 'eco2_breaker_open{provider="scripted"}') == 1
+    assert metric_value(shown, 'eco2_breaker_openings_total{provider="scripted",why="refused"}') == 1
+    assert metric_value(shown, 'eco2_breaker_open{provider="scripted"}') == 1
 
 
 @virtual
@@ -148,10 +146,10 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
     async with World().process(model, concurrency=2) as process:
         for _ in range(3):
             await process.submit()
-        await until(lambda: counted(process.metrics, 'eco2_calls_waiting{provider="scripted"}') == 1)
-        assert counted(process.metrics, 'eco2_calls_in_flight{provider="scripted"}') == 2
-        assert counted(process.metrics, 'eco2_call_slots{provider="scripted"}') == 2
-        assert counted(process.metrics, 'eco2_job_slots{pipeline="ask"}') == 10
+        await until(lambda: metric_value(process.metrics, 'eco2_calls_waiting{provider="scripted"}') == 1)
+        assert metric_value(process.metrics, 'eco2_calls_in_flight{provider="scripted"}') == 2
+        assert metric_value(process.metrics, 'eco2_call_slots{provider="scripted"}') == 2
+        assert metric_value(process.metrics, 'eco2_job_slots{pipeline="ask"}') == 10
 
 
 # --- the journal

@@ -9,7 +9,7 @@ from eco2.errors import BrokerUnavailable
 from eco2.job import new_id
 from eco2.journal.state import JobState
 from eco2.ports import DELAYS, Delivery, Record, Start
-from tests.support.metric_value import counted
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     ScriptedModel,
@@ -64,7 +64,7 @@ async def test_an_order_of_a_job_that_the_journal_has_dropped_is_late_and_not_lo
         process.broker.consume("dead", 10, dead.append)
         before = VirtualClock.now() - 3600
         await process.order(order(new_id(before), "q", before))
-        await until(lambda: counted(process.metrics, late) == 1)
+        await until(lambda: metric_value(process.metrics, late) == 1)
     assert (reads, dead) == ([], [])
 
 

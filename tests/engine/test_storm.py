@@ -78,7 +78,7 @@ class Freezing(World):
         return Freezable(self.topology, self.server)
 
 
-class Weather:
+class Disturbances:
     """A fleet of workers, and what befalls it."""
 
     def __init__(self, world: World, gateway: Process, dice: random.Random, events: tuple[str, ...]) -> None:
@@ -218,8 +218,8 @@ async def storm(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) ->
     world = Freezing(chaos if chaos is CALM else replace(chaos, seed=seed))
     async with asyncio.timeout(3 * LIFE), world.process() as one, world.process() as other:
         witnesses = [Witness(one), Witness(other)]
-        weather = Weather(world, one, dice, events)
-        passing = asyncio.get_running_loop().create_task(weather.pass_by(size.events))
+        disturbances = Disturbances(world, one, dice, events)
+        passing = asyncio.get_running_loop().create_task(disturbances.pass_by(size.events))
         jobs = []
         for number in range(size.jobs):
             await asyncio.sleep(dice.random() * 2)
@@ -230,20 +230,20 @@ async def storm(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) ->
         assert [other.journal.view.get(job) for job in jobs] == ends
         assert [state.result for state in ends if state.status != "completed"] == []
         await at_rest(world)
-        await weather.dismiss()
+        await disturbances.dismiss()
         await at_rest(world)
     overtaken = takeovers(world)
     for state in ends:
         for witness in witnesses:
             assert witness.seqs[state.job] == SEEN
-        paid = weather.provider.paid[state.job]
+        paid = disturbances.provider.paid[state.job]
         assert 2 <= paid <= 2 + overtaken[state.job]
     if events is KIND:
         assert not overtaken
-    return {"overtaken": overtaken.total(), "paid": weather.provider.paid.total()}
+    return {"overtaken": overtaken.total(), "paid": disturbances.provider.paid.total()}
 
 
-def weathered(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) -> dict[str, Any]:
+def run_storm(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) -> dict[str, Any]:
     with asyncio.Runner(loop_factory=FreezableLoop) as runner:
         return runner.run(storm(chaos, events, size, seed))
 
@@ -254,4 +254,4 @@ def weathered(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) -> d
 def test_accepted_is_kept_and_paid_once_whatever_comes(
     chaos: Chaos, events: tuple[str, ...], size: Size, seed: int
 ) -> None:
-    weathered(chaos, events, size, seed)
+    run_storm(chaos, events, size, seed)

@@ -12,7 +12,7 @@ from eco2.journal.state import JobState
 from eco2.pipeline import Context
 from eco2.ports import FromStart, Record
 from tests.support.engine_fixtures import queue_is_empty, single
-from tests.support.metric_value import counted
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import KEEP, Draft, Question, ScriptedModel, World, order, until
 
@@ -161,7 +161,7 @@ async def test_orders_older_than_the_view_end_without_a_search_and_hold_up_nobod
         async with world.process(ScriptedModel()) as worker:
             assert (await worker.ended(fresh.job)).status == "completed"
             ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
-            await until(lambda: counted(worker.metrics, ended) == len(old))
+            await until(lambda: metric_value(worker.metrics, ended) == len(old))
         assert searched == []
         for job in old:
             state = await gateway.journal.find(job)

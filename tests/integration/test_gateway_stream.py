@@ -19,7 +19,7 @@ from eco2.eventstream import ClientEvent, EventLines
 from eco2.gateway.protocol import ConnectionLimits
 from eco2.job import new_id
 from tests.support.gateways import CONFIG, PATIENCE, RESULT, SEQS, Cluster, cluster, eventually, life
-from tests.support.metric_value import counted
+from tests.support.metric_value import metric_value
 
 Ending = Literal["completed", "failed", "cancelled"]
 
@@ -421,7 +421,7 @@ async def test_a_client_that_reads_nothing_loses_its_connection_and_can_resume()
                 await asyncio.sleep(0)  # lets it be taken: more than some waiting pieces are dropped
             await eventually(lambda: sockets() == idle + 1)
         await eventually(
-            lambda: counted(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
+            lambda: metric_value(world.gateways[0].metrics, 'eco2_sse_cut_total{pipeline="echo"}') == 1
         )
         last = re.findall(rb"\nid: (\S+)\n\n", received)[-1].decode()
         await world.worker.append(*life(job_id)[4:])
