@@ -40,9 +40,9 @@ async def node_killed(lab: Lab, size: Size) -> Evidence:
 async def node_cut_off(lab: Lab, size: Size) -> Evidence:
     """The node of the first worker loses sight of the others; later they meet again.
 
-    The processes know two nodes, and the suite looks at the third: from RabbitMQ 4.3 on, a node without a
-    majority keeps its clients and answers them, so that no balancer can tell it from a good one. It serves
-    nobody, and they must leave it.
+    The processes know two nodes, and the suite looks at the third. From RabbitMQ 4.3 on a node without a
+    majority keeps its clients and answers them, so that no balancer can tell it from a good one: the
+    processes must find out that it serves nobody, and leave it.
     """
     cluster = await lab.cluster()
     *known, witness = cluster.nodes

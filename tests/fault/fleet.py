@@ -6,6 +6,7 @@ end that was not ordered is remembered: what a worker had in flight then may be 
 
 import asyncio
 import os
+import re
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -13,7 +14,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -71,8 +71,9 @@ class Slot:
         return f"{os.uname().nodename}-{self.pid}"
 
     @property
-    def broker_port(self) -> int:
-        return urlsplit(self.env["ECO2_AMQP_URL"]).port or 5672
+    def broker_ports(self) -> list[int]:
+        """Of each node that it may connect to."""
+        return [int(port) for port in re.findall(r":(\d+)\b", self.env["ECO2_AMQP_URL"])]
 
     @property
     def _module(self) -> str:
@@ -94,7 +95,7 @@ class Slot:
         if self._program is None or self._program.process.returncode is not None:
             return 0
         try:
-            return self._program.connections(self.broker_port)
+            return sum(map(self._program.connections, self.broker_ports))
         except OSError:
             return 0  # it ended while we looked
 
