@@ -122,23 +122,23 @@ class LiveTexts:
     """Removes from live text what the reader has already: each connection sends it from the start."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._shown: dict[str, str] = {}
         self._places: dict[str, int] = {}
 
     def connected(self) -> None:
-        """Notes a new connection, which may repeat known text."""
+        """Notes a new connection, which may repeat text."""
         self._places = {}
 
     def news(self, event: ClientEvent) -> ClientEvent | None:
-        """Returns the new part of a piece, if any. A text that differs from the known one starts over."""
+        """Returns the new part of a piece, if any. A text that differs from the shown one starts over."""
         if event.text is None:
             return event
-        known, place = self._known.get(event.name, ""), self._places.get(event.name, 0)
-        text = known[:place] + event.text
+        shown, place = self._shown.get(event.name, ""), self._places.get(event.name, 0)
+        text = shown[:place] + event.text
         self._places[event.name] = len(text)
-        if known.startswith(text):
+        if shown.startswith(text):
             return None
-        self._known[event.name] = text
-        if text.startswith(known):
-            return msgspec.structs.replace(event, text=text[len(known) :])
+        self._shown[event.name] = text
+        if text.startswith(shown):
+            return msgspec.structs.replace(event, text=text[len(shown) :])
         return msgspec.structs.replace(event, text=text, again=True)

@@ -38,12 +38,12 @@ def invalid(message: str, param: str | None, code: str) -> ApiError:
     return ApiError(400, message, INVALID, param, code)
 
 
-def no_key(given: str | None, known: tuple[str, ...]) -> ApiError | None:
-    """Returns the error for this `Authorization` header, if any. Without known keys any key is accepted."""
+def no_key(given: str | None, accepted: tuple[str, ...]) -> ApiError | None:
+    """Returns the error for this `Authorization` header, if any. Without `accepted` any key will do."""
     scheme, _, key = (given or "").partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         return ApiError(401, "You sent no API key: add the header 'Authorization: Bearer YOUR_KEY'.")
-    if known and key.strip() not in known:
+    if accepted and key.strip() not in accepted:
         message = f"Incorrect API key provided: {key[:3]}***. Use one that the server was started with."
         return ApiError(401, message, code="invalid_api_key")
     return None
@@ -61,12 +61,14 @@ def out_of_quota() -> ApiError:
     return ApiError(429, message, "insufficient_quota", code="insufficient_quota")
 
 
-def too_fast(what: str, limit: int, used: int, asked: int, retry_after: float | None) -> ApiError:
+def too_fast(what: str, limit: int, used: int, requested: int, retry_after: float | None) -> ApiError:
     """Returns the 429 of a window. `what`: requests or tokens. `retry_after`: None if it can never fit."""
     if retry_after is None:
-        advice = f"Request too large: it asks for {asked} {what} and the limit is {limit} per minute."
+        advice = f"Request too large: it asks for {requested} {what} and the limit is {limit} per minute."
     else:
-        advice = f"Limit {limit} per minute, used {used}, requested {asked}. Try again in {retry_after:.3f}s."
+        advice = (
+            f"Limit {limit} per minute, used {used}, requested {requested}. Try again in {retry_after:.3f}s."
+        )
     return ApiError(
         429,
         f"Rate limit reached for {what}: {advice}",

@@ -118,7 +118,7 @@ def classify(status: int, body: object) -> ErrorKind:
         kind = kind_by_text(status, text, None)
     else:
         kind = kind_by_text(status, text, ours)
-    return kind or kind_by_status(status, named=any(isinstance(one, Mapping) for one in _listed(body)))
+    return kind or kind_by_status(status, is_json=bool(errors) and not isinstance(body, str))
 
 
 def kind_by_text(status: int, text: str, ours: str | None) -> ErrorKind | None:
@@ -140,10 +140,10 @@ def kind_by_text(status: int, text: str, ours: str | None) -> ErrorKind | None:
     return None
 
 
-def kind_by_status(status: int, *, named: bool) -> ErrorKind:
-    """Returns the kind by the status. `named`: the answer is a JSON error, so the provider itself sent it."""
+def kind_by_status(status: int, *, is_json: bool) -> ErrorKind:
+    """Returns the kind by the status. `is_json`: the body is a JSON error, so the provider itself sent it."""
     if status == 403:
-        return "key" if named else "down"
+        return "key" if is_json else "down"
     if status == 429:
         return "rate"
     if status >= 500:
@@ -219,13 +219,9 @@ def retry_delay(body: object) -> float | None:
     return None
 
 
-def _listed(body: object) -> list[object]:
-    return body if isinstance(body, list) else [body]
-
-
 def errors_in(body: object) -> Iterator[Mapping[str, object]]:
     """Yields the errors of an answer, each with its members at the top."""
-    for one in _listed(body):
+    for one in body if isinstance(body, list) else [body]:
         if isinstance(one, Mapping):
             inner = one.get("error")
             yield inner if isinstance(inner, Mapping) else {**one, "message": inner} if inner else one
