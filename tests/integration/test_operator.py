@@ -135,7 +135,7 @@ def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
 @pytest.mark.parametrize(
     ("owner", "step", "known"),
     [
-        (RabbitMQ, "keep", False),
+        (RabbitMQ, "append_order", False),
         (Journal, "announce", True),
         (RabbitMQ, "publish", True),
         (Letter, "drop", True),
