@@ -31,7 +31,7 @@ HALF_LIFE = 10.0
 DEFAULT_CALL_SECONDS = 5.0
 """How long a call takes, as long as none has succeeded."""
 EWMA_SAMPLES = 10
-"""Calls over which the length of a call and its tokens are averaged."""
+"""Calls over which the length of a call is averaged."""
 
 log = get_logger(__name__)
 
@@ -51,10 +51,6 @@ class WaitEstimate:
     def expected(self, now: float) -> float:
         """Computes the seconds that the next call will wait."""
         return self.seconds * math.exp2((self.at - now) / HALF_LIFE)
-
-    def updated(self, seconds: float, now: float) -> "WaitEstimate":
-        """Adds a call that waited for `seconds`."""
-        return WaitEstimate((self.expected(now) + seconds) / 2, now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,6 @@ class Provider:
         self._concurrency = concurrency
         self._in_flight = 0
         self._seconds = DEFAULT_CALL_SECONDS
-        self._tokens = 0.0
         self._wait = WaitEstimate()
         self._waiting: dict[asyncio.Timeout, float] = {}
         metrics.provider(name, concurrency)
@@ -114,15 +109,12 @@ class Provider:
     def expected_wait(self, now: float) -> float:
         """Estimates the seconds that a call which asks now has to wait, as far as this process can know."""
         longest = now - min(self._waiting.values(), default=now)
-        ahead = len(self._waiting)
-        granted = ahead * (self.budget.limits.pace(self._tokens) if self.budget is not None else 0.0)
+        granted, ahead = 0.0, len(self._waiting)
+        if ahead and self.budget is not None:
+            granted = ahead * self.budget.limits.pace(self.budget.estimator.mean_cost)
         crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
         slot = crowd * self._seconds / self._concurrency
         return max(self.breaker.wait(now), self._wait.expected(now), longest, granted, slot)
-
-    def expect_tokens(self, tokens: float) -> None:
-        """Notes that a call needs so many tokens of the budget; its neighbours are much like it."""
-        self._tokens += (tokens - self._tokens) / EWMA_SAMPLES if self._tokens else tokens
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[None]:
@@ -144,7 +136,7 @@ class Provider:
         now = clock()
         if self.breaker.wait(now):
             raise BreakerOpened
-        self._wait = self._wait.updated(now - began, now)
+        self._wait = WaitEstimate((self._wait.expected(now) + now - began) / 2, now)
         self.metrics.call_waited(self.name, now - began)
 
     @contextmanager

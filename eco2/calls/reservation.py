@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol
 
 from eco2.call import Answer, Call, Usage
@@ -20,6 +20,7 @@ from eco2.calls.provider import Provider
 from eco2.errors import GrantExpired
 from eco2.metrics import GrantOutcome
 from eco2.ports import Claim, Grant
+from eco2.tokens.estimate import Estimate
 
 LEASE = 2.0
 """Seconds after the barrier within which the call must begin; far below any time-out of a silent holder."""
@@ -52,47 +53,45 @@ class Fence:
         return passed_at
 
 
+@dataclass(slots=True)
 class Reservation(Generic[Answer]):
-    """`call`: as it is to be sent; its longest answer may be shorter than the stage asked for.
+    """`held` holds the grant until the call is over. `call`: once it is acquired, as it is to be sent; its
+    longest answer may be shorter than the stage asked for.
 
     `sent_at`: when its first byte left, by `time.monotonic`; None before.
     """
 
-    def __init__(
-        self, provider: Provider, caller: Caller, call: Call[Answer], held: AsyncExitStack, fence: Fence
-    ) -> None:
-        self.call = call
-        self.sent_at: float | None = None
-        self._provider = provider
-        self._caller = caller
-        self._held = held
-        self._fence = fence
-        self._grant: Grant | None = None
-        self._outcome: GrantOutcome = "refunded"
-        self._passed_at: float | None = None
-        if (budget := provider.budget) is not None:
-            self._estimate = budget.estimator.estimate(call)
-            provider.expect_tokens(self._estimate.cost)
-            self.call = replace(call, max_tokens=self._estimate.max_completion_tokens)
-        held.callback(self.release)
+    provider: Provider
+    caller: Caller
+    call: Call[Answer]
+    held: AsyncExitStack
+    fence: Fence
+    sent_at: float | None = field(default=None, init=False)
+    _estimate: Estimate | None = field(default=None, init=False)
+    _grant: Grant | None = field(default=None, init=False)
+    _outcome: GrantOutcome = field(default="refunded", init=False)
+    _passed_at: float | None = field(default=None, init=False)
 
     async def acquire(self) -> None:
         """Waits for the call's grant, and then for the fence."""
-        if (budget := self._provider.budget) is not None:
+        if (budget := self.provider.budget) is not None:
+            if self._estimate is None:  # the request that waits for another grant is written already
+                self._estimate = budget.estimator.estimate(self.call)
+                self.call = replace(self.call, max_tokens=self._estimate.max_completion_tokens)
             claim = Claim(
-                job=self._caller.job.id,
-                run=self._caller.id,
-                offset=self._caller.offset,
-                started=self._caller.started,
+                job=self.caller.job.id,
+                run=self.caller.id,
+                offset=self.caller.offset,
+                started=self.caller.started,
                 kind=self.call.kind,
                 tokens=self._estimate.cost,
             )
             asked = time.monotonic()
-            self._grant = await self._held.enter_async_context(budget.quota.reserve(claim))
+            self._grant = await self.held.enter_async_context(budget.quota.reserve(claim))
             self._outcome = "refunded"  # unless it is used
-            self._provider.metrics.call_granted(self._provider.name, time.monotonic() - asked)
-            self._provider.metrics.reserved(self._provider.name, 1, self._estimate.cost)
-        self._passed_at = await self._fence.check(self._caller, self._passed_at)
+            self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
+            self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
+        self._passed_at = await self.fence.check(self.caller, self._passed_at)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:
         """Opens the gate of the call: the adapter awaits it right before the first byte.
@@ -101,7 +100,7 @@ class Reservation(Generic[Answer]):
         waiting for another grant is not the provider's time.
         """
         timer.reschedule(None)
-        await self._caller.scope.checkpoint()
+        await self.caller.scope.checkpoint()
         while self._grant is not None:
             try:
                 self._grant.use()
@@ -118,7 +117,7 @@ class Reservation(Generic[Answer]):
 
     def settle(self, usage: Usage) -> None:
         """Replaces the estimate by the `usage` that the call took."""
-        if (budget := self._provider.budget) is not None:
+        if (budget := self.provider.budget) is not None and self._estimate is not None:
             budget.estimator.learn(self._estimate, usage)
             tokens = budget.counted(self._estimate, usage)
             if self._grant is not None and tokens is not None:
@@ -131,7 +130,7 @@ class Reservation(Generic[Answer]):
 
     def release(self) -> None:
         """Counts the grant, if there is one, no more among those of this process."""
-        if self._grant is not None:
+        if self._grant is not None and self._estimate is not None:
             self._grant = None
-            self._provider.metrics.reserved(self._provider.name, -1, -self._estimate.cost)
-            self._provider.metrics.grant_ended(self._provider.name, self._outcome)
+            self.provider.metrics.reserved(self.provider.name, -1, -self._estimate.cost)
+            self.provider.metrics.grant_ended(self.provider.name, self._outcome)

@@ -58,19 +58,29 @@ class Router:
         metrics: Metrics,
         default: str | None = None,
     ) -> None:
-        self._providers = tuple(providers)
+        self._candidates: dict[str | None, tuple[Provider, ...]] = {
+            provider.model: tuple(other for other in providers if other.model == provider.model)
+            for provider in providers
+        }
+        self._candidates[None] = tuple(providers)
+        self._default = default
         self._fence = fence
         self._timeout = timeout
         self._metrics = metrics
-        self._default = default
 
     async def call(self, caller: Caller, call: Call[Answer], output: Output) -> Reply[Answer]:
         """Makes the call, with retries, and returns the model's reply.
 
-        Raises `RetryableError` when the last attempt failed, `PermanentError` at once, and `StaleRun` where
-        another run has the job.
+        Raises `RetryableError` when the last attempt failed, `PermanentError` at once, as for a model that no
+        provider has, and `StaleRun` where another run has the job.
         """
-        candidates = self._candidates(caller.job.model)
+        wanted = caller.job.model or self._default
+        candidates = self._candidates.get(wanted, ())
+        if not candidates:
+            known = ", ".join(sorted(filter(None, self._candidates)))
+            raise PermanentError(
+                f"model {wanted!r} is not supported; use one of: {known}", "UNSUPPORTED_MODEL"
+            )
         failed_at: Provider | None = None
         tries = failures = 0
         while True:
@@ -103,19 +113,6 @@ class Router:
                 log.warning("model call failed; trying again", attempt=tries, error=str(error))
             await asyncio.sleep(pause)
 
-    def _candidates(self, model: str | None) -> tuple[Provider, ...]:
-        """Those that a job of that model may be sent to. Raises `PermanentError` for an unknown name."""
-        wanted = model or self._default
-        if wanted is None:
-            return self._providers
-        candidates = tuple(provider for provider in self._providers if provider.model == wanted)
-        if not candidates:
-            names = sorted({provider.model for provider in self._providers})
-            raise PermanentError(
-                f"model {wanted!r} is not supported; use one of: {', '.join(names)}", "UNSUPPORTED_MODEL"
-            )
-        return candidates
-
     async def _attempt(
         self, provider: Provider, caller: Caller, call: Call[Answer], output: Output
     ) -> Reply[Answer]:
@@ -124,6 +121,7 @@ class Router:
             async with provider.waiting():
                 await held.enter_async_context(provider.slots)
                 reservation = Reservation(provider, caller, call, held, self._fence)
+                held.callback(reservation.release)
                 await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
                 output.begin_call()
@@ -168,12 +166,11 @@ def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provi
     down: the one that may be tried first.
     """
     now = asyncio.get_running_loop().time()
-
-    def rank(provider: Provider) -> tuple[bool, bool, float]:
-        down = provider.breaker.wait(now) > 0
-        return (down, not down and provider is avoid, provider.expected_wait(now))
-
-    return min(candidates, key=rank)
+    ranks = [
+        (down := provider.breaker.wait(now) > 0, not down and provider is avoid, provider.expected_wait(now))
+        for provider in candidates
+    ]
+    return candidates[ranks.index(min(ranks))]
 
 
 def counts(error: RetryableError, *, is_down: bool, elsewhere: bool) -> bool:

@@ -54,6 +54,9 @@ DRIFT_CALLS = 8
 MAX_UNUSUAL_SHARE = 0.05
 """Share of a prompt's mean that a user's unusual text may add before the call teaches nothing."""
 
+MEAN_COST_CALLS = 10
+"""Estimates over which their mean is taken, as a moving average."""
+
 _FRAME = 12
 """Tokens around the texts: roles, and what opens the answer."""
 _LETTERS_PER_TOKEN = 3
@@ -125,11 +128,15 @@ class _Kind:
 
 
 class Estimator:
-    """For the calls of one `model` at one provider that counts in this way."""
+    """For the calls of one `model` at one provider that counts in this way.
+
+    `mean_cost`: of the last estimates, whatever their kind; 0.0 before the first.
+    """
 
     def __init__(self, model: str, counting: Counting = "request") -> None:
         self._model = model
         self._counting = counting
+        self.mean_cost = 0.0
         self._kinds: defaultdict[str, _Kind] = defaultdict(_Kind)
 
     def estimate(self, call: Call[Answer]) -> Estimate:
@@ -144,18 +151,21 @@ class Estimator:
         margin = SAFETY_MARGIN / (1 + samples) if samples else 0.0  # the first guess is too high as it is
         mean = kind.prompts.predict((stable, *own, image)) * (1 + margin)
         unusual_mean = kind.prompts.predict((0, *foreign, 0))
-        most = max(upper_bound(unusual), unusual_mean)
+        most = max(upper_bound(unusual), unusual_mean) if unusual else 0.0
         prompt = max(1, math.ceil(mean + most))
         learnt, longest = kind.completions.value, call.max_tokens
         completion = longest if learnt is None else min(learnt, longest)
         if self._counting == "request" and learnt is not None:
             # Lower than the call's own only where that saves something: up to the prompt it is free.
             longest = min(longest, max(prompt, math.ceil(learnt * HEAD_ROOM)))
-        costs = {"request": max(prompt, longest), "input": prompt, "usage": prompt + completion}
+        cost = {"request": max(prompt, longest), "input": prompt, "usage": prompt + completion}[
+            self._counting
+        ]
+        self.mean_cost += (cost - self.mean_cost) / MEAN_COST_CALLS if self.mean_cost else cost
         return Estimate(
             prompt=prompt,
             completion=completion,
-            cost=costs[self._counting],
+            cost=cost,
             max_completion_tokens=longest,
             kind=call.kind,
             parts=(stable, own[0] + foreign[0], own[1] + foreign[1], image),

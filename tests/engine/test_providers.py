@@ -6,10 +6,11 @@ from collections import Counter
 import pytest
 
 from eco2.calls.breaker import FAILURES
-from eco2.calls.provider import HALF_LIFE, BreakerOpened, WaitEstimate
+from eco2.calls.provider import HALF_LIFE, BreakerOpened, Provider
 from eco2.calls.router import best
 from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState
+from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
 from tests.support.engine_fixtures import single
@@ -58,12 +59,18 @@ def two(one: ScriptedModel | Windowed, other: ScriptedModel | Windowed, slots: i
     return [Remote("one", one, concurrency=slots), Remote("other", other, concurrency=slots)]
 
 
-def test_what_a_call_had_to_wait_fades() -> None:
-    wait = WaitEstimate().updated(8.0, now=100.0)
-    assert wait.expected(100.0) == 4.0
-    assert wait.expected(100.0 + HALF_LIFE) == 2.0
-    assert wait.expected(100.0 + 20 * HALF_LIFE) < 1e-5
-    assert wait.updated(2.0, now=100.0).expected(100.0) == 3.0
+@virtual
+async def test_what_a_call_had_to_wait_counts_half_and_fades() -> None:
+    provider = Provider("p", "p", ScriptedModel(), 1, Metrics(), None)
+    async with provider.waiting():
+        await asyncio.sleep(8)
+    assert provider.expected_wait(monotonic()) == pytest.approx(4)
+    async with provider.waiting():
+        await asyncio.sleep(0)
+    assert provider.expected_wait(monotonic()) == pytest.approx(2)
+    await asyncio.sleep(HALF_LIFE)
+    assert provider.expected_wait(monotonic()) == pytest.approx(1)
+    assert provider.expected_wait(monotonic() + 20 * HALF_LIFE) < 1e-5
 
 
 @virtual
