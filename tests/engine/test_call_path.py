@@ -15,10 +15,10 @@ functions in `eco2/quota/window.py`: without a bound for its asks, a busy proces
 
 | Functions, files | 0.1 | today |
 |---|---|---|
-| paid call, in its own task, the budget's leader in another process | 84, 23 | 97, 27 |
-| the same with metrics, logging and the broker adapters | 108, 31 | 121, 35 |
-| the same without these, in all tasks of both processes | 144, 30 | 163, 34 |
-| paid call, in its own task, the budget's leader in the same process | 117, 29 | 132, 32 |
+| paid call, in its own task, the budget's leader in another process | 76, 22 | 62, 23 |
+| the same with metrics, logging and the broker adapters | 100, 30 | 86, 30 |
+| the same without these, in all tasks of both processes | 136, 29 | 128, 31 |
+| paid call, in its own task, the budget's leader in the same process | 109, 28 | 97, 29 |
 | `POST /scan` to 202, in the request's task | 43, 14 | 69, 17 |
 | record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 32, 14 |
 | messages of a scan of two calls; barrier markers among them | 8, 2 | 8, 2 |
@@ -105,8 +105,7 @@ class Recorder:
         listed = "\n".join(f"  {file}: {', '.join(names)}" for file, names in by_file.items())
         summary = f"{counted} functions in {len(by_file)} files, at most {functions} in {files} wanted"
         print(f"{summary}:\n{listed}")
-        # Two more are let through: 68 and 69 were seen for one path at one commit; why was not looked into.
-        assert 0 < counted <= functions + 2, f"{summary}:\n{listed}"
+        assert 0 < counted <= functions, f"{summary}:\n{listed}"
         assert len(by_file) <= files, f"{summary}:\n{listed}"
 
     def _profile(self, frame: FrameType, event: str, _: object) -> None:
@@ -162,7 +161,7 @@ def adapter(on_request: Callable[[], None]) -> OpenAIModel:
 
 @pytest.mark.parametrize(
     ("leader", "tasks", "functions", "files"),
-    [("elsewhere", "own", 62, 23), ("elsewhere", "all", 128, 30), ("here", "own", 97, 28)],
+    [("elsewhere", "own", 62, 23), ("elsewhere", "all", 128, 31), ("here", "own", 97, 29)],
 )
 @virtual
 async def test_from_a_stage_to_the_request(leader: str, tasks: str, functions: int, files: int) -> None:
