@@ -51,13 +51,13 @@ HEALTHY = Row(
     (
         stat(
             "Gateways",
-            "Gateways that Prometheus reaches. One alone serves everything, but not while it is replaced.",
+            "Gateways that Prometheus reaches. One is enough, except while it is replaced.",
             f"count({here('eco2_build_info', 'role=~gateway|serve')}) or vector(0)",
             steps=good_from(1, 2),
         ),
         stat(
             "Workers",
-            "Workers that Prometheus reaches. How many the budget needs: `eco2 size`.",
+            "Workers that Prometheus reaches. `eco2 size` shows how many the budget needs.",
             f"count({here('eco2_build_info', 'role=~worker|serve')}) or vector(0)",
             steps=good_from(1, 2),
         ),
@@ -70,20 +70,20 @@ HEALTHY = Row(
         ),
         stat(
             "Oldest waiting",
-            "Age of the oldest job that no worker is at. A job ends as failed at ECO2_JOB_DEADLINE (180 s).",
+            "Age of the oldest job that no worker runs. A job ends as failed at ECO2_JOB_DEADLINE (180 s).",
             f"max({jobs('eco2_jobs_oldest_waiting_seconds')})",
             "s",
             good_below(30, 60),
         ),
         stat(
             "Dead letters",
-            "Orders kept since their jobs failed by something that can be mended: `eco2 dead list`.",
+            "Orders of jobs that failed for a reason that can be repaired: `eco2 dead list`.",
             f"max({here('eco2_queue_messages', 'queue=dead')})",
             steps=NONE_IS_GOOD,
         ),
         stat(
             "Providers down",
-            "Providers whose breaker is open at some worker: their calls wait or go elsewhere.",
+            "Providers whose breaker is open at some worker: their calls wait or go to another provider.",
             f"sum({whole(calls('eco2_breaker_open'), 'provider')}) or vector(0)",
             steps=NONE_IS_GOOD,
         ),
@@ -95,13 +95,13 @@ HEALTHY = Row(
         ),
         stat(
             "Alerts",
-            "Alerts of Eco² that fire. What to do: docs/runbooks.md.",
+            "Firing alerts of Eco². docs/runbooks.md says what to do.",
             f"count({here('ALERTS', 'alertstate=firing')}) or vector(0)",
             steps=NONE_IS_GOOD,
         ),
         chart(
             "Jobs per second",
-            "Accepted (answered with 202) and ended. They should be equal but for what waits.",
+            "Accepted (answered with 202) and ended. They should be equal, except for waiting jobs.",
             Query(rate(jobs("eco2_jobs_accepted_total")), "accepted"),
             Query(rate(ENDED, "status"), "{{status}}"),
             unit="reqps",
@@ -109,10 +109,10 @@ HEALTHY = Row(
         ),
         stack(
             "Backlog",
-            "Jobs accepted and not ended: at work, or waiting until a worker takes them.",
+            "Jobs accepted and not ended: running, or waiting until a worker takes them.",
             Query(
                 f"{whole(jobs('eco2_jobs_backlog'))} - {whole(jobs('eco2_jobs_waiting'))}",
-                "{{pipeline}} at work",
+                "{{pipeline}} running",
             ),
             Query(whole(jobs("eco2_jobs_waiting")), "{{pipeline}} waiting"),
             width=12,
@@ -125,7 +125,7 @@ BUDGET_USED = Row(
     (
         chart(
             "Requests a minute",
-            "What was granted in the last minute against what the provider allows over all workers (RPM).",
+            "Requests granted in the last minute, and the provider's limit for all workers (RPM).",
             *budget("requests"),
         ),
         chart(
@@ -135,7 +135,7 @@ BUDGET_USED = Row(
         ),
         Panel(
             "Share of the limit",
-            "Near 1 the budget is fully used, and more workers bring nothing.",
+            "Near 1 the budget is fully used, and more workers do not help.",
             (
                 Query(
                     whole(f"{calls('eco2_quota_used')} / {calls('eco2_quota_limit')}", "provider, what"),
@@ -180,17 +180,17 @@ JOBS = Row(
     (
         chart(
             "Oldest waiting job",
-            "Age of the oldest job that no worker is at.",
+            "Age of the oldest job that no worker runs.",
             Query(whole(jobs("eco2_jobs_oldest_waiting_seconds")), "{{pipeline}}"),
             unit="s",
         ),
         chart(
-            "In workers' hands",
-            "Jobs that workers hold, against their slots (prefetch). With full slots and a backlog more "
-            "workers help, if the budget has room.",
+            "Held by workers",
+            "Jobs that workers hold, against their slots (prefetch). With full slots and a backlog, "
+            "more workers help if the budget has room.",
             Query(f"sum({jobs('eco2_jobs_running')})", "held"),
             Query(f"sum({jobs('eco2_job_slots')})", "slots"),
-            Query(f"sum({jobs('eco2_jobs_parked')})", "parked"),
+            Query(f"sum({jobs('eco2_jobs_parked')})", "on standby"),
         ),
         chart(
             "Ends by reason",
@@ -200,15 +200,15 @@ JOBS = Row(
         ),
         chart(
             "Retries and dead letters",
-            "A minute: jobs put off after a stage failed, orders that became dead letters.",
+            "Per minute: jobs put off after a stage failed, orders that became dead letters.",
             Query(f"60 * {rate(jobs('eco2_jobs_put_off_total'))}", "put off"),
             Query(f"60 * {rate(jobs('eco2_dead_letters_total'), 'code')}", "dead letter {{code}}"),
             unit="opm",
         ),
         chart(
-            "Repair",
-            "A minute: deliveries that came again, those of jobs at work here, jobs taken over from a silent "
-            "worker, runs that went on behind completed stages, what the sweep did.",
+            "Recovery",
+            "Per minute: redeliveries, those of jobs that already run here, jobs taken over from a silent "
+            "worker, runs that resumed after completed stages, actions of the sweep.",
             Query(f"60 * {rate(jobs('eco2_deliveries_redelivered_total'))}", "redelivered"),
             Query(f"60 * {rate(jobs('eco2_deliveries_adopted_total'))}", "adopted"),
             Query(f"60 * {rate(jobs('eco2_jobs_taken_over_total'))}", "taken over"),
@@ -218,7 +218,7 @@ JOBS = Row(
         ),
         chart(
             "Messages in queues",
-            "Messages that nobody holds, as the sweep sees them every 5 s. `wait-…`: jobs put off.",
+            "Messages that no consumer holds, as the sweep reads them every 5 s. `wait-…`: jobs put off.",
             Query(whole(here("eco2_queue_messages"), "queue"), "{{queue}}"),
         ),
     ),
@@ -243,7 +243,7 @@ STAGES = Row(
         ),
         chart(
             "Stages that did not complete",
-            "A minute: failed for good, put off, or interrupted (by a drain, a takeover, the deadline).",
+            "Per minute: failed permanently, put off, or interrupted (by a drain, a takeover, the deadline).",
             Query(
                 f"60 * {rate(jobs('eco2_stage_seconds_count', 'status!=completed'), 'stage, status')}",
                 "{{stage}} {{status}}",
@@ -264,22 +264,22 @@ PROVIDER = Row(
         ),
         chart(
             "Outcome of calls",
-            "A minute; all but ok are errors by their class (docs/architecture.md).",
+            "Per minute; all except ok are errors by their class (docs/architecture.md).",
             Query(f"60 * {rate(here('eco2_call_seconds_count'), 'outcome')}", "{{outcome}}"),
             unit="opm",
         ),
         chart(
             "Calls in flight",
-            "At the provider now, against the slots of all workers together; and those that wait.",
+            "Calls at the provider now, the slots of all workers together, and waiting calls.",
             Query(f"sum by (provider) ({calls('eco2_calls_in_flight')})", "{{provider}}"),
             Query(f"sum by (provider) ({calls('eco2_calls_waiting')})", "{{provider}} waiting"),
             Query(f"sum by (provider) ({calls('eco2_call_slots')})", "{{provider}} slots"),
         ),
         chart(
-            "Calls tried again, 429s, breakers",
-            "A minute: calls tried again at once; 429 answers by limit (with true limits there are none); "
+            "Retried calls, 429s, breakers",
+            "Per minute: calls retried at once; 429 answers by limit (with right limits there are none); "
             "openings of breakers by reason.",
-            Query(f"60 * {rate(here('eco2_call_retries_total'), 'kind')}", "again: {{kind}}"),
+            Query(f"60 * {rate(here('eco2_call_retries_total'), 'kind')}", "retried: {{kind}}"),
             Query(f"60 * {rate(calls('eco2_rate_limited_total'), 'kind')}", "429 {{kind}}"),
             Query(f"60 * {rate(calls('eco2_breaker_openings_total'), 'why')}", "breaker: {{why}}"),
             unit="opm",
@@ -294,7 +294,7 @@ PROVIDER = Row(
         ),
         chart(
             "Dollars an hour by kind of call",
-            "By list price; calls of models without a known price are not in it.",
+            "By list price, without calls of models whose price is not known.",
             Query(f"3600 * {rate(here('eco2_cost_usd_total'), 'kind, model')}", "{{kind}} {{model}}"),
             unit="currencyUSD",
         ),
@@ -312,13 +312,13 @@ BUDGET = Row(
         ),
         chart(
             "Wait for a grant",
-            "Of this, what the leader of the budget took to answer.",
+            "The part of it until the leader of the budget answers.",
             *quantiles(calls("eco2_grant_seconds_bucket")),
             unit="s",
         ),
         chart(
             "Calls that wait for a grant, and factor",
-            "Waiting at the leader; the share of the limit that is used, below 1 for some time after a 429.",
+            "Calls that wait at the leader; the used share of the limit, below 1 for some time after a 429.",
             Query(whole(calls("eco2_quota_waiting"), "provider"), "{{provider}} waiting"),
             Query(f"min by (provider) ({calls('eco2_quota_factor')})", "{{provider}} factor"),
         ),
@@ -329,11 +329,11 @@ BUDGET = Row(
             unit="opm",
         ),
         chart(
-            "Leaders and terms",
-            "Who grants: 1 per provider. Terms begun in the last hour: many mean that workers crash.",
+            "Leaders and epochs",
+            "Leaders: 1 per provider. Epochs begun in the last hour: many mean that workers crash.",
             Query(f"sum by (provider) ({calls('eco2_quota_leader')})", "{{provider}} leaders"),
             Query(
-                f"sum by (provider) (increase({calls('eco2_quota_terms_total')}[1h]))", "{{provider}} terms"
+                f"sum by (provider) (increase({calls('eco2_quota_terms_total')}[1h]))", "{{provider}} epochs"
             ),
         ),
         chart(
@@ -346,7 +346,7 @@ BUDGET = Row(
         ),
         chart(
             "Spent today",
-            "USD since midnight UTC by list price, and the most that may be. Only with ECO2_DAILY_USD.",
+            "USD since midnight UTC by list price, and the limit. Only with ECO2_DAILY_USD.",
             Query(f"max({here('eco2_spent_today_usd')})", "spent"),
             Query(f"max({here('eco2_daily_limit_usd')})", "limit"),
             unit="currencyUSD",
@@ -376,13 +376,13 @@ GATEWAY = Row(
         ),
         chart(
             "Refused requests",
-            "A minute, by the code that the client was told.",
+            "Per minute, by the code in the answer.",
             Query(f"60 * {rate(jobs('eco2_requests_refused_total'), 'code')}", "{{code}}"),
             unit="opm",
         ),
         chart(
             "Resumed and cut streams",
-            "A minute: clients that came back with Last-Event-ID, and those cut off since they took nothing.",
+            "Per minute: clients that returned with Last-Event-ID, and clients cut off that read nothing.",
             Query(f"60 * {rate(jobs('eco2_sse_resumed_total'))}", "resumed"),
             Query(f"60 * {rate(jobs('eco2_sse_cut_total'))}", "cut"),
             unit="opm",
@@ -405,12 +405,12 @@ BROKER = Row(
         ),
         chart(
             "Blocked by an alarm",
-            "1 while the broker takes no messages: gateways answer 503.",
+            "1 while the broker accepts no messages: gateways answer 503.",
             Query(whole(here("eco2_broker_blocked"), "job, instance"), "{{instance}}"),
         ),
         chart(
             "Lag of the view",
-            "How late the newest journal event came, and how far the clock is ahead of most, by process.",
+            "The lag of the newest journal event, and the clock's lead over most others, by process.",
             Query(whole(here("eco2_view_lag_seconds"), "job, instance"), "{{instance}}"),
             Query(whole(here("eco2_clock_ahead_seconds"), "job, instance"), "{{instance}}: clock ahead"),
             unit="s",
@@ -423,7 +423,7 @@ BROKER = Row(
         ),
         chart(
             "Unconfirmed events",
-            "Age of the oldest event that the journal has not confirmed, or that was confirmed and has not "
+            "Age of the oldest event that is not confirmed, or that was confirmed and has not "
             "come back, by process.",
             Query(whole(here("eco2_outbox_oldest_seconds"), "job, instance"), "{{instance}}"),
             Query(whole(here("eco2_tail_behind_seconds"), "job, instance"), "{{instance}}: not shown"),
@@ -431,8 +431,8 @@ BROKER = Row(
         ),
         chart(
             "Jobs in view, events skipped",
-            "The recent jobs that a process knows; journal events that its version cannot read; times that "
-            "the journal was another one than before.",
+            "The recent jobs of a process; journal events that its version cannot read; replacements "
+            "of the journal.",
             Query(f"max({here('eco2_view_jobs')})", "jobs in view"),
             Query(f"max(increase({here('eco2_journal_replaced_total')}[10m]))", "journal replaced in 10 min"),
             Query(f"sum(increase({here('eco2_journal_skipped_total')}[10m]))", "skipped in 10 min"),
@@ -450,13 +450,13 @@ PROCESSES = Row(
         ),
         chart(
             "Event-loop lag, p99",
-            "How much later than asked a sleeper woke. Above some 0.1 s everything in the process is late.",
+            "The delay of a sleeping task's wake-up. Above about 0.1 s everything in the process is late.",
             Query(quantile(0.99, here("eco2_loop_lag_seconds_bucket"), "job, instance"), "{{instance}}"),
             unit="s",
         ),
         chart(
             "CPU",
-            "Cores that each process uses; one core is all that it can use.",
+            "Cores that each process uses; it can use at most one.",
             Query(
                 f"rate(process_cpu_seconds_total{RANGE}) * on (job, instance) group_left (role) "
                 + here("eco2_build_info"),
