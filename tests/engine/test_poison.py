@@ -88,6 +88,8 @@ def test_a_job_that_crashes_its_process_every_time_is_ended_and_its_neighbours_c
             await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
         poison = ends.pop(fleet.poison)
         assert (poison.status, poison.dead, code(poison)) == ("failed", True, "POISON")
+        assert "crashed" in poison.cause  # for operators
+        assert [word for word in ("worker", "crash", "log") if word in str(poison.result)] == []
         assert fleet.crashes == SUSPECT_AFTER + MAX_SOLO_CRASHES
         assert {state.status for state in ends.values()} == {"completed"}
         paid = Counter(fleet.model.calls)
@@ -124,5 +126,7 @@ async def test_an_order_that_came_back_too_often_is_ended_before_the_broker_drop
             await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
     assert [(state.status, state.dead) for state in ends] == [("completed", False), ("failed", True)]
     assert code(ends[1]) == "POISON"
+    assert str(MAX_RETURNS) in ends[1].cause  # for operators
+    assert "log" not in str(ends[1].result)
     assert {job for _, job in model.calls} == {jobs[0]}
     assert VirtualClock.now() < ends[0].accepted + LIFE
