@@ -130,9 +130,12 @@ def entries(text: str) -> tuple[str, ...]:
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
-def about(group: str, unit: str = "", computed: bool = False) -> dict[str, Any]:
-    """Returns what docs/settings.md shows of a field besides its description."""
-    return {"group": group, "unit": unit, "computed": computed}
+def _setting(
+    default: Any, group: str, description: str, *, unit: str = "", computed: bool = False, **options: Any
+) -> Any:
+    """Declares a setting, with what docs/settings.md shows of it. `options`: of pydantic's `Field`."""
+    extra: dict[str, Any] = {"group": group, "unit": unit, "computed": computed}
+    return Field(default, description=description, json_schema_extra=extra, **options)
 
 
 Counting = Literal["request", "input", "usage"]
@@ -143,38 +146,20 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
-    api_key: ApiKey = Field(description="API key.", json_schema_extra=about(MORE))
-    base_url: BaseUrl | None = Field(
-        None,
-        description="Base URL of its OpenAI-compatible API. Unset: OpenAI's.",
-        json_schema_extra=about(MORE),
-    )
-    model: ModelName = Field(description="Model to use.", json_schema_extra=about(MORE))
-    rpm: int = Field(
-        RPM,
-        ge=1,
-        le=MAX_RPM,
-        description="Its limit of requests per minute.",
-        json_schema_extra=about(MORE, "requests/min"),
-    )
-    tpm: int = Field(
-        TPM,
-        ge=1,
-        le=MAX_TPM,
-        description="Its limit of tokens per minute.",
-        json_schema_extra=about(MORE, "tokens/min"),
-    )
-    counting: Counting = Field(
-        "request",
-        description="How it counts a call's tokens, as in `ECO2_COUNTING`.",
-        json_schema_extra=about(MORE),
-    )
-    concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
+    api_key: ApiKey = _setting(..., MORE, "API key.")
+    base_url: BaseUrl | None = _setting(None, MORE, "Base URL of its OpenAI-compatible API. Unset: OpenAI's.")
+    model: ModelName = _setting(..., MORE, "Model to use.")
+    rpm: int = _setting(RPM, MORE, "Its limit of requests per minute.", unit="requests/min", ge=1, le=MAX_RPM)
+    tpm: int = _setting(TPM, MORE, "Its limit of tokens per minute.", unit="tokens/min", ge=1, le=MAX_TPM)
+    counting: Counting = _setting("request", MORE, "How it counts a call's tokens, as in `ECO2_COUNTING`.")
+    concurrency: Annotated[int, AfterValidator(_by_budget)] = _setting(
         0,
+        MORE,
+        "Calls in flight per worker. Unset or 0: computed from its limits.",
+        unit="calls",
+        computed=True,
         ge=0,
         le=MAX_CONCURRENCY,
-        description="Calls in flight per worker. Unset or 0: computed from its limits.",
-        json_schema_extra=about(MORE, "calls", computed=True),
     )
 
 
@@ -191,283 +176,263 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = Field(
+    amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = _setting(
         None,
-        repr=False,
-        description="RabbitMQ's URL; separate the hosts of a cluster by commas, they are tried in turn. "
+        FIRST,
+        "RabbitMQ's URL; separate the hosts of a cluster by commas, they are tried in turn. "
         "Escape special characters in the password: `%2F` for `/`. Unset: `eco2 serve` and `eco2 demo` use "
         "the embedded broker, in memory, and jobs are lost when the process ends.",
-        json_schema_extra=about(FIRST),
+        repr=False,
     )
-    prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+    prefix: Annotated[str, AfterValidator(_prefix)] = _setting(
         "eco2",
-        description="Prefix of the names of all queues, streams and exchanges. Two installations on one "
+        FIRST,
+        "Prefix of the names of all queues, streams and exchanges. Two installations on one "
         "RabbitMQ need different prefixes.",
-        json_schema_extra=about(FIRST),
     )
-    pipelines: Annotated[str, AfterValidator(_pipelines)] = Field(
-        "eco2.stages:scan",
-        description="Import strings of the pipelines to serve, separated by commas.",
-        json_schema_extra=about(FIRST),
+    pipelines: Annotated[str, AfterValidator(_pipelines)] = _setting(
+        "eco2.stages:scan", FIRST, "Import strings of the pipelines to serve, separated by commas."
     )
-    rpm: int = Field(
+    rpm: int = _setting(
         RPM,
+        FIRST,
+        "The provider's limit of requests per minute. `eco2 size` shows the workers that it needs.",
+        unit="requests/min",
         ge=1,
         le=MAX_RPM,
-        description="The provider's limit of requests per minute. `eco2 size` shows the workers that it "
-        "needs.",
-        json_schema_extra=about(FIRST, "requests/min"),
     )
-    tpm: int = Field(
-        TPM,
-        ge=1,
-        le=MAX_TPM,
-        description="The provider's limit of tokens per minute.",
-        json_schema_extra=about(FIRST, "tokens/min"),
+    tpm: int = _setting(
+        TPM, FIRST, "The provider's limit of tokens per minute.", unit="tokens/min", ge=1, le=MAX_TPM
     )
-    job_deadline: float = Field(
+    job_deadline: float = _setting(
         180,
+        FIRST,
+        "Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended.",
+        unit="s",
         gt=0,
         le=7 * DAY,
-        description="Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended.",
-        json_schema_extra=about(FIRST, "s"),
     )
-    drain_grace: float = Field(
+    drain_grace: float = _setting(
         70,
+        FIRST,
+        "Time that a stopping worker waits for calls in flight. The process needs 20 s more "
+        "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
+        unit="s",
         gt=0,
         le=DAY,
-        description="Time that a stopping worker waits for calls in flight. The process needs 20 s more "
-        "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
-        json_schema_extra=about(FIRST, "s"),
     )
-    retention_hours: float = Field(
+    retention_hours: float = _setting(
         72,
+        FIRST,
+        "Age at which the journal deletes events; results can be read until then.",
+        unit="h",
         gt=0,
         le=87_600,
-        description="Age at which the journal deletes events; results can be read until then.",
-        json_schema_extra=about(FIRST, "h"),
     )
-    prefetch: Annotated[int, AfterValidator(_by_budget)] = Field(
+    prefetch: Annotated[int, AfterValidator(_by_budget)] = _setting(
         0,
+        RUN,
+        "Jobs of one pipeline that a worker runs at once. Unset or 0: computed from `ECO2_RPM` "
+        "and `ECO2_TPM` (`docs/sizing.md`).",
+        unit="jobs",
+        computed=True,
         ge=0,
         le=65_535,
-        description="Jobs of one pipeline that a worker runs at once. Unset or 0: computed from `ECO2_RPM` "
-        "and `ECO2_TPM` (`docs/sizing.md`).",
-        json_schema_extra=about(RUN, "jobs", computed=True),
     )
-    concurrency: Annotated[int, AfterValidator(_by_budget)] = Field(
+    concurrency: Annotated[int, AfterValidator(_by_budget)] = _setting(
         0,
+        RUN,
+        "Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the "
+        "worker's memory or the provider's connections are exhausted before its rate limit.",
+        unit="calls",
+        computed=True,
         ge=0,
         le=MAX_CONCURRENCY,
-        description="Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the "
-        "worker's memory or the provider's connections are exhausted before its rate limit.",
-        json_schema_extra=about(RUN, "calls", computed=True),
     )
-    call_timeout: float = Field(
-        60, gt=0, le=DAY, description="Time-out of one model call.", json_schema_extra=about(RUN, "s")
-    )
-    view_minutes: float = Field(
+    call_timeout: float = _setting(60, RUN, "Time-out of one model call.", unit="s", gt=0, le=DAY)
+    view_minutes: float = _setting(
         VIEW_MINUTES,
+        RUN,
+        "Time for which each process keeps jobs in memory, and for which idempotency keys are remembered.",
+        unit="min",
         gt=0,
         le=10_080,
-        description="Time for which each process keeps jobs in memory, and for which idempotency keys are "
-        "remembered.",
-        json_schema_extra=about(RUN, "min"),
     )
-    holder_timeout: float = Field(
+    holder_timeout: float = _setting(
         15,
+        RUN,
+        "Silence of a worker after which others take its jobs over. It must exceed the time in "
+        "which a worker notices a lost connection and reconnects, or its calls in flight are paid for twice.",
+        unit="s",
         ge=1,
         le=3600,
-        description="Silence of a worker after which others take its jobs over. It must exceed the time in "
-        "which a worker notices a lost connection and reconnects, or its calls in flight are paid for twice.",
-        json_schema_extra=about(RUN, "s"),
     )
-    heartbeat: int = Field(
+    heartbeat: int = _setting(
         10,
+        RUN,
+        "AMQP heartbeat interval. A dead peer is noticed after two to three intervals.",
+        unit="s",
         ge=1,
         le=60,
-        description="AMQP heartbeat interval. A dead peer is noticed after two to three intervals.",
-        json_schema_extra=about(RUN, "s"),
     )
-    publish_timeout: float = Field(
+    publish_timeout: float = _setting(
         5,
+        RUN,
+        "Time that a publish waits for the broker's confirm before it is sent again.",
+        unit="s",
         gt=0,
         le=300,
-        description="Time that a publish waits for the broker's confirm before it is sent again.",
-        json_schema_extra=about(RUN, "s"),
     )
-    host: Annotated[str, AfterValidator(_host)] = Field(
-        "127.0.0.1",
-        description="Address that the gateway listens on; 0.0.0.0 in a container.",
-        json_schema_extra=about(HTTP),
+    host: Annotated[str, AfterValidator(_host)] = _setting(
+        "127.0.0.1", HTTP, "Address that the gateway listens on; 0.0.0.0 in a container."
     )
-    port: int = Field(
-        8000,
-        ge=0,
-        le=65_535,
-        description="Port of the gateway; 0: any free port.",
-        json_schema_extra=about(HTTP),
-    )
-    hosts: Annotated[str, AfterValidator(_hosts)] = Field(
+    port: int = _setting(8000, HTTP, "Port of the gateway; 0: any free port.", ge=0, le=65_535)
+    hosts: Annotated[str, AfterValidator(_hosts)] = _setting(
         "",
-        description="Allowed values of the `Host` header, separated by commas; `*.example` allows all "
+        HTTP,
+        "Allowed values of the `Host` header, separated by commas; `*.example` allows all "
         "subdomains. Unset: on a loopback address, loopback names only; else all.",
-        json_schema_extra=about(HTTP),
     )
-    probes_host: Annotated[str, AfterValidator(_host)] = Field(
-        "127.0.0.1",
-        description="Address of a gateway's health checks and metrics; 0.0.0.0 in a container.",
-        json_schema_extra=about(HTTP),
+    probes_host: Annotated[str, AfterValidator(_host)] = _setting(
+        "127.0.0.1", HTTP, "Address of a gateway's health checks and metrics; 0.0.0.0 in a container."
     )
-    probes_port: int | None = Field(
+    probes_port: int | None = _setting(
         None,
-        ge=0,
-        le=65_535,
-        description="Port of the health checks and metrics of a gateway (or `eco2 serve`); clients must not "
+        HTTP,
+        "Port of the health checks and metrics of a gateway (or `eco2 serve`); clients must not "
         "reach it. Unset: `ECO2_PORT` + 1000 (9000). 0: any free port.",
-        json_schema_extra=about(HTTP),
-    )
-    worker_host: Annotated[str, AfterValidator(_host)] = Field(
-        "127.0.0.1",
-        description="Address of a worker's health checks and metrics; 0.0.0.0 in a container.",
-        json_schema_extra=about(HTTP),
-    )
-    worker_port: int = Field(
-        8001,
         ge=0,
         le=65_535,
-        description="Port of a worker's health checks and metrics; 0: any free port.",
-        json_schema_extra=about(HTTP),
     )
-    auth: Literal["none", "header"] = Field(
+    worker_host: Annotated[str, AfterValidator(_host)] = _setting(
+        "127.0.0.1", HTTP, "Address of a worker's health checks and metrics; 0.0.0.0 in a container."
+    )
+    worker_port: int = _setting(
+        8001, HTTP, "Port of a worker's health checks and metrics; 0: any free port.", ge=0, le=65_535
+    )
+    auth: Literal["none", "header"] = _setting(
         "none",
-        description="Owner of a job. `none`: anyone who knows its id may read it. `header`: the user that a "
+        HTTP,
+        "Owner of a job. `none`: anyone who knows its id may read it. `header`: the user that a "
         "trusted proxy names in `X-User-ID`; the proxy must remove that header from clients' requests.",
-        json_schema_extra=about(HTTP),
     )
-    cors_origins: Annotated[str, AfterValidator(_origins)] = Field(
-        "",
-        description="Origins (CORS) that may call the gateway with credentials, separated by commas.",
-        json_schema_extra=about(HTTP),
+    cors_origins: Annotated[str, AfterValidator(_origins)] = _setting(
+        "", HTTP, "Origins (CORS) that may call the gateway with credentials, separated by commas."
     )
-    sse_comment: float = Field(
+    sse_comment: float = _setting(
         4,
+        HTTP,
+        "Interval of comment lines that keep an idle event stream open: read time-outs of HTTP "
+        "clients start at 5 s (httpx) and 10 s (OkHttp), of proxies at 60 s; `eco2.client` uses 45 s.",
+        unit="s",
         ge=1,
         le=40,
-        description="Interval of comment lines that keep an idle event stream open: read time-outs of HTTP "
-        "clients start at 5 s (httpx) and 10 s (OkHttp), of proxies at 60 s; `eco2.client` uses 45 s.",
-        json_schema_extra=about(HTTP, "s"),
     )
-    sse_retry: float = Field(
+    sse_retry: float = _setting(
         2,
+        HTTP,
+        "Time that a client waits before it reconnects a broken event stream.",
+        unit="s",
         gt=0,
         le=3600,
-        description="Time that a client waits before it reconnects a broken event stream.",
-        json_schema_extra=about(HTTP, "s"),
     )
-    sse_done_message: bool = Field(
+    sse_done_message: bool = _setting(
         True,
-        description="Under `/api/v1`, send an unnamed message with the status `completed` after a `done` "
+        HTTP,
+        "Under `/api/v1`, send an unnamed message with the status `completed` after a `done` "
         "that failed or was cancelled: the existing Eco² app then shows its error page at once, not after "
         "two minutes. Turn it off if clients of that prefix read unnamed messages.",
-        json_schema_extra=about(HTTP),
     )
-    compat: bool = Field(
+    compat: bool = _setting(
         False,
-        description="Also serve the predecessor's paths for the first of `ECO2_PIPELINES`, with 200 for a "
+        HTTP,
+        "Also serve the predecessor's paths for the first of `ECO2_PIPELINES`, with 200 for a "
         "new job (`docs/http.md`), for its load scripts and clients.",
-        json_schema_extra=about(HTTP),
     )
-    max_upload_mb: float = Field(
-        10,
-        gt=0,
-        le=1000,
-        description="Maximum size of a request body.",
-        json_schema_extra=about(HTTP, "MB"),
-    )
-    image_urls: Literal["auto", "on", "off"] = Field(
+    max_upload_mb: float = _setting(10, HTTP, "Maximum size of a request body.", unit="MB", gt=0, le=1000)
+    image_urls: Literal["auto", "on", "off"] = _setting(
         "auto",
-        description="Whether a client may give an `http(s)` URL of its picture, which the provider fetches. "
+        HTTP,
+        "Whether a client may give an `http(s)` URL of its picture, which the provider fetches. "
         "`auto`: only if all providers are OpenAI, which fetches from its own network; a provider at another "
         "URL (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
-        json_schema_extra=about(HTTP),
     )
-    upload_room_mb: float = Field(
+    upload_room_mb: float = _setting(
         64,
-        gt=0,
-        description="Maximum total size of the request bodies that a gateway holds at once; further requests "
+        HTTP,
+        "Maximum total size of the request bodies that a gateway holds at once; further requests "
         "are refused with 429. Its memory limit must include twice this size.",
-        json_schema_extra=about(HTTP, "MB"),
+        unit="MB",
+        gt=0,
     )
-    max_connections: int = Field(
+    max_connections: int = _setting(
         4_000,
+        HTTP,
+        "Maximum number of connections to a gateway; further ones are answered with 503.",
+        unit="connections",
         ge=1,
-        description="Maximum number of connections to a gateway; further ones are answered with 503.",
-        json_schema_extra=about(HTTP, "connections"),
     )
-    streams_per_job: int = Field(
+    streams_per_job: int = _setting(
         10,
+        HTTP,
+        "Maximum number of open event streams of one job at a gateway; 0: no limit.",
+        unit="streams",
         ge=0,
-        description="Maximum number of open event streams of one job at a gateway; 0: no limit.",
-        json_schema_extra=about(HTTP, "streams"),
     )
-    streams_per_owner: int = Field(
+    streams_per_owner: int = _setting(
         20,
-        ge=0,
-        description="Maximum number of open event streams of one owner at a gateway; 0: no limit. Applies "
+        HTTP,
+        "Maximum number of open event streams of one owner at a gateway; 0: no limit. Applies "
         "only if `ECO2_AUTH` names owners.",
-        json_schema_extra=about(HTTP, "streams"),
+        unit="streams",
+        ge=0,
     )
-    default_model: ModelName | None = Field(
+    default_model: ModelName | None = _setting(
         None,
-        description="Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` if a key is set, else "
-        "`local`.",
-        json_schema_extra=about(MODEL),
+        MODEL,
+        "Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` if a key is set, else `local`.",
     )
-    openai_model: ModelName = Field(
-        "gpt-5.1",
-        description="Model to use at OpenAI or at the compatible provider.",
-        json_schema_extra=about(MODEL),
+    openai_model: ModelName = _setting(
+        "gpt-5.1", MODEL, "Model to use at OpenAI or at the compatible provider."
     )
-    openai_api_key: ApiKey | None = Field(
+    openai_api_key: ApiKey | None = _setting(
         None,
+        MODEL,
+        "The provider's API key. Unset: only the local model is offered.",
         validation_alias="OPENAI_API_KEY",
-        description="The provider's API key. Unset: only the local model is offered.",
-        json_schema_extra=about(MODEL),
     )
-    openai_base_url: BaseUrl | None = Field(
+    openai_base_url: BaseUrl | None = _setting(
         None,
+        MODEL,
+        "Base URL of an OpenAI-compatible provider. Unset: OpenAI.",
         validation_alias="OPENAI_BASE_URL",
-        description="Base URL of an OpenAI-compatible provider. Unset: OpenAI.",
-        json_schema_extra=about(MODEL),
     )
-    counting: Counting = Field(
+    counting: Counting = _setting(
         "request",
-        description="How the provider counts a call against the token limit. `request`: the greater of the "
+        MODEL,
+        "How the provider counts a call against the token limit. `request`: the greater of the "
         "prompt and `max_completion_tokens` (OpenAI); `input`: the prompt (Gemini); `usage`: prompt and "
         "answer.",
-        json_schema_extra=about(MODEL),
     )
-    providers: dict[str, ProviderSettings] = Field(
-        default={},
-        description="Further providers by name, each with its own variables (below). A job that names no "
+    providers: dict[str, ProviderSettings] = _setting(
+        {},
+        MODEL,
+        "Further providers by name, each with its own variables (below). A job that names no "
         "model goes to the provider with the shortest expected wait.",
-        json_schema_extra=about(MODEL),
     )
-    daily_usd: Decimal | None = Field(
+    daily_usd: Decimal | None = _setting(
         None,
-        gt=0,
-        description="Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new "
+        MODEL,
+        "Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new "
         "jobs with `SPEND_LIMIT` until midnight; running jobs finish. Unset: no limit.",
-        json_schema_extra=about(MODEL, "USD"),
+        unit="USD",
+        gt=0,
     )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Minimum level of log messages that are written.", json_schema_extra=about(LOG)
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", LOG, "Minimum level of log messages that are written."
     )
-    log_format: Literal["auto", "json", "console"] = Field(
-        "auto",
-        description="`auto` writes JSON lines unless standard error is a terminal.",
-        json_schema_extra=about(LOG),
+    log_format: Literal["auto", "json", "console"] = _setting(
+        "auto", LOG, "`auto` writes JSON lines unless standard error is a terminal."
     )
 
     @classmethod

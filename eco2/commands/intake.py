@@ -8,7 +8,7 @@ import typer
 from eco2.commands import bootstrap
 
 if TYPE_CHECKING:
-    from eco2.event import Paused
+    from eco2.event import Paused, Resumed
     from eco2.settings import Settings
 
 
@@ -20,8 +20,11 @@ def pause(
     Gateways keep accepting jobs, which wait in the queue; their deadlines still run. The pause outlasts
     restarts as long as one worker runs.
     """
+    from eco2.event import Paused
+
     settings = bootstrap.settings("error")
-    before, running, queued = bootstrap.run(pause_intake(settings, reason))
+    event = Paused(ts=time.time(), reason=reason)
+    before, running, queued = bootstrap.run(set_intake(settings, event))
     again = " (it was paused before)" if before else ""
     typer.echo(
         f"Paused{again}. {running} jobs are running and will finish; {queued} wait in the queue.\n"
@@ -34,34 +37,25 @@ def pause(
 
 def resume() -> None:
     """Let the workers take jobs again, after `eco2 pause`."""
-    before, _, queued = bootstrap.run(resume_intake(bootstrap.settings("error")))
+    from eco2.event import Resumed
+
+    before, _, queued = bootstrap.run(set_intake(bootstrap.settings("error"), Resumed(ts=time.time())))
     if before is None:
         typer.echo("It was not paused. Workers take jobs.")
     else:
         typer.echo(f"Resumed. Workers take jobs again; {queued} wait in the queue.")
 
 
-async def pause_intake(settings: "Settings", reason: str) -> "tuple[Paused | None, int, int]":
-    """Pauses; returns the pause that was in force before, and the numbers of running and waiting jobs."""
+async def set_intake(settings: "Settings", event: "Paused | Resumed") -> "tuple[Paused | None, int, int]":
+    """Pauses or resumes; returns the pause that was in force before, and the running and waiting jobs."""
     from eco2.commands.session import open_session
     from eco2.commands.spinner import spinner
+    from eco2.event import Paused
     from eco2.operator import actions
     from eco2.operator.jobs import count_jobs
 
-    async with open_session(settings, "pause") as session:
-        with spinner("the journal to confirm the pause"):
-            before = await actions.pause(session.journal, reason, time.time)
-        return before, *count_jobs(session.journal.view)
-
-
-async def resume_intake(settings: "Settings") -> "tuple[Paused | None, int, int]":
-    """Resumes; returns the pause that was in force, and the numbers of running and waiting jobs."""
-    from eco2.commands.session import open_session
-    from eco2.commands.spinner import spinner
-    from eco2.operator import actions
-    from eco2.operator.jobs import count_jobs
-
-    async with open_session(settings, "resume") as session:
-        with spinner("the journal to confirm the end of the pause"):
-            before = await actions.resume(session.journal, time.time)
+    command = "pause" if isinstance(event, Paused) else "resume"
+    async with open_session(settings, command) as session:
+        with spinner("the journal to confirm"):
+            before = await actions.set_intake(session.journal, event)
         return before, *count_jobs(session.journal.view)

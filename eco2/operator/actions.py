@@ -28,7 +28,7 @@ from eco2.journal.journal import Journal
 from eco2.journal.orders import Orders
 from eco2.journal.state import JobState
 from eco2.operator.replay_plan import ReplayPlan
-from eco2.ports import Clock, OrderStore, WorkQueue, retry_queue
+from eco2.ports import OrderStore, WorkQueue, retry_queue
 from eco2.retry import PUBLISH
 
 CONFIRM_TIMEOUT = 20.0
@@ -100,23 +100,11 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
     )
 
 
-async def pause(journal: Journal, reason: str, clock: Clock) -> Paused | None:
-    """Pauses the intake of all workers, and returns the pause that was in force before, if any.
+async def set_intake(journal: Journal, event: Paused | Resumed) -> Paused | None:
+    """Pauses or resumes the intake of all workers; returns the pause that was in force before, if any.
 
     Returns once the own tail shows the event.
     """
-    return await _write(journal, Paused(ts=clock(), reason=reason))
-
-
-async def resume(journal: Journal, clock: Clock) -> Paused | None:
-    """Resumes the intake of all workers, and returns the pause that was in force, if any.
-
-    Returns once the own tail shows the event.
-    """
-    return await _write(journal, Resumed(ts=clock()))
-
-
-async def _write(journal: Journal, event: Paused | Resumed) -> Paused | None:
     before = journal.view.paused
     async with with_timeout("the journal confirmed nothing"):
         await journal.put(event)

@@ -6,7 +6,7 @@ import pytest
 
 from eco2.consumers.liveness import query_holder
 from eco2.errors import BrokerUnavailable, PermanentError
-from eco2.event import Marker, Paused, Queued
+from eco2.event import Marker, Paused, Queued, Resumed
 from eco2.job import new_id
 from eco2.journal.state import JobState
 from eco2.operator import actions
@@ -228,6 +228,14 @@ async def test_an_order_that_the_store_does_not_have_is_not_made_up() -> None:
         assert await gateway.broker.depth(retry_queue("ask")) == 0
 
 
+async def pause(process: Process, reason: str) -> Paused | None:
+    return await actions.set_intake(process.journal, Paused(ts=VirtualClock.now(), reason=reason))
+
+
+async def resume(process: Process) -> Paused | None:
+    return await actions.set_intake(process.journal, Resumed(ts=VirtualClock.now()))
+
+
 def reason(event: Paused | None) -> str | None:
     return None if event is None else event.reason
 
@@ -236,14 +244,14 @@ def reason(event: Paused | None) -> str | None:
 async def test_a_pause_is_in_the_journal_when_it_returns_and_tells_what_was_before() -> None:
     world = World()
     async with world.process() as operator, world.process() as other:
-        assert reason(await actions.pause(operator.journal, "first", VirtualClock.now)) is None
+        assert reason(await pause(operator, "first")) is None
         assert reason(operator.journal.view.paused) == "first"
         await other.journal.barrier()
         assert reason(other.journal.view.paused) == "first"
-        assert reason(await actions.pause(operator.journal, "second", VirtualClock.now)) == "first"
-        assert reason(await actions.resume(operator.journal, VirtualClock.now)) == "second"
+        assert reason(await pause(operator, "second")) == "first"
+        assert reason(await resume(operator)) == "second"
         assert reason(operator.journal.view.paused) is None
-        assert reason(await actions.resume(operator.journal, VirtualClock.now)) is None
+        assert reason(await resume(operator)) is None
 
 
 @virtual
@@ -252,7 +260,7 @@ async def test_a_pause_returns_only_when_the_own_tail_has_shown_it() -> None:
     async with world.process() as operator:
         log = world.server.logs[world.topology.stream]
         watchers, log._watchers = log._watchers, {}
-        pausing = asyncio.ensure_future(actions.pause(operator.journal, "later", VirtualClock.now))
+        pausing = asyncio.ensure_future(pause(operator, "later"))
         await asyncio.sleep(1)
         assert not pausing.done()
         log._watchers |= watchers

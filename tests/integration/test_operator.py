@@ -13,6 +13,7 @@ from eco2.broker.rabbitmq import Letter, RabbitMQ
 from eco2.client import ClientJob
 from eco2.commands import dead, intake, jobs
 from eco2.errors import ConfigurationError, PermanentError
+from eco2.event import Paused, Resumed
 from eco2.job import new_id
 from eco2.journal.journal import Journal
 from eco2.operator.dead_jobs import DeadRow
@@ -234,7 +235,11 @@ async def test_a_pause_halts_the_intake_and_a_resume_lets_it_go_on(here: Install
             return await here.consumers() == 0
 
         await until(consuming)
-        assert await intake.pause_intake(here.settings, "a deploy") == (None, 0, 0)
+        assert await intake.set_intake(here.settings, Paused(ts=time.time(), reason="a deploy")) == (
+            None,
+            0,
+            0,
+        )
         await until(halted)
         job = await here.submit()
         listed, paused = await jobs.read_list(here.settings, "queued", "scan")
@@ -244,11 +249,11 @@ async def test_a_pause_halts_the_intake_and_a_resume_lets_it_go_on(here: Install
         assert await here.depth(jobs_queue("scan")) == 1
         with pytest.raises(PermanentError, match="eco2 resume"):
             await replayed(here)
-        before, _, queued = await intake.resume_intake(here.settings)
+        before, _, queued = await intake.set_intake(here.settings, Resumed(ts=time.time()))
         assert (before, queued) == (paused, 1)
         assert [event.seq for event in await here.events(job.id)] == ALL
     assert (await jobs.read_list(here.settings, "queued", None)) == ([], None)
-    assert (await intake.resume_intake(here.settings))[0] is None
+    assert (await intake.set_intake(here.settings, Resumed(ts=time.time())))[0] is None
 
 
 async def test_who_is_at_work_on_a_job_is_asked(here: Installation) -> None:
