@@ -18,6 +18,7 @@ from unittest.mock import patch
 
 import yaml
 
+from eco2.broker.addresses import parse
 from eco2.environment import load
 from eco2.errors import ConfigurationError
 from tests.chart.renderings import CHART, Rendering, refused, renderings
@@ -100,6 +101,21 @@ def scaled(manifests: list[Manifest]) -> list[str]:
     ]
 
 
+def nodes(manifests: list[Manifest]) -> list[str]:
+    """Lists the pods that do not get the address of each node of a cluster in the chart."""
+    replicas = [one["spec"]["replicas"] for one in manifests if one["kind"] == "RabbitmqCluster"]
+    urls = [
+        variable["value"]
+        for one in manifests
+        if one["kind"] == "Deployment"
+        for container in one["spec"]["template"]["spec"]["containers"]
+        for variable in container.get("env", ())
+        if variable["name"] == "ECO2_AMQP_URL"
+    ]
+    wrong = [url for url in urls if [len(set(map(str, parse(url))))] != replicas]
+    return wrong + ["no pod knows the cluster"] * (bool(replicas) and not urls)
+
+
 def absences(manifests: list[Manifest]) -> list[str]:
     """Rules that would not notice an absence while another installation is there."""
     rules = [rule for one in manifests if one["kind"] == "PrometheusRule" for rule in _rules(one)]
@@ -168,6 +184,7 @@ def main() -> int:
         judge.says(f"{rendering.name}: custom resources", list(custom(manifests, known)))
         judge.says(f"{rendering.name}: what is absent is this installation's", absences(manifests))
         judge.says(f"{rendering.name}: variables that eco2 takes", settings(manifests))
+        judge.says(f"{rendering.name}: nodes of RabbitMQ", nodes(manifests))
         judge.says(
             f"{rendering.name}: replicas, and the scaler's queries", scaled(manifests) + queries(manifests)
         )

@@ -40,9 +40,19 @@ helm.sh/chart: {{ printf "%s-%s" (last .).Chart.Name (last .).Chart.Version }}
 {{- default (include "eco2.fullname" .) .Values.secrets.existingSecret }}
 {{- end }}
 
-{{/* Name of the RabbitmqCluster, of its Service, and the first part of its Secret's name. */}}
+{{/* Name of the RabbitmqCluster, and the first part of its Secret's and nodes' names. */}}
 {{- define "eco2.rabbitmq" -}}
 {{- include "eco2.fullname" . }}-rabbitmq
+{{- end }}
+
+{{/* Every node by its own name: processes leave a node that is cut off, which a Service cannot tell from a good one. */}}
+{{- define "eco2.rabbitmqNodes" -}}
+{{- $cluster := include "eco2.rabbitmq" . }}
+{{- $nodes := list }}
+{{- range $number := until (int .Values.rabbitmq.cluster.replicas) }}
+{{- $nodes = append $nodes (printf "%s-server-%d.%s-nodes.%s.svc:5672" $cluster $number $cluster $.Release.Namespace) }}
+{{- end }}
+{{- join "," $nodes }}
 {{- end }}
 
 {{/* A value as the text of a variable. Helm reads every number as a float, and would write 2000000 as 2e+06. */}}

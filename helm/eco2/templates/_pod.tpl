@@ -72,7 +72,7 @@ spec:
               name: {{ include "eco2.rabbitmq" $root }}-default-user
               key: password
         - name: ECO2_AMQP_URL
-          value: amqp://$(RABBITMQ_USER):$(RABBITMQ_PASSWORD)@{{ include "eco2.rabbitmq" $root }}.{{ $root.Release.Namespace }}.svc:5672/
+          value: amqp://$(RABBITMQ_USER):$(RABBITMQ_PASSWORD)@{{ include "eco2.rabbitmqNodes" $root }}/
       {{- end }}
       ports:
         {{- with .http }}
