@@ -82,7 +82,7 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 _PROVIDER_ADVICE = (
-    "Give each provider variables of its own, ECO2_PROVIDERS__NAME__API_KEY and so on, "
+    "Give each provider its own variables, ECO2_PROVIDERS__NAME__API_KEY and so on, "
     "with two underscores on both sides of its name."
 )
 

@@ -39,7 +39,7 @@ class Component:
 
 
 class ComponentEnded(RuntimeError):
-    """A component returned before it was told to stop: a bug."""
+    """A component returned before it was stopped: a bug."""
 
 
 async def run(

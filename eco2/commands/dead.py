@@ -100,7 +100,7 @@ def drop(
     out.print(tables.dead_table(rows))
     try:
         agreed = yes or typer.confirm(f"Delete the letters of {number_of_jobs(len(rows))}?")
-    except typer.Abort:  # nobody is at the terminal
+    except typer.Abort:  # standard input is closed
         agreed = False
     if not agreed:
         out.print("Nothing was dropped. --yes drops without asking.")

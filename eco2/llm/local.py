@@ -24,7 +24,7 @@ class ImageClassifier(Protocol):
 
 
 class LocalModel:
-    """A `Model` in this process. The classifier runs on a thread of its own, never on the event loop."""
+    """A `Model` in this process. The classifier runs on a worker thread, never on the event loop."""
 
     def __init__(self, classifier: ImageClassifier) -> None:
         self._classifier = classifier

@@ -95,7 +95,7 @@ def classify(status: int, body: object) -> ErrorKind:
     """Returns the kind of an error. `status`: of HTTP, or named by an error inside a 200 (0: none)."""
     errors = list(errors_in(body))
     if status == 403 and isinstance(body, str) and body.lstrip().startswith("<"):
-        return "down"  # a page of a proxy or firewall: whatever it says, our key is not the matter
+        return "down"  # a page of a proxy or firewall, which knows nothing of our key
     codes = " ".join(code for error in errors for code in names_of(error))
     messages = [_text(error, "message") for error in errors]
     text = _QUOTED.sub(" ", " ".join(messages))[:_BEGINNING]
