@@ -69,7 +69,7 @@ def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str
         (
             "jobs a minute",
             f"{sized.jobs_per_minute:,.1f}",
-            f"{sized.jobs_per_second:,.2f} jobs/s at most",
+            f"{sized.jobs_per_second:,.2f} jobs/s at the binding limit",
         ),
         (
             "calls in flight",
