@@ -55,7 +55,7 @@ class WaitEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What a provider allows in a minute, as this process asks for it. `limits`: as they were set."""
+    """A provider's limits per minute, as this process asks for its share. `limits`: as they were set."""
 
     quota: Quota
     estimator: Estimator
@@ -63,7 +63,7 @@ class Budget:
     limits: Limits
 
     def counted(self, estimate: Estimate, usage: Usage) -> float | None:
-        """What the provider counted a call as that took `usage`, in tokens.
+        """Computes the tokens that the provider counted for a call that took `usage`.
 
         None where it gave no number that can be true: then the reservation stands.
         """

@@ -145,6 +145,6 @@ class StageContext(Generic[Input_co]):
         return f"{base}/{self._taken[base] - 1}"
 
     def _record(self, key: str) -> Recorded | None:
-        state = self._engine.journal.view.get(self.job_id)
+        state = self._engine.journal.view.get(self._job.id)
         recorded = self._recorded if state is None else state.recorded
         return self._keyed.get(key) or recorded.get(f"{self._recorder.stage.name}/{key}")

@@ -36,6 +36,7 @@ class ActiveJob:
     """
 
     def __init__(self, order: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
+        self.id = order.id
         self.order = order
         self.pipeline = pipeline
         self.delivery = delivery
@@ -44,10 +45,6 @@ class ActiveJob:
         self._scope: CancelScope | None = None
         self._draining = False
         self._written: asyncio.Future[None] | None = None
-
-    @property
-    def id(self) -> str:
-        return self.order.id
 
     def adopt(self, delivery: Delivery) -> Delivery:
         """Takes over a redelivery of the job; returns the one that it replaces, dead or a double."""

@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote
@@ -28,7 +29,6 @@ from eco2.call import (
     Call,
     InvalidAnswer,
     ModelRefused,
-    PaidCallFailed,
     Reply,
     UnreadableAnswer,
     Usage,
@@ -68,17 +68,17 @@ PATH = "/chat/completions"
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
 
-LEAST_EFFORT: Mapping[str, ReasoningEffort] = {
+MIN_EFFORT: Mapping[str, ReasoningEffort] = {
     "gpt-5": "minimal",
     "gpt-5-mini": "minimal",
     "gpt-5-nano": "minimal",
 }
 """Models that would think by default, on tokens of `max_tokens`, until none is left for the answer."""
 
-_LONGEST_REASON = 300
+_MAX_REASON = 300
 _STANDARD_TIERS = (None, "auto", "default", "standard")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
-_PROBLEMS = 3
+_MAX_PROBLEMS = 3
 _FOR_CLIENTS: Mapping[type[PermanentError], str] = {
     ProviderRefused: "the model's provider does not take this request: change it and send it again",
     CallTooLarge: "the input is too long for the model: shorten it",
@@ -118,9 +118,28 @@ _IN_HEADERS = " !#$&'()*+,/:;=?@[]~"  # what needs no %-escape in a header's val
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]")
 
 
+_GATE: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("gate", default=no_gate)
+"""Awaited before the first byte of a request that this task sends; an error in it ends the request unsent."""
+
+
+async def _watch_connection(request: httpx2.Request) -> None:
+    """Opens the gate once the connection stands and nothing but the request is left to be sent.
+
+    A grant is good for a fraction of a second only, and a connection may take longer. The SDK has no such
+    hook; its HTTP client has.
+    """
+    gate = _GATE.get()
+
+    async def open_gate(event: str, _: Mapping[str, object]) -> None:
+        if event.endswith(".send_request_headers.started"):
+            await gate()
+
+    request.extensions = {**request.extensions, "trace": open_gate}
+
+
 @dataclass(frozen=True, slots=True)
 class _Written:
-    """What the provider wrote, why it stopped (None: it did not say), who wrote it and what for."""
+    """A provider's answer. `ending`: why it stopped, None where it does not say. `model`: its author."""
 
     text: str
     ending: Ending | None
@@ -145,7 +164,7 @@ class OpenAIModel:
     ) -> None:
         self._key = api_key
         self._model = model
-        self._effort = LEAST_EFFORT.get(plain_name(model))
+        self._effort = MIN_EFFORT.get(plain_name(model))
         # In the URL itself they would stand in every log line of the HTTP client.
         base_url, login = (base_url, None) if base_url is None else without_login(base_url)
         self._client = openai.AsyncOpenAI(
@@ -153,7 +172,7 @@ class OpenAIModel:
             base_url=base_url,
             max_retries=0,
             timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
-            http_client=hooks.client(on_limits, login),
+            http_client=hooks.client(_watch_connection, on_limits, login),
         )
 
     async def aclose(self) -> None:
@@ -170,7 +189,7 @@ class OpenAIModel:
         """Sends one request. The provider's log finds it by the headers `x-eco2-job` and `x-eco2-kind`."""
         names = {"x-eco2-job": job_id, "x-eco2-kind": call.kind}
         headers = {name: quote(value, _IN_HEADERS, errors="replace") for name, value in names.items()}
-        token = hooks.GATE.set(gate)
+        token = _GATE.set(gate)
         try:
             with self._map_errors():
                 if call.stream and call.schema is str:
@@ -178,8 +197,8 @@ class OpenAIModel:
                 else:
                     written = await self._whole(call, headers)
         finally:
-            hooks.GATE.reset(token)
-        return Reply(_answer(call, written), written.model, written.usage)
+            _GATE.reset(token)
+        return Reply(read_answer(call, written), written.model, written.usage)
 
     async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
         response = await self._client.post(
@@ -214,12 +233,12 @@ class OpenAIModel:
             stream_cls=openai.AsyncStream[object],
         )
         async with chunks:
-            async for data in _readable(chunks):
+            async for data in readable(chunks):
                 if (chunk := parse_completion(data)) is None:
                     continue
                 if chunk.error is not None:
                     raise self._refusal(inner_status(chunk.error), chunk.error, {})
-                last = _newer(last, chunk)
+                last = merged(last, chunk)
                 refused.append(chunk.refusal)
                 pieces.append(chunk.text)
                 if shown := visible.add(chunk.text):
@@ -231,7 +250,7 @@ class OpenAIModel:
 
     def _written(self, text: str, completion: Completion) -> _Written:
         model = sound(completion.model or self._model)
-        usage = _usage(completion.usage, model, completion.tier)
+        usage = usage_of(completion.usage, model, completion.tier)
         arguments = completion.arguments
         return _Written(
             sound(text),
@@ -287,7 +306,7 @@ class OpenAIModel:
         return f"the connection to the provider failed ({reason}): try again"
 
     def _refusal(self, status: int, body: object, headers: Mapping[str, str]) -> Eco2Error:
-        """What an error of the provider means for the job. `status`: 0 for one inside an answer."""
+        """Maps an error of the provider to one of ours. `status`: 0 for an error inside an answer."""
         what = classify(status, body)
         reason = self._without_key(f"HTTP {status or 200}: {error_text(body) or body or 'no reason given'}")
         if what in _MAY_PASS:
@@ -301,14 +320,13 @@ class OpenAIModel:
         return kind(message, for_clients=_FOR_CLIENTS.get(kind))
 
     def _without_key(self, text: str) -> str:
-        """`text` without what clients must not read (our key, and names of accounts that providers quote) or
-        cannot."""
-        return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_LONGEST_REASON])
+        """Removes from `text` our key, names of accounts that providers quote, and broken characters."""
+        return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
 
 
 @lru_cache(maxsize=64)
 def response_format_of(schema: type) -> ResponseFormat | None:
-    """None, that is plain text, for `str`; else the strict JSON schema of a pydantic model."""
+    """Makes the strict JSON schema of a pydantic model; None, that is plain text, for `str`."""
     if schema is str:
         return None
     if not issubclass(schema, BaseModel):
@@ -322,28 +340,31 @@ def response_format_of(schema: type) -> ResponseFormat | None:
 
 
 def _strip_schema(strict: Mapping[str, object]) -> dict[str, object]:
-    """Without what pydantic adds for people, since every call pays for it: titles, and the docstrings of
-    classes. What `Field(description=...)` says stays: it is for the model."""
-    schema = _untitled(strict)
+    """Removes titles and the docstrings of classes, which are for people; every call would pay for them.
+
+    The text of `Field(description=...)` stays: it is for the model.
+    """
+    schema = without_titles(strict)
     definitions = schema.get("$defs")
     for node in (schema, *(definitions.values() if isinstance(definitions, dict) else ())):
         node.pop("description", None)
     return schema
 
 
-def _untitled(node: Mapping[str, object]) -> dict[str, object]:
+def without_titles(node: Mapping[str, object]) -> dict[str, object]:
+    """Copies a schema without its titles."""
     return {
-        key: _untitled(value) if isinstance(value, dict) else value
+        key: without_titles(value) if isinstance(value, dict) else value
         for key, value in node.items()
         if not (key == "title" and isinstance(value, str))
     }
 
 
-def _answer(call: Call[Answer], written: _Written) -> Answer:
-    """The text or the validated object; raises for anything less, by the reason why the model stopped."""
+def read_answer(call: Call[Answer], written: _Written) -> Answer:
+    """Returns the text or the validated object; raises for anything less, by the reason of the ending."""
     kind = f"the answer to the call '{call.kind}'"
     if written.refusal or written.ending == "filter":
-        reason = (written.refusal or "its content filter stepped in")[:_LONGEST_REASON]
+        reason = (written.refusal or "its content filter stepped in")[:_MAX_REASON]
         raise ModelRefused(
             f"the provider refused to answer the call '{call.kind}': {reason}", written.model, written.usage
         )
@@ -360,16 +381,13 @@ def _answer(call: Call[Answer], written: _Written) -> Answer:
     if written.ending is None and call.stream and call.schema is str:
         raise ProviderError(f"{kind} broke off: try again")
     if not text:
-        raise _unreadable(kind, written)
+        fault = (
+            "is the call of a tool, and none was offered: use another model"
+            if written.ending == "tool"
+            else "is empty: use another model, or raise the call's max_tokens"
+        )
+        raise UnreadableAnswer(f"{kind} {fault}", written.model, written.usage)
     return _value(call, written, text, kind)
-
-
-def _unreadable(kind: str, written: _Written) -> PaidCallFailed:
-    if written.ending == "tool":
-        what = "is the call of a tool, and none was offered: use another model"
-    else:
-        what = "is empty: use another model, or raise the call's max_tokens"
-    return UnreadableAnswer(f"{kind} {what}", written.model, written.usage)
 
 
 def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answer:
@@ -378,8 +396,8 @@ def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answe
         try:
             value = objects.read(call.schema, text)
         except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)[:_PROBLEMS]
-            problem = "; ".join(_problem(detail) for detail in details)
+            details = error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
+            problem = "; ".join(describe_problem(detail) for detail in details)
             raise _unfit(
                 f"{kind} does not fit {call.schema.__name__} ({problem})", written, problem
             ) from error
@@ -388,8 +406,8 @@ def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answe
     return value
 
 
-def _problem(detail: ErrorDetails) -> str:
-    """One fault in words; a list that was not kept is named, not repeated, since the schema has it."""
+def describe_problem(detail: ErrorDetails) -> str:
+    """Describes one fault; does not repeat the values of a list, since the schema has them."""
     place = ".".join(str(step) for step in detail["loc"]) or "the answer"
     listed = detail["type"] in ("enum", "literal_error")
     return f"{place}: {'not one of the listed values' if listed else detail['msg']}"
@@ -399,8 +417,8 @@ def _unfit(message: str, written: _Written, problem: str) -> InvalidAnswer:
     return InvalidAnswer(message, written.model, written.usage, written.text, problem)
 
 
-def _usage(usage: TokenCounts | None, model: str, tier: str | None) -> Usage:
-    """Zeros where a provider does not report it; without a cost where that or the price is not known."""
+def usage_of(usage: TokenCounts | None, model: str, tier: str | None) -> Usage:
+    """Prices what the provider counted; zeros without a count, no cost where the price is not known."""
     if usage is None:
         return Usage()
     prompt, cached, completion = usage.prompt or 0, usage.cached or 0, usage.completion or 0
@@ -409,8 +427,8 @@ def _usage(usage: TokenCounts | None, model: str, tier: str | None) -> Usage:
     return Usage(prompt, cached, completion, known.cost(prompt, cached, completion) if known else None)
 
 
-def _newer(known: Completion, chunk: Completion) -> Completion:
-    """What all chunks together tell, besides the text."""
+def merged(known: Completion, chunk: Completion) -> Completion:
+    """Adds a chunk to all before it, except for the text."""
     return Completion(
         ending=chunk.ending or known.ending,
         model=chunk.model or known.model,
@@ -419,8 +437,8 @@ def _newer(known: Completion, chunk: Completion) -> Completion:
     )
 
 
-async def _readable(chunks: AsyncIterator[object]) -> AsyncIterator[object]:
-    """The chunks as they come. A broken one ends the stream as a lost connection does."""
+async def readable(chunks: AsyncIterator[object]) -> AsyncIterator[object]:
+    """Yields the chunks as they come; a broken one ends the stream as a lost connection does."""
     try:
         async for chunk in chunks:
             yield chunk

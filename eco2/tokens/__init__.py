@@ -1,1 +1,1 @@
-"""What a call will count at the provider, said before it is sent and learnt from what was counted. No I/O."""
+"""Estimates the tokens of a call before it is sent; learns from what providers counted. No I/O."""

@@ -29,7 +29,7 @@ from eco2.call import Answer, Call, Usage
 from eco2.tokens.images import image_tokens
 from eco2.tokens.pixels import size_of
 from eco2.tokens.regression import Quantile, Regression
-from eco2.tokens.upper_bound import split, upper_bound
+from eco2.tokens.upper_bound import RARE, is_ordinary, upper_bound
 
 Counting = Literal["request", "input", "usage"]
 """What a provider counts against the tokens of a minute: `request`: the greater of prompt and
@@ -98,7 +98,7 @@ class Estimate:
 
 @dataclass(slots=True)
 class _Kind:
-    """What is learnt of the calls of one kind. `apart`: the last calls whose estimates were all too high, or
+    """The knowledge about calls of one kind. `apart`: the last calls whose estimates were all too high, or
     all too low (`above`), by more than `DRIFT_ERROR`."""
 
     prompts: Regression = field(default_factory=lambda: Regression(4, MAX_SAMPLES))
@@ -144,9 +144,9 @@ class Estimator:
         kind = self._kinds[call.kind]
         schema: type = call.schema
         image = 0 if call.image is None else image_tokens(self._model, size_of(call.image))
-        ordinary, unusual = split(call.text, call.user_text)
-        own, foreign = _weight(ordinary), _weight(unusual)
-        stable = _stable(call.system) + _schema(schema) + _FRAME
+        ordinary, unusual = split_unusual(call.text, call.user_text)
+        own, foreign = weigh(ordinary), weigh(unusual)
+        stable = weigh_stable(call.system) + weigh_schema(schema) + _FRAME
         samples = kind.prompts.samples
         margin = SAFETY_MARGIN / (1 + samples) if samples else 0.0  # the first guess is too high as it is
         mean = kind.prompts.predict((stable, *own, image)) * (1 + margin)
@@ -184,7 +184,17 @@ class Estimator:
             kind.completions.learn(estimate.longest if cut else usage.output_tokens)
 
 
-def _weight(text: str) -> tuple[int, int]:
+def split_unusual(text: str, user_text: str) -> tuple[str, str]:
+    """Separates what a mean describes from what needs a bound: a user's unusual text, and rare characters."""
+    if user_text and user_text in text and not is_ordinary(user_text):
+        text = text.replace(user_text, "", 1)
+    else:
+        user_text = ""
+    rare = "".join(RARE.findall(text))
+    return (RARE.sub("", text) if rare else text), user_text + rare
+
+
+def weigh(text: str) -> tuple[int, int]:
     """Weighs the ASCII characters of a text, and all others: the most that they may count, in whole tokens.
 
     UTF-8 spends three bytes on a syllable of Korean, so half of what a text has more bytes than characters is
@@ -196,13 +206,14 @@ def _weight(text: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _stable(text: str) -> int:
-    return sum(_weight(text))
+def weigh_stable(text: str) -> int:
+    """Weighs a text that is the same in every job."""
+    return sum(weigh(text))
 
 
 @lru_cache(maxsize=64)
-def _schema(schema: type) -> int:
+def weigh_schema(schema: type) -> int:
     """Weighs a schema as its JSON text; the regression learns the form that the provider counts."""
     if not issubclass(schema, BaseModel):
         return 0
-    return _stable(json.dumps(schema.model_json_schema(), ensure_ascii=False))
+    return weigh_stable(json.dumps(schema.model_json_schema(), ensure_ascii=False))

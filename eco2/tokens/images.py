@@ -22,8 +22,10 @@ _PATCH, _MAX_PATCHES = 32, 1536
 
 @dataclass(frozen=True, slots=True)
 class Tiles:
-    """`base` for low detail; else that and `tile` for every 512 px tile, once the picture has been fitted
-    into 2048 px and its short side to 768 px (never enlarged)."""
+    """A price per tile of 512 px: `base` for low detail, else `base` and `tile` for each tile.
+
+    Before that the picture is fitted into 2048 px and its short side to 768 px (never enlarged).
+    """
 
     base: int
     tile: int
@@ -47,17 +49,18 @@ class Patches:
         width, height = size
         if low and max(size) > LOW:
             width, height = (max(1, side * LOW // max(size)) for side in size)
-        count = _patches(width, height)
+        count = count_patches(width, height)
         if count > _MAX_PATCHES:
             scale = math.sqrt(_MAX_PATCHES * _PATCH**2 / (width * height))
             across, down = width * scale / _PATCH, height * scale / _PATCH
             scale *= min(int(across) / across, int(down) / down)  # 0 for a picture thinner than a patch
-            shrunk = _patches(int(width * scale), int(height * scale))
+            shrunk = count_patches(int(width * scale), int(height * scale))
             count = min(_MAX_PATCHES, shrunk or _MAX_PATCHES)
         return math.ceil(count * self.factor)
 
 
-def _patches(width: int, height: int) -> int:
+def count_patches(width: int, height: int) -> int:
+    """Counts the patches that cover a picture."""
     return math.ceil(width / _PATCH) * math.ceil(height / _PATCH)
 
 

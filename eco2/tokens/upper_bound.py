@@ -13,7 +13,7 @@ _PIECES = re.compile(
     r"(?P<word> ?[A-Za-z]+)|(?P<number>[0-9]{1,3})|(?P<syllable>[가-힣])|(?P<sign>[\x00-\x7f])|(?P<other>.)",
     re.DOTALL,
 )
-_RARE = re.compile(r"[^\x00-\u2fff\u3000-\u9fff\uac00-\ud7a3\uf900-\ufffd]+")
+RARE = re.compile(r"[^\x00-\u2fff\u3000-\u9fff\uac00-\ud7a3\uf900-\ufffd]+")
 """Hardly in ordinary text of any living script: signs beyond the basic plane, private use."""
 MAX_LETTER = 0.75
 """Tokens of a letter in a word of random letters, at the most."""
@@ -27,16 +27,6 @@ _ASCII, _SYLLABLE, _SLACK = 0.85, 1.35, 6.0
 def upper_bound(text: str) -> int:
     """Computes the most tokens that `text` can count."""
     return math.ceil(sum(_most(found) for found in _PIECES.finditer(text)))
-
-
-def split(text: str, user_text: str) -> tuple[str, str]:
-    """Separates what a mean describes from what needs a bound: a user's unusual text, and rare characters."""
-    if user_text and user_text in text and not is_ordinary(user_text):
-        text = text.replace(user_text, "", 1)
-    else:
-        user_text = ""
-    rare = "".join(_RARE.findall(text))
-    return (_RARE.sub("", text) if rare else text), user_text + rare
 
 
 def is_ordinary(text: str) -> bool:

@@ -161,7 +161,7 @@ def adapter(on_request: Callable[[], None]) -> OpenAIModel:
 
 @pytest.mark.parametrize(
     ("leader", "tasks", "functions", "files"),
-    [("elsewhere", "own", 62, 23), ("elsewhere", "all", 128, 31), ("here", "own", 97, 29)],
+    [("elsewhere", "own", 58, 20), ("elsewhere", "all", 124, 28), ("here", "own", 93, 26)],
 )
 @virtual
 async def test_from_a_stage_to_the_request(leader: str, tasks: str, functions: int, files: int) -> None:

@@ -17,7 +17,7 @@ from eco2.call import Answer, Call, Reply
 from eco2.errors import ProviderError
 from eco2.fake import request as documented
 from eco2.fake import strict_schema
-from eco2.llm.openai import LEAST_EFFORT, OpenAIModel
+from eco2.llm.openai import MIN_EFFORT, OpenAIModel
 from eco2.llm.prices import PRICES
 from eco2.pipeline import Label
 from eco2.stages import scan
@@ -25,7 +25,7 @@ from eco2.stages.request import ScanInput
 from eco2.stages.vision import Sight, Unfit, repair_call
 from tests.unit.stages.test_scan import Desk
 
-MODELS = sorted({*PRICES, *LEAST_EFFORT, "own-model"})
+MODELS = sorted({*PRICES, *MIN_EFFORT, "own-model"})
 Item = TypeVar("Item")
 
 
@@ -184,7 +184,7 @@ async def test_what_is_for_programmers_is_not_paid_for() -> None:
 @pytest.mark.parametrize("model", MODELS)
 async def test_only_models_that_would_think_are_told_not_to(model: str) -> None:
     effort = body(await sent(Call("kind", "", "", str, 10), model)).get("reasoning_effort")
-    assert effort == LEAST_EFFORT.get(model)
+    assert effort == MIN_EFFORT.get(model)
 
 
 async def test_a_header_cannot_be_broken_by_a_name() -> None:

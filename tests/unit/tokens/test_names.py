@@ -4,7 +4,7 @@ import pytest
 
 from eco2.call import Call
 from eco2.fake.models import family
-from eco2.llm.openai import LEAST_EFFORT
+from eco2.llm.openai import MIN_EFFORT
 from eco2.llm.prices import PRICES, price
 from eco2.tokens.images import image_tokens
 from eco2.tokens.names import plain_name
@@ -33,10 +33,10 @@ async def test_every_form_behaves_like_its_model(form: str, model: str) -> None:
     assert image_tokens(name, (800, 600)) == image_tokens(model, (800, 600))
     assert family(name) is family(model) or " " in name
     effort = body(await sent(Call("kind", "", "", str, 10), name)).get("reasoning_effort")
-    assert effort == LEAST_EFFORT.get(model)
+    assert effort == MIN_EFFORT.get(model)
 
 
 @pytest.mark.parametrize("name", ["gpt-5-chat-latest", "gpt-5.1-2025-11", "gpt-5-pro", "gpt-55", "llama", ""])
 def test_another_model_is_no_form_of_it(name: str) -> None:
     assert plain_name(name) not in PRICES
-    assert plain_name(name) not in LEAST_EFFORT
+    assert plain_name(name) not in MIN_EFFORT
