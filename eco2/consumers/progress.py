@@ -60,14 +60,9 @@ def build_result(
     message = for_clients(error) if error else f"{pipeline.name} completed"
     head = {"task_id": job_id, "status": status, "message": message}
     result = {**head, **body, "error": error_json(error) if error else None, "usage": dict(usage)}
-    cause = truncated(str(error)) if error else ""
-    return Finished(
-        status,
-        result,
-        isinstance(error, PermanentFailure),
-        error.code if error else None,
-        "" if cause == message else cause,
-    )
+    cause, dead = truncated(str(error)) if error else "", isinstance(error, PermanentFailure)
+    code = error.code if error else None
+    return Finished(status, result, dead, code, "" if cause == message else cause)
 
 
 def _pipeline_result(

@@ -75,14 +75,14 @@ class StageRecorder:
         """Records the output, also for the stages to come. Raises `TooLarge`, or TypeError for a bad type."""
         if not isinstance(output, self.stage.output):
             raise TypeError(f"stage {self.stage.name} must return {self.stage.output.__name__}")
-        event = self._event("completed", output=output.model_dump(mode="json"), usage=self.usage)
+        event = self._event("completed", output=output.model_dump(mode="json"))
         self.progress.outputs.add(output)
         self._write(event)
         self.run = replace(self.run, retries=0, started=True)
 
     def failed(self, error: PermanentError) -> None:
         """Records why the stage ends the job."""
-        self._write(self._event("failed", error=error_json(error), usage=self.usage))
+        self._write(self._event("failed", error=error_json(error)))
 
     def _write(self, *ends: StageChanged) -> None:
         opening = () if self._shown else (self._event("started"),)
@@ -91,14 +91,7 @@ class StageRecorder:
         self._job.write(*opening, *ends)
         self._shown = True  # not where `write` raised: events that are too large were not shown
 
-    def _event(
-        self,
-        status: Status,
-        *,
-        output: JSON | None = None,
-        error: JSON | None = None,
-        usage: JSON | None = None,
-    ) -> StageChanged:
+    def _event(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> StageChanged:
         stages_done = self._place if status == "completed" else self._place - 1
         return StageChanged(
             ts=self._clock(),
@@ -110,7 +103,7 @@ class StageRecorder:
             progress=100 * stages_done // len(self._job.pipeline.stages),
             output=output,
             error=error,
-            usage=usage,
+            usage=None if status == "started" else self.usage,
         )
 
 
