@@ -250,8 +250,8 @@ class _Parts:
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build
+        from eco2.gateway.auth import hosts_of
         from eco2.gateway.config import GatewayConfig
-        from eco2.gateway.guard import hosts_of
         from eco2.gateway.protocol import ConnectionLimits
         from eco2.gateway.server import serve
 
@@ -298,7 +298,7 @@ class _Parts:
     def probes(self, draining: asyncio.Event, listening: Listening, *, own: bool) -> Component:
         """Health and metrics on a port of their own: the worker's, or that of a process with a gateway."""
         from eco2.gateway.app import build_probes
-        from eco2.gateway.guard import hosts_of
+        from eco2.gateway.auth import hosts_of
         from eco2.gateway.server import serve
 
         settings = self.settings

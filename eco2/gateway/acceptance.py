@@ -1,15 +1,15 @@
-"""How a request becomes a job: `queued` in the journal, seen in the own tail, then the work order.
+"""Accepts jobs: `queued` in the journal, seen in the own tail, then the work order.
 
-What it guarantees: an id is answered only when its order is known to be at the broker; one key has one job,
-whichever replicas were asked at once; nothing is published while the broker cannot take it.
+Guarantees: an id is answered only when its order is known to be at the broker; one key has one job, whichever
+replicas were asked at once; nothing is published while the broker cannot take it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TypeVar
+from functools import partial
 
 from pydantic import BaseModel
 
@@ -18,33 +18,29 @@ from eco2.event import Superseded, queued
 from eco2.gateway.problem import RequestTooLarge
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
-from eco2.journal.orders import Orders
 from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.ports import Broker, Clock, jobs_queue
 from eco2.retry import Backoff
 
-Confirmed = TypeVar("Confirmed")
-
+POLL_INTERVAL = 0.1
+"""Seconds between two checks for a blocked broker while a request waits for it."""
+MAX_REMEMBERED = 10_000
+"""Ids whose order this process published. Forgetting one costs a second order, which is harmless."""
 PUBLISH = Backoff(0.02, 0.5)
 """Short pauses: a client waits for the answer."""
-LOOK = 0.1
-"""Seconds between two looks at the broker while a request waits for it."""
-REMEMBERED = 10_000
-"""Ids whose order this process published. Forgetting one costs a second order, which is harmless."""
 
 log = get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a client asks for. `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
+    """A client's request. `digest` identifies its content; `owner` is "" without authentication.
 
-    `owner`: who asks, "" where nobody is told.
+    `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
     """
 
-    pipeline: str
     digest: str
     parse: Callable[[], Awaitable[BaseModel]]
     key: str | None = None
@@ -62,13 +58,15 @@ class Accepted:
 
 
 class Acceptance:
-    """`timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline.
+    """Accepts the jobs of one pipeline.
 
+    `timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline.
     `daily`: USD that may be paid per UTC day before no further job is taken; None: any.
     """
 
     def __init__(
         self,
+        pipeline: str,
         broker: Broker,
         journal: Journal,
         clock: Clock,
@@ -76,9 +74,10 @@ class Acceptance:
         life: float,
         daily: Decimal | None = None,
     ) -> None:
+        self._pipeline = pipeline
+        self._queue = jobs_queue(pipeline)
         self._broker = broker
         self._journal = journal
-        self._orders = Orders(broker)
         self._clock = clock
         self._timeout = timeout
         self._life = life
@@ -87,31 +86,38 @@ class Acceptance:
         self._ordered: dict[str, None] = {}
 
     async def accept(self, submission: Submission) -> Accepted:
-        """The job of the submission, once its order is out.
+        """Returns the submission's job once its order is at the broker.
 
-        Raises `InvalidInput` (also where the key belongs to another request), `BrokerUnavailable`,
+        Raises `InvalidInput` (also if the key belongs to another request), `BrokerUnavailable`,
         `SpendLimit` (not for a job that was accepted before).
         """
         if submission.key is not None:
             known = self._journal.view.by_key(submission.owner, submission.key, self._clock())
             if known is not None:
-                return await self._again(known, submission)
+                return await self._accept_known(known, submission)
         self._check_broker()
         self._check_spending()
         value = await submission.parse()
         self._check_broker()
-        job, order = _ordered(lambda: self._job(submission, value))
+        now = self._clock()
+        job, order = self.make_order(submission, value, new_id(now), now, now + self._life)
         try:
-            winner = await self._in_time(self._publish(job, order))
+            async with self._within_timeout():
+                winner = await self._announce(job, order)
+                if winner is None:
+                    await self._publish(job.id, order)
         except BrokerUnavailable:
-            self._withdraw(job)
+            # The client gets a 503, so the job must not run if its messages got through after all. With a key
+            # it may: its client may have returned already, to another gateway, and have received this id.
+            if job.key is None:
+                self._journal.put(Superseded(ts=self._clock(), job=job.id, by=""))
             raise
-        return Accepted(job.id, new=True) if winner is None else await self._again(winner, submission)
+        return Accepted(job.id, new=True) if winner is None else await self._accept_known(winner, submission)
 
-    async def _publish(self, job: Job, order: bytes) -> JobState | None:
-        """None when the job is out, or the job that had its key first."""
+    async def _announce(self, job: Job, order: bytes) -> JobState | None:
+        """Stores the order and appends `queued`. Returns the job that has the key already, if any."""
         try:
-            await PUBLISH.retry(lambda: self._orders.keep(job.id, order))
+            await PUBLISH.retry(partial(self._broker.append_order, order, job.id))
         except TooLarge as error:
             log.error("a request was refused for its size", why=str(error))  # noqa: TRY400 - nothing broke
             raise RequestTooLarge(
@@ -119,30 +125,60 @@ class Acceptance:
             ) from error
         state = await self._journal.announce(queued(job))
         if state.superseded_by is None:
-            await self._order(job, order)
             return None
-        # Every reader sees the loss by itself; the event only spares look-ups the search, so nobody waits.
+        # Every reader sees by itself that the key was lost; this event only saves look-ups the search, so
+        # nothing waits for its confirm.
         self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.superseded_by))
-        winner = await self._journal.find(state.superseded_by)
-        if winner is None:
+        if (winner := await self._journal.find(state.superseded_by)) is None:
             raise BrokerUnavailable("the job that holds this key cannot be found now; send the request again")
         return winner
 
-    async def _again(self, known: JobState, submission: Submission) -> Accepted:
+    async def _accept_known(self, known: JobState, submission: Submission) -> Accepted:
+        """Answers with a job that was accepted before. Publishes its order again if it may be missing."""
         if known.digest != submission.digest:
             raise InvalidInput(
-                "this Idempotency-Key came with another request before; use a new key", "IDEMPOTENCY_MISMATCH"
+                "this Idempotency-Key was used for another request; send a new key", "IDEMPOTENCY_MISMATCH"
             )
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             value = await submission.parse()
-            await self._in_time(self._order(*_ordered(lambda: _same_job(known, value))))
+            _, order = self.make_order(submission, value, known.job, known.accepted, known.deadline)
+            async with self._within_timeout():
+                await self._publish(known.job, order)
         return Accepted(known.job, new=False, status=known.status)
 
+    async def _publish(self, job_id: str, order: bytes) -> None:
+        await PUBLISH.retry(partial(self._broker.publish, self._queue, order, job_id))
+        self._ordered[job_id] = None
+        if len(self._ordered) > MAX_REMEMBERED:
+            del self._ordered[next(iter(self._ordered))]
+
+    def make_order(
+        self, submission: Submission, value: BaseModel, job_id: str, accepted: float, deadline: float
+    ) -> tuple[Job, bytes]:
+        """Returns the job with this input, and its encoded order. Raises `InvalidInput`."""
+        try:
+            job = Job(
+                id=job_id,
+                pipeline=self._pipeline,
+                input=value.model_dump(mode="json"),
+                accepted=accepted,
+                deadline=deadline,
+                digest=submission.digest,
+                owner=submission.owner,
+                key=submission.key,
+                model=submission.model,
+            )
+            return job, encode_order(job)
+        except (ValueError, OverflowError, RecursionError) as error:  # for example, endlessly nested lists
+            raise InvalidInput(
+                "the request has a value that cannot be passed on: send a simpler one"
+            ) from error
+
     def _check_broker(self) -> None:
-        """What a blocked broker holds back would arrive as a ghost, after the client was refused."""
+        # A publish that a blocked broker holds back would be delivered after the client was refused.
         if why := self._broker.blocked:
-            raise BrokerUnavailable(f"the broker takes nothing at present ({why}); try again soon")
+            raise BrokerUnavailable(f"the broker accepts no messages at present ({why}); try again soon")
         if not self._broker.ready:
             raise BrokerUnavailable("this gateway is not connected to its broker; try again soon")
         if not self._journal.current:
@@ -157,84 +193,31 @@ class Acceptance:
         if spending.unpriced and not self._unpriced_logged:
             self._unpriced_logged = True
             log.warning("calls without a known price count as nothing against ECO2_DAILY_USD")
-        total = spending.total(day_of(now))
-        if total >= self._daily:
+        if spending.total(day_of(now)) >= self._daily:
             raise SpendLimit(
                 "no further jobs are taken today; send the request again after midnight UTC",
                 until_midnight(now),
             )
 
-    async def _in_time(self, step: Awaitable[Confirmed]) -> Confirmed:
-        """Waits for `step`, but no longer once the broker is blocked: it says so to whoever publishes."""
+    @asynccontextmanager
+    async def _within_timeout(self) -> AsyncGenerator[None, None]:
+        """Bounds the time of the block, and ends it early if the broker reports that it is blocked."""
+        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(self._timeout)
+        timer: asyncio.TimerHandle
+
+        def poll() -> None:
+            nonlocal timer
+            if self._broker.blocked is None:
+                timer = loop.call_later(POLL_INTERVAL, poll)
+            elif not timeout.expired():
+                timeout.reschedule(loop.time())
+
+        timer = loop.call_later(POLL_INTERVAL, poll)
         try:
-            async with asyncio.timeout(self._timeout) as patience:
-                with self._unless_blocked(patience):
-                    return await step
+            async with timeout:
+                yield
         except TimeoutError as error:
             why = self._broker.blocked or f"no confirm within {self._timeout:g} s"
             raise BrokerUnavailable(f"the broker: {why}; send it again with the same key") from error
-
-    @contextmanager
-    def _unless_blocked(self, patience: asyncio.Timeout) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        looking: list[asyncio.TimerHandle] = []
-
-        def look() -> None:
-            if self._broker.blocked is not None:
-                patience.reschedule(loop.time())
-            looking[:] = [loop.call_later(LOOK, look)]
-
-        looking.append(loop.call_later(LOOK, look))
-        try:
-            yield
         finally:
-            looking[0].cancel()
-
-    def _withdraw(self, job: Job) -> None:
-        """The client is told 503, so what may have got through must not run. Not with a key: then the client
-        may be back already, at another gateway, and was told this very id."""
-        if job.key is None:
-            self._journal.put(Superseded(ts=self._clock(), job=job.id, by=""))
-
-    async def _order(self, job: Job, order: bytes) -> None:
-        await PUBLISH.retry(lambda: self._broker.publish(jobs_queue(job.pipeline), order, job.id))
-        self._ordered[job.id] = None
-        if len(self._ordered) > REMEMBERED:
-            del self._ordered[next(iter(self._ordered))]
-
-    def _job(self, submission: Submission, value: BaseModel) -> Job:
-        now = self._clock()
-        return Job(
-            id=new_id(now),
-            pipeline=submission.pipeline,
-            input=value.model_dump(mode="json"),
-            accepted=now,
-            deadline=now + self._life,
-            digest=submission.digest,
-            owner=submission.owner,
-            key=submission.key,
-            model=submission.model,
-        )
-
-
-def _ordered(make: Callable[[], Job]) -> tuple[Job, bytes]:
-    """A job of what a client sent, and its order."""
-    try:
-        job = make()
-        return job, encode_order(job)
-    except (ValueError, OverflowError, RecursionError) as error:  # say, lists in lists without end
-        raise InvalidInput("the request has a value that cannot be passed on: send a simpler one") from error
-
-
-def _same_job(state: JobState, value: BaseModel) -> Job:
-    return Job(
-        id=state.job,
-        pipeline=state.pipeline,
-        input=value.model_dump(mode="json"),
-        accepted=state.accepted,
-        deadline=state.deadline,
-        digest=state.digest,
-        owner=state.owner,
-        key=state.key,
-        model=state.model,
-    )
+            timer.cancel()

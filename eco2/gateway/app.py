@@ -1,14 +1,15 @@
-"""The HTTP applications, built from data: routes, middleware, error handlers, lifespan."""
+"""Builds the HTTP applications from data: routes, middleware, error handlers, lifespan."""
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,39 +17,37 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
+from eco2.gateway.auth import OWNER_HEADER, Guard
 from eco2.gateway.body import Room
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.feeds import Feeds
-from eco2.gateway.guard import Guard, secured
 from eco2.gateway.health import metrics_route, probe_routes, readiness, unserved
-from eco2.gateway.lookup import Lookup
+from eco2.gateway.hub import Hub
+from eco2.gateway.lookup import Lookup, ResultEndpoint
 from eco2.gateway.openapi import document
-from eco2.gateway.owner import OWNER_HEADER
-from eco2.gateway.problem import LONGEST_QUOTE, handlers, json_response
-from eco2.gateway.result import ResultEndpoint
+from eco2.gateway.problem import MAX_QUOTE, handlers, json_response
 from eco2.gateway.stream import StreamEndpoint
 from eco2.gateway.submission import KEY_HEADERS, SubmissionEndpoint
-from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker, Clock
 
 PREFIXES = ("", "/api/v1")
-
-
-class _Guarded(Starlette):
-    """Starlette's, with a `Guard` before everything, and every answer `secured`, also a 500."""
-
-    def __init__(self, hosts: Sequence[str], origins: Sequence[str], **starlettes: Any) -> None:
-        super().__init__(**starlettes)
-        self._hosts = hosts
-        self._origins = origins
-
-    def build_middleware_stack(self) -> ASGIApp:
-        """Called by Starlette."""
-        return secured(Guard(super().build_middleware_stack(), self._hosts, self._origins))
+CORS: Mapping[str, Any] = {
+    "allow_credentials": True,
+    "allow_methods": ["GET", "POST"],
+    "allow_headers": [
+        *KEY_HEADERS,
+        "Authorization",
+        "Content-Type",
+        "Last-Event-ID",
+        OWNER_HEADER,
+        "traceparent",
+    ],
+    "expose_headers": ["Retry-After"],
+}
+"""Permissions of pages of the allowed origins."""
 
 
 def build(
@@ -61,126 +60,94 @@ def build(
     stop: asyncio.Event,
     clock: Clock,
 ) -> ASGIApp:
-    """The gateway. `broker` and `journal` are run by the caller; setting `stop` ends the event streams."""
-    feeds = Feeds(journal, stop, config)
+    """Returns the gateway. The caller runs `broker` and `journal`; setting `stop` ends the event streams."""
+    hub = Hub(journal, stop, config)
     room = Room(config.upload_room, config.retry_after)
-    acceptance = Acceptance(
-        broker, journal, clock, config.publish_timeout, config.job_deadline, config.daily_usd
-    )
     names = [pipeline.name for pipeline in pipelines]
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
     for pipeline in pipelines:
+        acceptance = Acceptance(
+            pipeline.name,
+            broker,
+            journal,
+            clock,
+            config.publish_timeout,
+            config.job_deadline,
+            config.daily_usd,
+        )
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, room, metrics, config)
-        stream = StreamEndpoint(pipeline.name, feeds, lookup, metrics, config)
-        result = ResultEndpoint(lookup, config)
-        for prefix in PREFIXES:
-            root = f"{prefix}/{pipeline.name}"
-            routes += [
-                Route(root, submit.post, methods=["POST"]),
-                Route(f"{root}/{{job_id}}/events", stream.get),
-                Route(f"{root}/{{job_id}}/result", result.get),
-                *(Route(f"{root}/{path}", _document(make)) for path, make in pipeline.routes.items()),
-                Route(f"{root}/{{job_id:uuid}}", _no_method, methods=()),
-            ]
-    routes += _descriptions(pipelines, config)
+        stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config)
+        routes += job_routes(pipeline, submit, stream, ResultEndpoint(lookup, config))
+    for prefix in PREFIXES:
+        # Written once: a model that cannot be described stops the process at its start, not its clients.
+        described = msgspec.json.encode(document(pipelines, config, sorted(PREFIXES, key=prefix.__ne__)))
+        routes.append(json_route(f"{prefix}/openapi.json", partial(msgspec.Raw, described)))
     metrics.gateway(names)
-    app = _Guarded(
-        config.hosts,
-        config.cors_origins,
+    app = Starlette(
         routes=routes,
+        middleware=[Middleware(Guard, config.hosts, config.cors_origins)],
         exception_handlers=handlers(config.retry_after),
-        lifespan=_lifespan(broker, feeds),
+        lifespan=lambda _: hub.running(broker),
     )
     app.router.redirect_slashes = False  # to http:, whatever the client came by, and without our error body
-    app.router.default = _unserved(pipelines)
-    outer = _cross_origin(app, config)
-    return Compat(outer, pipelines[0].name) if config.compat else outer
+    app.router.default = not_served(names)
+    # CORS is outermost, so that pages see errors of every kind.
+    outer = CORSMiddleware(app, config.cors_origins, **CORS) if config.cors_origins else app
+    return Compat(outer, names[0]) if config.compat else outer
 
 
 def build_probes(
     *, broker: Broker, journal: Journal, metrics: Metrics, stop: asyncio.Event, hosts: Sequence[str] = ()
 ) -> Starlette:
-    """The small application of a port that clients do not reach: health, readiness, metrics."""
-    return _Guarded(
-        hosts,
-        (),
-        routes=[
-            *probe_routes(readiness(broker, journal, stop), lambda: unserved(journal, ())),
-            metrics_route(metrics),
-        ],
+    """Returns the application of a port that clients do not reach: health, readiness, metrics."""
+    routes = probe_routes(readiness(broker, journal, stop), lambda: unserved(journal, ()))
+    return Starlette(
+        routes=[*routes, metrics_route(metrics)],
+        middleware=[Middleware(Guard, hosts, ())],
         exception_handlers=handlers(retry_after=1),
     )
 
 
-def _document(make: Callable[[], JSON]) -> Callable[[Request], object]:
+def job_routes(
+    pipeline: AnyPipeline, submit: SubmissionEndpoint, stream: StreamEndpoint, result: ResultEndpoint
+) -> Iterator[BaseRoute]:
+    """Yields the routes of one pipeline under each prefix."""
+
+    async def no_method(_: Request) -> Response:
+        # A job has no representation of its own, only events and a result, and cannot be cancelled yet.
+        raise HTTPException(405, headers={"Allow": ""})
+
+    for prefix in PREFIXES:
+        root = f"{prefix}/{pipeline.name}"
+        yield Route(root, submit.post, methods=["POST"])
+        yield Route(f"{root}/{{job_id}}/events", stream.get)
+        yield Route(f"{root}/{{job_id}}/result", result.get)
+        for path, make in pipeline.routes.items():
+            yield json_route(f"{root}/{path}", make)
+        yield Route(f"{root}/{{job_id:uuid}}", no_method, methods=())
+
+
+def json_route(path: str, make: Callable[[], object]) -> Route:
+    """Returns a route that answers with what `make()` returns, as JSON."""
+
     async def get(_: Request) -> Response:
         return json_response(make())
 
-    return get
+    return Route(path, get)
 
 
-def _descriptions(pipelines: Sequence[AnyPipeline], config: GatewayConfig) -> Iterator[Route]:
-    """`/openapi.json` under each prefix; the one that was asked comes first among the servers."""
-    for prefix in PREFIXES:
-        prefixes = sorted(PREFIXES, key=lambda one: one != prefix)
-        described = document(pipelines, config, prefixes)
-        # Written once: a model that cannot be described stops the process at its start, not its clients.
-        yield Route(f"{prefix}/openapi.json", _written(msgspec.json.encode(described)))
-
-
-def _written(body: bytes) -> Callable[[Request], object]:
-    async def get(_: Request) -> Response:
-        return Response(body, media_type="application/json")
-
-    return get
-
-
-def _unserved(pipelines: Sequence[AnyPipeline]) -> ASGIApp:
-    """Answers what no route serves: most often the name of a pipeline is wrong, or it is served elsewhere."""
-    names = ", ".join(pipeline.name for pipeline in pipelines)
+def not_served(names: Sequence[str]) -> ASGIApp:
+    """Answers a path without route: most often a pipeline's name is wrong, or another gateway serves it."""
 
     async def refuse(scope: Scope, _: Receive, __: Send) -> None:
-        path = scope["path"][:LONGEST_QUOTE]
+        path = scope["path"][:MAX_QUOTE]
         found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)", path)
         if scope["method"] == "POST" and found:
-            raise HTTPException(404, f"this gateway serves no pipeline {found[1]}; it serves {names}")
-        raise HTTPException(404, f"nothing is served at {path}; GET /openapi.json lists what is")
+            raise HTTPException(
+                404, f"this gateway serves no pipeline {found[1]}; it serves {', '.join(names)}"
+            )
+        raise HTTPException(404, f"nothing is served at {path}; GET /openapi.json lists all paths")
 
     return refuse
-
-
-async def _no_method(_: Request) -> Response:
-    """A job has no representation of its own, only events and a result, and cannot be cancelled yet."""
-    raise HTTPException(405, headers={"Allow": ""})
-
-
-def _cross_origin(app: ASGIApp, config: GatewayConfig) -> ASGIApp:
-    """The application behind CORS, which must be outermost: pages shall see errors of every kind."""
-    if not config.cors_origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=config.cors_origins,
-        allow_credentials=True,
-        allow_methods=["GET", "POST"],
-        allow_headers=[
-            *KEY_HEADERS,
-            "Authorization",
-            "Content-Type",
-            "Last-Event-ID",
-            OWNER_HEADER,
-            "traceparent",
-        ],
-        expose_headers=["Retry-After"],
-    )
-
-
-def _lifespan(broker: Broker, feeds: Feeds) -> Callable[[Starlette], AbstractAsyncContextManager[None]]:
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncGenerator[None, None]:
-        async with feeds.flowing(broker):
-            yield
-
-    return lifespan

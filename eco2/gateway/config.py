@@ -1,11 +1,11 @@
-"""What an operator decides about the gateway, as plain values. Only the command line knows where from."""
+"""The gateway's configuration as plain values; only the command line reads the settings."""
 
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
 Auth = Literal["none", "header"]
-"""Who a request is from: nobody asks, or the header `X-User-ID`, which a trusted proxy sets."""
+"""How a request's owner is found: not at all, or by the header `X-User-ID` that a trusted proxy sets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,16 +15,15 @@ class GatewayConfig:
     `models`: names that a client may pin. `default_model`: of a job that pins none; None: any of them.
     `local_model`: the one of them that is no language model (`Pipeline.check_local`), if it is offered.
     `auth`: see `Auth`. `image_urls`: see `Form`. `hosts`: names that requests may be for; none: any.
-    `max_upload`: of one body; `upload_room`: of all that the process holds at once. A body has
+    `max_upload`: of one body; `upload_room`: of all bodies that the process holds at once. A body has
     `upload_seconds` in all, and must come with `upload_rate` bytes a second after the first `upload_grace`
-    seconds. `job_deadline`: life of a job from its acceptance. `publish_timeout`: how long a request waits
-    for the broker before 503; `lookup_timeout`: how long an event stream waits before it opens without
-    knowing its job. `retry_after`: what that header says. `sse_comment`: pause between comments of an idle
-    stream; `sse_retry`: pause before a client connects again;
-    `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`. `streams_per_job`,
-    `streams_per_owner`: event streams that are open at once; 0: any number. `daily_usd`: what may be paid
-    per UTC day before no further job is taken. `compat`: answer as the predecessor did, too
-    (`eco2.gateway.compat`).
+    seconds. `job_deadline`: life of a job from its acceptance. `publish_timeout`: time that a request waits
+    for the broker before 503; `lookup_timeout`: time that an event stream waits for its job before it opens
+    without. `retry_after`: value of that header. `sse_comment`: pause between comments of an idle stream;
+    `sse_retry`: pause before a client connects again; `sse_done_message`: an unnamed message follows a
+    failed `done` under `/api/v1`. `streams_per_job`, `streams_per_owner`: event streams that may be open at
+    once; 0: any number. `daily_usd`: sum that may be paid per UTC day before no further job is taken.
+    `compat`: also answer as the predecessor did (`eco2.gateway.compat`).
     """
 
     models: tuple[str, ...]

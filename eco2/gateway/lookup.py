@@ -1,10 +1,15 @@
-"""Finding a job for a client: what any replica has shown is never denied here, however far this one lags."""
+"""Finds jobs for clients. A replica never denies what another one has shown, however far it lags."""
+
+import asyncio
 
 from msgspec.structs import replace
+from starlette.requests import Request
+from starlette.responses import Response
 
-from eco2.errors import JobForgotten
-from eco2.gateway.problem import NotFound
-from eco2.job import JSON
+from eco2.errors import BrokerUnavailable, JobForgotten
+from eco2.gateway.auth import owner_of
+from eco2.gateway.config import GatewayConfig
+from eco2.gateway.problem import NotFound, json_response
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import get_logger
@@ -14,31 +19,34 @@ log = get_logger(__name__)
 
 
 class Lookup:
-    """The jobs of one pipeline. `owner` is who asks; with None everyone may ask for everything."""
+    """Finds the jobs of one pipeline. `owner`: of the request; with None every job may be read."""
 
     def __init__(self, journal: Journal, pipeline: AnyPipeline) -> None:
         self._journal = journal
         self._pipeline = pipeline.name
-        self._unfinished = _unfinished(pipeline)
+        try:
+            self._unfinished = pipeline.result(None)
+        except Exception:
+            log.exception("a pipeline's result(None) failed by a bug: failed jobs show none of its members")
+            self._unfinished = {}
 
-    def whole(self, state: JobState) -> JobState:
-        """The state as clients see it: an end that was written without the pipeline's code lacks the members
-        of its result; they are null."""
-        if state.result is None or state.status != "failed":
+    def fill_result(self, state: JobState) -> JobState:
+        """Adds the members that the result of a failed job lacks, as null.
+
+        An end that was written without the pipeline's code has none of its members.
+        """
+        if state.result is None or state.status != "failed" or self._unfinished.keys() <= state.result.keys():
             return state
-        missing = {name: value for name, value in self._unfinished.items() if name not in state.result}
-        if not missing:
-            return state
-        result = {**missing, **state.result}
+        result = {**self._unfinished, **state.result}
         shown = tuple(
             replace(one, result=result) if one.stage == "done" else one for one in state.visible_events
         )
         return replace(state, result=result, visible_events=shown)
 
     async def known(self, job_id: str, owner: str | None) -> JobState:
-        """The job as this replica knows it; one that it does not know is looked for behind a barrier.
+        """Returns the job as this replica knows it; an unknown one is looked for after a barrier.
 
-        Raises `NotFound` (as for jobs of others: whose ids exist is nobody's business), `JobForgotten`
+        Raises `NotFound` (also for a job of another owner: nobody learns which ids exist), `JobForgotten`
         (older than the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
@@ -46,23 +54,43 @@ class Lookup:
             raise NotFound(self._pipeline)
         if state.is_truncated:
             if owner is not None:
-                raise JobForgotten("the journal no longer knows whose job this was; submit it again")
+                raise JobForgotten(
+                    "the journal no longer has the owner of this job; submit the request again"
+                )
         elif state.pipeline != self._pipeline or (owner is not None and state.owner != owner):
             raise NotFound(self._pipeline)
         return state
 
     async def newest(self, job_id: str, owner: str | None) -> JobState:
-        """The job as any replica may have shown it before this call. Raises like `known`."""
+        """Returns the job as any replica may have shown it before this call. Raises like `known`."""
         if not (state := await self.known(job_id, owner)).ended:
             await self._journal.barrier()
             state = await self.known(job_id, owner)
         return state
 
 
-def _unfinished(pipeline: AnyPipeline) -> JSON:
-    """The members of the result of a job that did not complete."""
-    try:
-        return pipeline.result(None)
-    except Exception:
-        log.exception("a pipeline's result(None) failed by a bug: failed jobs show none of its members")
-        return {}
+class ResultEndpoint:
+    """GET /{pipeline}/{id}/result. The answer is never older than what a stream has shown."""
+
+    def __init__(self, lookup: Lookup, config: GatewayConfig) -> None:
+        self._lookup = lookup
+        self._config = config
+
+    async def get(self, request: Request) -> Response:
+        """200 with the result of an ended job, however it ended; 202 before; 401, 404, 410, 503."""
+        owner = owner_of(request, self._config.auth)
+        try:
+            async with asyncio.timeout(self._config.publish_timeout):
+                state = await self._lookup.newest(request.path_params["job_id"], owner)
+        except TimeoutError as error:
+            raise BrokerUnavailable("the journal cannot be read at present; try again soon") from error
+        if state.ended:
+            return json_response(self._lookup.fill_result(state).result)
+        last = state.visible_events[-1]
+        content = {
+            "status": "processing",
+            "message": "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}",
+            "current_stage": last.stage,
+            "progress": last.progress,
+        }
+        return json_response(content, 202, {"Retry-After": str(self._config.retry_after)})

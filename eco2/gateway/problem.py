@@ -1,6 +1,6 @@
-"""Every refusal in one shape: `{"detail": …, "code": …}`, whatever raised it, in whichever route.
+"""Answers every error in one shape: `{"detail": …, "code": …}`, whatever raised it, in whichever route.
 
-`detail` is for people and says what to do; programs look at `code`.
+`detail` is for people and states what to do; programs compare `code`.
 """
 
 import math
@@ -22,10 +22,12 @@ log = get_logger(__name__)
 
 UNAVAILABLE = "BROKER_UNAVAILABLE"
 INTERNAL = "INTERNAL"
-LONGEST_QUOTE = 100
+MAX_QUOTE = 100
 """Characters of what a client sent that its answer repeats."""
-MOST_ERRORS = 5
+MAX_ERRORS = 5
 """Fields that one answer complains about."""
+NO_STORE = {"Cache-Control": "no-store"}
+"""A header of every response but event streams."""
 
 
 class RequestTooLarge(InvalidInput):
@@ -36,28 +38,20 @@ class RequestTooLarge(InvalidInput):
 
 
 class UnsupportedModel(InvalidInput):
-    """The client pinned a model that is not offered here; `supported` are."""
+    """The client pinned a model that is not offered here; those in `supported` are."""
 
     code = "UNSUPPORTED_MODEL"
 
     def __init__(self, model: object, supported: tuple[str, ...]) -> None:
-        wrong = (
-            f"model {_quoted(model)} is not offered" if isinstance(model, str) else "model must be a string"
-        )
-        super().__init__(
-            f"{wrong}; supported_models: {', '.join(supported)}",
-            status=400,
-        )
+        wrong = "model must be a string"
+        if isinstance(model, str):
+            wrong = f"model {model[:MAX_QUOTE]!r} is not offered"
+        super().__init__(f"{wrong}; supported_models: {', '.join(supported)}", status=400)
         self.supported = supported
 
 
-def _quoted(value: str) -> str:
-    """Text of bounded length."""
-    return repr(value[:LONGEST_QUOTE])
-
-
 class NotFound(InvalidInput):
-    """No such job here, or none of the owner who asks."""
+    """The pipeline has no such job, or its owner is another."""
 
     code = "NOT_FOUND"
 
@@ -68,12 +62,12 @@ class NotFound(InvalidInput):
 
 
 class Unauthorized(InvalidInput):
-    """Nobody has said who asks."""
+    """The request does not name its owner, or names two."""
 
     code = "UNAUTHORIZED"
 
     def __init__(self) -> None:
-        super().__init__("the proxy in front must say who asks, by one header X-User-ID", status=401)
+        super().__init__("the proxy in front must name the user in one header X-User-ID", status=401)
 
 
 HEADERS: Mapping[int, Mapping[str, str]] = {
@@ -81,11 +75,11 @@ HEADERS: Mapping[int, Mapping[str, str]] = {
     408: {"Connection": "close"},
     429: {"Retry-After": "1"},
 }
-"""What goes with a refusal of that status, whoever refuses."""
+"""Headers of each refusal with that status."""
 
 
 def code_of(error: Exception) -> str:
-    """The `code` that a client is told of the error."""
+    """Returns the `code` with which clients are answered."""
     match error:
         case PermanentError() | SpendLimit() | OverCapacity():
             return error.code
@@ -95,86 +89,76 @@ def code_of(error: Exception) -> str:
             return UNAVAILABLE
         case ClientDisconnect():
             return "CLIENT_GONE"
+        case HTTPException():
+            return HTTPStatus(error.status_code).name
         case _:
             return INTERNAL
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """`content` as JSON, by the encoder that also writes the journal."""
-    return Response(msgspec.json.encode(content), status, headers, media_type="application/json")
-
-
-def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
-    """What answers each kind of error. `retry_after`: seconds, sent with every 503."""
-
-    async def unavailable(_: Request, error: Exception) -> Response:
-        return problem(503, UNAVAILABLE, str(error), headers={"Retry-After": str(retry_after)})
-
-    return {
-        SpendLimit: _spend_limit,
-        OverCapacity: _over_capacity,
-        InvalidInput: _invalid,
-        ValidationError: _misfit,
-        JobForgotten: _gone,
-        RetryableError: unavailable,
-        ClientDisconnect: _disconnected,
-        HTTPException: _http,
-        Exception: _unexpected,
-    }
+    """Returns `content` as JSON, by the encoder that also writes the journal. It may not be cached."""
+    return Response(
+        msgspec.json.encode(content), status, {**NO_STORE, **(headers or {})}, media_type="application/json"
+    )
 
 
 def problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
-    """A refusal as clients see it."""
+    """Returns a refusal as clients see it."""
     return json_response({"detail": sound(detail), "code": code, **more}, status, headers)
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, InvalidInput)
-    if isinstance(error, UnsupportedModel):
-        return problem(error.status, error.code, str(error), supported_models=error.supported)
-    return problem(error.status, error.code, str(error), HEADERS.get(error.status))
+def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
+    """Returns what Starlette calls for each kind of error. `retry_after`: seconds, sent with most 503."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        response = refusal(error, retry_after)
+        if response.status_code == 500:
+            where = {"method": request.method, "path": request.url.path}
+            log.error("a request failed unexpectedly", **where, exc_info=error)
+        return response
+
+    kinds = (
+        InvalidInput,
+        ValidationError,
+        JobForgotten,
+        RetryableError,
+        ClientDisconnect,
+        HTTPException,
+        Exception,
+    )
+    return dict.fromkeys(kinds, answer)
 
 
-async def _spend_limit(_: Request, error: Exception) -> Response:
-    assert isinstance(error, SpendLimit)
-    headers = {"Retry-After": str(math.ceil(error.retry_after))}
-    return problem(503, error.code, str(error), headers)
-
-
-async def _over_capacity(_: Request, error: Exception) -> Response:
-    assert isinstance(error, OverCapacity)
-    return problem(429, error.code, str(error), {"Retry-After": str(math.ceil(error.retry_after))})
-
-
-async def _misfit(_: Request, error: Exception) -> Response:
-    assert isinstance(error, ValidationError)
-    return problem(422, InvalidInput.code, describe(error))
-
-
-async def _gone(_: Request, error: Exception) -> Response:
-    return problem(410, JobForgotten.code, str(error))
-
-
-async def _http(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    code = HTTPStatus(error.status_code).name
-    return problem(error.status_code, code, error.detail, headers=error.headers)
-
-
-async def _disconnected(_: Request, __: Exception) -> Response:
-    return Response(status_code=400)  # nobody is there to read it
-
-
-async def _unexpected(request: Request, error: Exception) -> Response:
-    log.error("a request failed unexpectedly", method=request.method, path=request.url.path, exc_info=error)
-    return problem(500, INTERNAL, "this is a defect of the server; its log tells more")
+def refusal(error: Exception, retry_after: int) -> Response:
+    """Returns the answer for an error."""
+    code, detail = code_of(error), str(error)
+    match error:
+        case UnsupportedModel():
+            return problem(error.status, code, detail, supported_models=error.supported)
+        case InvalidInput():
+            return problem(error.status, code, detail, HEADERS.get(error.status))
+        case ValidationError():
+            return problem(422, code, describe(error))
+        case JobForgotten():
+            return problem(410, code, detail)
+        case OverCapacity():
+            return problem(429, code, detail, {"Retry-After": str(math.ceil(error.retry_after))})
+        case SpendLimit():
+            return problem(503, code, detail, {"Retry-After": str(math.ceil(error.retry_after))})
+        case RetryableError():
+            return problem(503, code, detail, {"Retry-After": str(retry_after)})
+        case HTTPException():
+            return problem(error.status_code, code, error.detail, error.headers)
+        case ClientDisconnect():
+            return Response(status_code=400)  # nobody is there to read it
+    return problem(500, INTERNAL, "this is a defect of the server; its log has the details")
 
 
 def describe(error: ValidationError) -> str:
-    """The fields that do not fit and why, on one line; never their values, which may be pictures."""
+    """Lists the fields that do not fit, and why, on one line; never their values, which may be pictures."""
     found = error.errors(include_url=False, include_input=False, include_context=False)
     lines = [f"{'.'.join(str(part) for part in item['loc']) or 'body'}: {item['msg']}" for item in found]
-    more = f"; and {len(lines) - MOST_ERRORS} more" if len(lines) > MOST_ERRORS else ""
-    return "; ".join(lines[:MOST_ERRORS]) + more
+    more = f"; and {len(lines) - MAX_ERRORS} more" if len(lines) > MAX_ERRORS else ""
+    return "; ".join(lines[:MAX_ERRORS]) + more

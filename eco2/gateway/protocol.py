@@ -1,9 +1,9 @@
 """One HTTP connection: uvicorn's protocol, with the limits that it lacks.
 
-It is the only owner of a connection's time: a head must be complete in `head` seconds, and what is written
-must be taken with pauses of at most `write` seconds. An offer of another protocol (`Upgrade`) is declined as
-RFC 9110 has it: the request is answered as if it were not there. The price is one look a second at each
-connection, and one more parse of a head with such an offer.
+It is the only owner of a connection's time: a head must be complete in `head` seconds, and the client must
+read what is written with pauses of at most `write` seconds. An offer of another protocol (`Upgrade`) is
+declined as RFC 9110 has it: the request is answered as if the offer were not there. The price is one check
+per second of each connection, and one more parse of a head with such an offer.
 """
 
 import socket
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import httptools
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from eco2.gateway.guard import SECURITY_HEADERS, secured
 from eco2.gateway.problem import problem
 from eco2.log import get_logger
 
@@ -25,7 +24,13 @@ MAX_TARGET = 8 * 1024
 """Bytes of a request's path and query: parsing a query is slow, and none of ours is long."""
 MAX_HEADERS = 200
 KERNEL_MARGIN = 5.0
-"""Seconds beyond `ConnectionLimits.write` until the kernel gives up a client that acknowledges nothing."""
+"""Seconds beyond `ConnectionLimits.write` after which the kernel drops a client that acknowledges nothing."""
+SECURITY_HEADERS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'"),
+)
+"""Headers of every response, whoever writes it: uvicorn's `headers`."""
 _EXTENSION = "eco2.stalled"
 
 log = get_logger(__name__)
@@ -33,11 +38,12 @@ log = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionLimits:
-    """What a connection may take; times are seconds.
+    """The limits of connections; times are seconds.
 
-    `connections`: that are served at once; more are answered 503. `head`: for the head of a request, from the
-    accept or its first byte. `write`: without the client taking a byte of what was written. `rest`: for the
-    rest of a body whose request was answered already. `pipelined`: requests that wait on one connection.
+    `connections`: number that is served at once; more are answered 503. `head`: for the head of a request,
+    from the accept or its first byte. `write`: without the client reading a byte of what was written. `rest`:
+    for the rest of a body whose request was answered already. `pipelined`: requests that wait on one
+    connection.
     """
 
     connections: int = 4_000
@@ -47,45 +53,47 @@ class ConnectionLimits:
     pipelined: int = 8
 
     @property
-    def most_connections(self) -> int:
-        """Beyond this they are closed at once: an answer, too, takes a descriptor for a while."""
+    def max_connections(self) -> int:
+        """The number beyond which they are closed at once: a refusal takes a descriptor for a while, too."""
         return self.connections + max(8, self.connections // 8)
 
     @property
     def period(self) -> float:
-        """Seconds between two looks at a connection."""
+        """Seconds between two checks of a connection."""
         return min(1.0, min(self.head, self.write, self.rest) / 4)
 
 
 def stalled(scope: Scope) -> bool:
-    """True if the request's connection was ended because its client took nothing for too long."""
-    told: Callable[[], bool] | None = scope.get("extensions", {}).get(_EXTENSION, {}).get("stalled")
-    return told is not None and told()
+    """Returns True if the connection was ended because its client read nothing for too long."""
+    was_stalled: Callable[[], bool] | None = scope.get("extensions", {}).get(_EXTENSION, {}).get("stalled")
+    return was_stalled is not None and was_stalled()
 
 
-class _Counted:
-    """A transport that counts what is written to it: what its buffer lacks of that, the client has taken."""
+class CountingTransport:
+    """A transport that counts what is written to it: the client has taken what its buffer lacks of that."""
 
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         self._written = 0
+        self.abort = transport.abort
+        self.close = transport.close
+        self.get_extra_info = transport.get_extra_info
+        self.get_write_buffer_size = transport.get_write_buffer_size
+        self.is_closing = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.set_protocol = transport.set_protocol
 
     def write(self, data: bytes) -> None:
+        """Counts the data and passes it on."""
         self._written += len(data)
         self._transport.write(data)
 
     @property
     def taken(self) -> int:
-        """Bytes that went to the kernel."""
-        pending: int = self._transport.get_write_buffer_size()
+        """The bytes that went to the kernel."""
+        pending: int = self.get_write_buffer_size()
         return self._written - pending
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._transport.get_write_buffer_size())
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
 
 
 class Protocol(HttpToolsProtocol):
@@ -104,7 +112,7 @@ class Protocol(HttpToolsProtocol):
         self._last = False
         self._head = 0
         self._offer: bytes | None = None
-        self._age = 0.0
+        self._head_age = 0.0
         self._rest_age = 0.0
         self._write_age = 0.0
         self._taken = 0
@@ -114,16 +122,18 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Called by the transport."""
-        super().connection_made(_Counted(transport))  # type: ignore[arg-type]
-        if len(self.connections) > self._limits.most_connections:
+        super().connection_made(CountingTransport(transport))  # type: ignore[arg-type]
+        if len(self.connections) > self._limits.max_connections:
             transport.abort()
             return
         if len(self.connections) > self._limits.connections:
-            self.app = secured(_too_many)
+            detail = "this gateway serves as many connections as it can; try again soon"
+            headers = {"Retry-After": "2", "Connection": "close"}
+            self.app = problem(503, "TOO_MANY_CONNECTIONS", detail, headers)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family != socket.AF_UNIX and hasattr(socket, "TCP_USER_TIMEOUT"):
-            # The little that a stream writes fits the kernel's buffer, so a client that vanished is not seen
-            # here, and the kernel would send again for 15 minutes. Later than `check`, which counts them.
+            # The little that a stream writes fits the kernel's buffer, so `check` does not notice a client
+            # that vanished, and the kernel would retransmit for 15 minutes. Later than `check`, which counts.
             milliseconds = round((self._limits.write + KERNEL_MARGIN) * 1000)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
@@ -131,7 +141,7 @@ class Protocol(HttpToolsProtocol):
         """Called by the transport."""
         self._unset_keepalive_if_required()
         if not (self._awaits_head or self._in_body):
-            self._awaits_head, self._age = True, 0.0
+            self._awaits_head, self._head_age = True, 0.0
         known = self._in_head
         self._feed(data)
         self._head = self._head + len(data) if known and self._in_head else 0
@@ -148,15 +158,12 @@ class Protocol(HttpToolsProtocol):
                     self._ignores = True
                     return
                 data, self._offer = self._offer + data, None
-                self._new_parser()
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
             except httptools.HttpParserError:
                 self._refuse(400, "this is no HTTP request that can be read")
             else:
                 return
-
-    def _new_parser(self) -> None:
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn has it
 
     # --- called by the parser
 
@@ -218,7 +225,7 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
 
     def _head_without_offer(self) -> bytes:
-        """httptools skips the body of a request with `Upgrade`, so the parser must not see that header."""
+        """Returns the head without `Upgrade`, since httptools skips the body of a request that has it."""
         version = self.parser.get_http_version().encode()
         lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
         lines += [b"%s: %s" % pair for pair in self.headers if pair[0] != b"upgrade"]
@@ -227,37 +234,27 @@ class Protocol(HttpToolsProtocol):
     # --- time
 
     def check(self, seconds: float) -> None:
-        """Ends the connection if its client has had its time; `seconds` since the last look."""
+        """Ends the connection if its client has used up its time; `seconds` since the last check."""
         if self.transport.is_closing():
             return
-        if self._write_overdue(seconds):
-            self._stalled = True
-            log.info("connection ended: the client takes nothing", seconds=self._limits.write)
-            self.transport.abort()
-        elif self._head_overdue(seconds) or self._rest_overdue(seconds):
-            self.transport.abort()
-
-    def _write_overdue(self, seconds: float) -> bool:
-        taken = self.transport.taken
-        waits = self.transport.pending and taken == self._taken
+        taken, limits = self.transport.taken, self._limits
+        waits = taken == self._taken and self.transport.get_write_buffer_size() > 0
         self._taken, self._write_age = taken, self._write_age + seconds if waits else 0.0
-        return self._write_age > self._limits.write
-
-    def _head_overdue(self, seconds: float) -> bool:
-        """A client cannot send a head while nothing is read, or be blamed for a line break after a body."""
-        if self.flow.read_paused or not (self._in_head or (self._awaits_head and self._idle)):
-            return False
-        self._age += seconds
-        return self._age > self._limits.head
-
-    def _rest_overdue(self, seconds: float) -> bool:
-        if not (self._in_body and self._idle):
-            return False
-        self._rest_age += seconds
-        return self._rest_age > self._limits.rest
+        # A client cannot send a head while nothing is read; nor does a line break after a body begin one.
+        if not self.flow.read_paused and (self._in_head or (self._awaits_head and self.idle)):
+            self._head_age += seconds
+        if self._in_body and self.idle:
+            self._rest_age += seconds
+        if self._write_age > limits.write:
+            self._stalled = True
+            log.info("connection ended: the client reads nothing", seconds=limits.write)
+            self.transport.abort()
+        elif self._head_age > limits.head or self._rest_age > limits.rest:
+            self.transport.abort()
 
     @property
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
+        """True while no response is awaited."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete
 
@@ -268,21 +265,14 @@ class Protocol(HttpToolsProtocol):
         self._refuse(400, msg)
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answers a request that no application sees, and closes."""
+        """Answers a request that no application receives, and closes the connection."""
         self._ignores = True
         if self.transport.is_closing():
             return
-        if self._idle or not (self.pipeline or self.cycle.response_started):  # else in the middle of another
+        if self.idle or not (self.pipeline or self.cycle.response_started):  # else in the middle of another
             codes = {414: "URI_TOO_LONG", 431: "HEADERS_TOO_LARGE"}
             response = problem(status, codes.get(status, "BAD_REQUEST"), detail)
-            lines = [b"HTTP/1.1 %d Refused" % status, b"connection: close"]
-            lines += [b"%s: %s" % pair for pair in response.raw_headers]
-            lines += [f"{name}: {value}".encode() for name, value in SECURITY_HEADERS.items()]
+            headers = [(b"connection", b"close"), *self.server_state.default_headers, *response.raw_headers]
+            lines = [b"HTTP/1.1 %d Refused" % status, *(b"%s: %s" % pair for pair in headers)]
             self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
         self.transport.close()
-
-
-async def _too_many(scope: Scope, receive: Receive, send: Send) -> None:
-    headers = {"Retry-After": "2", "Connection": "close"}
-    detail = "this gateway has as many connections as it takes; try again soon"
-    await problem(503, "TOO_MANY_CONNECTIONS", detail, headers)(scope, receive, send)

@@ -1,19 +1,21 @@
-"""What the gateway sends, as JSON schemas: one per shape, the same for every pipeline."""
+"""JSON schemas of the gateway's answers, the same for every pipeline; parts of an OpenAPI document."""
 
 from typing import Any
 
 Schema = dict[str, Any]
+Response = tuple[str, Schema]
+"""A status and the description of its response."""
 
 STATUSES = ["started", "completed", "failed", "cancelled"]
 
 
 def ref(name: str) -> Schema:
-    """A reference to the schema of that name in the document."""
+    """Refers to the schema of that name in the document."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 
 def closed(**properties: Schema) -> Schema:
-    """An object with exactly these members."""
+    """Describes an object with exactly these members."""
     return {
         "type": "object",
         "properties": properties,
@@ -23,12 +25,12 @@ def closed(**properties: Schema) -> Schema:
 
 
 def open_(**properties: Schema) -> Schema:
-    """An object with at least these members."""
+    """Describes an object with at least these members."""
     return closed(**properties) | {"additionalProperties": True}
 
 
 def integer(least: int, most: int | None = None) -> Schema:
-    """A whole number within bounds."""
+    """Describes a whole number within bounds."""
     return {"type": "integer", "minimum": least} | ({} if most is None else {"maximum": most})
 
 
@@ -70,4 +72,42 @@ SCHEMAS: dict[str, Schema] = {
     "Ready": closed(status={"const": "ready"}),
     "NotReady": closed(status={"const": "not ready"}, reasons={"type": "array", "items": TEXT}),
 }
-"""By name. `Result` has the pipeline's own members besides."""
+"""By name. `Result` also has the pipeline's own members."""
+
+
+def without_null(schema: Schema) -> Schema:
+    """Describes the same values but null."""
+    kinds = schema.get("type")
+    if not isinstance(kinds, list):
+        return schema
+    others = [kind for kind in kinds if kind != "null"]
+    return schema | {"type": others[0] if len(others) == 1 else others}
+
+
+def operation(summary: str, *responses: Response, method: str = "get") -> Schema:
+    """Describes a path with one method."""
+    return {method: {"summary": summary, "responses": dict(responses)}}
+
+
+def json_body(
+    status: int, name: str | None, description: str = "", headers: Schema | None = None
+) -> Response:
+    """Describes a response with the schema of that name; None: with any object."""
+    response = content("application/json", ref(name) if name else OBJECT)
+    response["description"] = description or name or "JSON"
+    return str(status), response | ({"headers": headers} if headers else {})
+
+
+def refusal(status: int, description: str, headers: Schema | None = None) -> Response:
+    """Describes a response of `eco2.gateway.problem`."""
+    return json_body(status, "Problem", description, headers)
+
+
+def content(media_type: str, schema: Schema) -> Schema:
+    """Describes a body of one type."""
+    return {"description": media_type, "content": {media_type: {"schema": schema}}}
+
+
+def header(name: str, description: str, schema: Schema) -> Schema:
+    """Describes a header of a request."""
+    return {"name": name, "in": "header", "description": description, "schema": schema}

@@ -1,6 +1,6 @@
-"""Runs an application on a socket of its own, until told to stop.
+"""Serves an application on a socket until `stop` is set.
 
-`stop` is set before uvicorn is told to exit: uvicorn waits for open event streams, and those end by `stop`.
+`stop` must be set before uvicorn begins to exit: uvicorn waits for open event streams, and `stop` ends those.
 Signals are not touched here; the service owns them.
 """
 
@@ -18,16 +18,15 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from eco2.errors import ConfigurationError
-from eco2.gateway.protocol import ConnectionLimits, Protocol
+from eco2.gateway.protocol import SECURITY_HEADERS, ConnectionLimits, Protocol
 from eco2.log import get_logger
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection stays; longer than the 60 s of usual proxies, so that they close first."""
+"""Seconds that an idle connection stays open; proxies usually close theirs after 60 s, and must be first."""
 GRACE = 10
 """Seconds that a stop waits for open responses."""
-
 RESERVED_FILES = 128
-"""Descriptors for what is no client: the broker, the provider, libraries, logs."""
+"""Descriptors for other purposes than clients: the broker, the provider, libraries, logs."""
 
 log = get_logger(__name__)
 
@@ -44,13 +43,13 @@ class _Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s; looks at the connections each `period` seconds."""
+        """Called by uvicorn every 0.1 s; checks the connections every `period` seconds."""
         now = time.monotonic()
         if (elapsed := now - self._checked) >= self._period:
             self._checked = now
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
-                    # A loop that stood still read nothing meanwhile: that is not the clients' time.
+                    # A blocked loop reads nothing: that time does not count against the clients.
                     connection.check(min(elapsed, 2 * self._period))
         return await super().on_tick(counter)
 
@@ -85,6 +84,7 @@ async def serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        headers=list(SECURITY_HEADERS),
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
@@ -100,8 +100,10 @@ async def serve(
 
 
 def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
-    """`limits`, with no more connections than the process may have descriptors for: a process that has none
-    left is deaf, also to its probes and its broker."""
+    """Returns `limits` with no more connections than the process may have descriptors for.
+
+    A process without free descriptors answers nothing, not even its probes.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = max(1, (soft - RESERVED_FILES) * 8 // 9)
     if soft == resource.RLIM_INFINITY or limits.connections <= most:

@@ -18,7 +18,6 @@ from itertools import cycle
 from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import Event, Marker, Queued
 from eco2.journal.backlog import Backlog, backlog
-from eco2.journal.echo import Echo
 from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
 from eco2.journal.presence import Presence
@@ -26,7 +25,7 @@ from eco2.journal.spending import Recall
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
 
 log = get_logger(__name__)
 
@@ -64,6 +63,50 @@ class Status:
     backlog: Mapping[str, Backlog]
     behind: float = 0.0
     replaced: int = 0
+
+
+class Echo:
+    """Appends to `stream` for the outbox, and notes when the own tail shows what was appended.
+
+    It is the only proof that a tail is alive: on an open connection the tail may have fallen silent, or the
+    stream may be another one that ends before the tail's position. One message at a time is looked for: the
+    log has one order, so the later ones follow it.
+    """
+
+    def __init__(self, stream: Appender) -> None:
+        self._stream = stream
+        self._awaited: bytes | None = None
+        self._confirmed: float | None = None
+        self._shown = 0.0
+
+    async def append(self, body: bytes, message_id: str) -> None:
+        """See `ports.Appender.append`."""
+        if self._confirmed is None:
+            self._awaited = body
+        await self._stream.append(body, message_id)
+        if body is self._awaited and self._confirmed is None:
+            self._confirmed = asyncio.get_running_loop().time()
+
+    def show(self, record: Record) -> None:
+        """The tail shows a record."""
+        self._shown = asyncio.get_running_loop().time()
+        if record.body == self._awaited:
+            self._awaited = self._confirmed = None
+
+    def begin(self) -> None:
+        """Another log, or another way to it: what was confirmed before says nothing."""
+        self._awaited = self._confirmed = None
+        self._shown = asyncio.get_running_loop().time()
+
+    @property
+    def behind(self) -> float:
+        """Seconds since the oldest confirmed message that the tail has not shown; 0.0 without one."""
+        return 0.0 if self._confirmed is None else asyncio.get_running_loop().time() - self._confirmed
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the tail showed anything."""
+        return asyncio.get_running_loop().time() - self._shown
 
 
 class Journal:

@@ -8,9 +8,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from eco2.gateway.guard import LOOPBACK, allowed_host, hosts_of
+from eco2.gateway.auth import LOOPBACK, allowed_host, hosts_of
 from tests.abuse.test_http_connections import Pair, answer, connections, ended
-from tests.support.gateways import CONFIG, Cluster, cluster
+from tests.support.gateways import CONFIG, Cluster, cluster, life
 
 BODY = b'{"text": "a"}'
 FORM = b'--b\r\nContent-Disposition: form-data; name="text"\r\n\r\na\r\n--b--\r\n'
@@ -205,9 +205,19 @@ async def test_every_answer_bears_the_headers() -> None:
             await http.get("/openapi.json"),
         ]
         answers += [await http.get(accepted.json()["result_url"]), await http.delete("/echo")]
+        answers += [await http.post("/echo", content=b"{"), await http.get("/echo/words")]
+        answers += [await http.get("/healthz", headers={"Host": "?"}), await http.get("/?" + "a" * 9000)]
+        answers += [await http.post("/echo", json={}, headers={"Origin": "https://evil.example"})]
         async with http.stream("GET", accepted.json()["stream_url"]) as events:
             assert events.headers["cache-control"] == "no-cache"
             answers.append(events)
+        await world.worker.append(*life(accepted.json()["job_id"]))
+        await world.everywhere(accepted.json()["job_id"], 51)
+        ended = world.gateways[0].journal.view.get(accepted.json()["job_id"])
+        assert ended is not None
+        seen = {"Last-Event-ID": str(ended.visible_events[-1].id)}
+        answers.append(await http.get(accepted.json()["stream_url"], headers=seen))
+        assert answers[-1].status_code == 204
         for response in answers:
             assert response.headers["x-content-type-options"] == "nosniff"
             assert response.headers["referrer-policy"] == "no-referrer"

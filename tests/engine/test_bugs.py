@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
-from eco2.journal.echo import Echo
+from eco2.journal.journal import Echo
 from eco2.journal.outbox import MOST_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender

@@ -19,8 +19,8 @@ functions in `eco2/quota/window.py`: without a bound for its asks, a busy proces
 | the same with metrics, logging and the broker adapters | 100, 30 | 86, 30 |
 | the same without these, in all tasks of both processes | 136, 29 | 128, 31 |
 | paid call, in its own task, the budget's leader in the same process | 109, 28 | 97, 29 |
-| `POST /scan` to 202, in the request's task | 43, 14 | 69, 17 |
-| record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 32, 14 |
+| `POST /scan` to 202, in the request's task | 43, 14 | 43, 14 |
+| record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 26, 9 |
 | messages of a scan of two calls; barrier markers among them | 8, 2 | 8, 2 |
 """
 
@@ -217,7 +217,7 @@ async def test_from_a_request_to_202() -> None:
             recorder.stop()
             await eventually(lambda: bool(world.worker.orders))
             world.worker.orders.clear()
-    recorder.check(69, 17)
+    recorder.check(43, 14)
 
 
 async def test_from_the_journal_to_a_frame() -> None:
@@ -236,7 +236,7 @@ async def test_from_the_journal_to_a_frame() -> None:
                 if number > 0:
                     await next_id(lines)
                 recorder.stop()
-    recorder.check(32, 14)
+    recorder.check(26, 9)
 
 
 async def next_id(lines: AsyncIterator[str]) -> None:

@@ -152,7 +152,7 @@ async def accepting(gateway: CrashingProcess) -> AsyncIterator[Acceptance]:
     process = gateway.process
     living = asyncio.create_task(gateway.live())
     await gateway.during(process.journal.filled.wait())
-    yield Acceptance(process.broker, process.journal, VirtualClock.now, timeout=5.0, life=LIFE)
+    yield Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, LIFE)
     process.stop.set()
     await living
 
@@ -165,7 +165,7 @@ async def patiently(acceptance: Acceptance, key: str | None) -> Accepted:
 
     while True:
         try:
-            return await acceptance.accept(Submission("ask", "digest", parse, key))
+            return await acceptance.accept(Submission(digest="digest", parse=parse, key=key))
         except BrokerUnavailable:
             await asyncio.sleep(1)
 

@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from eco2.event import Done, Queued, RunStarted, StageChanged, Status
-from eco2.gateway.live import Live
 from eco2.gateway.sse import (
     COMMENT,
     Cursor,
+    LiveText,
     advance,
     complete,
     delta_frame,
@@ -20,7 +20,7 @@ from eco2.gateway.sse import (
     retry_line,
 )
 from eco2.job import JSON
-from eco2.journal.state import EventId, JobState, VisibleEvent, apply
+from eco2.journal.state import EventId, JobState, VisibleEvent, apply, truncated_state
 
 
 def stage(seq: int, status: str, output: JSON | None = None) -> StageChanged:
@@ -85,33 +85,48 @@ def test_live_text_has_no_id() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "seq"),
+    ("last", "seen"),
     [
-        (None, -1),
-        ("", -1),
-        ("100", 0),
-        ("120", 20),
-        ("130", 21),
-        ("140", 51),
-        ("130.1", -1),
-        ("110", -1),
-        ("131", -1),
-        ("999", -1),
-        ("x", -1),
-        ("１００", -1),
+        (None, None),
+        ("", None),
+        ("100", 100),
+        ("120", 120),
+        ("130", 130),
+        ("130.0", 130),
+        ("140", 140),
+        ("130.1", None),
+        ("110", None),
+        ("131", None),
+        ("999", None),
+        ("x", None),
+        ("１００", None),
+        ("1" * 5000, None),
     ],
 )
-def test_resuming_starts_behind_the_event_or_from_the_start(last: str | None, seq: int) -> None:
-    assert resume(state_after(5), last) == Cursor(seq)
+def test_resuming_starts_behind_the_event_or_from_the_start(last: str | None, seen: int | None) -> None:
+    asked = last_event_id({} if last is None else {"last-event-id": last}, {})
+    assert resume(state_after(5), asked) == Cursor(None if seen is None else EventId(seen))
 
 
 def test_only_what_follows_is_shown_and_only_once() -> None:
-    chunk, cursor = advance(state_after(3), None, Cursor(0))
+    chunk, cursor = advance(state_after(3), None, Cursor(EventId(100)))
     assert chunk.endswith(b"\nid: 120\n\n")
     assert chunk.count(b"id: ") == 1
     assert advance(state_after(3), None, cursor) == (b"", cursor)
     chunk, cursor = advance(state_after(5), None, cursor)
-    assert (chunk.count(b"id: "), cursor.seq) == (2, 51)
+    assert (chunk.count(b"id: "), cursor.seen) == (2, EventId(140))
+
+
+def test_what_stands_for_lost_events_is_shown_once_and_what_follows_it() -> None:
+    start = truncated_state("j", 0.0, EventId(120), EVENTS[2])
+    assert start is not None
+    state = apply(start, EventId(120), EVENTS[2])
+    assert state is not None
+    chunk, cursor = advance(start, None, resume(start, None))
+    assert chunk.startswith(b"event: truncated\n")
+    chunk, cursor = advance(state, None, cursor)
+    assert chunk.startswith(b"event: answer\n")
+    assert advance(state, None, cursor) == (b"", cursor)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "completed"])
@@ -149,48 +164,47 @@ def test_the_message_has_neither_name_nor_id_and_reports_the_end() -> None:
 def test_the_id_that_a_client_adds_is_newer_than_the_one_in_its_url(
     headers: dict[str, str], query: dict[str, str], expected: str | None
 ) -> None:
-    assert last_event_id(headers, query) == expected
+    assert last_event_id(headers, query) == (EventId.parse(expected) if expected else None)
 
 
 def test_complete_only_when_the_job_has_ended_and_all_was_shown() -> None:
-    assert not complete(state_after(4), Cursor(21))
-    assert not complete(state_after(5), Cursor(21))
-    assert complete(state_after(5), Cursor(51))
+    assert not complete(state_after(4), Cursor(EventId(130)))
+    assert not complete(state_after(5), Cursor(EventId(130)))
+    assert complete(state_after(5), Cursor(EventId(140)))
 
 
 def test_an_id_beyond_what_is_known_may_be_ahead_unless_the_job_has_ended() -> None:
-    assert may_be_ahead(state_after(3), "130")
-    assert not may_be_ahead(state_after(3), "120")
-    assert not may_be_ahead(state_after(3), "x")
+    assert may_be_ahead(state_after(3), EventId(130))
+    assert not may_be_ahead(state_after(3), EventId(120))
     assert not may_be_ahead(state_after(3), None)
-    assert not may_be_ahead(state_after(5), "150")
+    assert not may_be_ahead(state_after(5), EventId(150))
 
 
 def test_a_late_connection_gets_the_text_so_far_and_then_what_is_new() -> None:
-    chunk, cursor = advance(state_after(3), Live(1, "r", "answer", "abc"), Cursor())
+    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor())
     assert chunk.endswith(delta_frame("answer", "abc"))
-    chunk, cursor = advance(state_after(3), Live(1, "r", "answer", "abcde"), cursor)
+    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor)
     assert chunk == delta_frame("answer", "de")
-    assert advance(state_after(3), Live(1, "r", "answer", "abcde"), cursor) == (b"", cursor)
+    assert advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor) == (b"", cursor)
 
 
 def test_a_text_that_starts_over_is_shown_from_its_start() -> None:
-    _, cursor = advance(state_after(3), Live(1, "r", "answer", "abc"), Cursor())
-    chunk, _ = advance(state_after(3), Live(2, "r", "answer", "abxy"), cursor)
+    _, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor())
+    chunk, _ = advance(state_after(3), LiveText(2, "r", "answer", "abxy"), cursor)
     assert chunk == delta_frame("answer", "abxy")
 
 
 @pytest.mark.parametrize(
     ("events", "live"),
     [
-        (2, Live(1, "r", "answer", "x")),
-        (4, Live(1, "r", "answer", "x")),
-        (5, Live(1, "r", "answer", "x")),
-        (3, Live(1, "old", "answer", "x")),
-        (3, Live(1, "r", "vision", "x")),
+        (2, LiveText(1, "r", "answer", "x")),
+        (4, LiveText(1, "r", "answer", "x")),
+        (5, LiveText(1, "r", "answer", "x")),
+        (3, LiveText(1, "old", "answer", "x")),
+        (3, LiveText(1, "r", "vision", "x")),
     ],
     ids=["not started", "completed", "done", "void run", "another stage"],
 )
-def test_text_outside_of_its_stage_is_not_shown(events: int, live: Live) -> None:
+def test_text_outside_of_its_stage_is_not_shown(events: int, live: LiveText) -> None:
     chunk, _ = advance(state_after(events), live, Cursor())
     assert b"delta" not in chunk

@@ -225,11 +225,11 @@ def asked(key: str | None = None) -> Submission:
     async def parse() -> Question:
         return Question(text="q")
 
-    return Submission("ask", "q", parse, key)
+    return Submission(digest="q", parse=parse, key=key)
 
 
 def acceptance(process: Process, daily: str) -> Acceptance:
-    return Acceptance(process.broker, process.journal, VirtualClock.now, 5.0, LIFE, Decimal(daily))
+    return Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, LIFE, Decimal(daily))
 
 
 @virtual
