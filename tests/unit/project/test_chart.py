@@ -9,10 +9,12 @@ from typing import Any
 import jsonschema_rs
 import pytest
 import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
 
 from eco2 import __version__
 from eco2.environment import markdown
-from eco2.settings import Settings, size_for_scans
+from eco2.settings import ProviderSettings, Settings, size_for_scans
 from eco2.sizing import BETWEEN, WORKER_CALLS
 from eco2.wiring import MARGIN
 
@@ -88,6 +90,39 @@ def test_every_setting_can_be_set_and_no_other() -> None:
     secrets = set(SCHEMA["properties"]["secrets"]["properties"]["values"]["properties"])
     assert settings & secrets == set()
     assert settings | secrets == variables() - OWN - {"ECO2_PROVIDERS"}
+
+
+def test_numbers_have_the_bounds_of_the_settings() -> None:
+    """What the program would refuse at its start, `helm install` refuses."""
+    schema, own = SCHEMA["properties"]["settings"], variables() - OWN
+    expected = {f"ECO2_{name.upper()}": found for name, found in bounds(Settings).items()}
+    named = {name: found for name, found in expected.items() if name in own}
+    assert named
+    assert named == {name: bounded(schema["properties"][name]) for name in named}
+    for name, found in bounds(ProviderSettings).items():
+        (pattern,) = [one for one in schema["patternProperties"] if one.endswith(f"__{name.upper()}$")]
+        assert bounded(schema["patternProperties"][pattern]) == found
+
+
+BOUNDS = {Ge: "minimum", Gt: "exclusiveMinimum", Le: "maximum", Lt: "exclusiveMaximum"}
+
+
+def bounds(model: type[BaseModel]) -> dict[str, dict[str, float]]:
+    """The bounds of each of the model's numbers, in the words of a schema."""
+    found = {
+        name: {
+            BOUNDS[type(bound)]: float(getattr(bound, type(bound).__name__.lower()))
+            for bound in field.metadata
+            if type(bound) in BOUNDS
+        }
+        for name, field in model.model_fields.items()
+    }
+    return {name: each for name, each in found.items() if each}
+
+
+def bounded(schema: Tree) -> dict[str, float]:
+    """The bounds that a schema sets."""
+    return {name: value for name, value in schema.items() if name in BOUNDS.values()}
 
 
 def test_the_drain_has_the_time_that_it_needs() -> None:
