@@ -40,12 +40,12 @@ class StageRecorder:
     def started(self) -> None:
         """Shows the stage to clients: at its first call or text, or with its end if it makes none."""
         if not self._shown:
-            self._write()
+            self._write("started")
 
     def repeated(self, state: JobState) -> None:
         """Shows a stage whose output came with a job that resumes another, unless it was shown before."""
         if all(shown.seq <= 10 * self._place for shown in state.visible_events):
-            self._write(self._event("completed", output=state.outputs[self.stage.name]))
+            self._write("completed", output=state.outputs[self.stage.name])
 
     def add_usage(self, model: str, usage: Usage) -> None:
         """Counts a call that was paid in this run or an earlier one."""
@@ -75,26 +75,29 @@ class StageRecorder:
         """Records the output, also for the stages to come. Raises `TooLarge`, or TypeError for a bad type."""
         if not isinstance(output, self.stage.output):
             raise TypeError(f"stage {self.stage.name} must return {self.stage.output.__name__}")
-        event = self._event("completed", output=output.model_dump(mode="json"))
+        recorded = output.model_dump(mode="json")
         self.progress.outputs.add(output)
-        self._write(event)
+        self._write("completed", output=recorded)
         self.run = replace(self.run, retries=0, started=True)
 
     def failed(self, error: PermanentError) -> None:
         """Records why the stage ends the job."""
-        self._write(self._event("failed", error=error_json(error)))
+        self._write("failed", error=error_json(error))
 
-    def _write(self, *ends: StageChanged) -> None:
-        opening = () if self._shown else (self._event("started"),)
+    def _write(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
+        now = self._clock()  # one time for both events: clients rely on times in order
+        opening = () if self._shown or status == "started" else (self._event(now, "started"),)
         if self.usage:
             self.progress.usage[self.stage.name] = self.usage
-        self._job.write(*opening, *ends)
+        self._job.write(*opening, self._event(now, status, output, error))
         self._shown = True  # not where `write` raised: events that are too large were not shown
 
-    def _event(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> StageChanged:
+    def _event(
+        self, now: float, status: Status, output: JSON | None = None, error: JSON | None = None
+    ) -> StageChanged:
         stages_done = self._place if status == "completed" else self._place - 1
         return StageChanged(
-            ts=self._clock(),
+            ts=now,
             job=self._job.id,
             run=self.run.id,
             stage=self.stage.name,
