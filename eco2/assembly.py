@@ -168,7 +168,7 @@ class _Budgets:
         from eco2.pacer import Limits
 
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
-        self.shares[provider].asker.told(Limits(*believed))
+        self.shares[provider].asker.update_limits(Limits(*believed))
 
     def _named(self, provider: str, what: str, limit: float | None) -> float | None:
         from eco2.quota.named import Named

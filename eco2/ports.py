@@ -288,12 +288,12 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A call that wants a share of the budget.
+class GrantRequest:
+    """A call that needs a share of the minute's budget.
 
-    `job`, `run`: whose it is. `offset`: of the job's `queued`; the oldest job goes first, and before all jobs
-    that have not `started`, those that have. `kind`: the call's. `tokens`: the most that the provider may
-    count it as.
+    `job`, `run`: the call is made for them. `offset`, `started`: its rank. Jobs that have `started` go before
+    all others, and among equals the job whose `queued` event has the lower offset. `kind`: the call's.
+    `tokens`: the most that the provider may count it as.
     """
 
     job: str
@@ -305,29 +305,53 @@ class Claim:
 
 
 class Grant(Protocol):
-    """Leave to send one call now. It expires within a fraction of a second; unused, it is given back."""
+    """Permission to send one call, for a fraction of a second.
 
-    def use(self) -> None:
-        """The last line before the send. Raises `GrantExpired` when it is too late: reserve again."""
+    Of `settle`, `throttled` and an effective `release` only the first counts; later ones change nothing.
+    """
+
+    @property
+    def by(self) -> float:
+        """The time from which the call may not be sent: seconds of the caller's own monotonic clock."""
+
+    def confirm(self) -> None:
+        """Marks the call as sent; called right before its first byte leaves.
+
+        Raises `GrantExpired` from `by` on: release the grant and acquire another.
+        """
 
     def settle(self, tokens: float) -> None:
-        """The provider counted the call as `tokens`."""
+        """Reports the tokens that the provider counted, in the place of the estimate, lower or higher."""
 
-    def refund(self) -> None:
-        """No byte of the call left this process, though the grant was used."""
+    def throttled(self, retry_after: float | None) -> None:
+        """Reports that the provider refused the call as too fast (429), and for how many seconds, if it said.
 
-    def push_back(self, retry_after: float | None) -> None:
-        """The provider refused the call as too fast (429) and asked for so many seconds, if any."""
+        Until then no process is granted a call, and afterwards fewer for a while. The call stays counted.
+        """
+
+    def release(self) -> None:
+        """Returns the budget at once if the call was not confirmed; otherwise changes nothing.
+
+        Call it in any case when the call is over, for example in a `finally` block.
+        """
 
 
 class Quota(Protocol):
-    """One budget for all replicas."""
+    """The budget of one provider, shared by all processes of the installation.
 
-    def reserve(self, claim: Claim) -> AbstractAsyncContextManager[Grant]:
-        """Waits until the call may go out, however long: bound it by the job's deadline, and cancel freely.
+    Guarantees: confirmed calls that arrive within the transit time exceed the limits in no 60 s, whichever
+    process asks, dies or loses its connection; requests of all processes wait in one order, and a smaller
+    call does not overtake a larger one. The budget is spread: about two seconds' worth is granted at once.
+    Every implementation passes `tests/conformance/test_quota_port.py`.
+    """
 
+    async def acquire(self, request: GrantRequest) -> Grant:
+        """Waits until the call may be sent, however long: bound it by the job's deadline.
+
+        It may be cancelled at any time; then nothing waits and nothing is held. Await it in the task that
+        releases the grant: a task of its own (`asyncio.wait_for`) may lose a grant that has just arrived.
         Raises `CallTooLarge` for a call that no minute holds, `StaleRun` where another run has the job.
         """
 
-    def told(self, limits: Limits) -> None:
-        """The provider said what its limits are; the lower of these and our own holds."""
+    def update_limits(self, limits: Limits) -> None:
+        """Applies the limits that the provider's answers name; the lowest of all processes' limits hold."""

@@ -17,7 +17,7 @@ class Scope(Protocol):
 
 
 class Caller(Protocol):
-    """A run of a job. `offset`, `started`: its rank, see `eco2.ports.Claim`.
+    """A run of a job. `offset`, `started`: its rank, see `eco2.ports.GrantRequest`.
 
     `retries`: how often the job was put off since it last made progress.
     """

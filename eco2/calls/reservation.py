@@ -1,4 +1,4 @@
-"""One call's share of the minute's budget, from the claim to what the provider counted, and its fence.
+"""One call's share of the minute's budget, from the request to what the provider counted, and its fence.
 
 What it guarantees: no byte leaves without a grant that is fresh at that very moment, and never longer after
 the fence than `LEASE`; an unused grant goes back at once; the provider's count replaces the estimate.
@@ -10,7 +10,6 @@ only after a barrier of the journal, and so soon after it that nobody can have w
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol
 
@@ -19,7 +18,7 @@ from eco2.calls.caller import Caller
 from eco2.calls.provider import Provider
 from eco2.errors import GrantExpired
 from eco2.metrics import GrantOutcome
-from eco2.ports import Claim, Grant
+from eco2.ports import Grant, GrantRequest
 from eco2.tokens.estimate import Estimate
 
 LEASE = 2.0
@@ -55,8 +54,8 @@ class Fence:
 
 @dataclass(slots=True)
 class Reservation(Generic[Answer]):
-    """`held` holds the grant until the call is over. `call`: once it is acquired, as it is to be sent; its
-    longest answer may be shorter than the stage asked for.
+    """`release` it when the call is over. `call`: once it is acquired, as it is to be sent; its longest answer
+    may be shorter than the stage asked for.
 
     `sent_at`: when its first byte left, by `time.monotonic`; None before.
     """
@@ -64,7 +63,6 @@ class Reservation(Generic[Answer]):
     provider: Provider
     caller: Caller
     call: Call[Answer]
-    held: AsyncExitStack
     fence: Fence
     sent_at: float | None = field(default=None, init=False)
     _estimate: Estimate | None = field(default=None, init=False)
@@ -78,7 +76,7 @@ class Reservation(Generic[Answer]):
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
                 self.call = replace(self.call, max_tokens=self._estimate.max_completion_tokens)
-            claim = Claim(
+            request = GrantRequest(
                 job=self.caller.job.id,
                 run=self.caller.id,
                 offset=self.caller.offset,
@@ -87,7 +85,7 @@ class Reservation(Generic[Answer]):
                 tokens=self._estimate.cost,
             )
             asked = time.monotonic()
-            self._grant = await self.held.enter_async_context(budget.quota.reserve(claim))
+            self._grant = await budget.quota.acquire(request)
             self._outcome = "refunded"  # unless it is used
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
@@ -103,11 +101,10 @@ class Reservation(Generic[Answer]):
         await self.caller.scope.checkpoint()
         while self._grant is not None:
             try:
-                self._grant.use()
+                self._grant.confirm()
             except GrantExpired:
-                self._grant.refund()  # or the old one would count beside the new one until the call is over
                 self._outcome = "expired"
-                self.release()
+                self.release()  # or the old grant would count beside the new one until the call is over
                 await self.acquire()
             else:
                 self._outcome = "used"
@@ -126,11 +123,12 @@ class Reservation(Generic[Answer]):
     def throttled(self, retry_after: float | None) -> None:
         """Reports that the provider refused the call as too fast (429)."""
         if self._grant is not None:
-            self._grant.push_back(retry_after)
+            self._grant.throttled(retry_after)
 
     def release(self) -> None:
-        """Counts the grant, if there is one, no more among those of this process."""
+        """Ends the grant, if there is one; it counts no more among those of this process."""
         if self._grant is not None and self._estimate is not None:
+            self._grant.release()
             self._grant = None
             self.provider.metrics.reserved(self.provider.name, -1, -self._estimate.cost)
             self.provider.metrics.grant_ended(self.provider.name, self._outcome)

@@ -120,7 +120,7 @@ class Router:
         async with AsyncExitStack() as held:
             async with provider.waiting():
                 await held.enter_async_context(provider.slots)
-                reservation = Reservation(provider, caller, call, held, self._fence)
+                reservation = Reservation(provider, caller, call, self._fence)
                 held.callback(reservation.release)
                 await reservation.acquire()
             with provider.guard(), caller.scope.in_call():

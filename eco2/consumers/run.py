@@ -17,7 +17,7 @@ class Run:
     """One attempt at a job. Its stages work inside `scope`.
 
     `deadline`: the job's, by the clock of this process (Unix seconds). `retries`: how often the job was put
-    off since its last progress. `offset`, `started`: its rank, see `eco2.ports.Claim`.
+    off since its last progress. `offset`, `started`: its rank, see `eco2.ports.GrantRequest`.
     """
 
     id: str

@@ -8,14 +8,13 @@ import asyncio
 import math
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from itertools import count
 
 from eco2.errors import CallTooLarge, DecodeError, GrantExpired, PermanentError, RetryableError, StaleRun
 from eco2.log import get_logger
 from eco2.pacer import GUARD, Limits
-from eco2.ports import Claim, Clock, Rpc
+from eco2.ports import Clock, GrantRequest, Rpc
 from eco2.quota.message import (
     RUN_VOID,
     Ask,
@@ -59,37 +58,30 @@ async def far(ask: Ask) -> None:
 
 
 class CallGrant:
-    """`ports.Grant`. `until`: by this process' clock."""
+    """Implements `ports.Grant` for the call `name`; `tell` reports what became of it."""
 
-    def __init__(
-        self, name: str, epoch: str, until: float, clock: Clock, tell: Callable[[Word], None]
-    ) -> None:
-        self.epoch = epoch
-        self.until = until
+    def __init__(self, name: str, by: float, clock: Clock, tell: Callable[[Word], None]) -> None:
+        self.by = by
         self._name = name
         self._clock = clock
         self._tell = tell
-        self._used = False
+        self._confirmed = False
         self._closed = False
 
-    def use(self) -> None:
-        if self._clock() >= self.until:
-            raise GrantExpired("the grant is too old to be used: reserve again")
-        self._used = True
+    def confirm(self) -> None:
+        if self._clock() >= self.by:
+            raise GrantExpired("the grant is too old to be used: release it and acquire another")
+        self._confirmed = True
 
     def settle(self, tokens: float) -> None:
         self._close(Settled(self._name, tokens))
 
-    def refund(self) -> None:
-        self._close(self._name)
-
-    def push_back(self, retry_after: float | None) -> None:
+    def throttled(self, retry_after: float | None) -> None:
         self._close(PushedBack(self._name, retry_after))
 
-    def leave(self) -> None:
-        """The caller is through with it: what it has not used goes back."""
-        if not self._used:
-            self.refund()
+    def release(self) -> None:
+        if not self._confirmed:
+            self._close(self._name)
 
     def _close(self, word: Word) -> None:
         if not self._closed:
@@ -130,8 +122,8 @@ class Asker:
         if self._words:
             await self._report(FAREWELL)
 
-    def told(self, limits: Limits) -> None:
-        """The provider's answers name these limits. They count for `FORGET` seconds, unless named again."""
+    def update_limits(self, limits: Limits) -> None:
+        """Applies limits that the provider's answers name; they count for `FORGET` seconds."""
         self._named, self._named_at = limits, self._clock()
 
     def _limits(self) -> Limits:
@@ -139,42 +131,32 @@ class Asker:
         fresh = self._clock() < self._named_at + FORGET
         return self._own.lowest(self._named) if fresh else self._own
 
-    @asynccontextmanager
-    async def reserve(self, claim: Claim) -> AsyncIterator[CallGrant]:
-        grant = await self._granted(claim)
-        try:
-            yield grant
-        finally:
-            grant.leave()
-
-    async def _granted(self, claim: Claim) -> CallGrant:
-        """A fresh grant. One that comes late is given back, and asked for again: at once, but later and later
-        where that does not help. Our own asks may be too many for the way, and all of them again at once
-        would be late for ever."""
+    async def acquire(self, request: GrantRequest) -> CallGrant:
+        """Waits for a fresh grant: see `ports.Quota`."""
         for late in count():
-            grant = await self._once(claim)
-            if self._clock() < grant.until:
+            grant = await self._once(request)
+            if self._clock() < grant.by:
                 return grant
-            grant.leave()
+            grant.release()
             if late:
+                # Our own asks may be too many for the way: all of them again at once would be late for ever.
                 await AGAIN.sleep(late)
         raise AssertionError("counting has no end")
 
-    async def _once(self, claim: Claim) -> CallGrant:
+    async def _once(self, request: GrantRequest) -> CallGrant:
         """Asks until there is a grant or a refusal, under one id."""
         name = uuid.uuid4().hex
         try:
             while True:
-                async with self._line.turn((not claim.started, claim.offset)):
+                async with self._line.turn((not request.started, request.offset)):
                     asked = self._clock()
-                    reply = await self._ask(name, claim)
+                    reply = await self._ask(name, request)
                 now, window = self._clock(), self._line.window
                 match reply:
                     case Granted():
                         transit = now - asked - reply.held  # without its wait at the leader
                         self._line.window = window.arrived(asked, now, transit, LIFE)
-                        until = asked + reply.held + LIFE
-                        return CallGrant(name, reply.epoch, until, self._clock, self._tell)
+                        return CallGrant(name, asked + reply.held + LIFE, self._clock, self._tell)
                     case Refused():
                         raise refusal(reply)
                     case Later():
@@ -186,19 +168,19 @@ class Asker:
             self._tell(name)
             raise
 
-    async def _ask(self, name: str, claim: Claim) -> Reply | None:
+    async def _ask(self, name: str, request: GrantRequest) -> Reply | None:
         """The reply, or None if there was none."""
         ask = Ask(
             id=name,
             worker=self._worker,
             limits=self._limits(),
             own=self._own,
-            job=claim.job,
-            run=claim.run,
-            offset=claim.offset,
-            started=claim.started,
-            call=claim.kind,
-            tokens=claim.tokens,
+            job=request.job,
+            run=request.run,
+            offset=request.offset,
+            started=request.started,
+            call=request.kind,
+            tokens=request.tokens,
         )
         if (granted := await self._near(ask)) is not None:
             return granted

@@ -24,7 +24,7 @@ class Ask(_Tagged, frozen=True, kw_only=True, tag="ask"):
     """Call `id` wants to go out. Asked again under the same id it is the same wish.
 
     `limits`: what this worker believes the minute's budget to be; `own`: what it was given, without what the
-    provider named. The rest: see `eco2.ports.Claim`.
+    provider named. The rest: see `eco2.ports.GrantRequest`.
     """
 
     id: str

@@ -8,17 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from eco2.pacer import Limits
-from eco2.ports import Broker, Claim
+from eco2.ports import Broker
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from tests.conformance.harness import PATIENCE, Brokers, eventually
-from tests.support.quotas import Said
+from tests.support.quotas import Said, granted, request
 
 LIMITS = Limits(requests=6000.0)
-
-
-def claim(offset: int) -> Claim:
-    return Claim(f"job {offset}", "run", offset, False, "answer", 1.0)
 
 
 @dataclass
@@ -32,8 +28,8 @@ class Member:
     async def call(self, offset: int, patience: float = PATIENCE) -> float:
         """Seconds until call `offset` might go out."""
         began = time.perf_counter()
-        async with asyncio.timeout(patience), self.asker.reserve(claim(offset)) as grant:
-            grant.use()
+        async with asyncio.timeout(patience), granted(self.asker, request(offset)) as grant:
+            grant.confirm()
             return time.perf_counter() - began
 
 

@@ -317,7 +317,7 @@ async def test_the_time_that_a_call_may_take_begins_when_it_is_sent() -> None:
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         job = (await process.submit()).job
         await asyncio.sleep(70)
-        assert quota.words == [["refunded"]]
+        assert quota.words == [["released"]]
         quota.open.set()
         assert (await process.ended(job)).status == "completed"
     assert len(model.sent) == 1

@@ -85,7 +85,7 @@ async def test_a_call_is_settled_once_and_counted_as_used() -> None:
         await process.ended((await process.submit("x" * 400)).job)
         assert grants(process, "used") == 1
         assert shown(process, 'eco2_quota_reserved{provider="p",what="tokens"}') == 0
-    assert quota.words == [["used", f"settled {12 + 406 // 4 + 7}", "left"]]
+    assert quota.words == [["confirmed", f"settled {12 + 406 // 4 + 7}", "released"]]
 
 
 @pytest.mark.parametrize(("counting", "settled"), [("request", 400.0), ("input", 113.0), ("usage", 120.0)])
@@ -106,7 +106,7 @@ async def test_what_a_provider_does_not_count_stays_as_it_was_reserved() -> None
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         state = await process.ended((await process.submit()).job)
     assert state.status == "completed"
-    assert quota.words == [["used", "left"]]
+    assert quota.words == [["confirmed", "released"]]
 
 
 @virtual
@@ -124,9 +124,9 @@ async def test_a_refusal_as_too_fast_is_told_and_the_next_try_has_a_grant_of_its
         assert shown(process, 'eco2_rate_limited_total{kind="tokens",provider="p"}') == 1
         assert shown(process, 'eco2_rate_limited_total{kind="requests",provider="p"}') == 1
     assert quota.words == [
-        ["used", "pushed back 3.0", "left"],
-        ["used", "pushed back None", "left"],
-        ["used", "settled 400", "left"],
+        ["confirmed", "throttled 3.0", "released"],
+        ["confirmed", "throttled None", "released"],
+        ["confirmed", "settled 400", "released"],
     ]
 
 
@@ -139,7 +139,7 @@ async def test_a_grant_that_grew_old_is_given_back_at_once_and_replaced() -> Non
         await process.ended((await process.submit()).job)
         assert (grants(process, "expired"), grants(process, "used")) == (2, 1)
         assert shown(process, 'eco2_quota_reserved{provider="p",what="requests"}') == 0
-    assert quota.words == [["refunded", "left"], ["refunded", "left"], ["used", "settled 400", "left"]]
+    assert quota.words == [["released"], ["released"], ["confirmed", "settled 400", "released"]]
 
 
 @virtual
@@ -174,7 +174,7 @@ async def test_what_is_not_sent_goes_back_when_the_job_is_over() -> None:
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         await process.ended((await process.submit(life=20)).job)
         await until(lambda: grants(process, "refunded") == 1)
-    assert quota.words == [["left"]]  # unused: whoever leaves gives it back
+    assert quota.words == [["released"]]  # it was not confirmed, so it goes back
 
 
 @virtual
@@ -210,7 +210,7 @@ async def test_a_grant_that_comes_when_the_provider_is_down_goes_back() -> None:
         goes_down(process, "p")
         for job in (first, second):
             await process.ended(job)
-    assert all("used" in words or words == ["left"] for words in quota.words)
+    assert all("confirmed" in words or words == ["released"] for words in quota.words)
     assert quota.asked == len(quota.grants) + quota.withdrawn
     assert len(model.calls) == 2
 
@@ -227,7 +227,11 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
     remotes = [Remote("p", ScriptedModel(script=script), quota=quota)]
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         await process.ended((await process.submit()).job)
-    assert quota.words == [["used", "left"], ["used", "left"], ["used", "settled 400", "left"]]
+    assert quota.words == [
+        ["confirmed", "released"],
+        ["confirmed", "released"],
+        ["confirmed", "settled 400", "released"],
+    ]
 
 
 @virtual
@@ -313,7 +317,7 @@ async def test_what_is_reserved_comes_near_to_what_is_counted() -> None:
         for n in range(60):
             await process.ended((await process.submit("x" * (400 + 40 * (n % 7)))).job)
     off = [
-        grant.claim.tokens / counted for grant, (_, counted) in zip(quota.grants, model.tokens, strict=True)
+        grant.request.tokens / counted for grant, (_, counted) in zip(quota.grants, model.tokens, strict=True)
     ]
     assert off[0] > 1.1
     assert all(1.0 <= share < 1.03 for share in off[-20:])
@@ -338,4 +342,4 @@ async def test_an_answer_that_does_not_fit_and_its_repair_are_both_counted() -> 
     remotes = [Remote("p", ScriptedModel(script=script), counting="usage", quota=quota)]
     async with World().process(remotes=remotes, pipeline=single(repair)) as process:
         await process.ended((await process.submit("x" * 300)).job)
-    assert quota.words == [["used", "settled 130", "left"], ["used", "settled 15", "left"]]
+    assert quota.words == [["confirmed", "settled 130", "released"], ["confirmed", "settled 15", "released"]]

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
-from eco2.pacer import Limits
-from eco2.ports import Claim, Express, Quota, Rpc, Subscription
+from eco2.pacer import Counting, Limits
+from eco2.ports import Broker, Express, Grant, GrantRequest, Quota, Rpc, Subscription
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from eco2.quota.message import Ask, Granted
@@ -26,8 +26,18 @@ def monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-def claim(offset: int = 1, *, started: bool = False, tokens: float = 1.0, run: str = "run") -> Claim:
-    return Claim(f"job {offset}", run, offset, started, "answer", tokens)
+def request(offset: int = 1, *, started: bool = False, tokens: float = 1.0, run: str = "run") -> GrantRequest:
+    return GrantRequest(f"job {offset}", run, offset, started, "answer", tokens)
+
+
+@asynccontextmanager
+async def granted(quota: Quota, wanted: GrantRequest) -> AsyncIterator[Grant]:
+    """A grant, released at the end of the block as every caller has to."""
+    grant = await quota.acquire(wanted)
+    try:
+        yield grant
+    finally:
+        grant.release()
 
 
 @dataclass
@@ -100,12 +110,19 @@ class Freezer:
 class Member:
     """A process of ours: it may lead, and it asks."""
 
-    broker: Embedded
+    broker: Broker
     rpc: Freezer
     leader: Leader
     asker: Asker
+    disrupt: Callable[[], None]
+    """Cuts all its connections; it may connect again."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
+
+    @property
+    def quota(self) -> Quota:
+        """The port that its calls use."""
+        return self.asker
 
     async def leave(self) -> None:
         """It stops in order."""
@@ -116,7 +133,7 @@ class Member:
     async def die(self) -> None:
         """As by kill -9: nothing is put in order."""
         assert self.task is not None
-        self.broker.disrupt()
+        self.disrupt()
         self.task.cancel()
         await asyncio.wait({self.task})
 
@@ -127,6 +144,7 @@ class Quotas:
 
     limits: Limits
     chaos: Chaos = CALM
+    counting: Counting = "request"
     sizes: Said = field(default_factory=Said)
     void: set[str] = field(default_factory=set)
     arrived: list[Arrival] = field(default_factory=list)
@@ -138,9 +156,9 @@ class Quotas:
 
     async def join(self, limits: Limits | None = None) -> Member:
         """A new process; the first one leads."""
-        broker = Embedded(TOPOLOGY, self.server)
+        broker, disrupt = await self.connect()
         rpc, limits = Freezer(broker), limits or self.limits
-        leader = Leader(rpc, broker, "quota", limits, self._current, self.sizes, clock=monotonic)
+        leader = Leader(rpc, broker, "quota", limits, self._current, self.sizes, self.counting, monotonic)
 
         async def near(ask: Ask) -> Granted | None:
             granted = await leader.near(ask)
@@ -148,7 +166,7 @@ class Quotas:
             return granted
 
         asker = Asker(rpc, "quota", f"w{len(self.members)}", limits, near, monotonic)
-        member = Member(broker, rpc, leader, asker)
+        member = Member(broker, rpc, leader, asker, disrupt)
         components = [
             Component("broker", broker.run),
             Component("leader", leader.run),
@@ -159,17 +177,33 @@ class Quotas:
         await until(lambda: broker.ready)
         return member
 
-    async def call(self, quota: Quota, wanted: Claim) -> None:
-        """What a worker does: reserve, send in time, go on."""
+    def leading(self) -> Member | None:
+        """The process that grants at present, if there is one."""
+        return next((member for member in self.members if member.leader.leading), None)
+
+    async def connect(self) -> tuple[Broker, Callable[[], None]]:
+        """Returns the broker object of a new process, and what cuts all its connections."""
+        broker = Embedded(TOPOLOGY, self.server)
+        return broker, broker.disrupt
+
+    async def call(self, quota: Quota, wanted: GrantRequest) -> None:
+        """Does as a worker: acquires a grant, sends in time, goes on."""
         while True:
             try:
-                async with quota.reserve(wanted) as grant:
-                    grant.use()
+                async with granted(quota, wanted) as grant:
+                    grant.confirm()
                     self.arrived.append((monotonic(), wanted.tokens))
                     self.names.append(wanted.job)
                     return
             except GrantExpired:
                 continue
+
+    async def end(self) -> None:
+        """Stops every member that is still there, in order."""
+        for member in self.members:
+            member.rpc.thaw()
+            if member.task is not None and not member.task.done():
+                await member.leave()
 
     def _current(self, job: str, run: str) -> bool:
         return run not in self.void
@@ -178,11 +212,8 @@ class Quotas:
 @asynccontextmanager
 async def quotas(limits: Limits, chaos: Chaos = CALM, sizes: Said | None = None) -> AsyncIterator[Quotas]:
     """Every member that is still there stops in order at the end."""
-    world = Quotas(limits, chaos, sizes or Said())
+    world = Quotas(limits, chaos, sizes=sizes or Said())
     try:
         yield world
     finally:
-        for member in world.members:
-            member.rpc.thaw()
-            if member.task is not None and not member.task.done():
-                await member.leave()
+        await world.end()

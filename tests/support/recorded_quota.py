@@ -1,41 +1,41 @@
-"""A budget that grants at once, or when the test says so, and notes what becomes of each grant."""
+"""A budget that grants at once, or when the test says so, and records what becomes of each grant."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from eco2.errors import GrantExpired
 from eco2.pacer import Limits
-from eco2.ports import Claim
+from eco2.ports import GrantRequest
 
 
 @dataclass
 class Recorded:
-    """`words`: what was said of it, in order; `expired`: it is too old already."""
+    """A grant that is good until `by`, on the loop's clock. `words`: what was reported, in order."""
 
-    claim: Claim
-    expired: bool = False
+    request: GrantRequest
+    by: float = math.inf
     words: list[str] = field(default_factory=list)
 
-    def use(self) -> None:
-        if self.expired:
+    def confirm(self) -> None:
+        if asyncio.get_running_loop().time() >= self.by:
             raise GrantExpired("too old")
-        self.words.append("used")
+        self.words.append("confirmed")
 
     def settle(self, tokens: float) -> None:
         self.words.append(f"settled {tokens:g}")
 
-    def refund(self) -> None:
-        self.words.append("refunded")
+    def throttled(self, retry_after: float | None) -> None:
+        self.words.append(f"throttled {retry_after}")
 
-    def push_back(self, retry_after: float | None) -> None:
-        self.words.append(f"pushed back {retry_after}")
+    def release(self) -> None:
+        self.words.append("released")
 
 
 class RecordedQuota:
     """`open`: cleared, it grants nothing, as after the first `shut_after` grants. `refusals`: raised first,
-    one per ask. `old`: so many of the first grants come too late."""
+    one per request. `old`: so many of the first grants come too late."""
 
     def __init__(self) -> None:
         self.open = asyncio.Event()
@@ -48,11 +48,10 @@ class RecordedQuota:
         self.on_refusal: Callable[[], object] = lambda: None
         self.grants: list[Recorded] = []
 
-    def told(self, limits: Limits) -> None:
+    def update_limits(self, limits: Limits) -> None:
         """Nothing to lower."""
 
-    @asynccontextmanager
-    async def reserve(self, claim: Claim) -> AsyncIterator[Recorded]:
+    async def acquire(self, request: GrantRequest) -> Recorded:
         self.asked += 1
         if self.refusals:
             self.on_refusal()
@@ -62,14 +61,11 @@ class RecordedQuota:
         except asyncio.CancelledError:
             self.withdrawn += 1
             raise
-        grant = Recorded(claim, expired=len(self.grants) < self.old)
+        grant = Recorded(request, -math.inf if len(self.grants) < self.old else math.inf)
         self.grants.append(grant)
         if len(self.grants) == self.shut_after:
             self.open.clear()
-        try:
-            yield grant
-        finally:
-            grant.words.append("left")
+        return grant
 
     @property
     def words(self) -> list[list[str]]:

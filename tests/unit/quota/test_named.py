@@ -8,7 +8,7 @@ import pytest
 from eco2.llm import hooks
 from eco2.pacer import Limits
 from eco2.quota.named import Named
-from tests.support.quotas import claim, monotonic, quotas
+from tests.support.quotas import monotonic, quotas, request
 from tests.support.virtual_clock import virtual
 
 
@@ -47,13 +47,13 @@ def test_a_limit_that_is_not_named_again_is_forgotten_after_a_while() -> None:
 async def test_an_asker_goes_back_to_its_own_limits_when_the_provider_names_none() -> None:
     async with quotas(Limits(requests=600.0)) as world:
         one = await world.join()
-        one.asker.told(Limits(requests=6.0))
-        await world.call(one.asker, claim())
+        one.asker.update_limits(Limits(requests=6.0))
+        await world.call(one.asker, request())
         await asyncio.sleep(300)
-        await world.call(one.asker, claim())
+        await world.call(one.asker, request())
         began = monotonic()
         for _ in range(10):
-            await world.call(one.asker, claim())
+            await world.call(one.asker, request())
         assert monotonic() - began < 10
 
 
