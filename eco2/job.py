@@ -45,6 +45,17 @@ class _Version(msgspec.Struct):
     v: int
 
 
+class OrderHead(msgspec.Struct, frozen=True):
+    """The job's id and the time of its acceptance (Unix seconds), as far as the order names one."""
+
+    id: str
+    accepted: float = 0.0
+
+
+class _Headed(msgspec.Struct):
+    job: OrderHead
+
+
 def encode_order(job: Job) -> bytes:
     """The work order of `job` as JSON."""
     return msgspec.json.encode(Order(job))
@@ -59,6 +70,14 @@ def decode_order(body: bytes) -> Job:
         return msgspec.json.decode(body, type=Order).job
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"undecodable order: {error}") from error
+
+
+def order_head(body: bytes) -> OrderHead | None:
+    """Decodes what orders of every version have in common; None where there is not even an id."""
+    try:
+        return msgspec.json.decode(body, type=_Headed).job
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def new_id(now: float) -> str:

@@ -4,9 +4,7 @@ whose order was lost can be ordered again, with the very same bytes.
 
 import asyncio
 
-import msgspec
-
-from eco2.job import id_time
+from eco2.job import id_time, order_head
 from eco2.ports import FromTime, OrderStore
 
 SEEK_BEFORE = 5.0
@@ -15,15 +13,6 @@ GIVE_UP_AFTER = 10.0
 """Seconds of the orders' own time after the id's by which the order must have come."""
 PATIENCE = 5.0
 """Seconds for one search; the store does not say where it ends."""
-
-
-class _Head(msgspec.Struct):
-    id: str
-    accepted: float
-
-
-class _Order(msgspec.Struct):
-    job: _Head
 
 
 class Orders:
@@ -45,18 +34,11 @@ class Orders:
                 self._store.read_orders(FromTime(born - SEEK_BEFORE)) as records,
             ):
                 async for record in records:
-                    head = _head(record.body)
+                    head = order_head(record.body)
                     if head is not None and head.id == job_id:
                         return record.body
                     if head is not None and head.accepted > born + GIVE_UP_AFTER:
                         return None
         except TimeoutError:
             return None
-        return None
-
-
-def _head(body: bytes) -> _Head | None:
-    try:
-        return msgspec.json.decode(body, type=_Order).job
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

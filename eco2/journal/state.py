@@ -22,7 +22,7 @@ from eco2.event import (
     StepCompleted,
     Superseded,
 )
-from eco2.job import JSON
+from eco2.job import JSON, Job
 
 TRUNCATED = "truncated"
 """What stands for the events of a job that the journal has dropped."""
@@ -116,6 +116,20 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     dead: bool = False
     cause: str = ""
     resumes: str | None = None
+
+    def as_job(self, input: JSON) -> Job:
+        """Rebuilds the job as it was accepted; its `input` is not in the journal."""
+        return Job(
+            id=self.job,
+            pipeline=self.pipeline,
+            input=input,
+            accepted=self.accepted,
+            deadline=self.deadline,
+            digest=self.digest,
+            owner=self.owner,
+            key=self.key,
+            model=self.model,
+        )
 
     @property
     def is_held(self) -> bool:

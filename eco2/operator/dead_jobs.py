@@ -1,14 +1,12 @@
 """Dead letters grouped by job: a job with several letters is shown, dropped or replayed as one."""
 
-import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Protocol
 
-import msgspec
-
 from eco2.errors import DecodeError
-from eco2.job import Job, decode_order
+from eco2.job import Job, decode_order, order_head
 from eco2.journal.state import TRUNCATED, JobState
 from eco2.operator.cost import Cost, paid, total
 
@@ -75,22 +73,12 @@ class DeadJob:
         return REASONS.get(reason, reason or "")
 
 
-class _JobHead(msgspec.Struct):
-    id: str
-
-
-class _OrderHead(msgspec.Struct):
-    job: _JobHead
-
-
 def by_job(letters: Iterable[DeadMessage]) -> list[DeadJob]:
     """Groups the letters by job, in the order of each job's first letter."""
     groups: dict[str, list[DeadMessage]] = {}
     for letter in letters:
-        try:  # the id of an order that this version cannot read completely
-            job = msgspec.json.decode(letter.body, type=_OrderHead).job.id
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            job = letter.message_id or "letter-" + hashlib.sha256(letter.body).hexdigest()[:12]
+        head = order_head(letter.body)  # also of an order that this version cannot read completely
+        job = head.id if head else letter.message_id or f"letter-{sha256(letter.body).hexdigest()[:12]}"
         groups.setdefault(job, []).append(letter)
     return [_dead_job(job, tuple(group)) for job, group in groups.items()]
 

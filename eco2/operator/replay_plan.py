@@ -67,16 +67,7 @@ def plan_replay(
     # The key stays with the old job, whose result its client has.
     earlier = successor(dead.id, view)
     if earlier is not None and (not earlier.ended or earlier.dead or earlier.status == "completed"):
-        job = Job(
-            id=earlier.job,
-            pipeline=earlier.pipeline,
-            input=order.input,
-            accepted=earlier.accepted,
-            deadline=earlier.deadline,
-            digest=earlier.digest,
-            owner=earlier.owner,
-            model=earlier.model,
-        )
+        job = earlier.as_job(order.input)
         return ReplayPlan(dead, job, paid=paid_before, announced=True, ended=earlier.ended)
     outputs = reusable_outputs(pipeline, state.outputs if state else {})
     others = peers(view, pipeline.name, order.model)

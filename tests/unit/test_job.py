@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from eco2.errors import DecodeError
-from eco2.job import Job, decode_order, encode_order, id_time, new_id
+from eco2.job import Job, OrderHead, decode_order, encode_order, id_time, new_id, order_head
 
 JOB = Job(id="j", pipeline="scan", input={"image_url": "x"}, accepted=1.0, deadline=181.0, digest="d")
 
@@ -29,6 +29,17 @@ def test_what_is_no_order_is_malformed(body: bytes) -> None:
 def test_an_order_of_a_newer_version_says_which() -> None:
     with pytest.raises(DecodeError, match="version 2; this program reads 1"):
         decode_order(b'{"v":2,"work":{}}')
+
+
+def test_the_head_of_an_order_is_read_whatever_its_version() -> None:
+    assert order_head(encode_order(JOB)) == OrderHead("j", 1.0)
+    assert order_head(b'{"v":2,"job":{"id":"j","accepted":5.0,"later":[1]}}') == OrderHead("j", 5.0)
+    assert order_head(b'{"job":{"id":"j"}}') == OrderHead("j")
+
+
+@pytest.mark.parametrize("body", [b"", b"\xff\xfe", b"[]", b"{}", b'{"v":1,"job":{}}', b"[" * 100_000])
+def test_what_names_no_job_has_no_head(body: bytes) -> None:
+    assert order_head(body) is None
 
 
 def test_ids_sort_by_time_and_tell_it() -> None:

@@ -16,7 +16,9 @@ from eco2.event import (
     StageChanged,
     StepCompleted,
     Superseded,
+    queued,
 )
+from eco2.job import Job
 from eco2.journal.state import EventId, JobState, apply
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
@@ -54,6 +56,22 @@ def fold(*events: JobEvent) -> JobState:
 
 def seqs(state: JobState) -> list[int]:
     return [shown.seq for shown in state.visible_events]
+
+
+def test_the_journal_keeps_every_field_of_a_job_but_its_input() -> None:
+    job = Job(
+        id="j",
+        pipeline="scan",
+        input={"text": "t"},
+        accepted=1.0,
+        deadline=181.0,
+        digest="d",
+        owner="o",
+        key="k",
+        model="m",
+    )
+    assert None not in (getattr(job, field) for field in job.__struct_fields__)
+    assert fold(queued(job)).as_job(job.input) == job
 
 
 def test_a_scan_from_queued_to_done() -> None:
