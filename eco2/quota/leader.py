@@ -134,11 +134,17 @@ class Leader:
         self._shadow.hear(self._clock(), note)
 
     async def _follow(self, hearing: Subscription) -> None:
-        """Asks the leader what was spent whenever this process does not know it, and itself, if it leads and
-        calls come, for a sign that it still does."""
+        """Asks the leader for what was spent whenever this process does not know it.
+
+        A leader to which calls come the shorter way keeps up its lease here, where no requests do so.
+        """
         while True:
-            if self._term is not None and self._clock() < self._hurried + BUSY:
-                await self._renew()
+            now = self._clock()
+            if self._term is not None and now < self._hurried + BUSY and now >= self._requested + LEASE / 4:
+                try:
+                    await self._rpc.request(self._service, encode(Office(token="")), LEASE)
+                except RetryableError as error:
+                    log.info("no sign that this process still leads", why=str(error))
             if self._term is None and not hearing.attached and self._shadow.complete:
                 self._shadow.lost(self._clock())
             if hearing.attached and not self._shadow.complete:
@@ -150,15 +156,6 @@ class Leader:
                     if isinstance(reply, Told):
                         self._shadow.told(self._clock(), reply)
             await asyncio.sleep(FOLLOW)
-
-    async def _renew(self) -> None:
-        """Keeps up the lease, where no requests do so."""
-        if self._clock() < self._requested + LEASE / 4:
-            return
-        try:
-            await self._rpc.request(self._service, encode(Office(token="")), LEASE)
-        except RetryableError as error:
-            log.info("no sign that this process still leads", why=str(error))
 
     async def _handle(self, body: bytes) -> bytes:
         self._requested = self._clock()
@@ -283,7 +280,13 @@ class Leader:
         self._say(term.news())
         for name, answer in answers:
             self._answer(name, answer)
-        self._warn(term)
+        if term.limits != self._told:
+            self._told = term.limits
+            log.warning(
+                "limits differ between workers or from the provider's; the lowest hold",
+                requests=term.limits.requests,
+                tokens=term.limits.tokens,
+            )
         if self._timer is not None:
             self._timer.cancel()
         if (wake := term.wake(now)) is not None:
@@ -301,12 +304,3 @@ class Leader:
             note = self._shadow.note(granted, *self._corrections)
             self._corrections = ((), ())
             self._live.broadcast(self._topic, encode_note(note))
-
-    def _warn(self, term: Term) -> None:
-        if term.limits != self._told:
-            self._told = term.limits
-            log.warning(
-                "limits differ between workers or from the provider's; the lowest hold",
-                requests=term.limits.requests,
-                tokens=term.limits.tokens,
-            )

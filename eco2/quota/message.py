@@ -1,4 +1,4 @@
-"""What asker and leader say to each other, as frozen values and as JSON: `{"v": 1, "body": {...}}`."""
+"""The messages between asker and leader, as frozen values and as JSON: `{"v": 1, "body": {...}}`."""
 
 from typing import TypeVar
 
@@ -54,7 +54,7 @@ class PushedBack(msgspec.Struct, frozen=True):
 
 
 class Report(_Tagged, frozen=True, kw_only=True, tag="report"):
-    """What became of calls. `unsent`: not a byte of them was or will be sent, granted or not."""
+    """Reports what became of calls. `unsent`: not a byte of them was or will be sent, granted or not."""
 
     worker: str
     limits: Limits
@@ -130,7 +130,7 @@ class Noted(_Tagged, frozen=True, kw_only=True, tag="noted"):
 
 
 class Told(_Tagged, frozen=True, kw_only=True, tag="told"):
-    """What was spent, up to note `seq` of this epoch; ages are those at the reply."""
+    """A snapshot of what was spent, up to note `seq` of this epoch; ages are those at the reply."""
 
     epoch: str
     seq: int

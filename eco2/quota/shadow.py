@@ -1,8 +1,8 @@
-"""What the leader has granted lately, as every candidate knows it: so a successor need not assume the worst.
+"""A candidate's copy of what the leader has granted lately, so that a successor need not assume the worst.
 
-Each candidate keeps a pacer of its own. Who joins, or missed something, takes the last minute for fully
-spent, and asks the leader what it really was; from then on it enters what the leader says it grants. Notes
-are numbered, on from one leader to the next, so that nobody misses one without noticing.
+Each candidate keeps a pacer. One that joins or detects a gap assumes that the last minute was fully spent,
+and requests a snapshot. From then on it enters every grant that the leader announces. Notes are numbered
+across all leaders, so that a gap is noticed.
 """
 
 from collections import deque
@@ -48,7 +48,12 @@ class Shadow:
             self._epoch, self._seq = note.epoch, note.seq
         if self._missed is not None:
             self._missed.append(note)
-        self._enter(now, note)
+        for entry in note.granted:
+            self.pacer.grant(now, entry.id, entry.tokens, entry.call)
+        for settled in note.settled:
+            self.pacer.settle(settled.id, settled.tokens)
+        for name in note.unsent:
+            self.pacer.refund(name)
 
     def lost(self, now: float) -> None:
         """Something was missed, or may have been: the worst is assumed until the leader tells."""
@@ -90,11 +95,3 @@ class Shadow:
     def tell(self, now: float) -> Told:
         """The leader's answer to who missed something."""
         return Told(epoch=self._epoch, seq=self._seq, past=self.pacer.past(now))
-
-    def _enter(self, now: float, note: Note) -> None:
-        for entry in note.granted:
-            self.pacer.grant(now, entry.id, entry.tokens, entry.call)
-        for settled in note.settled:
-            self.pacer.settle(settled.id, settled.tokens)
-        for name in note.unsent:
-            self.pacer.refund(name)

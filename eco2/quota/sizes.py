@@ -1,4 +1,4 @@
-"""What a leader needs to know of the calls before it, and what its successors need to know of its own."""
+"""The port for the sizes of large calls, which outlive the leader that granted them."""
 
 from typing import Protocol
 

@@ -153,7 +153,7 @@ class Term:
                 self._throttle = self._throttle.pushed_back(now, granted, refused.retry_after)
 
     def due(self, now: float) -> list[tuple[str, Reply]]:
-        """What can be answered now, by the ids of the asks: the next in turn, and who has waited long."""
+        """Answers the asks that are next in turn, and those that have waited long; by their ids."""
         self._tidy(now)
         answers: list[tuple[str, Reply]] = []
         while self._held and len(answers) < BATCH:
@@ -166,11 +166,13 @@ class Term:
             answers.append(self._answered(held, Later(seconds=0.0)))
         while len(self._held) > MOST_HELD:
             last = max(self._held.values(), key=lambda held: held.rank)
-            answers.append(self._answered(last, Later(seconds=self._crowd(last.ask))))
+            # Half of the time in which those who wait will all be served, if they are like this one.
+            seconds = MOST_HELD / 2 * self.limits.pace(last.ask.tokens)
+            answers.append(self._answered(last, Later(seconds=min(max(seconds, CROWDED[0]), CROWDED[1]))))
         return answers
 
     def news(self) -> tuple[Entry, ...]:
-        """What was granted since this was asked last."""
+        """Returns what was granted since the last call of this method."""
         news, self._news = tuple(self._news), []
         return news
 
@@ -196,7 +198,7 @@ class Term:
         return None
 
     def _decide(self, now: float, ask: Ask) -> Reply | None:
-        """What the first in turn is told now, if anything."""
+        """Decides on the ask that is first in turn; None where it has to wait."""
         if (refusal := self._refusal(now, ask)) is not None:
             return refusal
         if max(self._pacer.when(now, ask.tokens, ask.call), self._throttle.paused) > now:
@@ -205,11 +207,6 @@ class Term:
         self._news.append(Entry(ask.id, ask.tokens, ask.call))
         self._granted[ask.id] = now
         return Granted(epoch=self.epoch, held=now - self._held[ask.id].since)
-
-    def _crowd(self, ask: Ask) -> float:
-        """Half of the time in which those who wait will all be served, if they are like this one."""
-        seconds = MOST_HELD / 2 * self.limits.pace(ask.tokens)
-        return min(max(seconds, CROWDED[0]), CROWDED[1])
 
     def _answered(self, held: _Held, answer: Reply) -> tuple[str, Reply]:
         del self._held[held.ask.id]

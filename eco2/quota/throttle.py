@@ -29,7 +29,7 @@ class Throttle:
         return min(1.0, self.factor + STEP * max(0, math.floor((now - self.since) / QUIET)))
 
     def shown(self, now: float) -> float:
-        """What is used of the limits: 0 in a pause that a 429 asked for."""
+        """The share of the limits that is in use: 0 in a pause that a 429 asked for."""
         return 0.0 if now < self.paused and self.factor < 1.0 else self.at(now)
 
     def changes(self, now: float) -> float:
@@ -47,10 +47,7 @@ class Throttle:
         factor, halved = self.at(now), self.halved
         if granted > halved:
             factor, halved = max(FLOOR, factor / 2), now
-        paused = max(self.paused, now + _pause(retry_after))
+        # Whatever another process reports; NaN, which no comparison holds for, is no pause.
+        asked = min(MAX_PAUSE, retry_after) if retry_after is not None and retry_after > 0 else 0.0
+        paused = max(self.paused, now + asked)
         return replace(self, factor=factor, since=max(now, paused), paused=paused, halved=halved)
-
-
-def _pause(asked: float | None) -> float:
-    """Seconds, whatever another process reports; NaN, which no comparison holds for, is none."""
-    return min(MAX_PAUSE, asked) if asked is not None and asked > 0 else 0.0
