@@ -18,7 +18,6 @@ from eco2.consumers.run import ActiveJobs
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
-from eco2.journal.orders import Orders
 from eco2.journal.sizes import Sizes
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
@@ -112,8 +111,8 @@ def worker_components(core: Core, providers: Sequence[Provider], options: Worker
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
     )
-    orders, keep, spending = Orders(broker), options.keep, options.spending
-    sweep = Sweep(broker, journal, orders, holders, core.pipelines, metrics, clock, keep, spending)
+    keep, spending = options.keep, options.spending
+    sweep = Sweep(broker, journal, holders, core.pipelines, metrics, clock, keep, spending)
     return [
         Component("live text", live.run),
         Component("holders", holders.run),

@@ -54,8 +54,8 @@ class Fence:
 
 @dataclass(slots=True)
 class Reservation(Generic[Answer]):
-    """`release` it when the call is over. `call`: once it is acquired, as it is to be sent; its longest answer
-    may be shorter than the stage asked for.
+    """`release` it when the call is over. `call`: once it is acquired, as it is to be sent; its longest
+    answer may be shorter than the stage asked for.
 
     `sent_at`: when its first byte left, by `time.monotonic`; None before.
     """

@@ -19,7 +19,7 @@ from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, NoReply, RetryableError
 from eco2.event import MAX_USD, Paused, Spent
 from eco2.journal.journal import Journal
-from eco2.journal.orders import Orders
+from eco2.journal.orders import find_order
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
 from eco2.journal.state import JobState
@@ -150,7 +150,6 @@ class Sweep:
         self,
         broker: Broker,
         journal: Journal,
-        orders: Orders,
         holders: HolderMonitor,
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
@@ -160,7 +159,6 @@ class Sweep:
     ) -> None:
         self._broker = broker
         self._journal = journal
-        self._orders = orders
         self._holders = holders
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
@@ -266,7 +264,7 @@ class Sweep:
             stack.enter_context(self._holders.watch(job, None, partial(self._silent.add, job)))
 
     async def _order_again(self, job: JobState) -> None:
-        order = await self._orders.find(job.job)
+        order = await find_order(self._broker, job.job)
         self._silent.discard(job.job)
         if watch := self._watched.pop(job.job, None):  # else the process is stopping
             watch.close()

@@ -1,5 +1,6 @@
-"""The orders of accepted jobs, kept beside their queue for an hour: whatever becomes of the queue, a job
-whose order was lost can be ordered again, with the very same bytes.
+"""Finds the orders of accepted jobs, which are stored beside their queue for an hour.
+
+So a job whose order was lost can be ordered again, with the very same bytes, whatever becomes of the queue.
 """
 
 import asyncio
@@ -15,30 +16,19 @@ PATIENCE = 5.0
 """Seconds for one search; the store does not say where it ends."""
 
 
-class Orders:
-    def __init__(self, store: OrderStore) -> None:
-        self._store = store
-
-    async def keep(self, job_id: str, order: bytes) -> None:
-        """Returns once the order is stored. Raises like `WorkQueue.publish`."""
-        await self._store.append_order(order, job_id)
-
-    async def find(self, job_id: str) -> bytes | None:
-        """The order of the job; None if the store does not have it (any more). Raises `BrokerUnavailable`."""
-        born = id_time(job_id)
-        if born is None:
-            return None
-        try:
-            async with (
-                asyncio.timeout(PATIENCE),
-                self._store.read_orders(FromTime(born - SEEK_BEFORE)) as records,
-            ):
-                async for record in records:
-                    head = order_head(record.body)
-                    if head is not None and head.id == job_id:
-                        return record.body
-                    if head is not None and head.accepted > born + GIVE_UP_AFTER:
-                        return None
-        except TimeoutError:
-            return None
+async def find_order(store: OrderStore, job_id: str) -> bytes | None:
+    """Finds the order of a job; None if the store does not have it (any more). Raises `BrokerUnavailable`."""
+    born = id_time(job_id)
+    if born is None:
         return None
+    try:
+        async with asyncio.timeout(PATIENCE), store.read_orders(FromTime(born - SEEK_BEFORE)) as records:
+            async for record in records:
+                head = order_head(record.body)
+                if head is not None and head.id == job_id:
+                    return record.body
+                if head is not None and head.accepted > born + GIVE_UP_AFTER:
+                    return None
+    except TimeoutError:
+        return None
+    return None

@@ -25,7 +25,7 @@ from eco2.errors import BrokerUnavailable, JobForgotten, PermanentError
 from eco2.event import Paused, Resumed, queued
 from eco2.job import encode_order
 from eco2.journal.journal import Journal
-from eco2.journal.orders import Orders
+from eco2.journal.orders import find_order
 from eco2.journal.state import JobState
 from eco2.operator.replay_plan import ReplayPlan
 from eco2.ports import OrderStore, WorkQueue, retry_queue
@@ -52,7 +52,7 @@ async def replay(plan: ReplayPlan, broker: ReplayBroker, journal: Journal) -> st
         raise BrokerUnavailable(f"the broker accepts no messages ({why}); replay again later")
     job, order = plan.job, encode_order(plan.job)
     if not plan.announced:
-        await PUBLISH.retry(lambda: Orders(broker).keep(job.id, order), CONFIRM_TIMEOUT)
+        await PUBLISH.retry(lambda: broker.append_order(order, job.id), CONFIRM_TIMEOUT)
         async with with_timeout("the journal confirmed nothing"):
             await journal.announce(queued(plan.job, plan.dead.id, dict(plan.outputs)))
     if not plan.ended:
@@ -89,7 +89,7 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
         raise PermanentError(
             f"the journal no longer holds the input of job {state.job}; the job ends at its deadline"
         )
-    order = await Orders(broker).find(state.job)
+    order = await find_order(broker, state.job)
     if order is None:
         raise PermanentError(
             f"the order store does not have the order of job {state.job} (it keeps orders for an hour); "

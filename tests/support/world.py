@@ -19,7 +19,6 @@ from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
-from eco2.journal.orders import Orders
 from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
 from eco2.metrics import Metrics
@@ -194,7 +193,7 @@ class Process:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = self.clock()
         job = order(new_id(now), text, now, life, key, model)
-        await persistently(lambda: Orders(self.broker).keep(job.id, encode_order(job)))
+        await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
         state = await self.journal.announce(
             Queued(
                 ts=now,
