@@ -55,6 +55,7 @@ class Embedded:
         return (LinkStatus("memory", self._channel is not None, max(0, self._connects - 1)),)
 
     async def run(self, stop: asyncio.Event) -> None:
+        self._server.declare(self._topology)  # before the group, which would wrap the refusal
         async with asyncio.TaskGroup() as tasks:
             self._desk, self._draining = Desk(tasks), False
             self._connect()
