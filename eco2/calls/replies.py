@@ -33,21 +33,20 @@ _ERRORS = {
 }
 
 
-def digest_of(call: Call[Answer], model: str | None) -> str:
-    """SHA-256 (hex) of what the call asks of `model`; how its text is shown does not count."""
+def identify(call: Call[Answer], model: str | None) -> tuple[str, str]:
+    """Computes the key of a call, without the ordinal, and the SHA-256 (hex) of what it asks of `model`.
+
+    Both are equal for equal calls of one stage; how the text of a call is shown does not count.
+    """
     schema: type = call.schema
     asked = [call.kind, model, call.system, call.text, call.image, _schema(schema), call.max_tokens]
-    return hashlib.sha256(json.dumps(asked).encode()).hexdigest()  # ASCII, so half characters are no error
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()  # ASCII, so half characters are no error
+    return f"key/{call.key}" if call.key is not None else f"call/{call.kind}/{digest[:32]}", digest
 
 
 @lru_cache(maxsize=64)
 def _schema(schema: type) -> object:
     return schema.model_json_schema() if issubclass(schema, BaseModel) else schema.__name__
-
-
-def base_key(call: Call[Answer], digest: str) -> str:
-    """The key without the ordinal: equal for equal calls of one stage."""
-    return f"key/{call.key}" if call.key is not None else f"call/{call.kind}/{digest[:32]}"
 
 
 def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar, cast
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply
-from eco2.calls.replies import base_key, digest_of, reply_from_json
+from eco2.calls.replies import identify, reply_from_json
 from eco2.calls.router import Router
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.outcome import LostOwnership
@@ -69,8 +69,7 @@ class StageContext(Generic[Input_co]):
         return self._recorder.run.deadline
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
-        digest = digest_of(call, self._job.order.model)
-        base = base_key(call, digest)
+        base, digest = identify(call, self._job.order.model)
         reply = await self._recorded_reply(call, base, digest)
         if reply is None:
             reply = await self._pay(call, base, digest)

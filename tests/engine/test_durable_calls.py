@@ -22,7 +22,7 @@ from eco2.call import (
     UnreadableAnswer,
     Usage,
 )
-from eco2.calls.replies import base_key, digest_of, reply_from_json, reply_to_json
+from eco2.calls.replies import identify, reply_from_json, reply_to_json
 from eco2.event import CallCompleted, Queued, RunStarted, StageChanged, encode_events
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
@@ -206,9 +206,9 @@ async def test_an_answer_of_no_use_is_recorded_too() -> None:
 
 def recorded(job: str, call: Call[str], value: str) -> CallCompleted:
     """Makes the record of a call that a void run has paid for."""
-    digest = digest_of(call, None)
+    base, digest = identify(call, None)
     reply = reply_to_json(Reply(value, "m", Usage(1, 0, 1, Decimal("0.5"))))
-    key = f"{base_key(call, digest)}/0"
+    key = f"{base}/0"
     return CallCompleted(ts=1.0, job=job, run="void", stage="draft", key=key, digest=digest, reply=reply)
 
 
@@ -338,7 +338,7 @@ def test_the_digest_is_of_what_is_asked() -> None:
         replace(CALL, kind="other"),
         replace(CALL, text="half \ud800"),
     ]
-    digests = [digest_of(call, None) for call in (CALL, *others)]
-    digests += [digest_of(CALL, "pinned"), digest_of(SUM, None)]
-    assert digest_of(same, None) == digests[0]
+    digests = [identify(call, None)[1] for call in (CALL, *others)]
+    digests += [identify(CALL, "pinned")[1], identify(SUM, None)[1]]
+    assert identify(same, None)[1] == digests[0]
     assert len(set(digests)) == len(digests)
