@@ -9,6 +9,7 @@ import math
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from itertools import count
 
 from eco2.errors import CallTooLarge, DecodeError, GrantExpired, PermanentError, RetryableError, StaleRun
@@ -57,16 +58,16 @@ async def far(ask: Ask) -> None:
     """For a process without a leader."""
 
 
+@dataclass(slots=True)
 class CallGrant:
-    """Implements `ports.Grant` for the call `name`; `tell` reports what became of it."""
+    """Implements `ports.Grant` for one call. `_tell` reports the end of it."""
 
-    def __init__(self, name: str, by: float, clock: Clock, tell: Callable[[Word], None]) -> None:
-        self.by = by
-        self._name = name
-        self._clock = clock
-        self._tell = tell
-        self._confirmed = False
-        self._closed = False
+    by: float
+    _name: str
+    _clock: Clock
+    _tell: Callable[[Word], None]
+    _confirmed: bool = False
+    _closed: bool = False
 
     def confirm(self) -> None:
         if self._clock() >= self.by:
@@ -156,7 +157,7 @@ class Asker:
                     case Granted():
                         transit = now - asked - reply.held  # without its wait at the leader
                         self._line.window = window.arrived(asked, now, transit, LIFE)
-                        return CallGrant(name, asked + reply.held + LIFE, self._clock, self._tell)
+                        return CallGrant(asked + reply.held + LIFE, name, self._clock, self._tell)
                     case Refused():
                         raise refusal(reply)
                     case Later():

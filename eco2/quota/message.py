@@ -1,5 +1,7 @@
 """The messages between asker and leader, as frozen values and as JSON: `{"v": 1, "body": {...}}`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -167,17 +169,8 @@ def encode(message: Request | Reply) -> bytes:
     return msgspec.json.encode(_Envelope(msgspec.Raw(msgspec.json.encode(message))))
 
 
-def decode_request(body: bytes) -> Request:
-    """Raises `DecodeError` for what this version cannot read."""
-    return _decode(body, _request)
-
-
-def decode_reply(body: bytes) -> Reply:
-    """Raises `DecodeError` for what this version cannot read."""
-    return _decode(body, _reply)
-
-
-def _decode(body: bytes, decoder: "msgspec.json.Decoder[Message]") -> Message:
+def decode(decoder: "msgspec.json.Decoder[Message]", body: bytes) -> Message:
+    """Decodes a message. Raises `DecodeError` for one that this version cannot read."""
     try:
         envelope = _envelope.decode(body)
         if envelope.v != VERSION:
@@ -185,3 +178,7 @@ def _decode(body: bytes, decoder: "msgspec.json.Decoder[Message]") -> Message:
         return decoder.decode(envelope.body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise DecodeError(f"undecodable quota message: {error}") from error
+
+
+decode_request: Callable[[bytes], Request] = partial(decode, _request)
+decode_reply: Callable[[bytes], Reply] = partial(decode, _reply)
