@@ -100,7 +100,7 @@ class Acceptance:
         value = await submission.parse()
         self._check_broker()
         now = self._clock()
-        job, order = self.make_order(submission, value, new_id(now), now, now + self._life)
+        job, order = self._make_order(submission, value, new_id(now), now, now + self._life)
         try:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
@@ -142,7 +142,7 @@ class Acceptance:
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             value = await submission.parse()
-            _, order = self.make_order(submission, value, known.job, known.accepted, known.deadline)
+            _, order = self._make_order(submission, value, known.job, known.accepted, known.deadline)
             async with self._within_timeout():
                 await self._publish(known.job, order)
         return Accepted(known.job, new=False, status=known.status)
@@ -153,7 +153,7 @@ class Acceptance:
         if len(self._ordered) > MAX_REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
 
-    def make_order(
+    def _make_order(
         self, submission: Submission, value: BaseModel, job_id: str, accepted: float, deadline: float
     ) -> tuple[Job, bytes]:
         """Returns the job with this input, and its encoded order. Raises `InvalidInput`."""

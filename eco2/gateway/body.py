@@ -266,7 +266,7 @@ async def limited(request: Request, config: GatewayConfig, cover: Cover) -> Asyn
 class FormParser(MultiPartParser):
     """Parses multipart forms. A part that declares to be no text is a file, also without a usable file name.
 
-    RFC 7578 forbids `filename*`, and urllib3 1 (requests) writes it for every name beyond ASCII.
+    RFC 7578 forbids `filename*`; urllib3 1 (requests) still writes it for every name that is not ASCII.
     `ended`: the boundary that closes the form has come.
     """
 

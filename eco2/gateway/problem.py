@@ -152,7 +152,7 @@ def refusal(error: Exception, retry_after: int) -> Response:
         case HTTPException():
             return problem(error.status_code, code, error.detail, error.headers)
         case ClientDisconnect():
-            return Response(status_code=400)  # nobody is there to read it
+            return Response(status_code=400)  # the client is gone
     return problem(500, INTERNAL, "this is a defect of the server; its log has the details")
 
 

@@ -30,7 +30,7 @@ SECURITY_HEADERS = (
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", "default-src 'none'"),
 )
-"""Headers of every response, whoever writes it: uvicorn's `headers`."""
+"""Headers of every response; uvicorn adds them, also to its own."""
 _EXTENSION = "eco2.stalled"
 
 log = get_logger(__name__)

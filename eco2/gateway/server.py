@@ -95,7 +95,7 @@ async def serve(
         started = await _run(server, listener)
         watcher.cancel()
     if not started:
-        raise ConfigurationError("the HTTP application did not start; the log says why")
+        raise ConfigurationError("the HTTP application did not start; the log has the reason")
     log.info("closed", host=host, port=bound)
 
 
@@ -124,11 +124,11 @@ async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:
 async def _run(server: uvicorn.Server, listener: socket.socket) -> bool:
     try:
         await server.serve(sockets=[listener])
-    except SystemExit:  # uvicorn's way to say that the application did not start
+    except SystemExit:  # uvicorn raises it if the application did not start
         return False
     except asyncio.CancelledError:
-        # Another component failed. uvicorn's task of the lifespan is in no group: left to the end of the
-        # loop, it would log that component's error once more, as a traceback.
+        # Another component failed. uvicorn's lifespan task is in no group: left to the end of the loop, it
+        # would log that component's error again, as a traceback.
         async with asyncio.timeout(GRACE):
             await server.lifespan.shutdown()
         raise
