@@ -183,7 +183,7 @@ async def test_an_id_that_this_replica_has_not_seen_yet_is_waited_for() -> None:
         with world.lagging():
             await world.worker.append(*life(job_id)[:3])
             shown_elsewhere = f"{world.server.logs['eco2.events'].after(view.offset + 1)[-1].offset}.2"
-            assert [event.seq for event in view.get(job_id).shown] == [0]  # type: ignore[union-attr]
+            assert [event.seq for event in view.get(job_id).visible_events] == [0]  # type: ignore[union-attr]
         async with stream(url, shown_elsewhere) as rest:
             await world.worker.append(*life(job_id)[3:])
             assert await rest.to_end() == SEQS[3:]
