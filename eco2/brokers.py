@@ -12,7 +12,7 @@ from eco2.ports import Broker
 from eco2.settings import Settings
 
 if TYPE_CHECKING:
-    from eco2.broker.rabbitmq import Inspection, Letter
+    from eco2.broker.rabbitmq import DeadLetterMessage, Inspection
 
 ORDER_OVERHEAD = 100_000
 """Bytes of an order beside its upload."""
@@ -80,14 +80,14 @@ async def apply(settings: Settings, needed: Topology) -> None:
     await rabbitmq.apply(_url(settings), needed)
 
 
-def letters(
+def open_dead_letters(
     settings: Settings, needed: Topology, limit: int = 1000
-) -> AbstractAsyncContextManager[list["Letter"]]:
+) -> AbstractAsyncContextManager[list["DeadLetterMessage"]]:
     """Holds the oldest dead letters during the block. Raises `ConfigurationError`, `BrokerUnavailable`."""
     from eco2.broker import rabbitmq
 
     url = _url(settings, "the dead letters of the broker in memory end with its process")
-    return rabbitmq.letters(url, needed, limit)
+    return rabbitmq.open_dead_letters(url, needed, limit)
 
 
 def _url(settings: Settings, otherwise: str = "the broker in memory makes what it needs by itself") -> str:

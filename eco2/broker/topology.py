@@ -41,7 +41,7 @@ LIVE = "live"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for \w+ '[^']+' in vhost '[^']*': "
-    r"received (?P<here>.+?) but current is (?P<there>.+)"
+    r"received (?P<expected>.+?) but current is (?P<actual>.+)"
 )
 _AGE = re.compile(r"(?P<count>\d+)(?P<unit>[YMDhms]?)")
 _HOURS = {"Y": 8760, "M": 720, "D": 24, "h": 1, "m": 1 / 60, "s": 1 / 3600, "": 1 / 3_600_000}
@@ -184,8 +184,8 @@ def difference(entity: Entity, reason: str) -> str:
     advice = "delete it when it is empty, or use another ECO2_PREFIX"
     if found := _INEQUIVALENT.search(reason):
         argument = found["argument"]
-        there, here = (_value(argument, found[side]) for side in ("there", "here"))
-        reason = f"{argument} is {there} at the broker, {here} here"
+        actual, expected = (_value(argument, found[side]) for side in ("actual", "expected"))
+        reason = f"{argument} is {actual} at the broker, {expected} here"
     return f"{entity.kind} {entity.name}: {reason}; {advice}"
 
 

@@ -36,7 +36,7 @@ class OperatorSession:
 
     def letters(self, limit: int) -> AbstractAsyncContextManager[list[DeadMessage]]:
         """Holds the oldest dead letters while the block runs; those not dropped return to the queue."""
-        return brokers.letters(self.settings, self.topology, limit)  # type: ignore[return-value]  # a narrower list
+        return brokers.open_dead_letters(self.settings, self.topology, limit)  # type: ignore[return-value]  # a narrower list
 
     async def find(self, jobs: Iterable[str]) -> dict[str, JobState | None]:
         """Returns the state of each job; None if the journal does not have it (any more)."""

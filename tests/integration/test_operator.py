@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eco2.broker.rabbitmq import Letter, RabbitMQ
+from eco2.broker.rabbitmq import DeadLetterMessage, RabbitMQ
 from eco2.client import ClientJob
 from eco2.commands import dead, intake, jobs
 from eco2.errors import ConfigurationError, PermanentError
@@ -139,7 +139,7 @@ def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> None:
         (RabbitMQ, "append_order", False),
         (Journal, "announce", True),
         (RabbitMQ, "publish", True),
-        (Letter, "drop", True),
+        (DeadLetterMessage, "drop", True),
     ],
 )
 async def test_a_replay_that_crashes_between_two_steps_loses_nothing_and_pays_nothing_twice(

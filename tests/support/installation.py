@@ -71,7 +71,7 @@ class Installation:
     async def order(self, job_id: str) -> bytes:
         """The order of a dead job."""
         needed = brokers.topology(self.settings, assembly.pipelines(self.settings))
-        async with brokers.letters(self.settings, needed) as letters:
+        async with brokers.open_dead_letters(self.settings, needed) as letters:
             return next(letter.body for letter in letters if letter.message_id == job_id)
 
     async def bury(self, body: bytes, message_id: str = "") -> None:

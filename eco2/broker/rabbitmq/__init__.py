@@ -5,7 +5,7 @@ channel while the broker is down. Instead each of at most four connections has a
 """
 
 from eco2.broker.rabbitmq.adapter import RabbitMQ
+from eco2.broker.rabbitmq.dead_letters import DeadLetterMessage, open_dead_letters
 from eco2.broker.rabbitmq.declare import Inspection, apply, check, inspect
-from eco2.broker.rabbitmq.letters import Letter, letters
 
-__all__ = ["Inspection", "Letter", "RabbitMQ", "apply", "check", "inspect", "letters"]
+__all__ = ["DeadLetterMessage", "Inspection", "RabbitMQ", "apply", "check", "inspect", "open_dead_letters"]

@@ -15,14 +15,14 @@ from aio_pika.abc import AbstractConnection
 
 from eco2.broker.rabbitmq import probe, rpc, stream, versions
 from eco2.broker.rabbitmq import queue as work
-from eco2.broker.rabbitmq.caster import Caster
 from eco2.broker.rabbitmq.connect import server
 from eco2.broker.rabbitmq.declare import declare
-from eco2.broker.rabbitmq.gauge import Gauge
 from eco2.broker.rabbitmq.link import Link, Nodes
-from eco2.broker.rabbitmq.live import Ear
+from eco2.broker.rabbitmq.live_publisher import LivePublisher
+from eco2.broker.rabbitmq.live_subscriber import LiveSubscriber
 from eco2.broker.rabbitmq.probe import Probe
 from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher, refusal_of_size
+from eco2.broker.rabbitmq.queue_depth import QueueDepth
 from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain
@@ -35,7 +35,7 @@ JOBS_HEARTBEAT = 5.0
 """Seconds; the broker hands jobs to a half-open connection until it has missed two to three of them."""
 QUOTA_HEARTBEAT = 2.0
 """Seconds; a frozen quota leader is replaced after two to three of them."""
-CAST_FLUSH = 1.0
+LIVE_FLUSH_TIMEOUT = 1.0
 """Seconds that live messages get to leave when the process stops."""
 
 
@@ -71,15 +71,15 @@ class RabbitMQ:
         self._orders = Publisher(self._publish, publish_timeout, self._recovery.missing)
         self._events = Publisher(self._publish, publish_timeout, self._recovery.missing)
         self._inputs = Publisher(self._publish, publish_timeout, self._recovery.missing)
-        self._caster = Caster(self._publish)
+        self._live_publisher = LivePublisher(self._publish)
         self._probes = (
             Probe(self._publish, probe.publish(f"{topology.prefix}.probe"), publish_timeout),
             Probe(self._jobs, probe.ask, publish_timeout),
             Probe(self._journal, probe.ask, publish_timeout),
         )
-        self._ear = Ear(self._journal, topology.live)
+        self._live_subscriber = LiveSubscriber(self._journal, topology.live)
         self._rpc = rpc.RpcClient(self._quota)
-        self._gauge = Gauge(self._journal, publish_timeout, self._recovery.missing)
+        self._queue_depth = QueueDepth(self._journal, publish_timeout, self._recovery.missing)
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
         self._must_run()
@@ -90,7 +90,7 @@ class RabbitMQ:
 
     async def depth(self, queue: str) -> int:
         self._must_run()
-        return await self._gauge.depth(self._topology.queue(queue))
+        return await self._queue_depth.depth(self._topology.queue(queue))
 
     async def append(self, body: bytes, message_id: str) -> None:
         self._must_run()
@@ -113,10 +113,10 @@ class RabbitMQ:
 
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._running:
-            self._caster.cast(self._topology.live, topic, body)
+            self._live_publisher.publish(self._topology.live, topic, body)
 
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
-        return self._ear.listen(pattern, on_message)
+        return self._live_subscriber.subscribe(pattern, on_message)
 
     async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
         self._must_run()
@@ -144,7 +144,7 @@ class RabbitMQ:
         try:
             async with asyncio.TaskGroup() as self._tasks:
                 loops = [link.run() for link in self._links] + [each.run() for each in self._probes]
-                loops += [self._caster.run(), self._recovery.run(self._publish)]
+                loops += [self._live_publisher.run(), self._recovery.run(self._publish)]
                 upkeep = [self._tasks.create_task(loop) for loop in loops]
                 self._running = True
                 await stop.wait()
@@ -168,8 +168,8 @@ class RabbitMQ:
         # Each publish has its time-out.
         await asyncio.gather(self._orders.flush(), self._events.flush(), self._inputs.flush())
         try:
-            async with asyncio.timeout(CAST_FLUSH):
-                await self._caster.flush()
+            async with asyncio.timeout(LIVE_FLUSH_TIMEOUT):
+                await self._live_publisher.flush()
         except TimeoutError:
             log.info("live messages that the broker did not take in time were dropped")
 

@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AuthenticationError, ProbableAuthenticationError
 
 from eco2.broker.addresses import Address
-from eco2.broker.rabbitmq.loss import closing, lost_as, reason_of
+from eco2.broker.rabbitmq.connection_errors import closing, map_connection_errors, reason_of
 from eco2.errors import BrokerUnavailable, ConfigurationError
 
 CONNECT_TIMEOUT = 10.0
@@ -39,7 +39,7 @@ async def connect(address: Address, name: str, heartbeat: float) -> AbstractConn
     Raises `AccessRefused`, or `BrokerUnavailable` with the broker's reason.
     """
     try:
-        with lost_as(BrokerUnavailable, f"no connection to {address}"):
+        with map_connection_errors(BrokerUnavailable, f"no connection to {address}"):
             return await aio_pika.connect(
                 address.url, name=name, heartbeat=str(round(heartbeat)), timeout=CONNECT_TIMEOUT
             )

@@ -5,17 +5,18 @@ be acked while intake is paused; then it is closed, so that pausing often does n
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
+from typing import NamedTuple
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
+from aiormq import spec
 from aiormq.abc import AbstractChannel as AmqpChannel
 from aiormq.abc import DeliveredMessage
 
-from eco2.broker.rabbitmq.acks import Rows
+from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import Lifetime, lost_as
 from eco2.errors import BrokerUnavailable, DeliveryLost
 from eco2.log import get_logger
 
@@ -25,24 +26,61 @@ OnMessage = Callable[[DeliveredMessage], Coroutine[None, None, None]]
 Arguments = Mapping[str, str | int | bool | datetime]
 
 
-class Feed:
-    """A channel that carries one consumer. Dead for ever once the channel or the consumer is gone."""
+class Ack(NamedTuple):
+    """One ack frame: for the delivery `tag`, or with `multiple` for all deliveries up to it."""
+
+    tag: int
+    multiple: bool
+
+
+class AckTracker:
+    """Decides which deliveries of a channel one cumulative ack can settle; tags count from 1 without gaps.
+
+    Single acks are most of what a job costs at the broker. A cumulative ack says "this one, and all before
+    it", so it is sent only if all before it are settled: no delivery waits for the ack of a slower one.
+    """
+
+    def __init__(self) -> None:
+        self._whole = 0
+        self._beyond: set[int] = set()
+
+    def settled(self, tag: int) -> None:
+        """Notes a delivery that was settled, or will be by a frame sent before the next cumulative ack."""
+        self._beyond.add(tag)
+        while self._whole + 1 in self._beyond:
+            self._whole += 1
+            self._beyond.remove(self._whole)
+
+    def acks(self, tags: Iterable[int]) -> Iterator[Ack]:
+        """Returns the fewest frames that ack `tags` and no other unsettled delivery, in order of sending."""
+        tags = sorted(tags)
+        for tag in tags:
+            self.settled(tag)
+        row = [tag for tag in tags if tag <= self._whole]
+        if row:
+            yield Ack(row[-1], multiple=len(row) > 1)
+        for tag in tags[len(row) :]:
+            yield Ack(tag, multiple=False)
+
+
+class ConsumerChannel:
+    """A channel that carries one consumer. It is of no further use once the channel or consumer is gone."""
 
     def __init__(self, channel: AbstractChannel, amqp: AmqpChannel) -> None:
         self.channel = channel  # a strong reference: aio-pika's connection holds it weakly
         self.amqp = amqp
         self._tag: str | None = None
-        self._lifetime = Lifetime()
+        self._scope = ConnectionScope()
         self._unsettled = 0
-        self._retired = False
-        self._rows = Rows()
+        self._closing = False
+        self._tracker = AckTracker()
         self._acked: list[int] = []
         self._acking = False
-        self._longest_row = 1
+        self._max_batch = 1
 
     @classmethod
-    async def open(cls, connection: AbstractConnection, on_loss: Callable[..., None]) -> "Feed":
-        """A new channel; `on_loss` is called when it or its consumer is gone."""
+    async def open(cls, connection: AbstractConnection, on_loss: Callable[..., None]) -> "ConsumerChannel":
+        """Opens a channel; `on_loss` is called when it or its consumer is gone."""
         channel = connection.channel(publisher_confirms=False)
         await channel.initialize()
         channel.close_callbacks.add(on_loss)
@@ -50,7 +88,7 @@ class Feed:
         feed = cls(channel, amqp)
         amqp.on_consumer_cancel_callbacks.add(feed._cancelled_by_broker)
         amqp.on_consumer_cancel_callbacks.add(on_loss)
-        channel.close_callbacks.add(feed._lifetime.end)
+        channel.close_callbacks.add(feed._scope.end)
         return feed
 
     @property
@@ -67,16 +105,22 @@ class Feed:
     ) -> None:
         """Starts the consumer; without a prefetch messages need no settling."""
         if prefetch is not None:
-            self._longest_row = max(1, prefetch // 4)
+            self._max_batch = max(1, prefetch // 4)
             await self.amqp.basic_qos(prefetch_count=prefetch)
         started = await self.amqp.basic_consume(
             queue, on_message, no_ack=prefetch is None, arguments=dict(arguments) if arguments else None
         )
         self._tag = started.consumer_tag
 
-    async def open_desk(self, on_message: OnMessage, length: int) -> str:
-        """A queue in memory on the same channel, that ends with it; returns its name. Of more than `length`
-        messages the oldest are dropped, and none needs settling."""
+    async def send(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
+        """Publishes to `queue`, not mandatory: a message to a deleted queue is dropped."""
+        await self.amqp.basic_publish(body, routing_key=queue, properties=properties)
+
+    async def open_direct_queue(self, on_message: OnMessage, length: int) -> str:
+        """Declares a queue in memory that is deleted with the channel, and returns its name.
+
+        Of more than `length` messages the oldest are dropped. None needs settling.
+        """
         queue = await self.channel.declare_queue(
             exclusive=True,
             auto_delete=True,
@@ -86,16 +130,18 @@ class Feed:
         return queue.name
 
     def _cancelled_by_broker(self, _: object) -> None:
-        # The queue was deleted or its leader moved; nothing else tells.
+        # The queue was deleted or its leader moved; there is no other notice.
         self._tag = None
 
-    def hold(self) -> None:
-        """One more delivery waits to be settled."""
+    def track(self) -> None:
+        """Counts one more unsettled delivery."""
         self._unsettled += 1
 
     async def ack(self, tag: int) -> None:
-        """Acks one delivery, together with those that are acked in the next turns of the loop: the first of
-        them sends for the others, too, and gets the `DeliveryLost` when the channel is gone."""
+        """Acks one delivery, together with those acked in the next turns of the loop.
+
+        The first caller sends for the others, and gets the `DeliveryLost` when the channel is gone.
+        """
         self._acked.append(tag)
         if self._acking:
             return
@@ -105,15 +151,15 @@ class Feed:
                 await self._gather()
                 tags, self._acked = self._acked, []
                 async with self._settling(len(tags)):
-                    for ack in self._rows.acks(tags):
+                    for ack in self._tracker.acks(tags):
                         await self.amqp.basic_ack(ack.tag, multiple=ack.multiple, wait=False)
         finally:
             self._acking = False
 
     async def _gather(self) -> None:
-        """Returns after the first turn of the loop that brings no more acks, or with a row of them."""
+        """Returns after the first turn of the loop without a further ack, or with enough of them."""
         before = 0
-        while before < len(self._acked) < self._longest_row:
+        while before < len(self._acked) < self._max_batch:
             before = len(self._acked)
             await asyncio.sleep(0)
 
@@ -121,33 +167,35 @@ class Feed:
         """Gives one delivery back. Not by a reject: from RabbitMQ 4.3 only that counts towards the limit."""
         async with self._settling(1):
             await self.amqp.basic_nack(tag, requeue=True)
-        self._rows.settled(tag)
+        self._tracker.settled(tag)
 
     async def reject(self, tag: int) -> None:
         """Sends one delivery to the dead letters."""
         async with self._settling(1):
             await self.amqp.basic_reject(tag, requeue=False)
-        self._rows.settled(tag)
+        self._tracker.settled(tag)
 
     @asynccontextmanager
     async def _settling(self, deliveries: int) -> AsyncIterator[None]:
-        with lost_as(DeliveryLost, "the connection of this delivery is gone; the broker delivers it again"):
-            async with self._lifetime.scope():
+        with map_connection_errors(
+            DeliveryLost, "the connection of this delivery is gone; the broker delivers it again"
+        ):
+            async with self._scope.scope():
                 yield
         self._unsettled -= deliveries
-        if self._retired and self._unsettled == 0:
+        if self._closing and self._unsettled == 0:
             await self.close()
 
-    async def retire(self) -> None:
+    async def close_when_settled(self) -> None:
         """Cancels the consumer; the channel is closed when the last delivery is settled."""
         tag, self._tag = self._tag, None
         try:
-            with lost_as(BrokerUnavailable, "the consumer was lost before it was cancelled"):
+            with map_connection_errors(BrokerUnavailable, "the consumer was lost before it was cancelled"):
                 if tag is not None:
                     await self.amqp.basic_cancel(tag)
         except BrokerUnavailable as error:
             log.debug("consumer not cancelled", why=str(error))
-        self._retired = True
+        self._closing = True
         if self._unsettled == 0:
             await self.close()
 
@@ -155,21 +203,23 @@ class Feed:
         """Closes the channel; what is unsettled on it goes back to its queue."""
         self._tag = None
         try:
-            with lost_as(BrokerUnavailable, "the channel was lost before it was closed"):
+            with map_connection_errors(BrokerUnavailable, "the channel was lost before it was closed"):
                 await self.channel.close()
         except BrokerUnavailable as error:
             log.debug("channel not closed", why=str(error))
 
 
 class Consumer:
-    """A session of `link` and a `ports.Subscription`; `start` begins to consume on a new feed."""
+    """A session of `link` and a `ports.Subscription`; `start` begins to consume on a new channel."""
 
-    def __init__(self, link: Link, name: str, start: Callable[["Consumer", Feed], Awaitable[None]]) -> None:
+    def __init__(
+        self, link: Link, name: str, start: Callable[["Consumer", ConsumerChannel], Awaitable[None]]
+    ) -> None:
         self.cancelled = False
         self._link = link
         self._name = name
         self._start = start
-        self._feed: Feed | None = None
+        self._feed: ConsumerChannel | None = None
         link.add(self)
 
     def __str__(self) -> str:
@@ -184,7 +234,7 @@ class Consumer:
             # The broker cancelled the consumer and left the channel; both together hold twice the prefetch.
             await self._feed.close()
             self._feed = None
-        feed = await Feed.open(connection, self._link.wake)
+        feed = await ConsumerChannel.open(connection, self._link.wake)
         try:
             await self._start(self, feed)
         except Exception:
@@ -192,7 +242,7 @@ class Consumer:
             raise
         self._feed = feed
         if self.cancelled:
-            await feed.retire()
+            await feed.close_when_settled()
 
     def detach(self) -> None:
         self._feed = None
@@ -202,4 +252,4 @@ class Consumer:
         self._link.remove(self)
         feed, self._feed = self._feed, None
         if feed is not None:
-            await feed.retire()
+            await feed.close_when_settled()

@@ -12,7 +12,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelLockedResource, Chann
 from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq import versions
 from eco2.broker.rabbitmq.connect import Server, connect, server
-from eco2.broker.rabbitmq.loss import lost_as, reason_of
+from eco2.broker.rabbitmq.connection_errors import map_connection_errors, reason_of
 from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
@@ -155,7 +155,7 @@ def _refused(entity: Entity, refusal: ChannelClosed) -> str:
 @asynccontextmanager
 async def _connected(url: str) -> AsyncIterator[AbstractConnection]:
     async with await open_for(url, "eco2 topology") as connection:
-        with lost_as(BrokerUnavailable, UNREACHABLE):
+        with map_connection_errors(BrokerUnavailable, UNREACHABLE):
             yield connection
 
 

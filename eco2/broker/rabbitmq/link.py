@@ -17,7 +17,13 @@ from aio_pika.exceptions import ChannelClosed, ChannelNotFoundEntity
 
 from eco2.broker.addresses import Address, parse
 from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
-from eco2.broker.rabbitmq.loss import Lifetime, is_loss, lost_as, raise_if_cancelled, reason_of
+from eco2.broker.rabbitmq.connection_errors import (
+    ConnectionScope,
+    is_connection_error,
+    map_connection_errors,
+    raise_if_cancelled,
+    reason_of,
+)
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import LinkStatus
@@ -145,7 +151,7 @@ class Link:
         self._sessions: list[Session] = []
         self._connection: AbstractConnection | None = None
         self._connects = 0
-        self._lifetime = Lifetime()
+        self._scope = ConnectionScope()
         self._why = ""
         self._wanted = asyncio.Event()
         self._up = asyncio.Event()
@@ -177,7 +183,7 @@ class Link:
         self._wanted.set()
         self.wake()
 
-    def attend(self, session: Session) -> None:
+    def add_optional(self, session: Session) -> None:
         """`session` goes along whenever the link is up, but is no reason to open it."""
         self._sessions.append(session)
         self.wake()
@@ -222,7 +228,7 @@ class Link:
                     "the broker refuses; asking again", link=self.name, why=str(refusal)
                 )
             except Exception as error:
-                if not is_loss(error) and not isinstance(error, BrokerUnavailable):
+                if not is_connection_error(error) and not isinstance(error, BrokerUnavailable):
                     raise
                 log.warning("connecting failed", link=self.name, why=self._why or reason_of(error))
             raise_if_cancelled()
@@ -234,10 +240,10 @@ class Link:
     async def _open(self) -> AsyncIterator[AbstractConnection]:
         address = self.address = self._nodes.current
         connection = await connect(address, self.name, self._heartbeat)
-        self._lifetime, self._why = Lifetime(), ""
+        self._scope, self._why = ConnectionScope(), ""
         connection.close_callbacks.add(self._closed)
         try:
-            async with asyncio.timeout(ATTACH_TIMEOUT), self._lifetime.scope():
+            async with asyncio.timeout(ATTACH_TIMEOUT), self._scope.scope():
                 await self._prepare(connection)
             if connection.transport is None or connection.transport.connection.is_closed:
                 raise BrokerUnavailable("the connection was lost at once")
@@ -259,7 +265,7 @@ class Link:
 
     def drop(self, *_: object) -> None:
         """The connection is of no use (any more): connect anew."""
-        self._lifetime.end()
+        self._scope.end()
         self._forget()
         self.wake()
 
@@ -287,7 +293,7 @@ class Link:
             elif failures:
                 # Not until something changes: the channel that the broker has just closed would be that.
                 with suppress(TimeoutError):
-                    async with self._lifetime.scope():
+                    async with self._scope.scope():
                         await RECONNECT.sleep(failures)
             else:
                 with suppress(TimeoutError):
@@ -301,8 +307,8 @@ class Link:
         failed = 0
         for session in [session for session in self._sessions if not session.attached]:
             try:
-                with lost_as(BrokerUnavailable, f"{self.name}: could not attach {session}"):
-                    async with asyncio.timeout(ATTACH_TIMEOUT), self._lifetime.scope():
+                with map_connection_errors(BrokerUnavailable, f"{self.name}: could not attach {session}"):
+                    async with asyncio.timeout(ATTACH_TIMEOUT), self._scope.scope():
                         await session.attach(connection)
             except BrokerUnavailable as error:
                 if not self._up.is_set():
@@ -317,7 +323,7 @@ class Link:
 
 async def _close(connection: AbstractConnection, patience: float) -> None:
     try:
-        with lost_as(BrokerUnavailable, "the connection went before it could be closed"):
+        with map_connection_errors(BrokerUnavailable, "the connection went before it could be closed"):
             async with asyncio.timeout(patience):
                 await connection.close()
     except BrokerUnavailable as error:

@@ -16,8 +16,8 @@ from collections.abc import Awaitable, Callable
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
+from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors, raise_if_cancelled
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import Lifetime, lost_as, raise_if_cancelled
 from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
 
@@ -53,8 +53,8 @@ class Probe:
         self._question = question
         self._timeout = timeout
         self._channel: AbstractChannel | None = None
-        self._lifetime = Lifetime()
-        link.attend(self)
+        self._scope = ConnectionScope()
+        link.add_optional(self)
 
     def __str__(self) -> str:
         return "probe"
@@ -64,16 +64,16 @@ class Probe:
         return self._channel is not None and not self._channel.is_closed
 
     async def attach(self, connection: AbstractConnection) -> None:
-        lifetime = Lifetime()
+        scope = ConnectionScope()
         channel = connection.channel(publisher_confirms=True)
-        channel.close_callbacks.add(lifetime.end)
+        channel.close_callbacks.add(scope.end)
         channel.close_callbacks.add(self._link.wake)
         await channel.initialize()
-        self._channel, self._lifetime = channel, lifetime
+        self._channel, self._scope = channel, scope
 
     def detach(self) -> None:
         self._channel = None
-        self._lifetime.end()
+        self._scope.end()
 
     async def run(self) -> None:
         """Probes until cancelled."""
@@ -88,8 +88,8 @@ class Probe:
         # for that it may wait for room in a write queue that nobody empties.
         self._expect(channel)
         try:
-            with lost_as(BrokerUnavailable, "the connection went"):
-                async with self._lifetime.scope():
+            with map_connection_errors(BrokerUnavailable, "the connection went"):
+                async with self._scope.scope():
                     await self._question(channel)
         except BrokerUnavailable as error:
             log.debug("no answer to a probe", link=self._link.name, why=str(error))

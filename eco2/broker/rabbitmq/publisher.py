@@ -13,8 +13,8 @@ from aio_pika.exceptions import DeliveryError, PublishError
 from aiormq import spec
 from aiormq.abc import AbstractChannel as AmqpChannel
 
+from eco2.broker.rabbitmq.connection_errors import map_connection_errors
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable, PublishUncertain, TooLarge, Unroutable
 from eco2.log import get_logger
 
@@ -22,7 +22,7 @@ log = get_logger(__name__)
 
 PERSISTENT = 2
 MAX_MISSED = 3
-"""Rounds of publishes without a confirm, one after the other, behind which the connection is given up."""
+"""Rounds of publishes without a confirm, one after the other, after which the connection is given up."""
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
 
 
@@ -89,7 +89,9 @@ class Publisher:
         done = self._in_flight[message_id] = asyncio.Event()
         self._idle.clear()
         try:
-            with lost_as(PublishUncertain, f"{message_id}: no confirm; publish it again with the same id"):
+            with map_connection_errors(
+                PublishUncertain, f"{message_id}: no confirm; publish it again with the same id"
+            ):
                 await self._send(amqp, queue, body, message_id)
         finally:
             del self._in_flight[message_id]

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 from aiormq.abc import DeliveredMessage
 
-from eco2.broker.rabbitmq.consumer import Consumer, Feed
+from eco2.broker.rabbitmq.connection_errors import call
+from eco2.broker.rabbitmq.consumer import Consumer, ConsumerChannel
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import call
 from eco2.errors import DeliveryLost
 from eco2.log import get_logger
 from eco2.ports import Delivery
@@ -19,13 +19,13 @@ class QueueDelivery:
 
     __slots__ = ("_feed", "_properties", "_tag", "body", "redelivered")
 
-    def __init__(self, feed: Feed, message: DeliveredMessage) -> None:
+    def __init__(self, feed: ConsumerChannel, message: DeliveredMessage) -> None:
         self.body: bytes = message.body
         self.redelivered = bool(message.redelivered)
         self._feed = feed
         self._tag = message.delivery_tag or 0
         self._properties = message.header.properties
-        feed.hold()
+        feed.track()
 
     def release_body(self) -> None:
         self.body = b""
@@ -54,7 +54,7 @@ class QueueDelivery:
 def consume(link: Link, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Consumer:
     """A consumer of `queue` (the broker's name) on `link`."""
 
-    async def start(consumer: Consumer, feed: Feed) -> None:
+    async def start(consumer: Consumer, feed: ConsumerChannel) -> None:
         async def on_message(message: DeliveredMessage) -> None:
             delivery = QueueDelivery(feed, message)
             if consumer.cancelled:  # it was on its way when the consumer was cancelled

@@ -8,9 +8,9 @@ import asyncio
 
 from aio_pika.abc import AbstractConnection
 
+from eco2.broker.rabbitmq.connection_errors import map_connection_errors, raise_if_cancelled
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import lost_as, raise_if_cancelled
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
@@ -40,7 +40,9 @@ class TopologyRecovery:
             await self._missing.wait()
             self._missing.clear()
             try:
-                with lost_as(BrokerUnavailable, "the connection was lost while queues were declared again"):
+                with map_connection_errors(
+                    BrokerUnavailable, "the connection was lost while queues were declared again"
+                ):
                     await self._declare(await link.connection(PATIENCE))
             except (BrokerUnavailable, ConfigurationError) as error:
                 # Not the end of the process, as at its start: what it has in hand would be lost with it.

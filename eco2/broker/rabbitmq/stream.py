@@ -14,9 +14,9 @@ from math import floor
 from aiormq.abc import DeliveredMessage
 
 from eco2.broker.position import Position
-from eco2.broker.rabbitmq.consumer import Arguments, Consumer, Feed
+from eco2.broker.rabbitmq.connection_errors import call, map_connection_errors
+from eco2.broker.rabbitmq.consumer import Arguments, Consumer, ConsumerChannel
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.errors import BrokerUnavailable
 from eco2.ports import FromLast, FromOffset, FromStart, FromTime, Record, Start
 
@@ -48,7 +48,7 @@ def wanted(start: Start, offset: int) -> bool:
 class Acks:
     """Acks with `multiple` after every quarter of a prefetch: single acks cost two thirds of the rate."""
 
-    def __init__(self, feed: Feed, prefetch: int) -> None:
+    def __init__(self, feed: ConsumerChannel, prefetch: int) -> None:
         self._feed = feed
         self._every = max(1, prefetch // 4)
         self._seen = 0
@@ -93,7 +93,7 @@ class StreamTail:
         self._link = link
         self._stream = stream
         self._position = Position(start, lambda item: call(on_record, item), lambda: call(on_replaced))
-        self._feed: Feed | None = None
+        self._feed: ConsumerChannel | None = None
         self._consumer = Consumer(link, stream, self._begin)
 
     @property
@@ -108,7 +108,7 @@ class StreamTail:
     async def cancel(self) -> None:
         await self._consumer.cancel()
 
-    async def _begin(self, consumer: Consumer, feed: Feed) -> None:
+    async def _begin(self, consumer: Consumer, feed: ConsumerChannel) -> None:
         acks = Acks(feed, TAIL_PREFETCH)
         self._feed = feed
 
@@ -134,8 +134,8 @@ async def read(
     async def on_message(message: DeliveredMessage) -> None:
         arrived.put_nowait(message)
 
-    with lost_as(BrokerUnavailable, f"{stream} cannot be read now; try again later"):
-        feed = await Feed.open(connection, on_loss)
+    with map_connection_errors(BrokerUnavailable, f"{stream} cannot be read now; try again later"):
+        feed = await ConsumerChannel.open(connection, on_loss)
         await feed.consume(stream, on_message, READ_PREFETCH, arguments(start))
     try:
         yield _records(arrived, start, Acks(feed, READ_PREFETCH))
@@ -150,6 +150,6 @@ async def _records(
         item = record(message)
         if wanted(start, item.offset):
             yield item
-        with lost_as(BrokerUnavailable, "the reader's connection was lost; open another"):
+        with map_connection_errors(BrokerUnavailable, "the reader's connection was lost; open another"):
             await acks.seen(message)
     raise BrokerUnavailable("the reader's connection was lost; open another")

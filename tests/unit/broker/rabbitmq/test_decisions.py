@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 from aio_pika.exceptions import AMQPConnectionError
 
-from eco2.broker.rabbitmq.loss import Lifetime, lost_as
+from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors
 from eco2.broker.rabbitmq.stream import arguments, wanted
 from eco2.errors import DeliveryLost, InvalidInput, PublishUncertain
 from eco2.ports import FromOffset, FromStart, FromTime
@@ -35,18 +35,21 @@ def test_records_before_the_wanted_offset_are_dropped() -> None:
     "reason", [AMQPConnectionError("gone"), RuntimeError("closed"), OSError(), TimeoutError(), Exception()]
 )
 async def test_whatever_aiormq_raises_for_a_loss_becomes_ours(reason: Exception) -> None:
-    with pytest.raises(DeliveryLost, match="delivered again"), lost_as(DeliveryLost, "delivered again"):
+    with (
+        pytest.raises(DeliveryLost, match="delivered again"),
+        map_connection_errors(DeliveryLost, "delivered again"),
+    ):
         raise reason
 
 
 async def test_a_cancelled_future_is_a_loss_but_a_cancelled_task_is_not() -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
-    with pytest.raises(PublishUncertain), lost_as(PublishUncertain, ""):
+    with pytest.raises(PublishUncertain), map_connection_errors(PublishUncertain, ""):
         await future
 
     async def waits() -> None:
-        with lost_as(PublishUncertain, ""):
+        with map_connection_errors(PublishUncertain, ""):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(waits())
@@ -58,7 +61,7 @@ async def test_a_cancelled_future_is_a_loss_but_a_cancelled_task_is_not() -> Non
 
 async def test_a_cancellation_that_was_turned_into_a_loss_is_a_cancellation_again() -> None:
     async def waits() -> None:
-        with lost_as(PublishUncertain, ""):
+        with map_connection_errors(PublishUncertain, ""):
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -73,12 +76,12 @@ async def test_a_cancellation_that_was_turned_into_a_loss_is_a_cancellation_agai
 
 async def test_defects_and_our_own_errors_pass() -> None:
     for reason in (TypeError("a defect"), InvalidInput("ours")):
-        with pytest.raises(type(reason)), lost_as(DeliveryLost, ""):
+        with pytest.raises(type(reason)), map_connection_errors(DeliveryLost, ""):
             raise reason
 
 
 async def test_a_lifetime_ends_whoever_waits_in_it_and_whoever_comes_later() -> None:
-    lifetime = Lifetime()
+    lifetime = ConnectionScope()
 
     async def waits() -> None:
         async with lifetime.scope():

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from eco2.broker.rabbitmq.consumer import Feed
+from eco2.broker.rabbitmq.consumer import ConsumerChannel
 from eco2.broker.rabbitmq.queue import QueueDelivery
 
 
@@ -14,7 +14,7 @@ def delivery(headers: dict[str, object] | None) -> QueueDelivery:
     message = SimpleNamespace(
         body=b"", redelivered=True, delivery_tag=1, header=SimpleNamespace(properties=properties)
     )
-    return QueueDelivery(cast(Feed, SimpleNamespace(hold=lambda: None)), cast(Any, message))
+    return QueueDelivery(cast(ConsumerChannel, SimpleNamespace(track=lambda: None)), cast(Any, message))
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ async def test_a_goodbye_that_nobody_answers_does_not_hold_up_the_next_connectio
 async def test_a_session_that_only_goes_along_opens_no_connection_and_is_attached_with_it() -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         broker, companion, link = Broker(monkeypatch), Quiet(), Link(Nodes("amqp://test"), "eco2 test", 10)
-        link.attend(companion)
+        link.add_optional(companion)
         task = asyncio.create_task(link.run())
         await asyncio.sleep(3600)
         assert (broker.tries, companion.attachments, link.ready) == ([], [], True)

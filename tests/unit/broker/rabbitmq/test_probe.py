@@ -42,7 +42,7 @@ class Scene:
         self.answering.set()
         self.probe = Probe(cast(Link, self), self.question, timeout)
 
-    def attend(self, session: Session) -> None:
+    def add_optional(self, session: Session) -> None:
         self.attended = session
 
     def wake(self, *_: object) -> None:

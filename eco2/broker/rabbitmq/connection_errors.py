@@ -22,7 +22,7 @@ Arguments = ParamSpec("Arguments")
 
 
 @contextmanager
-def lost_as(error: type[RetryableError], message: str) -> Iterator[None]:
+def map_connection_errors(error: type[RetryableError], message: str) -> Iterator[None]:
     """Raises `error(message)` when the channel or connection goes inside; other errors pass."""
     before = _cancellations()
     try:
@@ -34,12 +34,12 @@ def lost_as(error: type[RetryableError], message: str) -> Iterator[None]:
     except Exception as reason:
         if _cancellations() > before:
             raise asyncio.CancelledError from reason
-        if not is_loss(reason):
+        if not is_connection_error(reason):
             raise
         raise error(f"{message} ({reason_of(reason)})") from reason
 
 
-def is_loss(reason: Exception) -> bool:
+def is_connection_error(reason: Exception) -> bool:
     """True if `reason` is how aiormq says that a channel or connection is gone."""
     if isinstance(reason, Eco2Error):
         return False
@@ -92,7 +92,7 @@ def _cancellations() -> int:
     return task.cancelling() if task else 0
 
 
-class Lifetime:
+class ConnectionScope:
     """Ends what waits on a channel or connection as soon as that is gone.
 
     aiormq rejects its own futures then, but whoever waits for room in its write queue waits for ever.

@@ -10,7 +10,7 @@ import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
 from eco2 import brokers
-from eco2.broker.rabbitmq import Letter, apply, letters
+from eco2.broker.rabbitmq import DeadLetterMessage, apply, open_dead_letters
 from eco2.broker.topology import DELIVERY_LIMIT, Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost
 from eco2.ports import DEAD, Broker, Delivery
@@ -45,7 +45,7 @@ async def bury(url: str, topology: Topology, *names: str) -> None:
 
 
 async def bodies(url: str, topology: Topology) -> list[str]:
-    async with letters(url, topology) as held:
+    async with open_dead_letters(url, topology) as held:
         return [letter.body.decode() for letter in held]
 
 
@@ -82,11 +82,11 @@ async def test_a_letter_tells_that_its_delivery_limit_killed_it(amqp_url: str, t
     assert seen == DELIVERY_LIMIT + 1
 
 
-async def only(url: str, topology: Topology) -> Letter:
+async def only(url: str, topology: Topology) -> DeadLetterMessage:
     """The one letter, as soon as it is there; it stays there."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            async with letters(url, topology) as held:
+            async with open_dead_letters(url, topology) as held:
                 if held:
                     (letter,) = held
                     return letter
@@ -105,14 +105,14 @@ async def test_a_dropped_letter_is_gone_and_the_others_keep_their_order(
     names = [f"{number}" for number in range(100)]
     await bury(amqp_url, topology, *names)
     for divisor in (3, 5, 7):
-        async with letters(amqp_url, topology) as held:
+        async with open_dead_letters(amqp_url, topology) as held:
             assert [letter.message_id for letter in held] == names
             for letter in held:
                 if int(letter.message_id) % divisor == 0:
                     await letter.drop()
                     await letter.drop()
         names = [name for name in names if int(name) % divisor]
-    async with letters(amqp_url, topology) as held:
+    async with open_dead_letters(amqp_url, topology) as held:
         assert [letter.message_id for letter in held] == names
         for letter in held:
             await letter.drop()
@@ -125,7 +125,7 @@ async def test_an_exception_passes_and_what_was_not_dropped_goes_back(
     await bury(amqp_url, topology, "0", "1", "2")
     for error in (TimeoutError("ours"), asyncio.CancelledError(), BrokerUnavailable("ours")):
         with pytest.raises(type(error)) as raised:
-            async with letters(amqp_url, topology):
+            async with open_dead_letters(amqp_url, topology):
                 raise error
         assert raised.value is error
         assert await bodies(amqp_url, topology) == ["0", "1", "2"]
@@ -134,12 +134,12 @@ async def test_an_exception_passes_and_what_was_not_dropped_goes_back(
 async def test_what_was_dropped_before_an_exception_is_gone(amqp_url: str, topology: Topology) -> None:
     await bury(amqp_url, topology, "0", "1", "2")
 
-    async def replay(held: list[Letter]) -> None:
+    async def replay(held: list[DeadLetterMessage]) -> None:
         await held[1].drop()
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        async with letters(amqp_url, topology) as held:
+        async with open_dead_letters(amqp_url, topology) as held:
             await replay(held)
     assert await bodies(amqp_url, topology) == ["0", "2"]
 
@@ -148,18 +148,18 @@ async def test_a_limit_takes_the_oldest_and_others_may_take_the_rest(
     amqp_url: str, topology: Topology
 ) -> None:
     await bury(amqp_url, topology, *"01234")
-    async with letters(amqp_url, topology, limit=2) as held:
+    async with open_dead_letters(amqp_url, topology, limit=2) as held:
         assert [letter.body for letter in held] == [b"0", b"1"]
         assert await bodies(amqp_url, topology) == ["2", "3", "4"]
     assert sorted(await bodies(amqp_url, topology)) == ["0", "1", "2", "3", "4"]
     for limit in (0, 65_536):
         with pytest.raises(ValueError, match="limit"):
-            await letters(amqp_url, topology, limit).__aenter__()
+            await open_dead_letters(amqp_url, topology, limit).__aenter__()
 
 
 async def test_the_settings_lead_to_the_letters(amqp_url: str, topology: Topology) -> None:
     await bury(amqp_url, topology, *"012")
-    async with brokers.letters(Settings(amqp_url=amqp_url), topology, limit=2) as held:
+    async with brokers.open_dead_letters(Settings(amqp_url=amqp_url), topology, limit=2) as held:
         assert [letter.message_id for letter in held] == ["0", "1"]
 
 
@@ -167,7 +167,7 @@ async def test_a_message_that_somebody_published_there_has_no_death(
     amqp_url: str, topology: Topology
 ) -> None:
     await bury(amqp_url, topology, "by hand")
-    async with letters(amqp_url, topology) as (letter,):
+    async with open_dead_letters(amqp_url, topology) as (letter,):
         assert (letter.queue, letter.reason, letter.when, letter.count) == (None, None, None, 0)
 
 
@@ -176,7 +176,7 @@ async def test_letters_of_a_lost_connection_are_back_and_dropping_says_so(
 ) -> None:
     await bury(amqp_url, topology, "0", "1", "2")
     async with Proxy.to(amqp_url) as proxy:
-        async with letters(proxy.url, topology) as held:
+        async with open_dead_letters(proxy.url, topology) as held:
             await held[0].drop()
             proxy.cut()
             with pytest.raises(DeliveryLost):

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.broker.rabbitmq.acks import Ack, Rows
+from eco2.broker.rabbitmq.consumer import Ack, AckTracker
 
 
 class FakeChannel:
@@ -33,7 +33,7 @@ def turns(draw: st.DrawFn) -> list[list[int]]:
 def test_exactly_what_is_acked_is_acked_whatever_the_order_and_what_else_is_given_back(
     turns: list[list[int]], given_back: set[int]
 ) -> None:
-    channel, rows = FakeChannel(sum(map(len, turns))), Rows()
+    channel, rows = FakeChannel(sum(map(len, turns))), AckTracker()
     for turn in turns:
         for tag in given_back.intersection(turn):
             channel.waiting.discard(tag)
@@ -45,13 +45,13 @@ def test_exactly_what_is_acked_is_acked_whatever_the_order_and_what_else_is_give
 
 
 def test_what_is_settled_in_order_takes_one_frame() -> None:
-    rows = Rows()
+    rows = AckTracker()
     assert list(rows.acks([2, 1, 3])) == [Ack(3, multiple=True)]
     assert list(rows.acks([4])) == [Ack(4, multiple=False)]
 
 
 def test_a_straggler_holds_up_nobody() -> None:
-    rows = Rows()
+    rows = AckTracker()
     assert list(rows.acks([2, 3])) == [Ack(2, multiple=False), Ack(3, multiple=False)]
     assert list(rows.acks([1, 5])) == [Ack(1, multiple=False), Ack(5, multiple=False)]
     assert list(rows.acks([4, 6])) == [Ack(6, multiple=True)]

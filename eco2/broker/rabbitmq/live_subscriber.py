@@ -1,4 +1,4 @@
-"""Listening to live messages: one exclusive, bounded queue per process, however many listeners there are.
+"""Listening to live messages: one exclusive, bounded queue per process, however many subscriptions there are.
 
 The queue drops its oldest messages where the process is slow, and ends with its connection.
 """
@@ -8,9 +8,9 @@ from collections.abc import Callable
 from aio_pika.abc import AbstractConnection, AbstractQueue
 from aiormq.abc import DeliveredMessage
 
-from eco2.broker.rabbitmq.consumer import Feed
+from eco2.broker.rabbitmq.connection_errors import call, map_connection_errors
+from eco2.broker.rabbitmq.consumer import ConsumerChannel
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import call, lost_as
 from eco2.broker.topic import matches
 from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
@@ -23,28 +23,28 @@ QUEUE_LENGTH = 10_000
 OnMessage = Callable[[str, bytes], None]
 
 
-class Ear:
+class LiveSubscriber:
     """The process' queue on `exchange`, as a session of `link`; bound once for each pattern in use."""
 
     def __init__(self, link: Link, exchange: str) -> None:
         self._link = link
         self._exchange = exchange
-        self._listeners: list[Listener] = []
-        self._feed: Feed | None = None
+        self._subscriptions: list[LiveSubscription] = []
+        self._feed: ConsumerChannel | None = None
         self._queue: AbstractQueue | None = None
         self._bound: set[str] = set()
 
     def __str__(self) -> str:
-        return f"listener to {self._exchange}"
+        return f"live subscriber of {self._exchange}"
 
-    def listen(self, pattern: str, on_message: OnMessage) -> "Listener":
-        """A new listener; the first one makes the link wanted."""
-        if not self._listeners:
+    def subscribe(self, pattern: str, on_message: OnMessage) -> "LiveSubscription":
+        """A new subscription; the first one makes the link wanted."""
+        if not self._subscriptions:
             self._link.add(self)
-        listener = Listener(self, pattern, on_message)
-        self._listeners.append(listener)
+        subscription = LiveSubscription(self, pattern, on_message)
+        self._subscriptions.append(subscription)
         self._link.wake()
-        return listener
+        return subscription
 
     @property
     def attached(self) -> bool:
@@ -62,30 +62,30 @@ class Ear:
         self._feed = None
         self._bound.clear()
 
-    def hears(self, pattern: str) -> bool:
+    def is_bound(self, pattern: str) -> bool:
         """True while the broker sends us what matches `pattern`."""
         return self._alive and pattern in self._bound
 
-    async def leave(self, listener: "Listener") -> None:
-        """`listener` hears no more."""
-        if listener not in self._listeners:
+    async def unsubscribe(self, subscription: "LiveSubscription") -> None:
+        """`subscription` is_bound no more."""
+        if subscription not in self._subscriptions:
             return
-        self._listeners.remove(listener)
-        if not self._listeners:
+        self._subscriptions.remove(subscription)
+        if not self._subscriptions:
             self._link.remove(self)
-        if listener.pattern not in self._patterns() and self.hears(listener.pattern):
-            await self._unbind(listener.pattern)
+        if subscription.pattern not in self._patterns() and self.is_bound(subscription.pattern):
+            await self._unbind(subscription.pattern)
 
     @property
     def _alive(self) -> bool:
         return self._feed is not None and self._feed.alive
 
     def _patterns(self) -> set[str]:
-        return {listener.pattern for listener in self._listeners}
+        return {subscription.pattern for subscription in self._subscriptions}
 
     async def _open(self, connection: AbstractConnection) -> None:
         self._bound.clear()
-        feed = await Feed.open(connection, self._link.wake)
+        feed = await ConsumerChannel.open(connection, self._link.wake)
         self._queue = await feed.channel.declare_queue(
             exclusive=True,
             auto_delete=True,
@@ -97,7 +97,7 @@ class Ear:
     async def _unbind(self, pattern: str) -> None:
         self._bound.discard(pattern)
         try:
-            with lost_as(BrokerUnavailable, "the queue was lost before it was unbound"):
+            with map_connection_errors(BrokerUnavailable, "the queue was lost before it was unbound"):
                 if self._queue is not None:
                     await self._queue.unbind(self._exchange, pattern)
         except BrokerUnavailable as error:
@@ -105,23 +105,23 @@ class Ear:
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         topic = message.routing_key or ""
-        for listener in [each for each in self._listeners if matches(each.pattern, topic)]:
-            call(listener.on_message, topic, message.body)
+        for subscription in [each for each in self._subscriptions if matches(each.pattern, topic)]:
+            call(subscription.on_message, topic, message.body)
 
 
-class Listener:
+class LiveSubscription:
     """One pattern and its callback (`ports.Subscription`)."""
 
-    def __init__(self, ear: Ear, pattern: str, on_message: OnMessage) -> None:
+    def __init__(self, subscriber: LiveSubscriber, pattern: str, on_message: OnMessage) -> None:
         self.pattern = pattern
         self.on_message = on_message
-        self._ear = ear
+        self._subscriber = subscriber
         self._cancelled = False
 
     @property
     def attached(self) -> bool:
-        return not self._cancelled and self._ear.hears(self.pattern)
+        return not self._cancelled and self._subscriber.is_bound(self.pattern)
 
     async def cancel(self) -> None:
         self._cancelled = True
-        await self._ear.leave(self)
+        await self._subscriber.unsubscribe(self)

@@ -4,9 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from eco2.broker.rabbitmq.letters import Death, death
+from eco2.broker.rabbitmq.dead_letters import Death, death
 from eco2.broker.topology import Topology
-from eco2.brokers import letters
+from eco2.brokers import open_dead_letters
 from eco2.errors import ConfigurationError
 from eco2.settings import Settings
 
@@ -55,4 +55,4 @@ def test_what_is_missing_in_a_death_is_none() -> None:
 def test_the_broker_in_memory_has_no_letters_to_show_and_says_why() -> None:
     settings = Settings()
     with pytest.raises(ConfigurationError, match=r"ECO2_AMQP_URL.*in memory"):
-        letters(settings, Topology())
+        open_dead_letters(settings, Topology())

@@ -11,18 +11,18 @@ from typing import NamedTuple
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.abc import AbstractChannel as AmqpChannel
 
+from eco2.broker.rabbitmq.connection_errors import map_connection_errors
 from eco2.broker.rabbitmq.link import Link
-from eco2.broker.rabbitmq.loss import lost_as
 from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
 
 log = get_logger(__name__)
 
-CAST_BUFFER = 1000
+BUFFER_SIZE = 1000
 """Casts that wait for the socket."""
 
 
-class Cast(NamedTuple):
+class LiveMessage(NamedTuple):
     """A live message on its way."""
 
     exchange: str
@@ -30,21 +30,21 @@ class Cast(NamedTuple):
     body: bytes
 
 
-class Caster:
+class LivePublisher:
     """Sends live messages without confirms, from a bounded buffer; drops them when not connected."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._channel: AbstractChannel | None = None
         self._amqp: AmqpChannel | None = None
-        self._buffer: deque[Cast] = deque(maxlen=CAST_BUFFER)
+        self._buffer: deque[LiveMessage] = deque(maxlen=BUFFER_SIZE)
         self._filled = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
         link.add(self)
 
     def __str__(self) -> str:
-        return "caster"
+        return "live publisher"
 
     @property
     def attached(self) -> bool:
@@ -59,10 +59,10 @@ class Caster:
     def detach(self) -> None:
         self._channel = self._amqp = None
 
-    def cast(self, exchange: str, topic: str, body: bytes) -> None:
+    def publish(self, exchange: str, topic: str, body: bytes) -> None:
         """Hands over and returns."""
         if self.attached and not self._link.blocked:
-            self._buffer.append(Cast(exchange, topic, body))
+            self._buffer.append(LiveMessage(exchange, topic, body))
             self._empty.clear()
             self._filled.set()
 
@@ -79,11 +79,11 @@ class Caster:
         """Returns when everything was handed to the socket."""
         await self._empty.wait()
 
-    async def _send(self, cast: Cast) -> None:
+    async def _send(self, cast: LiveMessage) -> None:
         if self._amqp is None:
             return
         try:
-            with lost_as(BrokerUnavailable, f"the cast to {cast.topic} was dropped"):
+            with map_connection_errors(BrokerUnavailable, f"the cast to {cast.topic} was dropped"):
                 await self._amqp.basic_publish(cast.body, exchange=cast.exchange, routing_key=cast.topic)
         except BrokerUnavailable as error:
             log.debug("live message dropped", why=str(error))
