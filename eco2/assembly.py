@@ -113,9 +113,11 @@ async def process(
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     presence = _presence(settings, role, loaded, broker, name)
-    keep, shows = settings.view_minutes * 60, role != "worker"
+    window = settings.view_minutes * 60
     replies = 0 if role == "gateway" else MAX_REPLY_BYTES
-    journal = Journal(broker, keep, presence.now, shows=shows, replies=replies, presence=presence)
+    journal = Journal(
+        broker, window, presence.now, keep_payloads=role != "worker", replies=replies, presence=presence
+    )
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
     core = [
@@ -125,7 +127,7 @@ async def process(
         Component("journal", journal.run),
     ]
     if settings.daily_usd is not None:
-        core.append(Component("spending", parts.journal.recall_spending))
+        core.append(Component("spending", parts.journal.backfill_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
         probes = parts.probes(stop, listening, own=False)

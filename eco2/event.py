@@ -27,7 +27,7 @@ Status = Literal["started", "completed", "failed", "cancelled"]
 Time = Annotated[float, Meta(ge=0, le=1e11)]
 """Unix seconds, up to the year 5138: a time that a calendar can show."""
 Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\Z")]
-"""Of a pipeline or a stage: on one line, since it becomes a line of an event stream."""
+"""The name of a pipeline or stage: on one line, since it becomes a line of an event stream."""
 Seq = Annotated[int, Meta(ge=0, le=1_000_000)]
 Offset = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 MAX_USD = Decimal(1_000_000)
@@ -35,7 +35,7 @@ MAX_USD = Decimal(1_000_000)
 
 
 def amount(text: object) -> Decimal | None:
-    """An exact amount of USD as it stands in the journal; None for what is none, or beyond `MAX_USD`."""
+    """Returns the journal's exact amount of USD; None if `text` is none, or more than `MAX_USD`."""
     if not isinstance(text, str) or len(text) > 100:
         return None
     try:
@@ -69,7 +69,7 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
 
 
 def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None = None) -> Queued:
-    """The event that makes `job` known."""
+    """Returns the event that accepts `job`."""
     return Queued(
         ts=job.accepted,
         job=job.id,
@@ -155,7 +155,7 @@ class CallCompleted(_Event, frozen=True, kw_only=True, tag="call_completed"):
 
 
 class StepCompleted(_Event, frozen=True, kw_only=True, tag="step_completed"):
-    """Records the value of a step, so that a later run of the stage uses it; `key` as in a call."""
+    """Records the value of a step for later runs of the stage; `key` as in a call."""
 
     job: str
     run: str
@@ -167,9 +167,9 @@ class StepCompleted(_Event, frozen=True, kw_only=True, tag="step_completed"):
 class Done(_Event, frozen=True, kw_only=True, tag="done"):
     """The job's end; the first one in log order stands. `result` is all that a client reads.
 
-    `run` is the run that ended it, or None where it ended without one. `dead`: its order is kept among the
-    dead letters, since it may succeed once something is mended. `cause`: why it failed, for operators, where
-    the `result` has another text; no client sees it.
+    `run` is the run that ended it, or None if it ended without one. `dead`: its order is kept among the dead
+    letters, since it may succeed after a repair. `cause`: why it failed, for operators, if the `result` has
+    another text; no client sees it.
     """
 
     job: str
@@ -182,7 +182,7 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
 
 
 class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
-    """Belongs to no job: a barrier waits until it sees its own."""
+    """Marks a position of the log for a barrier, which waits for its own; belongs to no job."""
 
     id: str
 
@@ -190,7 +190,7 @@ class Marker(_Event, frozen=True, kw_only=True, tag="marker"):
 class Paused(_Event, frozen=True, kw_only=True, tag="paused"):
     """An operator halted the intake of every worker; `reason` is for people.
 
-    `renewed`: written again by the sweep, so that views that reach back less far know of it. Behind a
+    `renewed`: written again by the sweep, for views that do not reach back to the first one. After a
     `resumed` it is void.
     """
 
@@ -199,15 +199,18 @@ class Paused(_Event, frozen=True, kw_only=True, tag="paused"):
 
 
 class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
-    """The intake goes on."""
+    """An operator resumed the intake."""
 
 
 class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
-    """On the UTC day `day` calls had cost `usd` (exact, as text) up to and with the message at `upto`."""
+    """Records that calls of the UTC day `day` cost `usd` (exact, as text) up to the message at an offset.
+
+    The message at `up_to_offset` (`upto` on the wire) is included.
+    """
 
     day: str
     usd: str
-    upto: Offset
+    up_to_offset: Offset = msgspec.field(name="upto")
 
     def __post_init__(self) -> None:
         if amount(self.usd) is None or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.day):
@@ -215,9 +218,9 @@ class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
 
 
 class Large(_Event, frozen=True, kw_only=True, tag="large"):
-    """From `budget` one call may be granted as much as `tokens` in the next minute.
+    """Announces that one call may be granted as much as `tokens` of `budget` in the next minute.
 
-    Written before that is done, and again while it is; only for what a new leader would not expect by itself.
+    Written before the grant and renewed, if a new leader would not expect so large a call.
     """
 
     budget: str
@@ -274,8 +277,11 @@ def decode_events(body: bytes) -> list[Event | None]:
 
     Raises `DecodeError` for what is no batch or has an unknown version.
     """
-    if (batch := _known(body)) is not None:
-        return list(batch.events)
+    try:
+        if (batch := _batch.decode(body)).v == EVENTS_VERSION:
+            return list(batch.events)
+    except _UNREADABLE:
+        pass  # one by one, to find the events that this version knows
     try:
         envelope = _envelope.decode(body)
     except _UNREADABLE as error:
@@ -283,15 +289,6 @@ def decode_events(body: bytes) -> list[Event | None]:
     if envelope.v != EVENTS_VERSION:
         raise DecodeError(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
     return [_decode_one(raw) for raw in envelope.events]
-
-
-def _known(body: bytes) -> _Batch | None:
-    """The batch, if this version knows all of it; else the slow way tells what is in it."""
-    try:
-        batch = _batch.decode(body)
-    except _UNREADABLE:
-        return None
-    return batch if batch.v == EVENTS_VERSION else None
 
 
 def _decode_one(raw: msgspec.Raw) -> Event | None:

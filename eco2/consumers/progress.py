@@ -12,12 +12,12 @@ from eco2.consumers.outcome import Finished
 from eco2.errors import PermanentError, PermanentFailure, TooLarge
 from eco2.event import Done, sound
 from eco2.job import JSON, Job
-from eco2.journal.outbox import MOST_BYTES
+from eco2.journal.outbox import MAX_PUT_BYTES
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline, Outputs
 
-MAX_RESULT_BYTES = MOST_BYTES - 1_000_000
+MAX_RESULT_BYTES = MAX_PUT_BYTES - 1_000_000
 """Leaves room for the rest of the terminal event."""
 MAX_MESSAGE = 10_000
 """Characters of an error that are kept."""

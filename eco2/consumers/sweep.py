@@ -90,7 +90,7 @@ def spent_event(view: View, now: float, keep: float) -> Spent | None:
     known = last is not None and last.day == day
     age = now - last.ts if last is not None and known else math.inf
     if age > keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
-        return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", upto=view.offset)
+        return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", up_to_offset=view.offset)
     return None
 
 

@@ -1,9 +1,9 @@
 """The journal: every durable fact about every job in one total order, and the views of it.
 
-What it guarantees: what `append` returned from is in the log; what `find` answers is at least as new as
-everything that any process had confirmed, and any client had been shown, before the call. A tail that falls
-silent is attached again. Of a log that was deleted, wiped or cut short nothing stays in the view: the new one
-is read instead, and until then the journal is not `current`.
+Guarantees: a confirmed event is in the log; `find` returns a state at least as new as everything that any
+process had confirmed, or any client had been shown, before the call. A tail that falls silent is attached
+again. If the log was deleted, wiped or cut short, the view forgets it and reads the new one; until then the
+journal is not `current`.
 """
 
 import asyncio
@@ -18,10 +18,10 @@ from itertools import cycle
 from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import Event, Marker, Queued
 from eco2.journal.backlog import Backlog, backlog
-from eco2.journal.history import History
 from eco2.journal.outbox import Outbox
+from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
-from eco2.journal.spending import Recall
+from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
@@ -30,9 +30,9 @@ from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, S
 log = get_logger(__name__)
 
 DAY = 86_400.0
-EMPTY = 5.0
-"""Seconds for which a tail may be attached and show nothing, though the log holds the own marker."""
-LOOK = 0.5
+MAX_EMPTY = 5.0
+"""Seconds for which an attached tail may show nothing, although the log holds the own marker."""
+POLL_INTERVAL = 0.5
 """Seconds between two looks at a tail that shows nothing."""
 WATCH_INTERVAL = 1.0
 """Seconds between two looks at a tail that was filled."""
@@ -44,7 +44,7 @@ MAX_IDLE = 10.0
 process waits up to half as long more: the marker of the first serves all."""
 MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
-MAX_PATIENCE = 60.0
+MAX_REATTACH_INTERVAL = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
 MAX_REPLY_BYTES = 256_000_000
 """Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
@@ -52,8 +52,8 @@ MAX_REPLY_BYTES = 256_000_000
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How this process stands to the journal. Seconds: `lag` of its view, `unconfirmed` of what it wrote,
-    `behind` of what was confirmed and its tail has not shown. `replaced`: times that it was another log."""
+    """Figures of this process's journal. Seconds: `lag` of its view; `unconfirmed`: of the oldest event that
+    it wrote; `behind`: of the oldest confirmed one that its tail has not shown. `replaced`: logs replaced."""
 
     jobs: int
     lag: float
@@ -66,51 +66,51 @@ class Status:
 
 
 class Echo:
-    """Appends to `stream` for the outbox, and notes when the own tail shows what was appended.
+    """Appends for the outbox, and notes when the own tail shows what was appended.
 
-    It is the only proof that a tail is alive: on an open connection the tail may have fallen silent, or the
-    stream may be another one that ends before the tail's position. One message at a time is looked for: the
-    log has one order, so the later ones follow it.
+    That is the only proof that a tail is alive. A tail may fall silent on a healthy connection, or the stream
+    may be another one that ends before the tail's position. One message at a time is looked for: the log has
+    one order, so the later ones follow it.
     """
 
     def __init__(self, stream: Appender) -> None:
         self._stream = stream
         self._awaited: bytes | None = None
-        self._confirmed: float | None = None
-        self._shown = 0.0
+        self._confirmed_at: float | None = None
+        self._shown_at = 0.0
 
     async def append(self, body: bytes, message_id: str) -> None:
         """See `ports.Appender.append`."""
-        if self._confirmed is None:
+        if self._confirmed_at is None:
             self._awaited = body
         await self._stream.append(body, message_id)
-        if body is self._awaited and self._confirmed is None:
-            self._confirmed = asyncio.get_running_loop().time()
+        if body is self._awaited and self._confirmed_at is None:
+            self._confirmed_at = asyncio.get_running_loop().time()
 
     def show(self, record: Record) -> None:
-        """The tail shows a record."""
-        self._shown = asyncio.get_running_loop().time()
+        """Notes a record of the tail."""
+        self._shown_at = asyncio.get_running_loop().time()
         if record.body == self._awaited:
-            self._awaited = self._confirmed = None
+            self._awaited = self._confirmed_at = None
 
-    def begin(self) -> None:
-        """Another log, or another way to it: what was confirmed before says nothing."""
-        self._awaited = self._confirmed = None
-        self._shown = asyncio.get_running_loop().time()
+    def reset(self) -> None:
+        """Forgets what was confirmed: another log follows, or another way to it."""
+        self._awaited = self._confirmed_at = None
+        self._shown_at = asyncio.get_running_loop().time()
 
     @property
     def behind(self) -> float:
         """Seconds since the oldest confirmed message that the tail has not shown; 0.0 without one."""
-        return 0.0 if self._confirmed is None else asyncio.get_running_loop().time() - self._confirmed
+        return 0.0 if self._confirmed_at is None else asyncio.get_running_loop().time() - self._confirmed_at
 
     @property
     def silence(self) -> float:
         """Seconds since the tail showed anything."""
-        return asyncio.get_running_loop().time() - self._shown
+        return asyncio.get_running_loop().time() - self._shown_at
 
 
 class Journal:
-    """`keep`: seconds of event time in the view. `clock`: Unix seconds. `shows`, `replies`: see `View`.
+    """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
 
     `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
     """
@@ -118,21 +118,21 @@ class Journal:
     def __init__(
         self,
         stream: Stream,
-        keep: float,
+        window: float,
         clock: Clock,
         *,
-        shows: bool = True,
+        keep_payloads: bool = True,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
     ) -> None:
         if presence is None:
-            self.view = View(keep, clock, shows=shows, replies=replies)
+            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies)
         else:
             clock = presence.now
             self.view = View(
-                keep,
+                window,
                 clock,
-                shows=shows,
+                keep_payloads=keep_payloads,
                 replies=replies,
                 earliest=presence.earliest,
                 steady=presence.steady,
@@ -140,20 +140,20 @@ class Journal:
         self.presence = presence
         self._stream = stream
         self._clock = clock
-        self._keep = keep
+        self._window = window
         self._echo = Echo(stream)
         self._outbox = Outbox(self._echo)
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
-        self._history = History(stream, self.view)
+        self._past_jobs = PastJobs(stream, self.view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._barrier_observers: list[Callable[[float], None]] = []
         self.filled = asyncio.Event()
 
     def status(self) -> Status:
-        """For dashboards; costs a look at every job of the view. While it is being filled it has no lag."""
+        """Returns figures for dashboards; reads every job of the view. The lag is 0.0 until it is filled."""
         view, filled, now = self.view, self.filled.is_set(), self._clock()
         return Status(
             jobs=len(view),
@@ -173,11 +173,12 @@ class Journal:
 
     @property
     def follows(self) -> bool:
-        """False while the tail shows nothing, although there is something to show, or not where it stands."""
-        return self._tail is None or (self._tail.attached and not self._stalled)
+        """False while the tail does not show what was confirmed, or is not attached to the same log."""
+        return self._tail is None or (self._tail.attached and not self.is_stalled)
 
     @property
-    def _stalled(self) -> bool:
+    def is_stalled(self) -> bool:
+        """True while the tail does not show what was confirmed."""
         silent = self._echo.behind > MAX_SILENCE and self._echo.silence > MAX_SILENCE
         return silent and self.view.offset >= 0
 
@@ -189,7 +190,7 @@ class Journal:
         """Tails the journal, fills the view (then `filled` is set), sends what is put; flushes on `stop`."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._outbox.run(stop))
-            reading = group.create_task(self._read())
+            reading = group.create_task(self._follow())
             await stop.wait()
             reading.cancel()  # which withdraws its markers: a dead broker must not hold up the flush
         if self._tail is not None:
@@ -228,59 +229,57 @@ class Journal:
         await asyncio.shield(self._next_barrier)
 
     async def find(self, job_id: str) -> JobState | None:
-        """The job's state, from the view or from further back; None only if there is no such job.
+        """Returns the job's state, from the view or the journal; None only if there is no such job.
 
         Raises `JobForgotten` if the journal no longer reaches back that far, `BrokerUnavailable`.
         """
-        return await self.recent(job_id) or await self._history.find(job_id)
+        return await self.recent(job_id) or await self._past_jobs.find(job_id)
 
     async def recent(self, job_id: str) -> JobState | None:
-        """The job's state, or None if it is unknown or older than the view: then not for a view that lags."""
+        """Returns the job's state, or None if it is unknown or older than the view, however far that lags."""
         if self.view.get(job_id) is None:
             await self.barrier()
         return self.view.get(job_id)
 
     async def value_of(self, record: Recorded) -> object:
-        """The value of a recorded call or step, read again where memory does not keep it; None if it is gone.
+        """Returns the value of a recorded call or step, from memory or the journal; None if it is gone.
 
         Raises `BrokerUnavailable`.
         """
-        return record.value if record.kept else await self._history.value_at(record.at)
+        return record.value if record.kept else await self._past_jobs.value_at(record.at)
 
-    async def recall_spending(self, stop: asyncio.Event) -> None:
-        """Once the view is filled, completes what was paid today; then it has nothing to do until `stop`."""
+    async def backfill_spending(self, stop: asyncio.Event) -> None:
+        """Completes today's spending once the view is filled; then it idles until `stop`."""
         if await self.ready(stop):
-            recall = Recall(self._stream, self.view.spending, self._clock, self._keep)
-            recalling = asyncio.ensure_future(recall.complete())
+            reading = asyncio.ensure_future(
+                backfill_spending(self._stream, self.view.spending, self._clock, self._window)
+            )
             stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait({recalling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if recalling.done():
-                recalling.result()
-            recalling.cancel()
+            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                reading.result()
+            reading.cancel()
             await stopping
 
-    async def _read(self) -> None:
+    async def _follow(self) -> None:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
         while True:
-            await self._read_one()
+            self._replaced.clear()
+            self._echo.reset()
+            async with asyncio.TaskGroup() as group:
+                parts = (self._fill(), self._serve_barriers(), self._watch())
+                reading = [group.create_task(part) for part in parts]
+                await self._replaced.wait()
+                for task in reading:
+                    task.cancel()
+            if self._tail is not None:
+                await self._tail.cancel()
+                self._tail = None
             log.error(
                 "the journal was replaced: its jobs are lost, and the new one is read", jobs=len(self.view)
             )
             self.filled.clear()
             self.view.reset()
-
-    async def _read_one(self) -> None:
-        self._replaced.clear()
-        self._echo.begin()
-        async with asyncio.TaskGroup() as group:
-            parts = (self._fill(), self._serve_barriers(), self._watch())
-            reading = [group.create_task(part) for part in parts]
-            await self._replaced.wait()
-            for task in reading:
-                task.cancel()
-        if self._tail is not None:
-            await self._tail.cancel()
-            self._tail = None
 
     async def _fill(self) -> None:
         """The tail begins once the log holds a marker: RabbitMQ turns a time that no record has reached yet
@@ -304,15 +303,15 @@ class Journal:
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
 
     async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:
-        """Returns True once the own marker has come by; False if the tail begins behind it."""
+        """Returns True once the tail has shown the own marker; False if the tail begins after it."""
         empty = 0.0
-        while empty < EMPTY:
+        while empty < MAX_EMPTY:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK):
+                async with asyncio.timeout(POLL_INTERVAL):
                     await seen.wait()
             if seen.is_set():
                 return True
-            empty = empty + LOOK if tail.attached and self.view.offset < 0 else 0.0
+            empty = empty + POLL_INTERVAL if tail.attached and self.view.offset < 0 else 0.0
         return False
 
     def _show(self, record: Record) -> None:
@@ -320,33 +319,29 @@ class Journal:
         self.view.apply(record)
 
     async def _watch(self) -> None:
-        """Attaches a tail again that has fallen silent, and finds out if the log ends before its place."""
+        """Attaches a silent tail again, and detects a log that ends before the tail's position."""
         loop = asyncio.get_running_loop()
         attached, patience = loop.time(), MAX_SILENCE
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._tail is None or self._tail.attached or self.view.offset < 0:
                 attached = loop.time()  # or it is begun by `_fill` again and again
-            if not self._stalled and loop.time() - attached <= MAX_SILENCE:
+            if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
                 patience = MAX_SILENCE
-                self._speak()
+                if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
+                    self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
                 self._replaced.set()
             elif self._tail is not None and not self.follows:
                 log.warning("attaching the tail again: it shows nothing", offset=self.view.offset)
                 await self._tail.reattach()
                 await asyncio.sleep(patience)
-                patience = min(MAX_PATIENCE, 2 * patience)
-
-    def _speak(self) -> None:
-        """Writes a marker if nothing has come for long: else a deaf tail looks like a quiet log."""
-        if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
-            self.put(self._marker())
+                patience = min(MAX_REATTACH_INTERVAL, 2 * patience)
 
     async def _ends_earlier(self) -> bool:
-        """True if the log ends before the place that the tail has reached: then it is another one.
+        """True if the log ends before the tail's position, so that it must be another one.
 
-        A second reader stands at the log's end while a marker is written, and the marker's offset tells.
+        A second reader waits at the log's end while a marker is written, and compares the marker's offset.
         """
         marker, reached = self._marker(), self.view.offset
         try:
@@ -366,7 +361,10 @@ class Journal:
             reached, self._next_barrier = self._next_barrier, None
             try:
                 began = time.monotonic()
-                await self._come_by(self._marker())
+                marker = self._marker()
+                seen = self.view.expect(marker.id)
+                await self.put(marker)
+                await seen.wait()
                 for observer in self._barrier_observers:
                     observer(time.monotonic() - began)
                 if reached is not None:
@@ -378,8 +376,3 @@ class Journal:
 
     def _marker(self) -> Marker:
         return Marker(id=uuid.uuid4().hex, ts=self._clock())
-
-    async def _come_by(self, marker: Marker) -> None:
-        seen = self.view.expect(marker.id)
-        await self.put(marker)
-        await seen.wait()

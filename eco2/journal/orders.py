@@ -12,7 +12,7 @@ SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
 GIVE_UP_AFTER = 10.0
 """Seconds of the orders' own time after the id's by which the order must have come."""
-PATIENCE = 5.0
+SEARCH_TIMEOUT = 5.0
 """Seconds for one search; the store does not say where it ends."""
 
 
@@ -22,7 +22,7 @@ async def find_order(store: OrderStore, job_id: str) -> bytes | None:
     if born is None:
         return None
     try:
-        async with asyncio.timeout(PATIENCE), store.read_orders(FromTime(born - SEEK_BEFORE)) as records:
+        async with asyncio.timeout(SEARCH_TIMEOUT), store.read_orders(FromTime(born - SEEK_BEFORE)) as records:
             async for record in records:
                 head = order_head(record.body)
                 if head is not None and head.id == job_id:

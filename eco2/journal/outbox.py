@@ -6,7 +6,7 @@ flight, and many events cost few messages. A message whose confirm did not come 
 id; readers ignore what they have seen.
 
 A message that the broker refuses for its size is split until each put is alone; a put that is refused alone
-fails, and what is behind it goes on. The price: messages stay as small as that until the process restarts.
+fails, and those after it are sent. The price: messages stay as small as that until the process restarts.
 """
 
 import asyncio
@@ -25,10 +25,10 @@ from eco2.retry import Backoff
 
 BATCH_BYTES = 1_000_000
 """Size of one message, unless a single put is larger."""
-MOST_BYTES = 8_000_000
+MAX_PUT_BYTES = 8_000_000
 """Size of a single put. RabbitMQ 4 refuses messages above 16 MiB, and one that is refused would be sent again
-for ever, with all that is put behind it waiting."""
-MOST_TURNS = 10
+again and again, and block all events that are put after it."""
+MAX_TURNS = 10
 """Turns of the event loop, microseconds each while little happens, for which a message waits for more."""
 RESEND = Backoff(0.05, 2.0)
 
@@ -60,18 +60,18 @@ class Outbox:
         return time.monotonic() - waiting[0].since if waiting else 0.0
 
     def put(self, *events: Event) -> asyncio.Future[None]:
-        """Queues the events behind all that were put before; the future is done once they are confirmed.
+        """Queues the events after all earlier ones; the future is done once they are confirmed.
 
         Cancelling the future withdraws events that have not been sent yet; those on their way stay.
         Raises TypeError or ValueError at once for an event that JSON cannot hold, and `TooLarge`. The future
-        raises `TooLarge` where the broker takes even less.
+        raises `TooLarge` if the broker's limit is lower still.
         """
         confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         encoded = [encode_event(event) for event in events]
         size = sum(map(len, encoded))
-        if size > MOST_BYTES:
+        if size > MAX_PUT_BYTES:
             raise TooLarge(
-                f"{size:,} bytes are too much for the journal, which takes {MOST_BYTES:,} at once: "
+                f"{size:,} bytes are too much for the journal, which takes {MAX_PUT_BYTES:,} at once: "
                 "keep what is large in a store of its own, and let the stage return where it is"
             )
         self._entries.append(_Entry(encoded, size, confirmed, time.monotonic()))
@@ -81,42 +81,37 @@ class Outbox:
     async def run(self, stop: asyncio.Event) -> None:
         """Sends until `stop` is set and everything is confirmed."""
         async with asyncio.TaskGroup() as group:
-            waker = group.create_task(self._wake(stop))
+            stopping = group.create_task(stop.wait())
+            stopping.add_done_callback(lambda _: self._arrived.set())
             while not (stop.is_set() and not self._entries):
                 await self._arrived.wait()
                 self._arrived.clear()
                 while self._entries:
                     await self._gather()
-                    batch = self._sending = self._next()
+                    batch = self._sending = [self._entries.popleft()]
+                    size = batch[0].size
+                    while self._entries and size + self._entries[0].size <= self._batch_bytes:
+                        batch.append(self._entries.popleft())
+                        size += batch[-1].size
                     for entry in await self._send(batch):
                         if not entry.confirmed.done():
                             entry.confirmed.set_result(None)
                     self._sending = []
-            waker.cancel()
-
-    async def _wake(self, stop: asyncio.Event) -> None:
-        await stop.wait()
-        self._arrived.set()
+            stopping.cancel()
 
     async def _gather(self) -> None:
         """Returns after the first turn of the loop that brings nothing more to send, or after some turns."""
-        for _ in range(MOST_TURNS):
+        for _ in range(MAX_TURNS):
             before = len(self._entries)
             await asyncio.sleep(0)
             if len(self._entries) == before:
                 return
 
-    def _next(self) -> list[_Entry]:
-        batch: list[_Entry] = []
-        size = 0
-        while self._entries and (not batch or size + self._entries[0].size <= self._batch_bytes):
-            batch.append(self._entries.popleft())
-            size += batch[-1].size
-        return batch
-
     async def _send(self, batch: list[_Entry]) -> list[_Entry]:
-        """The entries that the journal holds now: all but those withdrawn before anything was sent, and none
-        of a batch that the broker refused for its size."""
+        """Sends until the broker confirms, and returns the entries that the journal holds now.
+
+        Without those that were withdrawn before anything was sent; none if the broker refuses the size.
+        """
         body, message_id, sent = b"", uuid.uuid4().hex, False
         for attempt in count(1):
             if not sent:
@@ -131,7 +126,14 @@ class Outbox:
                 return []
             except RetryableError as error:
                 sent |= isinstance(error, PublishUncertain)  # from now on exactly this body, under this id
-                _log_retry(attempt, error)
+                if attempt == 1 and isinstance(error, BrokerUnavailable):
+                    log.info(
+                        "events wait for the broker", why=str(error)
+                    )  # at each start, until the link is up
+                elif attempt in (1, 10) or attempt % 100 == 0:
+                    log.warning(
+                        "the journal did not confirm; sending again", attempt=attempt, error=str(error)
+                    )
             await RESEND.sleep(attempt)
         return batch
 
@@ -147,10 +149,3 @@ class Outbox:
         if not confirmed.done():
             confirmed.set_exception(error)
             confirmed.exception()  # perhaps nothing waits for it
-
-
-def _log_retry(attempt: int, error: RetryableError) -> None:
-    if attempt == 1 and isinstance(error, BrokerUnavailable):  # so at each start, until the link is up
-        log.info("events wait for the broker", why=str(error))
-    elif attempt in (1, 10) or attempt % 100 == 0:
-        log.warning("the journal did not confirm; sending again", attempt=attempt, error=str(error))

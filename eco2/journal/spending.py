@@ -1,9 +1,9 @@
-"""What was paid on the present day (UTC), folded from the journal by every process alike.
+"""The spending of the present day (UTC), folded from the journal by every process alike.
 
-Each stage event tells what its calls cost, and is counted once, however often it comes. Views do not reach
-back to midnight, so the leader of the sweep writes the sum as `spent` every minute: the total is the last
-`spent`, and what followed the offset up to which it counted. A process that finds no `spent` in its view
-reads back until it finds one, or midnight (`Recall`).
+Each stage event carries the cost of its calls, and is counted once even if it comes twice. Views do not reach
+back to midnight, so the leader of the sweep writes the sum as `spent` every minute. The total is the last
+`spent` plus the costs after the offset that it includes. A process without a `spent` in its view reads back
+until it finds one, or midnight (`backfill_spending`).
 """
 
 import asyncio
@@ -13,18 +13,18 @@ from decimal import Decimal
 from eco2.errors import DecodeError, RetryableError
 from eco2.event import Spent, StageChanged, amount, decode_events
 from eco2.log import get_logger
-from eco2.ports import Clock, FromTime, Record, Stream
+from eco2.ports import Clock, FromTime, Stream
 
-REMEMBERED = 20_000
-"""Stage events that are known to be counted: what is written twice comes within minutes."""
-AGAIN = 1.0
-"""Seconds before a read that broke off is begun anew."""
+MAX_COUNTED = 20_000
+"""Stage events that are remembered as counted: a second copy comes within minutes."""
+RETRY_INTERVAL = 1.0
+"""Seconds before a read that failed is repeated."""
 
-APART = 60.0
+MAX_SKEW = 60.0
 """Seconds by which clocks may differ."""
 
 _Name = tuple[str, str, str, str]
-"""Job, run, stage and status: what tells the events of stages apart."""
+"""Job, run, stage and status, which identify a stage event."""
 
 log = get_logger(__name__)
 
@@ -45,10 +45,10 @@ def until_midnight(ts: float) -> float:
 
 
 class Spending:
-    """`first`: the offset from which on it was told of everything. `complete`: nothing of the day is missing.
+    """Sums a day's costs. `first`: the offset from which on every message was folded.
 
-    `unpriced`: there was a call without a known price, which counts as 0. `written`: the last `spent`, which
-    may be of an earlier day. `counted`: events that were, as far as they can come again.
+    `complete`: no cost of the day is missing. `unpriced`: a call had no known price, and counts as 0.
+    `written`: the last `spent`, perhaps of an earlier day. `counted`: events that may come a second time.
     """
 
     def __init__(self) -> None:
@@ -58,115 +58,104 @@ class Spending:
         self.unpriced = False
         self.written: Spent | None = None
         self._base = Decimal()
-        self._upto = -1
+        self._up_to_offset = -1
         self._since: dict[_Name, tuple[int, Decimal]] = {}
         self.counted: dict[_Name, None] = {}
 
     def total(self, day: str) -> Decimal:
-        """USD that were paid on that day, the present or a later one."""
+        """Returns the USD paid on `day`, the present or a later one."""
         if day != self.day:
             return Decimal()
         return self._base + sum((cost for _, cost in self._since.values()), Decimal())
 
     def begin(self, offset: int) -> None:
-        """A message is read; nothing is missed from the first one on."""
+        """Notes the first message that is folded: from there on nothing is missed."""
         if self.first < 0:
             self.first = offset
 
     def paid(self, offset: int, event: StageChanged, now: float) -> None:
-        """A stage ended at `offset`. `now`: a clock ahead must not begin the next day."""
+        """Counts the cost of a stage. `now`: a clock that is ahead must not begin the next day."""
         if event.usage is None:
             return
         name = (event.job, event.run, event.stage, event.status)
         if name in self.counted:
             return
         self.counted[name] = None
-        if len(self.counted) > REMEMBERED:
+        if len(self.counted) > MAX_COUNTED:
             del self.counted[next(iter(self.counted))]
         cost = amount(event.usage.get("cost_usd"))
         self.unpriced |= cost is None
-        if cost and self._today(day_of(min(event.ts, now))) and offset > self._upto:
+        if cost and self._today(day_of(min(event.ts, now))) and offset > self._up_to_offset:
             self._since[name] = (offset, cost)
 
     def spent(self, event: Spent, now: float) -> None:
-        """The leader wrote the sum. One that counted less far than the last changes nothing."""
+        """Takes the sum that the leader wrote, unless it includes less than the last one."""
         usd = amount(event.usd)
-        if usd is None or event.day > day_of(now + APART):
+        if usd is None or event.day > day_of(now + MAX_SKEW):
             return
-        if not self._today(event.day) or event.upto < self._upto:
+        if not self._today(event.day) or event.up_to_offset < self._up_to_offset:
             return
-        self.written, self._base, self._upto = event, usd, event.upto
-        self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.upto}
-        self.complete |= 0 <= self.first <= event.upto
+        self.written, self._base, self._up_to_offset = event, usd, event.up_to_offset
+        self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.up_to_offset}
+        self.complete |= 0 <= self.first <= event.up_to_offset
 
     def restart(self) -> None:
-        """The journal is another one: what was counted so far is the beginning of what follows in it."""
+        """Continues with the journal that replaced this one: the sum so far is where it begins."""
         self._base, self._since = self.total(self.day), {}
-        self.first = self._upto = -1
+        self.first = self._up_to_offset = -1
         self.written = None
 
-    def preceded(self, earlier: "Spending") -> None:
-        """What was in the log before `first` came to `earlier`."""
+    def merge_earlier(self, earlier: "Spending") -> None:
+        """Adds `earlier`, the fold of the log before `first`."""
         if not self.complete and earlier.day and self._today(earlier.day):
-            self._base, self._upto = earlier.total(earlier.day), self.first - 1
+            self._base, self._up_to_offset = earlier.total(earlier.day), self.first - 1
             self._since = {name: paid for name, paid in self._since.items() if name not in earlier.counted}
             self.unpriced |= earlier.unpriced
             self.written = self.written or earlier.written
         self.complete = True
 
     def _today(self, day: str) -> bool:
-        """Whether it is the present day, which it is from now on if it is later."""
+        """True if `day` is the present day; a later one becomes it."""
         if day > self.day:
             self.day, self._base, self._since = day, Decimal(), {}
         return day == self.day
 
 
-class Recall:
-    """Completes the spending of a view whose own reach has no `spent`, once and for all."""
+async def backfill_spending(stream: Stream, spending: Spending, clock: Clock, window: float) -> None:
+    """Completes the `spending` of a view of `window` seconds that found no `spent` in the journal.
 
-    def __init__(self, stream: Stream, spending: Spending, clock: Clock, keep: float) -> None:
-        self._stream = stream
-        self._spending = spending
-        self._clock = clock
-        self._keep = keep
+    Reads from ever earlier times, since no `spent` was written while no process ran; at most from midnight.
+    """
+    reach = 2 * window
+    while not spending.complete:
+        now = clock()
+        start = max(midnight(now), now - reach)
+        try:
+            earlier = await read_spending(stream, start, spending.first, now)
+        except RetryableError as error:
+            log.info("today's spending is not known yet; reading again", why=str(error))
+            await asyncio.sleep(RETRY_INTERVAL)
+            continue
+        if earlier.complete or start == midnight(now):
+            spending.merge_earlier(earlier)
+        reach *= 2
 
-    async def complete(self) -> None:
-        """Reads back from where the view begins: ever further, since before it may lie a time in which nobody
-        wrote."""
-        while not self._spending.complete:
+
+async def read_spending(stream: Stream, start: float, end: int, now: float) -> Spending:
+    """Folds the records from the time `start` up to, but without, the offset `end`."""
+    spending = Spending()
+    async with stream.read(FromTime(start)) as records:
+        async for record in records:
+            if record.offset >= end:
+                break
+            spending.begin(record.offset)
             try:
-                self._spending.preceded(await self._earlier())
-            except RetryableError as error:
-                log.info("what was paid today is not known yet; reading again", why=str(error))
-                await asyncio.sleep(AGAIN)
-
-    async def _earlier(self) -> Spending:
-        now, reach = self._clock(), 2 * self._keep
-        while True:
-            start = max(midnight(now), now - reach)
-            earlier = await self._read(start)
-            if earlier.complete or start == midnight(now):
-                return earlier
-            reach *= 2
-
-    async def _read(self, start: float) -> Spending:
-        earlier, now = Spending(), self._clock()
-        async with self._stream.read(FromTime(start)) as records:
-            async for record in records:
-                if record.offset >= self._spending.first:
-                    break
-                _fold(earlier, record, now)
-        return earlier
-
-
-def _fold(spending: Spending, record: Record, now: float) -> None:
-    spending.begin(record.offset)
-    try:
-        events = decode_events(record.body)
-    except DecodeError:
-        return  # whoever tails it has counted and logged it
-    for event in events:
-        if isinstance(event, Spent):
-            spending.spent(event, now)
-        elif isinstance(event, StageChanged):
-            spending.paid(record.offset, event, now)
+                events = decode_events(record.body)
+            except DecodeError:
+                continue  # the view has counted and logged it
+            for event in events:
+                if isinstance(event, Spent):
+                    spending.spent(event, now)
+                elif isinstance(event, StageChanged):
+                    spending.paid(record.offset, event, now)
+    return spending

@@ -147,6 +147,11 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
         return self.visible_events[0].stage == TRUNCATED
 
     @property
+    def kept_bytes(self) -> int:
+        """Bytes that recorded calls and steps count for among those kept in memory."""
+        return sum(record.size for record in self.recorded.values())
+
+    @property
     def stage(self) -> str:
         """The last stage that clients saw."""
         return self.visible_events[-1].stage

@@ -1,8 +1,8 @@
 """The view: the recent jobs, folded from the journal's tail. Gateways and workers answer from it.
 
-It holds what was accepted in the last `keep` seconds of event time, which is also the life of idempotency
-keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of
-older jobs it keeps one offset, so that a look-up reads on from there instead of searching.
+It holds the jobs accepted in the last `window` seconds of event time, which is also the life of idempotency
+keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of an
+older job it keeps one offset, so that a look-up reads from there instead of searching.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ PLAUSIBLE = (-2.0, 10.0)
 """Seconds from the writing of a live `queued` to its coming here that need no wrong clock to explain them."""
 
 INTAKE_SEEN = 100
-"""Pauses and resumptions that are known again when they come twice."""
+"""Pauses and resumptions that are remembered, to recognise one that comes twice."""
 
 REPLACED = "the journal at the broker was replaced, and the jobs in it are lost; send the request again"
 
@@ -46,40 +46,39 @@ log = get_logger(__name__)
 
 
 class View:
-    """`keep`: seconds. `since`: Unix seconds from which on it holds every job; its tail starts there.
+    """The jobs of the last `window` seconds. `since`: Unix seconds from which on it holds every job.
 
-    `shows`: whether jobs that have ended are shown to anybody; else they are kept without their texts.
+    `keep_payloads`: false for a process that shows no jobs; it keeps ended ones without their texts.
     `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
-    place in the journal.
-    `earliest`: the clock to judge the age of what was accepted before the start. `steady`: one without jumps.
+    offset. `earliest`: the clock for the age of jobs accepted before the start. `steady`: one without jumps.
 
     Not thread-safe; every call is made on the event loop.
     """
 
     def __init__(
         self,
-        keep: float,
+        window: float,
         clock: Clock,
         *,
-        shows: bool = True,
+        keep_payloads: bool = True,
         replies: int = 0,
         earliest: Clock | None = None,
         steady: Clock | None = None,
     ) -> None:
-        self.since = clock() - keep
-        self._keep = keep
+        self.since = clock() - window
+        self._window = window
         self._clock = clock
         self._earliest = earliest or clock
         self._steady = steady or clock
-        self._shows = shows
+        self._keep_payloads = keep_payloads
         self._replies_left = replies
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._left: dict[str, int] = {}
+        self._evicted: dict[str, int] = {}
         self._arrived: dict[str, float] = {}
-        """When a job came here whose `queued` names a time that cannot be: its gateway's clock is wrong."""
+        """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
         self._born: dict[str, float] = {}
-        """When a job was accepted, on the steady clock: of those not ended that came while we listened."""
+        """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
         self._live = False
         self._changes: dict[str, asyncio.Event] = {}
         self._markers: dict[str, asyncio.Event] = {}
@@ -94,7 +93,7 @@ class View:
         self.spending = Spending()
         self.large = LargeCalls()
         self.skipped = 0
-        self._written = self._came = 0.0
+        self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
 
@@ -119,33 +118,38 @@ class View:
         return self._arrived.get(state.job, state.accepted)
 
     def age(self, state: JobState) -> float:
-        """Seconds since the job was accepted. No wall clock matters where this process saw that happen; else
-        the earliest does, since an end that comes late harms nobody and one that comes early does."""
+        """Returns the seconds since the job was accepted.
+
+        No wall clock matters if this process saw that happen. Else the earliest one counts: a job may end
+        late, but not early.
+        """
         born = self._born.get(state.job)
         return self._earliest() - self._accepted(state) if born is None else self._steady() - born
 
     def remaining(self, state: JobState) -> float:
-        """Seconds until the job's deadline; negative behind it."""
+        """Seconds until the job's deadline; negative after it."""
         return state.deadline - state.accepted - self.age(state)
 
-    def left(self, job_id: str) -> int | None:
-        """The offset of the `queued` of a job that has left the view, if it is still remembered."""
-        return self._left.get(job_id)
+    def evicted_offset(self, job_id: str) -> int | None:
+        """The offset of the `queued` of a job that left the view, if it is still remembered."""
+        return self._evicted.get(job_id)
 
     def begin(self) -> None:
-        """The clock is as right as it gets: the view reaches back from now, before anything was applied."""
-        self.since = self._clock() - self._keep
+        """Starts the window now: the clock is compared, and no record was applied yet."""
+        self.since = self._clock() - self._window
 
     def by_key(self, owner: str, key: str, at: float) -> JobState | None:
         """The job that holds the idempotency key at the time `at` (Unix seconds)."""
         job_id = self._keys.get((owner, key))
         holder = self._jobs.get(job_id) if job_id else None
-        return holder if holder is not None and holder.accepted >= at - self._keep else None
+        return holder if holder is not None and holder.accepted >= at - self._window else None
 
     def lag(self, now: float) -> float:
-        """Seconds from the writing of the newest event, by its writer's clock, to its coming here; 0.0 once
-        that is long ago: it would say nothing of the present."""
-        return max(0.0, self._came - self._written) if now - self._came < RECENT else 0.0
+        """Seconds from the newest event's time, by its writer's clock, to its arrival here.
+
+        0.0 once that is long ago, and so no measure of the present lag.
+        """
+        return max(0.0, self._received_at - self._written_at) if now - self._received_at < RECENT else 0.0
 
     def observe(self, observer: Callable[[JobState], None]) -> None:
         """Calls `observer(state)` after every change of any job. It must neither block nor raise."""
@@ -156,7 +160,7 @@ class View:
         self._intake_observers.append(observer)
 
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
-        """Waits until the job's state is another than `seen` (the object itself) and returns it.
+        """Waits until the job's state is an object other than `seen`, and returns it.
 
         Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal is gone.
         """
@@ -165,7 +169,7 @@ class View:
             state = self._jobs.get(job_id)
             if state is not None and state is not seen:
                 return state
-            if job_id in self._left:
+            if job_id in self._evicted:
                 raise JobForgotten(f"job {job_id} has left the view; its time is over")
             if resets != self.resets or (state is None and seen is not None):
                 raise BrokerUnavailable(REPLACED)
@@ -176,15 +180,15 @@ class View:
         self._reset_observers.append(observer)
 
     def reset(self) -> None:
-        """The journal is another one: forgets what the old one said, and ends every wait for more of it.
+        """Forgets the journal that was replaced, and ends every wait for more of it.
 
-        What was paid today stays known: it was paid, whatever became of the record.
+        Today's spending stays: it was paid, whatever became of the record.
         """
         self.resets += 1
-        self.since, self.offset = self._clock() - self._keep, -1
-        self._written = self._came = 0.0
-        self._replies_left += sum(map(_kept, self._jobs.values()))
-        for known in (self._jobs, self._keys, self._left, self._markers, self._arrived, self._born):
+        self.since, self.offset = self._clock() - self._window, -1
+        self._written_at = self._received_at = 0.0
+        self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
+        for known in (self._jobs, self._keys, self._evicted, self._markers, self._arrived, self._born):
             known.clear()
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
@@ -196,13 +200,14 @@ class View:
             notify()
 
     def expect(self, marker_id: str) -> asyncio.Event:
-        """An event that is set when the marker has come by."""
+        """Returns an event that is set when the view has applied the marker."""
         return self._markers.setdefault(marker_id, asyncio.Event())
 
     def apply(self, record: Record) -> None:
-        """Folds one journal message. What this version cannot read is skipped, counted, logged once."""
+        """Folds one journal message. Unknown events are skipped, counted, logged once."""
+        if self.offset < 0:
+            self.spending.begin(record.offset)
         self.offset = record.offset
-        self.spending.begin(record.offset)
         try:
             events = decode_events(record.body)
         except DecodeError as error:
@@ -213,18 +218,18 @@ class View:
                 self._skip(record.offset, "unknown kind of event")
             else:
                 self._apply(EventId(record.offset, index), event, len(record.body))
-                self._written, self._came = event.ts, self._clock()
+                self._written_at, self._received_at = event.ts, self._clock()
 
     def _apply(self, at: EventId, event: Event, size: int) -> None:
         match event:
             case Marker() | Paused() | Resumed() | Spent() | Large():
                 self._note(event)
                 return
-            case StageChanged():
+            case StageChanged() if event.usage is not None:
                 self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
             case Queued():
                 now = min(event.ts, self._clock())  # a clock ahead must not empty the view
-                self._evict(now - self._keep)
+                self._evict(now - self._window)
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
             self._date(event)
@@ -236,15 +241,15 @@ class View:
         elif after.superseded_by is not None:
             self._release_key(after)  # it lost to a job that this view has never seen
         if before is not None and before.recorded is not after.recorded:
-            self._replies_left += _kept(before) - _kept(after)
+            self._replies_left += before.kept_bytes - after.kept_bytes
         if after.ended:
             self._born.pop(event.job, None)
-            after = after if self._shows else without_payloads(after)
+            after = after if self._keep_payloads else without_payloads(after)
         self._jobs[event.job] = after
         self._announce(after)
 
     def _date(self, event: Queued) -> None:
-        """A record from before the start may be old; a live one is at most as old as records can be."""
+        """Notes when the job was accepted; only a live record must be young."""
         age = self._clock() - event.ts
         soonest, latest = PLAUSIBLE
         if age < soonest or (self._live and age > latest):
@@ -253,8 +258,8 @@ class View:
         if self._live:
             self._born[event.job] = self._steady() - max(0.0, age)
 
-    def _note(self, event: Marker | Paused | Resumed | Spent | Large) -> None:
-        """What belongs to no job."""
+    def _note(self, event: Marker | Spent | Large | IntakeEvent) -> None:
+        """Applies an event that belongs to no job."""
         match event:
             case Marker():
                 if marker := self._markers.pop(event.id, None):
@@ -265,11 +270,11 @@ class View:
             case Large():
                 self.large.said(event, self._clock())
             case _:
-                self._apply_intake(event)
+                self._note_intake(event)
 
-    def _apply_intake(self, event: IntakeEvent) -> None:
+    def _note_intake(self, event: IntakeEvent) -> None:
         if event in self._intake:
-            return  # what was sent twice may come again behind newer events: a pause that is long over
+            return  # a message that was sent twice may come again after newer ones, such as a resumption
         self._intake.append(event)
         if isinstance(event, Paused) and event.renewed and self._resumed:
             return  # it was resumed while the sweep, which did not know yet, wrote this
@@ -279,13 +284,10 @@ class View:
             notify()
 
     def _announce(self, state: JobState) -> None:
-        self._wake(state.job)
+        if changed := self._changes.pop(state.job, None):
+            changed.set()
         for observer in self._observers:
             observer(state)
-
-    def _wake(self, job_id: str) -> None:
-        if waiting := self._changes.pop(job_id, None):
-            waiting.set()
 
     def _claim(self, state: JobState, at: EventId) -> JobState:
         if state.key is None:
@@ -305,11 +307,12 @@ class View:
             del self._jobs[state.job]
             self._arrived.pop(state.job, None)
             self._born.pop(state.job, None)
-            self._replies_left += _kept(state)
-            self._left[state.job] = state.queued_at
-            self._wake(state.job)
-            if len(self._left) > INDEX_SIZE:
-                del self._left[next(iter(self._left))]
+            self._replies_left += state.kept_bytes
+            self._evicted[state.job] = state.queued_at
+            if changed := self._changes.pop(state.job, None):
+                changed.set()
+            if len(self._evicted) > INDEX_SIZE:
+                del self._evicted[next(iter(self._evicted))]
             self._release_key(state)
 
     def _release_key(self, state: JobState) -> None:
@@ -321,7 +324,3 @@ class View:
         if not self._unknown_logged:
             self._unknown_logged = True
             log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
-
-
-def _kept(state: JobState) -> int:
-    return sum(record.size for record in state.recorded.values())

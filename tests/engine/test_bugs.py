@@ -8,7 +8,7 @@ from pydantic import BaseModel, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.journal import Echo
-from eco2.journal.outbox import MOST_BYTES
+from eco2.journal.outbox import MAX_PUT_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
 from tests.support.virtual_clock import virtual
@@ -76,7 +76,7 @@ async def test_text_that_json_cannot_hold_ends_the_job_and_not_the_worker() -> N
     assert [state.status for state in states] == ["failed", "failed"]
 
 
-@pytest.mark.parametrize("words", ["\ud83d", "x" * (MOST_BYTES + 1)], ids=["half a character", "too long"])
+@pytest.mark.parametrize("words", ["\ud83d", "x" * (MAX_PUT_BYTES + 1)], ids=["half a character", "too long"])
 def test_a_failure_that_passes_may_be_told_in_any_words(words: str) -> None:
     tried: list[str] = []
 
@@ -134,13 +134,13 @@ async def test_a_result_that_json_cannot_hold_ends_the_job_and_not_the_worker() 
             assert state.result["error"]["code"] == "INTERNAL"
 
 
-LARGE = "x" * MOST_BYTES
+LARGE = "x" * MAX_PUT_BYTES
 
 
 async def large(context: Context[Question]) -> Draft:
     if context.input.text == "raise":
         raise PermanentError(LARGE)
-    return Draft(text=LARGE if context.input.text == "return" else "x" * (MOST_BYTES // 2))
+    return Draft(text=LARGE if context.input.text == "return" else "x" * (MAX_PUT_BYTES // 2))
 
 
 def twice(outputs: Outputs | None) -> JSON:

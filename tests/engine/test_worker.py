@@ -7,7 +7,7 @@ import pytest
 from eco2.broker.embedded import Chaos
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import Marker, decode_events
-from eco2.journal.history import History
+from eco2.journal.past_jobs import PastJobs
 from eco2.journal.state import JobState
 from eco2.pipeline import Context
 from eco2.ports import FromStart, Record
@@ -151,13 +151,13 @@ async def test_orders_older_than_the_view_end_without_a_search_and_hold_up_nobod
         fresh = await gateway.submit()
         assert gateway.journal.view.get(old[0]) is None
         searched: list[str] = []
-        find = History.find
+        find = PastJobs.find
 
-        async def noted(history: History, job_id: str) -> JobState | None:
+        async def noted(past_jobs: PastJobs, job_id: str) -> JobState | None:
             searched.append(job_id)
-            return await find(history, job_id)
+            return await find(past_jobs, job_id)
 
-        monkeypatch.setattr(History, "find", noted)
+        monkeypatch.setattr(PastJobs, "find", noted)
         async with world.process(ScriptedModel()) as worker:
             assert (await worker.ended(fresh.job)).status == "completed"
             ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'

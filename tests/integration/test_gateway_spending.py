@@ -17,7 +17,7 @@ async def pay(world: Cluster, usd: str) -> None:
     """The sweep's leader writes this sum."""
     view = world.gateways[0].journal.view
     now = time.time()
-    await world.worker.append(Spent(ts=now, day=day_of(now), usd=usd, upto=view.offset))
+    await world.worker.append(Spent(ts=now, day=day_of(now), usd=usd, up_to_offset=view.offset))
     await eventually(lambda: view.spending.total(day_of(time.time())) == Decimal(usd))
 
 

@@ -256,7 +256,7 @@ class World:
         process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
         components = [Component("broker", broker.run), Component("journal", journal.run)]
         if self.spending:
-            components.append(Component("spending", journal.recall_spending))
+            components.append(Component("spending", journal.backfill_spending))
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
         if remotes:

@@ -38,7 +38,7 @@ EVENTS: list[Event] = [
     StepCompleted(ts=1.0, job="a", run="r", stage="s", key="step/n/0", value={"x": [1, None]}),
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
-    Spent(ts=1.0, day="2026-11-26", usd="0.0029", upto=7),
+    Spent(ts=1.0, day="2026-11-26", usd="0.0029", up_to_offset=7),
     Large(ts=1.0, budget="openai", tokens=40_000.0),
 ]
 

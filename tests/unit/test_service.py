@@ -253,12 +253,14 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             keep: float,
             clock: Clock,
             *,
-            shows: bool,
+            keep_payloads: bool,
             replies: int,
             presence: Presence,
         ) -> None:
             given["journal"] = (keep,)
-            super().__init__(stream, keep, clock, shows=shows, replies=replies, presence=presence)
+            super().__init__(
+                stream, keep, clock, keep_payloads=keep_payloads, replies=replies, presence=presence
+            )
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)

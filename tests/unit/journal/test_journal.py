@@ -109,7 +109,7 @@ async def test_a_process_that_never_saw_the_job_searches_by_the_time_in_its_id()
             await process.submit("more than an early seek goes back")
         await pass_by(process, KEEP + 60)
         async with world.process() as newcomer:
-            assert newcomer.journal.view.left(job) is None
+            assert newcomer.journal.view.evicted_offset(job) is None
             found = await newcomer.journal.find(job)
     assert found is not None
     assert found.result == {"job": job}
@@ -303,9 +303,9 @@ async def test_whoever_gives_up_on_a_barrier_leaves_it_to_the_others() -> None:
 class Fold:
     """A view by itself, under a wall clock that the test sets."""
 
-    def __init__(self, *, shows: bool = True) -> None:
+    def __init__(self, *, keep_payloads: bool = True) -> None:
         self.now = 1_000.0
-        self.view = View(100.0, lambda: self.now, shows=shows)
+        self.view = View(100.0, lambda: self.now, keep_payloads=keep_payloads)
 
     def take(self, *events: Event) -> None:
         self.view.apply(Record(self.view.offset + 1, encode_events(events)))
@@ -333,9 +333,9 @@ def test_a_job_and_its_key_live_for_as_long_as_the_view_keeps() -> None:
     assert fold.view.since == pytest.approx(1_000.1)
 
 
-@pytest.mark.parametrize("shows", [True, False])
-def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(shows: bool) -> None:
-    fold = Fold(shows=shows)
+@pytest.mark.parametrize("keep_payloads", [True, False])
+def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(keep_payloads: bool) -> None:
+    fold = Fold(keep_payloads=keep_payloads)
     output: JSON = {"text": "long"}
     usage: JSON = {"calls": 1}
     run = RunStarted(ts=1_000.0, job="a", run="r", attempt=1, worker="w")
@@ -361,8 +361,10 @@ def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(shows:
     assert state is not None
     assert (state.status, state.ended, state.dead, state.run) == ("failed", True, True, "r")
     assert fold.holder(1_001.0) == "a"
-    assert bool(state.outputs) is bool(state.usage) is bool(state.result) is shows
-    assert [bool(one.result) for one in state.visible_events] == ([False, True, True] if shows else [False])
+    assert bool(state.outputs) is bool(state.usage) is bool(state.result) is keep_payloads
+    assert [bool(one.result) for one in state.visible_events] == (
+        [False, True, True] if keep_payloads else [False]
+    )
 
 
 def test_one_key_of_two_owners_is_two_keys() -> None:
@@ -396,7 +398,7 @@ def test_the_offsets_of_jobs_that_left_are_bounded(monkeypatch: pytest.MonkeyPat
     fold.take(*(queued(name, 1_000.0) for name in "abc"))
     fold.now = 1_200.0
     fold.take(queued("d", 1_200.0))
-    assert [fold.view.left(name) for name in "abcd"] == [None, 0, 0, None]
+    assert [fold.view.evicted_offset(name) for name in "abcd"] == [None, 0, 0, None]
 
 
 @virtual

@@ -7,7 +7,7 @@ import pytest
 
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
 from eco2.event import Marker, decode_events
-from eco2.journal.outbox import BATCH_BYTES, MOST_BYTES, Outbox
+from eco2.journal.outbox import BATCH_BYTES, MAX_PUT_BYTES, Outbox
 from tests.support.virtual_clock import virtual
 
 
@@ -126,7 +126,7 @@ async def test_what_no_broker_takes_is_refused_at_once_and_holds_up_nothing() ->
     stream = ScriptedStream()
     outbox = Outbox(stream)
     with pytest.raises(TooLarge, match=r"8,000,0.. bytes are too much"):
-        outbox.put(marker("x" * MOST_BYTES))
+        outbox.put(marker("x" * MAX_PUT_BYTES))
     outbox.put(marker("next"))
     await flush(outbox)
     assert stream.bodies == [["next"]]

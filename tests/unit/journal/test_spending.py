@@ -40,7 +40,7 @@ def stage(usd: str | None, ts: float = NOON, run: str = "r", name: str | None = 
 
 
 def spent(usd: str, upto: int, ts: float = NOON) -> Spent:
-    return Spent(ts=ts, day=day_of(ts), usd=usd, upto=upto)
+    return Spent(ts=ts, day=day_of(ts), usd=usd, up_to_offset=upto)
 
 
 def view(*messages: Event | list[Event], first: int = 10, now: float = NOON) -> Spending:
@@ -81,7 +81,7 @@ def test_what_comes_again_across_the_beginning_of_a_view_is_counted_once() -> No
     later.begin(10)
     later.paid(10, once, NOON)
     later.paid(11, other, NOON)
-    later.preceded(earlier)
+    later.merge_earlier(earlier)
     assert later.complete
     assert later.total(TODAY) == 5
 

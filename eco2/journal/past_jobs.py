@@ -1,4 +1,4 @@
-"""Look-ups of jobs that are older than the view: a few messages read again from the journal."""
+"""Looks up jobs that are older than the view: reads a few messages of the journal again."""
 
 import asyncio
 
@@ -13,13 +13,13 @@ SEEK_BEFORE = 5.0
 """Seconds before the id's own time at which a search starts: clocks of gateways differ a little."""
 GIVE_UP_AFTER = 10.0
 """Seconds of event time after the id's own time by which `queued` must have come."""
-LEFT_OVER = 300.0
-"""Seconds after the id's own time for which the rest of a job is looked for whose beginning is dropped."""
+MAX_REST = 300.0
+"""Seconds after the id's own time in which the rest of a job must come whose beginning is dropped."""
 READERS = 2
 """Look-ups at once; each is a reader at the broker."""
 
 
-class History:
+class PastJobs:
     def __init__(self, stream: Stream, view: View) -> None:
         self._stream = stream
         self._view = view
@@ -30,13 +30,20 @@ class History:
         born = id_time(job_id)
         if born is None or born > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it
-        offset = self._view.left(job_id)
+        offset = self._view.evicted_offset(job_id)
         start: Start = FromTime(born - SEEK_BEFORE) if offset is None else FromOffset(offset)
         async with self._readers:
-            return await self._search(_Search(job_id, born, known=offset is not None), start)
+            if self._view.offset < 0:
+                return None
+            search = JobSearch(job_id, born, known=offset is not None)
+            async with self._stream.read(start) as records:
+                async for record in records:
+                    if search.take(record) or record.offset >= self._view.offset:
+                        break
+            return search.result()
 
     async def value_at(self, at: EventId) -> object:
-        """The value of the call or step that was recorded at `at`; None if the journal has dropped it."""
+        """Reads the value of the call or step recorded at `at`; None if the journal has dropped it."""
         async with self._readers, self._stream.read(FromOffset(at.offset)) as records:
             async for record in records:
                 if record.offset != at.offset:
@@ -50,18 +57,9 @@ class History:
                 return None
         return None
 
-    async def _search(self, search: "_Search", start: Start) -> JobState | None:
-        if self._view.offset < 0:
-            return None
-        async with self._stream.read(start) as records:
-            async for record in records:
-                if search.take(record) or record.offset >= self._view.offset:
-                    break
-        return search.result()
 
-
-class _Search:
-    """Folds one job out of the records that pass by, and knows when it has seen enough."""
+class JobSearch:
+    """Folds one job out of a run of records, and detects when no more of it can follow."""
 
     def __init__(self, job_id: str, born: float, known: bool) -> None:
         self._job_id = job_id
@@ -71,7 +69,7 @@ class _Search:
         self._oldest: float | None = None
 
     def take(self, record: Record) -> bool:
-        """True once nothing more about the job is to be expected."""
+        """Folds a record. True once nothing more about the job can follow."""
         try:
             events = decode_events(record.body)
         except DecodeError:
@@ -83,20 +81,24 @@ class _Search:
                 self._oldest = event.ts
             if isinstance(event, JobEvent) and event.job == self._job_id:
                 at = EventId(record.offset, index)
-                if self._state is None and self._cut:
+                if self._state is None and self.is_truncated:
                     self._state = truncated_state(self._job_id, self._born, at, event)
                 self._state = apply(self._state, at, event)
                 if self._state is not None and self._state.ended:
                     return True
-            elif self._state is None and event.ts > self._born + (LEFT_OVER if self._cut else GIVE_UP_AFTER):
+            elif self._state is None and event.ts > self._born + (
+                MAX_REST if self.is_truncated else GIVE_UP_AFTER
+            ):
                 return True
         return False
 
     @property
-    def _cut(self) -> bool:
+    def is_truncated(self) -> bool:
+        """True if the journal has dropped the time in which the job was accepted."""
         return (self._oldest or 0.0) > self._born
 
     def result(self) -> JobState | None:
-        if self._state is None and (self._known or self._cut):
+        """Returns the job's state. Raises `JobForgotten` if the journal has dropped it."""
+        if self._state is None and (self._known or self.is_truncated):
             raise JobForgotten("the journal no longer holds this job; submit it again")
         return self._state
