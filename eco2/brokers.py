@@ -65,7 +65,7 @@ async def check(settings: Settings, needed: Topology) -> list[str]:
 
 
 async def inspect(settings: Settings, needed: Topology) -> "Inspection":
-    """What the broker is and what it lacks, with its limit of sizes. Raises as `check`."""
+    """Returns the broker's version and what it lacks, with its size limit. Raises as `check`."""
     from eco2.broker import rabbitmq
 
     # An upload travels in base64, four bytes for three.

@@ -1,4 +1,4 @@
-"""What the engine needs from the outside, as Protocols. `broker/` and `llm/` implement them.
+"""The engine's ports, as Protocols, which `broker/` and `llm/` implement.
 
 A broker gives five things: work queues, a stream (the journal lives on it), a store of orders, transient
 messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
@@ -17,23 +17,23 @@ from eco2.pacer import Limits
 Answer = TypeVar("Answer")
 
 Clock = Callable[[], float]
-"""Says the time: Unix seconds."""
+"""Returns the time in Unix seconds."""
 
 DEAD = "dead"
 """The queue of dead letters, of all pipelines."""
 
 DELAYS = (5, 30, 120)
-"""Seconds that a job can be put off. One queue each and pipeline: a time per message would hold up, behind a
-message that waits for long, those whose time has come."""
+"""Seconds by which a retry can be delayed. One queue for each, since a quorum queue with a time per message
+would hold up expired messages that are queued after one that waits longer."""
 
 
 def jobs_queue(pipeline: str) -> str:
-    """Where the orders of `pipeline` arrive."""
+    """The queue to which the orders of `pipeline` are published."""
     return f"jobs.{pipeline}"
 
 
 def retry_queue(pipeline: str) -> str:
-    """What goes first: orders that have waited before. Consumed beside the jobs, not behind their backlog."""
+    """The queue of orders that have waited before. Consumed beside the jobs, not after their backlog."""
     return f"{jobs_queue(pipeline)}.first"
 
 
@@ -89,7 +89,7 @@ class Delivery(Protocol):
     @property
     def body(self) -> bytes: ...
     def release_body(self) -> None:
-        """It is not read again, and need not be kept until the delivery is settled."""
+        """Frees the body before the delivery is settled; it is not read again."""
 
     @property
     def message_id(self) -> str: ...
@@ -99,45 +99,45 @@ class Delivery(Protocol):
 
     @property
     def delivery_count(self) -> int:
-        """How often it was given back or taken back before; 0 where the broker does not tell.
+        """How often it was given back or taken back before; 0 if the broker does not report it.
 
         Not the broker's own count towards its delivery limit: RabbitMQ counts `requeue` there until 4.2 only.
         """
 
     async def ack(self) -> None:
-        """Done with it: the broker forgets it."""
+        """Settles it: the broker deletes it."""
 
     async def requeue(self) -> None:
-        """Give it back: the broker delivers it again, to anyone."""
+        """Gives it back: the broker delivers it again, to any consumer."""
 
     async def reject(self) -> None:
-        """Send it to the dead letters (queue `DEAD`)."""
+        """Sends it to the dead letters (queue `DEAD`)."""
 
 
 class Subscription(Protocol):
-    """A standing wish for messages; the broker's `run` attaches it again after every lost connection."""
+    """A subscription to messages; the broker's `run` attaches it again after every lost connection."""
 
     @property
     def attached(self) -> bool:
         """True while the broker has this consumer."""
 
     async def cancel(self) -> None:
-        """No further message after this returns. Deliveries already handed out can still be settled."""
+        """Ends it: no message after this returns. Deliveries already handed out can still be settled."""
 
 
 class Tail(Subscription, Protocol):
-    """A standing reader of the stream.
+    """A reader that follows the stream over lost connections.
 
     `attached` holds from the record on that proves the stream to be the one that was read: after each
     attachment the last record is read again and compared.
     """
 
     async def reattach(self) -> None:
-        """Reads on over a new connection, for a tail that has fallen silent: none lost, none repeated."""
+        """Continues over a new connection, for a tail that shows nothing: no record is lost or repeated."""
 
 
 def ignore() -> None:
-    """For a reader to whom a replaced stream is no news."""
+    """Does nothing; the callback of a reader that need not notice an event."""
 
 
 class WorkQueue(Protocol):
@@ -152,7 +152,10 @@ class WorkQueue(Protocol):
         """Calls `on_delivery` for each message, with at most `prefetch` unsettled. It must not block."""
 
     async def depth(self, queue: str) -> int:
-        """Messages of `queue` that nobody holds. Raises `BrokerUnavailable`, also if it does not exist."""
+        """Returns the messages of `queue` that no consumer holds.
+
+        Raises `BrokerUnavailable`, also if it does not exist.
+        """
 
 
 class Appender(Protocol):
@@ -168,16 +171,16 @@ class Stream(Appender, Protocol):
         on_record: Callable[[Record], None],
         on_replaced: Callable[[], None] = ignore,
     ) -> Tail:
-        """Calls `on_record` for every record from `start` on, for ever: in order, none lost or repeated,
+        """Calls `on_record` for every record from `start` on: in order, none lost or repeated,
         over any number of lost connections. `on_record` must neither block nor raise.
 
         `on_replaced` is called when the stream has another record, or none, where the last one was read: it
-        was deleted and made again, or its end was lost. Nothing more is handed over then: cancel, tail anew.
+        was deleted and created again, or its end was lost. No record follows then: cancel, open another.
         A stream that ends before that place is silent instead.
         """
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        """A second, independent reader: in order, waits at the end for more; leave it when you have enough.
+        """Opens an independent reader: in order, and at the end it waits for more.
 
         The iteration raises `BrokerUnavailable` if the connection goes.
         """
@@ -194,7 +197,7 @@ class OrderStore(Protocol):
         that the broker never takes."""
 
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        """A reader of the store, like `Stream.read`. Its offsets have nothing to do with the journal's."""
+        """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
 
 
 class PubSub(Protocol):
@@ -214,7 +217,7 @@ Express = Callable[[bytes], bytes | None]
 
 class Rpc(Protocol):
     async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-        """The reply of the one process that serves `service`.
+        """Returns the reply of the one process that serves `service`.
 
         `express`: a copy of the request may go ahead to whoever answered last; the first reply counts.
         Raises `NoReply` after `timeout` seconds (the request may have been handled), `BrokerUnavailable`.
@@ -236,7 +239,7 @@ class Rpc(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """A connection to the broker that somebody wants. `reconnects`: times that it was made anew."""
+    """A connection to the broker that is in use. `reconnects`: times that it was opened again."""
 
     name: str
     up: bool
@@ -248,7 +251,7 @@ class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
 
     @property
     def blocked(self) -> str | None:
-        """Why the broker takes no publishes at present (memory or disk alarm), or None."""
+        """Why the broker accepts no publishes now (memory or disk alarm), or None."""
 
     @property
     def ready(self) -> bool:
@@ -259,7 +262,7 @@ class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
         """The connections, for dashboards."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Connects, attaches every subscription, repairs both for ever; closes when `stop` is set.
+        """Connects, attaches every subscription and repairs both until `stop` is set; then it closes.
 
         Raises `ConfigurationError` if the topology at the broker is not the one that this program needs.
         """

@@ -1,7 +1,7 @@
-"""Where a tail stands in its stream, over any number of attachments, and whether it is the same stream still.
+"""The position of a tail in its stream, over any number of attachments, and the check for a replaced stream.
 
-An offset means nothing in a stream that was deleted and made again. So a tail that is attached again begins
-at the record that it read last: only if that comes again, byte for byte, it goes on after it.
+An offset means nothing in a stream that was deleted and created again. So a tail that is attached again
+starts at the record that it read last, and continues only if that record comes again, byte for byte.
 """
 
 from collections.abc import Callable
@@ -31,33 +31,30 @@ class Position:
 
     @property
     def proven(self) -> bool:
-        """True while nothing speaks against the stream being the one that was read."""
+        """True once this attachment has shown the last record again, unless the stream was replaced."""
         return self._expected is None and not self._replaced
 
     def attach(self) -> Start:
-        """Where a new attachment begins to read."""
+        """Returns the start of a new attachment."""
         self._expected = self._last
         return self._start if self._last is None else FromOffset(self._last.offset)
 
     def take(self, item: Record) -> None:
-        """The present attachment shows `item`, perhaps one before its start: a broker gives whole chunks."""
+        """Takes a record of this attachment; it may lie before the start, as brokers send whole chunks."""
         if self._replaced:
             return
         if self._expected is not None:
-            self._compare(self._expected, item)
-        elif self._is_new(item):
+            if item == self._expected:
+                self._expected = None
+            elif item.offset >= self._expected.offset:
+                self._replaced = True
+                log.warning("the stream is another one than before", offset=self._expected.offset)
+                self._on_replaced()
+            return
+        if self._last is not None:
+            is_new = item.offset > self._last.offset
+        else:
+            is_new = not (isinstance(self._start, FromOffset) and item.offset < self._start.offset)
+        if is_new:
             self._last = item
             self._on_record(item)
-
-    def _is_new(self, item: Record) -> bool:
-        if self._last is not None:
-            return item.offset > self._last.offset
-        return not (isinstance(self._start, FromOffset) and item.offset < self._start.offset)
-
-    def _compare(self, expected: Record, item: Record) -> None:
-        if item == expected:
-            self._expected = None
-        elif item.offset >= expected.offset:
-            self._replaced = True
-            log.warning("the stream is another one than before", offset=expected.offset)
-            self._on_replaced()

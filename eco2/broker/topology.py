@@ -121,13 +121,13 @@ class Topology:
 
     def _describe(self) -> tuple[Entity, ...]:
         return (
-            Queue(self.queue(DEAD), _frozen(_quorum() | {"x-delivery-limit": UNLIMITED})),
+            Queue(self.queue(DEAD), MappingProxyType(_quorum() | {"x-delivery-limit": UNLIMITED})),
             *(queue for name in self.pipelines for queue in self._work(name)),
-            Queue(self.stream, _frozen(_stream(self.retention_hours))),
-            Queue(self.inputs, _frozen(_stream(INPUTS_HOURS))),
+            Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
+            Queue(self.inputs, MappingProxyType(_stream(INPUTS_HOURS))),
             Exchange(self.live, "topic"),
             *(
-                Queue(self.service(name), _frozen(_quorum() | {"x-single-active-consumer": True}))
+                Queue(self.service(name), MappingProxyType(_quorum() | {"x-single-active-consumer": True}))
                 for name in self.services
             ),
         )
@@ -135,14 +135,14 @@ class Topology:
     def _work(self, pipeline: str) -> tuple[Queue, ...]:
         """Orders, what goes first, and what waits: it goes first when its time has come."""
         first = self.queue(retry_queue(pipeline))
-        work = _frozen(_quorum() | _dead_letters(self.queue(DEAD)))
+        work = MappingProxyType(_quorum() | _dead_letters(self.queue(DEAD)))
         return (
             Queue(self.queue(jobs_queue(pipeline)), work),
             Queue(first, work),
             *(
                 Queue(
                     self.queue(delay_queue(pipeline, delay)),
-                    _frozen(_quorum() | {"x-message-ttl": delay * 1000} | _dead_letters(first)),
+                    MappingProxyType(_quorum() | {"x-message-ttl": delay * 1000} | _dead_letters(first)),
                 )
                 for delay in DELAYS
             ),
@@ -173,10 +173,6 @@ def _stream(hours: int) -> dict[str, str | int | bool]:
         "x-max-age": f"{hours}h",
         "x-stream-max-segment-size-bytes": SEGMENT_BYTES,
     }
-
-
-def _frozen(arguments: dict[str, str | int | bool]) -> Mapping[str, str | int | bool]:
-    return MappingProxyType(arguments)
 
 
 def difference(entity: Entity, reason: str) -> str:

@@ -1,4 +1,4 @@
-"""What one connection holds at the embedded broker for as long as it is up.
+"""The resources of one connection to the embedded broker.
 
 Everything that must end with the connection (unsettled deliveries, readers, requests without a reply)
 registers itself here; closing runs all of it once, the youngest first, so that messages return in their old

@@ -69,7 +69,7 @@ CALM = Chaos(
 
 
 class Fate(enum.Enum):
-    """What becomes of one publish."""
+    """The fate of one publish."""
 
     CONFIRMED = "confirmed"
     LATE_CONFIRM = "late_confirm"

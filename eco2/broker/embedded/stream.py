@@ -23,10 +23,10 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What the log keeps: about so many `records`, `size` bytes, and `age` seconds.
+    """Limits of the log: about so many `records`, `size` bytes, and `age` seconds.
 
-    Like a real stream it drops in steps, when something is added: up to an eighth more may be there, and a
-    batch that is older.
+    Like a real stream, the log drops records in steps, when one is added: up to an eighth more may be there,
+    and a batch that is older.
     """
 
     records: int = 100_000
@@ -77,7 +77,7 @@ class Log:
 
     def after(self, position: int) -> list[Record]:
         """The next records whose offset is `position` or greater; at most a batch."""
-        index = bisect_left(self._records, position, key=_offset)
+        index = bisect_left(self._records, position, key=lambda record: record.offset)
         return self._records[index : index + BATCH]
 
     def watch(self, watcher: Callable[[], object]) -> None:
@@ -102,10 +102,6 @@ class Log:
         self._size -= sum(len(record.body) for record in self._records[:count])
         del self._records[:count]
         del self._times[:count]
-
-
-def _offset(record: Record) -> int:
-    return record.offset
 
 
 class Tail:
@@ -158,13 +154,13 @@ class Reader:
         self._position = position
         self._channel = channel
         self._batch: list[Record] = []
-        self._news = asyncio.Event()
-        log.watch(self._news.set)
-        channel.on_close(self._news.set)
+        self._arrived = asyncio.Event()
+        log.watch(self._arrived.set)
+        channel.on_close(self._arrived.set)
 
     def close(self) -> None:
-        self._log.unwatch(self._news.set)
-        self._channel.forget(self._news.set)
+        self._log.unwatch(self._arrived.set)
+        self._channel.forget(self._arrived.set)
 
     def __aiter__(self) -> "Reader":
         return self
@@ -175,14 +171,10 @@ class Reader:
                 record = self._batch.pop()
                 self._position = record.offset + 1
                 return record
-            await self._fetch()
+            self._arrived.clear()
+            self._batch = self._log.after(self._position)[::-1]  # youngest first
+            if self._batch:
+                await asyncio.sleep(0)  # a long history must not block the loop
+            else:
+                await self._arrived.wait()
         raise BrokerUnavailable("the connection went while reading the stream: open it again")
-
-    async def _fetch(self) -> None:
-        """The next batch, youngest first; an empty one where there is nothing yet, after waiting for more."""
-        self._news.clear()
-        self._batch = self._log.after(self._position)[::-1]
-        if self._batch:
-            await asyncio.sleep(0)  # a long history must not keep the loop to itself
-        else:
-            await self._news.wait()

@@ -21,11 +21,11 @@ from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.rabbitmq.live_publisher import LivePublisher
 from eco2.broker.rabbitmq.live_subscriber import LiveSubscriber
 from eco2.broker.rabbitmq.probe import Probe
-from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher, refusal_of_size
+from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.rabbitmq.queue_depth import QueueDepth
 from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain
+from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
 
@@ -70,7 +70,7 @@ class RabbitMQ:
             each.on_missing = self._recovery.missing
         self._orders = Publisher(self._publish, publish_timeout, self._recovery.missing)
         self._events = Publisher(self._publish, publish_timeout, self._recovery.missing)
-        self._inputs = Publisher(self._publish, publish_timeout, self._recovery.missing)
+        self._store = Publisher(self._publish, publish_timeout, self._recovery.missing)
         self._live_publisher = LivePublisher(self._publish)
         self._probes = (
             Probe(self._publish, probe.publish(f"{topology.prefix}.probe"), publish_timeout),
@@ -94,7 +94,7 @@ class RabbitMQ:
 
     async def append(self, body: bytes, message_id: str) -> None:
         self._must_run()
-        await _unless_too_large(self._events, self._topology.stream, body, message_id)
+        await self._events.append(self._topology.stream, body, message_id)
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
@@ -106,7 +106,7 @@ class RabbitMQ:
 
     async def append_order(self, body: bytes, message_id: str) -> None:
         self._must_run()
-        await _unless_too_large(self._inputs, self._topology.inputs, body, message_id)
+        await self._store.append(self._topology.inputs, body, message_id)
 
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
@@ -153,7 +153,7 @@ class RabbitMQ:
                 for task in (*upkeep, *self._answers):
                     task.cancel()
         except BaseExceptionGroup as group:
-            if refused := _first(group, ConfigurationError):
+            if refused := find_error(group, ConfigurationError):
                 raise refused from None
             raise
         finally:
@@ -166,7 +166,7 @@ class RabbitMQ:
     async def _flush(self) -> None:
         """Waits until what was sent is confirmed, and what was cast is on its way."""
         # Each publish has its time-out.
-        await asyncio.gather(self._orders.flush(), self._events.flush(), self._inputs.flush())
+        await asyncio.gather(self._orders.flush(), self._events.flush(), self._store.flush())
         try:
             async with asyncio.timeout(LIVE_FLUSH_TIMEOUT):
                 await self._live_publisher.flush()
@@ -200,22 +200,12 @@ class RabbitMQ:
         await self._declared.wait()
 
 
-async def _unless_too_large(publisher: Publisher, queue: str, body: bytes, message_id: str) -> None:
-    """Publishes. Raises `TooLarge` where the broker refuses a body of that size however often it comes."""
-    try:
-        await publisher.publish(queue, body, message_id)
-    except PublishUncertain as error:
-        if (refusal := refusal_of_size(error, body)) is not None:
-            raise refusal from error
-        raise
-
-
-def _first(
+def find_error(
     group: BaseExceptionGroup[BaseException], kind: type[ConfigurationError]
 ) -> ConfigurationError | None:
     """The first error of `kind` in `group`, at any depth."""
     for error in group.exceptions:
-        found = _first(error, kind) if isinstance(error, BaseExceptionGroup) else error
+        found = find_error(error, kind) if isinstance(error, BaseExceptionGroup) else error
         if isinstance(found, kind):
             return found
     return None

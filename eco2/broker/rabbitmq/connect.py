@@ -52,7 +52,7 @@ async def connect(address: Address, name: str, heartbeat: float) -> AbstractConn
             ) from cause
         closed = closing(cause)
         if closed is not None and closed.code == NOT_ALLOWED:
-            raise _not_allowed(address, closed.text) from cause
+            raise explain_not_allowed(address, closed.text) from cause
         raise
 
 
@@ -63,7 +63,8 @@ def server(connection: AbstractConnection) -> Server:
     return Server(str(given.get("product", "unknown")), str(given.get("version", "")))
 
 
-def _not_allowed(address: Address, text: str) -> BrokerUnavailable | AccessRefused:
+def explain_not_allowed(address: Address, text: str) -> BrokerUnavailable | AccessRefused:
+    """Returns the error for the broker's refusal `text` of code 530, with what to do about it."""
     if "limit (" in text:  # of the vhost, the user or the node; as in `connection limit (3) is reached`
         return BrokerUnavailable(
             f"the broker at {address} takes no further connection: {text}; raise that limit, or end what "

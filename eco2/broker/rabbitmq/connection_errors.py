@@ -1,4 +1,4 @@
-"""What aiormq raises when a channel or connection goes, told apart from everything else.
+"""Maps the errors that aiormq raises for a lost channel or connection.
 
 aiormq rejects whatever is pending with the reason that ended the connection. That may be one of its own
 errors, a bare `Exception`, or a `CancelledError` although nobody cancelled us.

@@ -128,25 +128,22 @@ class DeadLetterQueue:
                 await self._waiting()  # answered behind the ack, which has no answer of its own
 
     async def close(self) -> None:
-        """Gives back every letter that was not dropped."""
+        """Gives back every letter that was not dropped: a few at a time, to keep their order."""
         try:
             with map_connection_errors(
                 BrokerUnavailable, "the connection went, and the letters went back by themselves"
             ):
-                await self._give_back(list(self._held))
+                tags = list(self._held)
+                deadline = asyncio.get_running_loop().time() + RETURN_TIMEOUT
+                for start in range(0, len(tags), RETURN_BATCH):
+                    part = tags[start : start + RETURN_BATCH]
+                    expected = await self._waiting() + len(part)
+                    await self._channel.basic_nack(part[-1], multiple=True, requeue=True)
+                    # The broker sends no notice of a return; another reader may take them before.
+                    while await self._waiting() < expected and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
+                        await asyncio.sleep(0.002)
         except BrokerUnavailable as error:
             log.info("dead letters not given back", why=str(error))
-
-    async def _give_back(self, tags: list[int]) -> None:
-        """Gives back the letters of these tags, a few at a time: the next when the queue has the last."""
-        deadline = asyncio.get_running_loop().time() + RETURN_TIMEOUT
-        for start in range(0, len(tags), RETURN_BATCH):
-            part = tags[start : start + RETURN_BATCH]
-            expected = await self._waiting() + len(part)
-            await self._channel.basic_nack(part[-1], multiple=True, requeue=True)
-            # The broker sends no notice of a return. If another reader takes them, the deadline ends this.
-            while await self._waiting() < expected and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
-                await asyncio.sleep(0.002)
 
     async def _waiting(self) -> int:
         return (await self._channel.queue_declare(self._queue, passive=True)).message_count or 0

@@ -1,4 +1,4 @@
-"""Declares the topology at a RabbitMQ, or says in words where the broker's differs."""
+"""Declares the topology at a RabbitMQ broker, or explains how the broker's differs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,12 +35,12 @@ async def apply(url: str, topology: Topology) -> None:
 async def check(url: str, topology: Topology) -> list[str]:
     """Every difference between the broker and `topology`, one line each; creates nothing."""
     async with _connected(url) as connection:
-        return await _differences(connection, topology)
+        return await find_differences(connection, topology)
 
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a broker is, what to know of that version, and what it lacks: a sentence each."""
+    """A broker's version, the cautions about it, and what the broker lacks: a sentence each."""
 
     server: Server
     cautions: list[str]
@@ -55,7 +55,7 @@ async def inspect(url: str, topology: Topology, largest: int) -> Inspection:
     """
     async with _connected(url) as connection:
         found = server(connection)
-        differences = await _differences(connection, topology)
+        differences = await find_differences(connection, topology)
         if refusal := await _refusal_of_size(connection, f"{topology.prefix}.probe", largest):
             differences.append(refusal)
         if problem := versions.too_old(found):
@@ -64,7 +64,8 @@ async def inspect(url: str, topology: Topology, largest: int) -> Inspection:
         return Inspection(found, cautions, differences)
 
 
-async def _differences(connection: AbstractConnection, topology: Topology) -> list[str]:
+async def find_differences(connection: AbstractConnection, topology: Topology) -> list[str]:
+    """Lists how the broker of `connection` differs from `topology`, a sentence each."""
     found = [await _compare(connection, entity) for entity in topology.entities]
     return [line for line in found if line]
 
@@ -83,21 +84,19 @@ async def _refusal_of_size(connection: AbstractConnection, key: str, size: int) 
 
 async def _unserved(connection: AbstractConnection, topology: Topology) -> list[str]:
     """A sentence for each pipeline whose work queue has no consumer."""
-    return [
-        f"no worker takes jobs of the pipeline {name}: start one that serves it (or `eco2 resume`, if the "
-        "intake is paused); until then its jobs wait, and end at their deadline"
-        for name in topology.pipelines
-        if not await _consumed(connection, topology, name)
-    ]
-
-
-async def _consumed(connection: AbstractConnection, topology: Topology, pipeline: str) -> bool:
-    try:
-        async with connection.channel(publisher_confirms=False) as channel:
-            queue = await channel.get_queue(topology.queue(jobs_queue(pipeline)))
-            return bool(queue.declaration_result.consumer_count)
-    except ChannelNotFoundEntity:
-        return True  # it is named as a difference
+    found = []
+    for name in topology.pipelines:
+        try:
+            async with connection.channel(publisher_confirms=False) as channel:
+                queue = await channel.get_queue(topology.queue(jobs_queue(name)))
+        except ChannelNotFoundEntity:
+            continue  # it is listed as a difference
+        if not queue.declaration_result.consumer_count:
+            found.append(
+                f"no worker takes jobs of the pipeline {name}: start one that serves it (or `eco2 resume`, "
+                "if the intake is paused); until then its jobs wait, and end at their deadline"
+            )
+    return found
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:
@@ -121,7 +120,7 @@ async def _compare(connection: AbstractConnection, entity: Entity) -> str | None
     except ChannelNotFoundEntity:
         return missing(entity)
     except REFUSALS as refusal:
-        return _refused(entity, refusal)
+        return explain_refusal(entity, refusal)
     return await _declare(connection, entity)
 
 
@@ -134,11 +133,11 @@ async def _declare(connection: AbstractConnection, entity: Entity) -> str | None
             else:
                 await channel.declare_queue(entity.name, durable=True, arguments=dict(entity.arguments))
     except REFUSALS as refusal:
-        return _refused(entity, refusal)
+        return explain_refusal(entity, refusal)
     return None
 
 
-def _refused(entity: Entity, refusal: ChannelClosed) -> str:
+def explain_refusal(entity: Entity, refusal: ChannelClosed) -> str:
     """Says what to do about the broker's `refusal` to declare `entity`, after the broker's own words."""
     text = reason_of(refusal)
     if isinstance(refusal, ChannelAccessRefused):

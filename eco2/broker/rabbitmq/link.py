@@ -26,7 +26,7 @@ from eco2.broker.rabbitmq.connection_errors import (
 )
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
-from eco2.ports import LinkStatus
+from eco2.ports import LinkStatus, ignore
 from eco2.retry import Backoff
 
 log = get_logger(__name__)
@@ -47,7 +47,7 @@ WATCH_INTERVAL = 5.0
 
 
 class Session(Protocol):
-    """What lives on a connection: a publisher, a consumer. It is attached anew to each connection."""
+    """A user of a connection, such as a publisher or a consumer. It is attached to each new connection."""
 
     @property
     def attached(self) -> bool: ...
@@ -56,14 +56,6 @@ class Session(Protocol):
 
     def detach(self) -> None:
         """The connection is gone; forget it."""
-
-
-async def _nothing(connection: AbstractConnection) -> None:
-    """The preparation of a link that needs none."""
-
-
-def _ignore() -> None:
-    """A link on its own leaves it to others to make what is missing."""
 
 
 class Nodes:
@@ -137,10 +129,10 @@ class Link:
         nodes: Nodes,
         name: str,
         heartbeat: float,
-        prepare: Callable[[AbstractConnection], Awaitable[None]] = _nothing,
+        prepare: Callable[[AbstractConnection], Awaitable[None]] | None = None,
     ) -> None:
         self.name = name
-        self.on_missing: Callable[[], None] = _ignore
+        self.on_missing: Callable[[], None] = ignore
         """Called when a session cannot be attached since its queue does not exist."""
         self.address = nodes.current
         """The node that it is connected to, or was last."""
@@ -244,7 +236,8 @@ class Link:
         connection.close_callbacks.add(self._closed)
         try:
             async with asyncio.timeout(ATTACH_TIMEOUT), self._scope.scope():
-                await self._prepare(connection)
+                if self._prepare is not None:
+                    await self._prepare(connection)
             if connection.transport is None or connection.transport.connection.is_closed:
                 raise BrokerUnavailable("the connection was lost at once")
             self._connection = connection

@@ -1,7 +1,7 @@
-"""Sending live messages: no confirms, a bounded buffer, nobody waits.
+"""Sends live messages: no confirms, a bounded buffer, no wait.
 
-A cast never raises and never delays its sender. It is dropped when the link is down or blocked, and the
-oldest waiting ones when the socket cannot keep up.
+A publish never raises and never delays its caller. The message is dropped when the link is down or blocked,
+and the oldest waiting ones when the socket is too slow.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from eco2.log import get_logger
 log = get_logger(__name__)
 
 BUFFER_SIZE = 1000
-"""Casts that wait for the socket."""
+"""Messages that wait for the socket."""
 
 
 class LiveMessage(NamedTuple):
@@ -60,30 +60,30 @@ class LivePublisher:
         self._channel = self._amqp = None
 
     def publish(self, exchange: str, topic: str, body: bytes) -> None:
-        """Hands over and returns."""
+        """Buffers the message and returns."""
         if self.attached and not self._link.blocked:
             self._buffer.append(LiveMessage(exchange, topic, body))
             self._empty.clear()
             self._filled.set()
 
     async def run(self) -> None:
-        """Sends what was cast until cancelled."""
+        """Sends the buffered messages until cancelled."""
         while True:
             await self._filled.wait()
             while self._buffer:
-                await self._send(self._buffer.popleft())
+                message = self._buffer.popleft()
+                if self._amqp is None:
+                    continue
+                try:
+                    with map_connection_errors(BrokerUnavailable, f"{message.topic}: message dropped"):
+                        await self._amqp.basic_publish(
+                            message.body, exchange=message.exchange, routing_key=message.topic
+                        )
+                except BrokerUnavailable as error:
+                    log.debug("live message dropped", why=str(error))
             self._filled.clear()
             self._empty.set()
 
     async def flush(self) -> None:
         """Returns when everything was handed to the socket."""
         await self._empty.wait()
-
-    async def _send(self, cast: LiveMessage) -> None:
-        if self._amqp is None:
-            return
-        try:
-            with map_connection_errors(BrokerUnavailable, f"the cast to {cast.topic} was dropped"):
-                await self._amqp.basic_publish(cast.body, exchange=cast.exchange, routing_key=cast.topic)
-        except BrokerUnavailable as error:
-            log.debug("live message dropped", why=str(error))

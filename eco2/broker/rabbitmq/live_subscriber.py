@@ -1,6 +1,6 @@
-"""Listening to live messages: one exclusive, bounded queue per process, however many subscriptions there are.
+"""Receives live messages: one exclusive, bounded queue per process for all its subscriptions.
 
-The queue drops its oldest messages where the process is slow, and ends with its connection.
+The queue drops its oldest messages if the process is slow, and is deleted with its connection.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from eco2.log import get_logger
 log = get_logger(__name__)
 
 QUEUE_LENGTH = 10_000
-"""Messages that wait at the broker for one process before the oldest are dropped."""
+"""Messages that wait at the broker for one process before it drops the oldest."""
 
 OnMessage = Callable[[str, bytes], None]
 
@@ -38,7 +38,7 @@ class LiveSubscriber:
         return f"live subscriber of {self._exchange}"
 
     def subscribe(self, pattern: str, on_message: OnMessage) -> "LiveSubscription":
-        """A new subscription; the first one makes the link wanted."""
+        """Adds a subscription; the first one opens the link."""
         if not self._subscriptions:
             self._link.add(self)
         subscription = LiveSubscription(self, pattern, on_message)
@@ -52,7 +52,15 @@ class LiveSubscriber:
 
     async def attach(self, connection: AbstractConnection) -> None:
         if not self._alive:
-            await self._open(connection)
+            self._bound.clear()
+            feed = await ConsumerChannel.open(connection, self._link.wake)
+            self._queue = await feed.channel.declare_queue(
+                exclusive=True,
+                auto_delete=True,
+                arguments={"x-max-length": QUEUE_LENGTH, "x-overflow": "drop-head"},
+            )
+            await feed.consume(self._queue.name, self._on_message, prefetch=None)
+            self._feed = feed
         if self._queue is not None:
             for pattern in self._patterns() - self._bound:
                 await self._queue.bind(self._exchange, pattern)
@@ -63,18 +71,24 @@ class LiveSubscriber:
         self._bound.clear()
 
     def is_bound(self, pattern: str) -> bool:
-        """True while the broker sends us what matches `pattern`."""
+        """True while the broker sends messages that match `pattern`."""
         return self._alive and pattern in self._bound
 
     async def unsubscribe(self, subscription: "LiveSubscription") -> None:
-        """`subscription` is_bound no more."""
+        """Ends `subscription`."""
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
         if not self._subscriptions:
             self._link.remove(self)
         if subscription.pattern not in self._patterns() and self.is_bound(subscription.pattern):
-            await self._unbind(subscription.pattern)
+            self._bound.discard(subscription.pattern)
+            try:
+                with map_connection_errors(BrokerUnavailable, "the queue was lost before it was unbound"):
+                    if self._queue is not None:
+                        await self._queue.unbind(self._exchange, subscription.pattern)
+            except BrokerUnavailable as error:
+                log.debug("not unbound", why=str(error))
 
     @property
     def _alive(self) -> bool:
@@ -82,26 +96,6 @@ class LiveSubscriber:
 
     def _patterns(self) -> set[str]:
         return {subscription.pattern for subscription in self._subscriptions}
-
-    async def _open(self, connection: AbstractConnection) -> None:
-        self._bound.clear()
-        feed = await ConsumerChannel.open(connection, self._link.wake)
-        self._queue = await feed.channel.declare_queue(
-            exclusive=True,
-            auto_delete=True,
-            arguments={"x-max-length": QUEUE_LENGTH, "x-overflow": "drop-head"},
-        )
-        await feed.consume(self._queue.name, self._on_message, prefetch=None)
-        self._feed = feed
-
-    async def _unbind(self, pattern: str) -> None:
-        self._bound.discard(pattern)
-        try:
-            with map_connection_errors(BrokerUnavailable, "the queue was lost before it was unbound"):
-                if self._queue is not None:
-                    await self._queue.unbind(self._exchange, pattern)
-        except BrokerUnavailable as error:
-            log.debug("not unbound", why=str(error))
 
     async def _on_message(self, message: DeliveredMessage) -> None:
         topic = message.routing_key or ""

@@ -42,12 +42,12 @@ def refusal_of_size(error: PublishUncertain, body: bytes) -> TooLarge | None:
 
 
 class Publisher:
-    """A confirm channel for messages that must not be lost. One for life: a channel per publish is slow.
+    """A confirm channel for messages that must not be lost. It stays open: a channel per publish is slow.
 
     Publishes with the same id wait for each other, because a returned message is known by its id only.
 
-    A channel may go on taking publishes and never confirm again: RabbitMQ 4.3 keeps a stream's dead writer
-    after a partition. No probe notices that, so confirms that stay away end the connection. `on_missing` is
+    A channel may continue to accept publishes and never confirm again: RabbitMQ 4.3 keeps a stream's dead
+    writer after a partition. No probe notices that, so missing confirms end the connection. `on_missing` is
     called when there is no queue for a message.
     """
 
@@ -85,7 +85,11 @@ class Publisher:
         """Returns once `queue` (the broker's name) holds the message. Errors as `ports.WorkQueue.publish`."""
         while earlier := self._in_flight.get(message_id):
             await earlier.wait()
-        amqp = self._usable()
+        if self._amqp is None or self._amqp.is_closed:
+            raise BrokerUnavailable("not connected to the broker; nothing was sent, try again later")
+        if self._link.blocked:
+            raise BrokerUnavailable(f"{BLOCKED}; nothing was sent, try again later")
+        amqp = self._amqp
         done = self._in_flight[message_id] = asyncio.Event()
         self._idle.clear()
         try:
@@ -98,6 +102,15 @@ class Publisher:
             done.set()
             if not self._in_flight:
                 self._idle.set()
+
+    async def append(self, queue: str, body: bytes, message_id: str) -> None:
+        """Publishes. Raises `TooLarge` if the broker refuses a body of that size however often it comes."""
+        try:
+            await self.publish(queue, body, message_id)
+        except PublishUncertain as error:
+            if (refusal := refusal_of_size(error, body)) is not None:
+                raise refusal from error
+            raise
 
     async def _send(self, amqp: AmqpChannel, queue: str, body: bytes, message_id: str) -> None:
         began = asyncio.get_running_loop().time()
@@ -130,13 +143,6 @@ class Publisher:
         if self._missed >= MAX_MISSED:
             log.warning("connecting again: confirms stay away", link=self._link.name, publishes=self._missed)
             self._link.give_up()
-
-    def _usable(self) -> AmqpChannel:
-        if self._amqp is None or self._amqp.is_closed:
-            raise BrokerUnavailable("not connected to the broker; nothing was sent, try again later")
-        if self._link.blocked:
-            raise BrokerUnavailable(f"{BLOCKED}; nothing was sent, try again later")
-        return self._amqp
 
     async def flush(self) -> None:
         """Returns when no publish is in flight; each ends within the time-out."""

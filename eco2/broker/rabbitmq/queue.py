@@ -58,17 +58,13 @@ def consume(link: Link, queue: str, prefetch: int, on_delivery: Callable[[Delive
         async def on_message(message: DeliveredMessage) -> None:
             delivery = QueueDelivery(feed, message)
             if consumer.cancelled:  # it was on its way when the consumer was cancelled
-                await _give_back(delivery)
+                try:
+                    await delivery.requeue()
+                except DeliveryLost as error:
+                    log.debug("not settled", why=str(error))
             else:
                 call(on_delivery, delivery)
 
         await feed.consume(queue, on_message, prefetch)
 
     return Consumer(link, queue, start)
-
-
-async def _give_back(delivery: QueueDelivery) -> None:
-    try:
-        await delivery.requeue()
-    except DeliveryLost as error:
-        log.debug("not settled", why=str(error))

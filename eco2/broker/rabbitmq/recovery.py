@@ -6,8 +6,6 @@ meets a missing queue reports it here, and the whole topology is declared once m
 
 import asyncio
 
-from aio_pika.abc import AbstractConnection
-
 from eco2.broker.rabbitmq.connection_errors import map_connection_errors, raise_if_cancelled
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.link import Link
@@ -17,9 +15,9 @@ from eco2.log import get_logger
 
 log = get_logger(__name__)
 
-PAUSE = 1.0
-"""Seconds between two declarations, so that what cannot be declared does not keep the broker busy."""
-PATIENCE = 10.0
+INTERVAL = 1.0
+"""Seconds between two declarations, so that repeated failures do not keep the broker busy."""
+CONNECTION_TIMEOUT = 10.0
 """Seconds for which a lost connection is waited for."""
 
 
@@ -43,13 +41,10 @@ class TopologyRecovery:
                 with map_connection_errors(
                     BrokerUnavailable, "the connection was lost while queues were declared again"
                 ):
-                    await self._declare(await link.connection(PATIENCE))
+                    await declare(await link.connection(CONNECTION_TIMEOUT), self._topology)
+                log.warning("declared again what was missing at the broker", prefix=self._topology.prefix)
             except (BrokerUnavailable, ConfigurationError) as error:
                 # Not the end of the process, as at its start: what it has in hand would be lost with it.
                 log.warning("what was deleted at the broker cannot be made again", why=str(error))
             raise_if_cancelled()
-            await asyncio.sleep(PAUSE)
-
-    async def _declare(self, connection: AbstractConnection) -> None:
-        await declare(connection, self._topology)
-        log.warning("declared again what was missing at the broker", prefix=self._topology.prefix)
+            await asyncio.sleep(INTERVAL)

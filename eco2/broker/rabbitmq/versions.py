@@ -16,7 +16,7 @@ STALL_MENDED = (4, 3, 7)
 
 def too_old(server: Server) -> str | None:
     """Says why `server` cannot be used, if so."""
-    version = _parsed(server)
+    version = parse_version(server)
     if version is None or version >= OLDEST:
         return None
     return (
@@ -27,7 +27,7 @@ def too_old(server: Server) -> str | None:
 
 def cautions(server: Server) -> list[str]:
     """Lists warnings about `server` for operators, a sentence each."""
-    version = _parsed(server)
+    version = parse_version(server)
     if version is None:
         return [f"{server} is not a version of RabbitMQ that is known here: nothing was tried on it."]
     found = []
@@ -46,7 +46,8 @@ def cautions(server: Server) -> list[str]:
     return found
 
 
-def _parsed(server: Server) -> tuple[int, int, int] | None:
+def parse_version(server: Server) -> tuple[int, int, int] | None:
+    """Returns major, minor and patch version of a RabbitMQ; None for any other server."""
     found = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", server.version)
     if server.product != "RabbitMQ" or found is None:
         return None
