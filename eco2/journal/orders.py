@@ -22,7 +22,8 @@ async def find_order(store: OrderStore, job_id: str) -> bytes | None:
     if born is None:
         return None
     try:
-        async with asyncio.timeout(SEARCH_TIMEOUT), store.read_orders(FromTime(born - SEEK_BEFORE)) as records:
+        start = FromTime(born - SEEK_BEFORE)
+        async with asyncio.timeout(SEARCH_TIMEOUT), store.read_orders(start) as records:
             async for record in records:
                 head = order_head(record.body)
                 if head is not None and head.id == job_id:

@@ -137,12 +137,13 @@ async def attached(*subscriptions: Subscription) -> None:
     await eventually(lambda: all(subscription.attached for subscription in subscriptions))
 
 
-async def surely(send: Callable[[], Awaitable[None]]) -> None:
+async def surely(send: Callable[[], Awaitable[object]]) -> None:
     """Sends again, with the same id, until it is confirmed: what the engine does."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                return await send()
+                await send()
+                return
             except (BrokerUnavailable, PublishUncertain):
                 await asyncio.sleep(0.02)
 

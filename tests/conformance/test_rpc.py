@@ -7,7 +7,7 @@ import pytest
 
 from eco2.errors import BrokerUnavailable, NoReply
 from eco2.ports import Broker
-from tests.conformance.harness import PATIENCE, SERVICE, Brokers, Received, attached
+from tests.conformance.harness import PATIENCE, SERVICE, Brokers, Received, attached, surely
 
 
 def echo(name: bytes) -> Callable[[bytes], Awaitable[bytes]]:
@@ -49,7 +49,7 @@ async def test_concurrent_questions_are_handled_side_by_side(brokers: Brokers) -
 async def test_nobody_serving_means_no_reply(brokers: Brokers) -> None:
     client = await brokers.start()
     with pytest.raises(NoReply):
-        await client.request(SERVICE, b"", 0.1)
+        await surely(lambda: client.request(SERVICE, b"", 0.1))
 
 
 async def test_a_slow_answer_means_no_reply_and_harms_nothing(brokers: Brokers) -> None:
