@@ -4,9 +4,10 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
+from eco2.errors import GrantExpired
 from eco2.pacer import Limits
 from eco2.ports import Broker
 from eco2.quota.asker import Asker
@@ -26,11 +27,14 @@ class Member:
     asker: Asker
 
     async def call(self, offset: int, patience: float = PATIENCE) -> float:
-        """Seconds until call `offset` might go out."""
+        """Makes call `offset`. Returns the seconds until it might go out."""
         began = time.perf_counter()
-        async with asyncio.timeout(patience), granted(self.asker, request(offset)) as grant:
-            grant.confirm()
-            return time.perf_counter() - began
+        async with asyncio.timeout(patience):
+            while True:
+                async with granted(self.asker, request(offset)) as grant:
+                    with suppress(GrantExpired):  # this process was not served for so long
+                        grant.confirm()
+                        return time.perf_counter() - began
 
 
 @asynccontextmanager
