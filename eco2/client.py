@@ -293,7 +293,7 @@ def pause(failures: int, asked: float | None, chance: float) -> float:
 
     `chance` (0..1) spreads the clients of a lost gateway, so that they do not all return at once.
     """
-    return max(asked or 0.0, RECONNECT.pause(failures, 0.5 + chance / 2))
+    return max(asked or 0.0, RECONNECT.limit(failures) * (0.5 + chance / 2))
 
 
 _PATH = re.compile(r"/(?!/)[!-\[\]-~]*\Z")

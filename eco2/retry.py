@@ -10,8 +10,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from itertools import count
 from typing import TypeVar
+
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception_type,
+    wait_exponential,
+    wait_random_exponential,
+)
 
 from eco2.errors import RetryableError
 
@@ -28,14 +35,19 @@ class Backoff:
     base: float
     cap: float
 
-    def pause(self, failures: int, fraction: float) -> float:
-        """Computes the seconds to wait after `failures` earlier failures; `fraction` is from 0 to 1."""
-        # Beyond 2**16 every bound is at its cap; without the limit the float would overflow one day.
-        return fraction * min(self.cap, self.base * 2.0 ** min(failures, 16))
+    def limit(self, failures: int) -> float:
+        """Computes the longest pause in seconds after `failures` earlier failures (from 0)."""
+        state = RetryCallState(AsyncRetrying(), None, (), {})
+        state.attempt_number = failures + 1
+        return wait_exponential(multiplier=self.base, max=self.cap)(state)
+
+    def pause(self, failures: int) -> float:
+        """Draws the seconds to wait after `failures` earlier failures."""
+        return random.uniform(0.0, self.limit(failures))
 
     async def sleep(self, failures: int) -> None:
-        """Waits for a random pause after `failures` earlier failures (from 0)."""
-        await asyncio.sleep(self.pause(failures, random.random()))
+        """Waits for a random pause after `failures` earlier failures."""
+        await asyncio.sleep(self.pause(failures))
 
     async def retry(self, send: Callable[[], Awaitable[Result]], timeout: float = math.inf) -> Result:
         """Calls `send` until it raises no `RetryableError`.
@@ -44,14 +56,15 @@ class Backoff:
         """
         now = asyncio.get_running_loop().time
         end = now() + timeout
-        for failures in count():
-            try:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(RetryableError),
+            wait=wait_random_exponential(multiplier=self.base, max=self.cap),
+            stop=lambda _: now() >= end,  # by the loop's clock, which a test may drive
+            reraise=True,
+        ):
+            with attempt:
                 return await send()
-            except RetryableError:
-                if now() >= end:
-                    raise
-            await self.sleep(failures)
-        raise AssertionError("count() has no end")
+        raise AssertionError("the last attempt raises")
 
 
 PUBLISH = Backoff(0.1, 2.0)

@@ -8,7 +8,6 @@ asked no more while another is left; and a limit of the provider is waited for, 
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -105,7 +104,7 @@ class Router:
                 failures += counts(error, is_down=not (elsewhere or provider.up), elsewhere=elsewhere)
                 if failures >= (1 if caller.retries else ATTEMPTS):
                     raise
-                pause = BACKOFF.pause(tries, random.random())
+                pause = BACKOFF.pause(tries)
                 if isinstance(error, ProviderError) and not elsewhere:
                     pause = max(pause, error.retry_after or 0.0)
                 tries += 1

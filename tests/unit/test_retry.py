@@ -14,9 +14,10 @@ BACKOFF = Backoff(base=0.5, cap=4.0)
 
 
 def test_pauses_double_up_to_the_cap_and_are_drawn_over_the_whole_span() -> None:
-    assert [BACKOFF.pause(failures, 1.0) for failures in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
-    assert BACKOFF.pause(10_000, 1.0) == 4.0
-    assert [BACKOFF.pause(2, fraction) for fraction in (0.0, 0.5)] == [0.0, 1.0]
+    assert [BACKOFF.limit(failures) for failures in range(5)] == [0.5, 1.0, 2.0, 4.0, 4.0]
+    assert BACKOFF.limit(10_000) == 4.0
+    pauses = [BACKOFF.pause(2) for _ in range(1000)]
+    assert 0.0 <= min(pauses) < 0.2 < 1.8 < max(pauses) <= 2.0
 
 
 @virtual
