@@ -20,14 +20,15 @@ async def record_outcome(job: ActiveJob, outcome: Outcome, clock: Clock) -> Outc
     An end that is too large for the journal is replaced by a failure, which is returned.
     """
     try:
-        await _write_last_event(job, outcome, clock)
+        await write_last_event(job, outcome, clock)
     except TooLarge as error:  # an end without outputs fits where one with them does not
         outcome = build_result(job.pipeline, job.id, error, {})
-        await _write_last_event(job, outcome, clock)
+        await write_last_event(job, outcome, clock)
     return outcome
 
 
-async def _write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> None:
+async def write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> None:
+    """Writes how the job's run ends, if the journal has to know. Raises `TooLarge`."""
     run = None if job.run is None else job.run.id
     match outcome:
         case Finished():
