@@ -1,14 +1,14 @@
-"""What was spent in the last `span` seconds, exactly: the budget's one source of truth. No I/O, no clock.
+"""The exact spending of the last `span` seconds: the budget's one source of truth. No I/O, no clock.
 
 An entry counts until `span` seconds after it was made. It can be corrected in place, to nothing if need be,
-as though it had never cost more. Two promises, at every moment and for every entry made when `fits` said so:
+as if it had never cost more. Two promises, at every moment and for every entry made when `earliest` said so:
 
 * the entries of any `span` seconds sum up to the limit at the most;
 * those of any shorter time `d` sum up to `rate × d + max(rate × slack, the largest of them)`, where `rate` is
   `limit / span`. This smooths, and it is what lets a successor that knows nothing assume `spent`.
 
 The entries are the leaves of a segment tree, in the order of time. A node knows the sum of its entries and
-the steepest of its ends: the maximum over its entries of (what they and all behind them in the node cost,
+the peak of its ends: the maximum over its entries of (what they and all later ones in the node cost,
 plus what the rate had allowed up to their time). So adding, correcting and asking take O(log n).
 """
 
@@ -32,23 +32,23 @@ class Ledger:
         self._gone = 0  # how many of those kept have expired
         self._times: list[float] = []
         self._assumed = 0  # keys below it are of a spent window, not of calls that are known
-        self._lump = 0.0
+        self._initial_burst = 0.0
         self._load([])
 
     @classmethod
     def spent(cls, limit: float, span: float, slack: float, now: float, largest: float = 0.0) -> "Ledger":
-        """What a predecessor may have spent at the most, wherever its entries were: a full window.
+        """Returns the most that a predecessor may have spent, whenever its entries were: a full window.
 
         `largest`: the most that one of its entries cost, where that is more than `slack` seconds' worth.
         """
         ledger = cls(limit, span, slack)
         step = ledger._rate * STEP
-        lump = min(limit, max(ledger._rate * slack, largest))
-        steps = math.ceil((limit - lump) / step)
-        costs = [min(step, limit - lump - step * back) for back in range(steps)]
+        initial_burst = min(limit, max(ledger._rate * slack, largest))
+        steps = math.ceil((limit - initial_burst) / step)
+        costs = [min(step, limit - initial_burst - step * back) for back in range(steps)]
         ledger._times = [now - STEP * back for back in reversed(range(steps))] + [now]
-        ledger._load([*reversed(costs), lump])
-        ledger._assumed, ledger._lump = len(ledger._times), min(lump, largest)
+        ledger._load([*reversed(costs), initial_burst])
+        ledger._assumed, ledger._initial_burst = len(ledger._times), min(initial_burst, largest)
         return ledger
 
     def entries(self, now: float) -> list[tuple[float, float]]:
@@ -73,7 +73,7 @@ class Ledger:
         Its largest call stays what it was. Only what was assumed changes, not what is known.
         """
         for key in self._assumed_keys():
-            least = self._lump if key == self._assumed - 1 else 0.0
+            least = self._initial_burst if key == self._assumed - 1 else 0.0
             self.correct(key, max(self._cost(key) * factor, least))
 
     def _assumed_keys(self) -> range:
@@ -83,7 +83,7 @@ class Ledger:
         cost: float = self._sum[self._size + key - self._first]
         return cost
 
-    def fits(self, now: float, cost: float, margin: float = 0.0) -> float:
+    def earliest(self, now: float, cost: float, margin: float = 0.0) -> float:
         """The first moment from `now` on when `cost` fits if nothing else changes.
 
         `margin` is room that must be left beside it. What is more than the limit fits an empty window.
@@ -92,9 +92,9 @@ class Ledger:
         wanted = cost + margin
         excess = self._sum[1] + wanted - max(self.limit, wanted)
         crowded = excess > self.limit * ROUNDING
-        free, steepest = self._without(excess) if crowded else (now, self._steepest[1])
-        calm = (steepest + cost - max(self._rate * self._slack, cost)) / self._rate
-        moment = max(free, calm)
+        free, peak = self._without(excess) if crowded else (now, self._peak[1])
+        smoothed_at = (peak + cost - max(self._rate * self._slack, cost)) / self._rate
+        moment = max(free, smoothed_at)
         return moment if moment > now + ROUNDING else now
 
     def add(self, now: float, cost: float) -> int:
@@ -123,26 +123,26 @@ class Ledger:
             self._gone += 1
 
     def _without(self, excess: float) -> tuple[float, float]:
-        """When the oldest entries that cost `excess` together will have expired, and the rest's steepest."""
-        node, cost, steepest = 1, 0.0, -math.inf
+        """When the oldest entries that cost `excess` together will have expired, and the rest's peak."""
+        node, cost, peak = 1, 0.0, -math.inf
         while node < self._size:
             node *= 2
             if self._sum[node] < excess:
                 excess -= self._sum[node]
                 node += 1
             else:
-                steepest = max(steepest, self._steepest[node + 1] + cost)
+                peak = max(peak, self._peak[node + 1] + cost)
                 cost += self._sum[node + 1]
         # Rounding may have led behind the last entry.
         place = min(node - self._size, len(self._times) - 1)
-        return self._times[place] + self._span, steepest
+        return self._times[place] + self._span, peak
 
     def _put(self, place: int, cost: float) -> None:
         self._leaf(place, cost, cost + self._rate * self._times[place])
 
-    def _leaf(self, place: int, cost: float, steepest: float) -> None:
+    def _leaf(self, place: int, cost: float, peak: float) -> None:
         node = self._size + place
-        self._sum[node], self._steepest[node] = cost, steepest
+        self._sum[node], self._peak[node] = cost, peak
         while node > 1:
             node //= 2
             self._join(node)
@@ -150,7 +150,7 @@ class Ledger:
     def _join(self, node: int) -> None:
         left, right = 2 * node, 2 * node + 1
         self._sum[node] = self._sum[left] + self._sum[right]
-        self._steepest[node] = max(self._steepest[left] + self._sum[right], self._steepest[right])
+        self._peak[node] = max(self._peak[left] + self._sum[right], self._peak[right])
 
     def _pack(self) -> None:
         """Drops what has expired and grows the tree if little has: rare enough to cost nothing."""
@@ -164,8 +164,8 @@ class Ledger:
         self._rate = self.limit / self._span
         self._size = size = max(64, 2 ** math.ceil(math.log2(2 * len(costs) + 1)))
         self._sum = [0.0] * size + [*costs] + [0.0] * (size - len(costs))
-        self._steepest = [-math.inf] * (2 * size)
+        self._peak = [-math.inf] * (2 * size)
         for place, cost in enumerate(costs):
-            self._steepest[size + place] = cost + self._rate * self._times[place]
+            self._peak[size + place] = cost + self._rate * self._times[place]
         for node in range(size - 1, 0, -1):
             self._join(node)

@@ -1,8 +1,8 @@
 """Decides when a call may go out: requests and tokens a minute, both exact. Pure: `now` is an argument.
 
-A provider counts a call when it arrives, up to `GUARD` seconds after its grant. So what was granted in any
-`SPAN` = 60 s + `GUARD` is kept at the limit, and no 60 s of arrivals can exceed it, however late each is
-(derivation: docs/decisions/0012-exact-ledger.md). What a provider counts as a call's tokens differs:
+A provider counts a call when it arrives, up to `TRANSIT_GUARD` seconds after its grant. So the grants of any
+`SPAN` = 60 s + `TRANSIT_GUARD` stay within the limit, and no 60 s of arrivals can exceed it, however late
+each is (derivation: docs/decisions/0012-exact-ledger.md). Providers count tokens in one of three ways:
 
 * `request`: what was reserved, fixed by the request; a prompt that was longer than that counts as it was;
 * `input`: what it really took (its input), which is at most what was reserved; corrected once it is known;
@@ -21,13 +21,13 @@ from eco2.errors import CallTooLarge
 from eco2.ledger import Ledger
 
 MINUTE = 60.0
-GUARD = 0.4
+TRANSIT_GUARD = 0.4
 """Seconds from a grant to the call's arrival at the provider, at the most; older grants are not used."""
-SPAN = MINUTE + GUARD
-SLACK = 2.0
+SPAN = MINUTE + TRANSIT_GUARD
+BURST_SECONDS = 2.0
 """Seconds' worth of calls that may go out at once. A leader that knows nothing pauses for about as long."""
-COARSE = 0.1
-"""Seconds within which grants are told to another pacer as one."""
+SNAPSHOT_STEP = 0.1
+"""Seconds within which a snapshot joins grants into one entry."""
 SIGMAS = 3.5
 LEARNT = 30
 """Calls of a kind after which its mean is believed; until then the reserved tokens count."""
@@ -47,7 +47,7 @@ class Limits:
     @property
     def at_once(self) -> float:
         """Tokens that a new leader which knows nothing expects to have been granted just before."""
-        return math.inf if self.tokens is None else self.tokens * SLACK / SPAN
+        return math.inf if self.tokens is None else self.tokens * BURST_SECONDS / SPAN
 
     def pace(self, tokens: float) -> float:
         """Seconds from one call of so many tokens to the next, by the limit that binds; 0.0 without any."""
@@ -55,11 +55,11 @@ class Limits:
         return MINUTE * max(share or 0.0 for share in shares)
 
     def lowest(self, other: "Limits") -> "Limits":
-        """What keeps both."""
+        """Returns the limits that keep within both."""
         return Limits(_lower(self.requests, other.requests), _lower(self.tokens, other.tokens))
 
     def less(self, other: "Limits") -> "Limits":
-        """What is left of this without `other`; sums of floats drift, so it is never negative."""
+        """Returns these limits less `other`, never negative, since sums of floats drift."""
         return Limits(_left(self.requests, other.requests), _left(self.tokens, other.tokens))
 
     def scaled(self, factor: float) -> "Limits":
@@ -78,18 +78,18 @@ def _left(one: float | None, other: float | None) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """What calls of one kind have taken so far: a mean and a variance in which old calls fade."""
+class CallStats:
+    """The tokens of one kind of call: a mean and a variance in which old calls fade."""
 
     calls: int = 0
     mean: float = 0.0
     variance: float = 0.0
 
-    def seen(self, tokens: float) -> "Kind":
+    def seen(self, tokens: float) -> "CallStats":
         calls = min(self.calls + 1, MEMORY)
         apart = tokens - self.mean
         mean = self.mean + apart / calls
-        return Kind(calls, mean, self.variance + (apart * (tokens - mean) - self.variance) / calls)
+        return CallStats(calls, mean, self.variance + (apart * (tokens - mean) - self.variance) / calls)
 
 
 Spent = tuple[tuple[float, float], ...]
@@ -97,8 +97,8 @@ Spent = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
-    """What was spent in the last `SPAN` seconds. `variances`: of what calls in flight will take."""
+class Snapshot:
+    """The spending of the last `SPAN` seconds. `variances`: of the tokens that calls in flight will take."""
 
     requests: Spent = ()
     tokens: Spent = ()
@@ -106,7 +106,7 @@ class Past:
 
 
 Charge = tuple[Ledger, int]
-"""Where a cost was entered, and its key there. A limit that comes anew gets a ledger of its own."""
+"""Where a cost was entered, and its key there. A new limit gets a new ledger."""
 
 
 @dataclass(slots=True)
@@ -140,27 +140,27 @@ class Pacer:
         self._tokens = self._ledger(None, limits.tokens, now, largest)
         self._entries: dict[str, _Entry] = {}
         self._order: deque[_Entry] = deque()
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, CallStats] = {}
         self._variance = 0.0
         self._told: deque[tuple[float, float]] = deque()
-        """(time, variance) of what was in flight when this pacer was told the past."""
+        """(time, variance) of the calls in flight in the snapshot that was restored."""
 
     def __len__(self) -> int:
         """Grants that are remembered one by one."""
         return len(self._entries)
 
-    def past(self, now: float) -> Past:
-        """What counts at `now`, for another pacer to begin with."""
+    def snapshot(self, now: float) -> Snapshot:
+        """Returns the entries that count at `now`, for another pacer to restore."""
         self._expire(now)
         flying = [(entry.time, entry.variance) for entry in self._order if self._flies(entry)]
-        return Past(
+        return Snapshot(
             _past(_entries(self._requests, now), now),
             _past(_entries(self._tokens, now), now),
             _past(heapq.merge(self._told, flying), now),
         )
 
-    def remember(self, past: Past, now: float) -> None:
-        """This is what was spent, and nothing else. Only for a pacer that has granted nothing itself.
+    def restore(self, past: Snapshot, now: float) -> None:
+        """Takes the snapshot as everything that was spent; for a pacer that has granted nothing itself.
 
         What was in flight is known as a sum only: its room is kept until it leaves the window.
         """
@@ -183,7 +183,7 @@ class Pacer:
         self._tokens = self._ledger(self._tokens, scaled.tokens, now, self._largest)
 
     def when(self, now: float, tokens: float, kind: str = "") -> float:
-        """The first moment from `now` on when a call of so many tokens may be granted, if nothing changes.
+        """Returns the first moment from `now` on when a call of so many tokens may be granted.
 
         Raises `CallTooLarge` for one that never may by the limits that this pacer began with. A lower limit
         from elsewhere makes it wait for an empty window: an answer of the provider may name it by error.
@@ -197,16 +197,17 @@ class Pacer:
             )
         moment = now
         if self._requests is not None:
-            moment = self._requests.fits(now, 1.0)
+            moment = self._requests.earliest(now, 1.0)
         if self._tokens is not None:
             margin = SIGMAS * math.sqrt(self._variance + variance)
-            moment = max(moment, self._tokens.fits(now, cost, margin))
+            moment = max(moment, self._tokens.earliest(now, cost, margin))
         return moment
 
     def grant(self, now: float, name: str, tokens: float, kind: str = "") -> None:
-        """Enters the call under `name`. The caller has seen `when` say `now`, or heard that it was granted.
+        """Enters the call under `name`.
 
-        One that is granted once more, since its asker has not heard of it, counts from now on.
+        Call it only if `when()` returned `now`, or to apply another leader's grant. A grant that is repeated
+        under its name replaces the earlier entry.
         """
         self._expire(now)
         self.refund(name)
@@ -224,7 +225,7 @@ class Pacer:
         self._variance += variance
 
     def settle(self, name: str, tokens: float) -> None:
-        """The call took `tokens`. Only the first word on a call counts."""
+        """Corrects the cost of a call to `tokens`; the first `settle` or `refund` of a call counts."""
         entry = self._close(name)
         if entry is None:
             return
@@ -232,11 +233,11 @@ class Pacer:
             if tokens > entry.cost:  # its estimate was too low, and the provider has counted what it was
                 _correct(entry.tokens, tokens)
             return
-        self._kinds[entry.kind] = self._kinds.get(entry.kind, Kind()).seen(tokens)
+        self._kinds[entry.kind] = self._kinds.get(entry.kind, CallStats()).seen(tokens)
         _correct(entry.tokens, tokens)
 
     def refund(self, name: str) -> None:
-        """No byte of the call was sent. Only the first word on a call counts."""
+        """Removes a call that was not sent; the first `settle` or `refund` of a call counts."""
         entry = self._close(name)
         if entry is None:
             return
@@ -244,11 +245,11 @@ class Pacer:
         _correct(entry.tokens, 0.0)
 
     def used(self, now: float) -> Limits:
-        """What counts at `now`."""
+        """Returns the sums that count at `now`."""
         return self._sums(lambda ledger: ledger.used(now))
 
     def assumed(self, now: float) -> Limits:
-        """The part of `used` that no known call stands for: a predecessor may have spent it."""
+        """Returns the part of `used` without a known call, which a predecessor may have spent."""
         return self._sums(lambda ledger: ledger.assumed(now))
 
     def _sums(self, of: Callable[[Ledger], float]) -> Limits:
@@ -258,7 +259,7 @@ class Pacer:
         )
 
     def _estimate(self, tokens: float, kind: str) -> tuple[float, float]:
-        """What the call is entered with, and the variance of what it will have taken."""
+        """Returns the cost that the call is entered with, and the variance of its tokens."""
         known = self._kinds.get(kind)
         if self._counting != "usage" or known is None or known.calls < LEARNT:
             return tokens, 0.0
@@ -294,7 +295,7 @@ class Pacer:
         if limit is None:
             return None
         if ledger is None:
-            return Ledger.spent(limit, SPAN, SLACK, now, largest)
+            return Ledger.spent(limit, SPAN, BURST_SECONDS, now, largest)
         if ledger.limit != limit:
             ledger.relimit(limit)
         return ledger
@@ -310,11 +311,11 @@ def _entries(ledger: Ledger | None, now: float) -> list[tuple[float, float]]:
 
 
 def _past(entries: Iterable[tuple[float, float]], now: float) -> Spent:
-    """In steps of `COARSE` seconds, each as late as its last entry, so that the sum is never too early."""
+    """Joins entries within `SNAPSHOT_STEP` seconds, at the time of the last, so that none expires early."""
     spent: list[tuple[float, float]] = []
     began = -math.inf
     for time, cost in entries:
-        if time - began < COARSE:
+        if time - began < SNAPSHOT_STEP:
             spent[-1] = (now - time, spent[-1][1] + cost)
         else:
             began = time
@@ -325,7 +326,7 @@ def _past(entries: Iterable[tuple[float, float]], now: float) -> Spent:
 def _remembered(ledger: Ledger | None, spent: Spent, now: float) -> Ledger | None:
     if ledger is None:
         return None
-    known = Ledger(ledger.limit, SPAN, SLACK)
+    known = Ledger(ledger.limit, SPAN, BURST_SECONDS)
     for age, cost in spent:
         known.add(now - age, cost)
     return known

@@ -14,7 +14,7 @@ from itertools import count
 
 from eco2.errors import CallTooLarge, DecodeError, GrantExpired, PermanentError, RetryableError, StaleRun
 from eco2.log import get_logger
-from eco2.pacer import GUARD, Limits
+from eco2.pacer import TRANSIT_GUARD, Limits
 from eco2.ports import Clock, GrantRequest, Rpc
 from eco2.quota.message import (
     RUN_VOID,
@@ -34,7 +34,7 @@ from eco2.quota.term import HOLD
 from eco2.quota.window import Line
 from eco2.retry import Backoff
 
-LIFE = GUARD / 2
+LIFE = TRANSIT_GUARD / 2
 """Seconds from a grant to the last line before the send; the other half is for the way to the provider."""
 PATIENCE = HOLD + 3.0
 """Seconds for a reply: a leader that is frozen is asked again, or its successor."""

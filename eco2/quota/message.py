@@ -7,7 +7,7 @@ from typing import TypeVar
 import msgspec
 
 from eco2.errors import DecodeError
-from eco2.pacer import Limits, Past
+from eco2.pacer import Limits, Snapshot
 
 VERSION = 1
 
@@ -136,7 +136,7 @@ class Told(_Tagged, frozen=True, kw_only=True, tag="told"):
 
     epoch: str
     seq: int
-    past: Past
+    past: Snapshot
 
 
 Reply = Granted | Later | Refused | Noted | Told

@@ -66,7 +66,7 @@ class Shadow:
             return
         missed, self._missed = self._missed, None
         self.pacer = self._fresh(now)
-        self.pacer.remember(told.past, now)
+        self.pacer.restore(told.past, now)
         self._epoch, self._seq = told.epoch, told.seq
         for note in missed:
             if note.epoch == told.epoch and note.seq > told.seq:
@@ -94,4 +94,4 @@ class Shadow:
 
     def tell(self, now: float) -> Told:
         """The leader's answer to who missed something."""
-        return Told(epoch=self._epoch, seq=self._seq, past=self.pacer.past(now))
+        return Told(epoch=self._epoch, seq=self._seq, past=self.pacer.snapshot(now))

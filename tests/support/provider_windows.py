@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
-from eco2.pacer import GUARD, MINUTE, Counting, Limits, Pacer
+from eco2.pacer import MINUTE, TRANSIT_GUARD, Counting, Limits, Pacer
 
 Arrival = tuple[float, float]
 """When a call arrived, and what it cost."""
@@ -88,7 +88,7 @@ def simulate(
         if now >= end:
             break
         pacer.grant(now, str(number), reserved)
-        late = dice.uniform(0, GUARD)
+        late = dice.uniform(0, TRANSIT_GUARD)
         if dice.random() < load.refunded:
             heappush(pending, (now + late, number, settle(str(number), None)))
             continue

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from eco2.ledger import Ledger
 
-SPAN, SLACK = 60.0, 2.0
+SPAN, BURST_SECONDS = 60.0, 2.0
 PAUSES = st.integers(0, 640).map(lambda ticks: ticks / 64)
 COSTS = st.integers(0, 40).map(float)
 STEPS = st.lists(
@@ -42,14 +42,14 @@ class Reference:
 
     def admits(self, now: float, cost: float) -> bool:
         used = sum(spent for _, spent in self.live(now))
-        burst = max(self.limit / SPAN * SLACK, cost)
+        burst = max(self.limit / SPAN * BURST_SECONDS, cost)
         fits = used + cost <= max(self.limit, cost) + 1e-9
         return fits and self.level(now) + cost <= burst + 1e-6
 
 
 @given(STEPS, COSTS)
 def test_it_says_what_the_definition_says(steps: list[tuple[str, float, float]], asked: float) -> None:
-    now, ledger, reference = 1000.0, Ledger(60.0, SPAN, SLACK), Reference(60.0)
+    now, ledger, reference = 1000.0, Ledger(60.0, SPAN, BURST_SECONDS), Reference(60.0)
     keys: list[int] = []
     for step, number, cost in steps:
         if step == "add":
@@ -64,25 +64,25 @@ def test_it_says_what_the_definition_says(steps: list[tuple[str, float, float]],
             ledger.correct(keys[place], cost)
             reference.entries[place] = (reference.entries[place][0], cost)
         assert ledger.used(now) == sum(spent for _, spent in reference.live(now))
-    moment = ledger.fits(now, asked)
+    moment = ledger.earliest(now, asked)
     assert moment >= now
     assert reference.admits(moment, asked)
     assert moment == now or not reference.admits(moment - 1e-3, asked)
-    assert ledger.fits(moment, asked) == moment
+    assert ledger.earliest(moment, asked) == moment
 
 
 def test_room_for_a_margin_must_be_left_but_is_not_spent() -> None:
     ledger = Ledger(100.0, SPAN, SPAN)
     ledger.add(0.0, 50.0)
-    assert ledger.fits(1.0, 40.0, 10.0) == 1.0
-    assert ledger.fits(1.0, 40.0, 11.0) == SPAN
+    assert ledger.earliest(1.0, 40.0, 10.0) == 1.0
+    assert ledger.earliest(1.0, 40.0, 11.0) == SPAN
     assert ledger.used(1.0) == 50.0
 
 
 def test_what_is_larger_than_the_limit_has_an_empty_window_to_itself() -> None:
     ledger = Ledger(100.0, SPAN, SPAN)
     ledger.add(5.0, 1.0)
-    assert ledger.fits(6.0, 150.0) == 5.0 + SPAN
+    assert ledger.earliest(6.0, 150.0) == 5.0 + SPAN
 
 
 def test_thousands_of_entries_are_corrected_and_dropped() -> None:
@@ -102,11 +102,11 @@ def test_a_spent_window_is_full_and_no_emptier_than_any_that_kept_the_rules(
     limit: float, largest: float
 ) -> None:
     now, rate = 500.0, limit / SPAN
-    ledger = Ledger.spent(limit, SPAN, SLACK, now, largest)
+    ledger = Ledger.spent(limit, SPAN, BURST_SECONDS, now, largest)
     assert ledger.used(now) == pytest.approx(limit)
     for tenths in range(600):
         left = ledger.used(now + tenths / 10)
-        assert left >= min(limit, rate * (SPAN - tenths / 10) + max(rate * SLACK, largest)) - 1e-6
+        assert left >= min(limit, rate * (SPAN - tenths / 10) + max(rate * BURST_SECONDS, largest)) - 1e-6
     assert ledger.used(now + SPAN) == 0
 
 
@@ -116,17 +116,20 @@ def test_a_spent_window_of_a_lower_limit_is_full_and_no_emptier_than_any_that_ke
     largest: float, lower: float
 ) -> None:
     now, limit = 500.0, 3000.0
-    ledger = Ledger.spent(limit, SPAN, SLACK, now, largest)
+    ledger = Ledger.spent(limit, SPAN, BURST_SECONDS, now, largest)
     ledger.assume(lower)
     ledger.relimit(limit * lower)
     rate = limit * lower / SPAN
     for tenths in range(600):
         left = ledger.used(now + tenths / 10)
-        assert left >= min(limit * lower, rate * (SPAN - tenths / 10) + max(rate * SLACK, largest)) - 1e-6
+        assert (
+            left
+            >= min(limit * lower, rate * (SPAN - tenths / 10) + max(rate * BURST_SECONDS, largest)) - 1e-6
+        )
 
 
 def test_only_what_was_assumed_follows_the_limit_down_and_up() -> None:
-    ledger = Ledger.spent(600.0, SPAN, SLACK, 0.0)
+    ledger = Ledger.spent(600.0, SPAN, BURST_SECONDS, 0.0)
     ledger.add(1.0, 7.0)
     known = ledger.used(1.0) - ledger.assumed(1.0)
     assert known == pytest.approx(7.0)

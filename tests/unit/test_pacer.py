@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco2.errors import CallTooLarge
-from eco2.pacer import GUARD, LEARNT, MINUTE, SLACK, SPAN, Counting, Kind, Limits, Pacer
+from eco2.pacer import BURST_SECONDS, LEARNT, MINUTE, SPAN, TRANSIT_GUARD, CallStats, Counting, Limits, Pacer
 from tests.support.provider_windows import Arrival, fullest
 
 LIMITS = Limits(requests=30.0, tokens=6000.0)
@@ -52,7 +52,7 @@ class World:
         name = str(self.calls)
         self.pacer.grant(self.now, name, reserved)
         real = reserved if self.counting == "request" else reserved * taken
-        self.counted[name] = (self.now + late * GUARD, real)
+        self.counted[name] = (self.now + late * TRANSIT_GUARD, real)
         self.open[name] = (self.now, real)
 
     def end(self, kind: str, share: float) -> None:
@@ -63,7 +63,7 @@ class World:
         if kind == "settle":
             self.pacer.settle(name, real)
             return
-        if self.now <= granted + GUARD:  # later, it has arrived
+        if self.now <= granted + TRANSIT_GUARD:  # later, it has arrived
             del self.counted[name]
             self.pacer.refund(name)
         if kind == "refund twice":
@@ -107,8 +107,8 @@ def test_a_new_leader_begins_with_a_full_window_that_empties_evenly() -> None:
     pacer = Pacer(Limits(60.4, 6040.0), 0.0)
     assert astuple(pacer.used(0.0)) == pytest.approx((60.4, 6040.0))
     first = pacer.when(0.0, 100.0)
-    assert SLACK < first < SLACK + 1.5
-    assert pacer.used(SPAN / 2).requests == pytest.approx(60.4 / 2 + SLACK, abs=0.2)
+    assert BURST_SECONDS < first < BURST_SECONDS + 1.5
+    assert pacer.used(SPAN / 2).requests == pytest.approx(60.4 / 2 + BURST_SECONDS, abs=0.2)
     assert pacer.used(SPAN) == Limits(0.0, 0.0)
 
 
@@ -116,7 +116,7 @@ def test_a_new_leader_begins_with_a_full_window_that_empties_evenly() -> None:
 def test_a_large_call_just_before_a_takeover_is_allowed_for(largest: float, kept: bool) -> None:
     pacer, now = fresh(LIMITS)
     pacer.grant(now, "large", LARGEST)
-    arrivals = [(now + GUARD, LARGEST)]
+    arrivals = [(now + TRANSIT_GUARD, LARGEST)]
     pacer = Pacer(LIMITS, now, "request", largest)
     while (now := pacer.when(now, 250.0)) < MINUTE:
         pacer.grant(now, str(now), 250.0)
@@ -225,7 +225,7 @@ def test_the_room_for_usage_grows_with_the_root_of_the_calls_in_flight() -> None
     )
     for number in range(granted):
         pacer.settle(f"open {number}", 100.0)
-    assert pacer.when(now, 100.0) <= now + SLACK  # the room is given back
+    assert pacer.when(now, 100.0) <= now + BURST_SECONDS  # the room is given back
 
 
 def in_flight(now: float) -> tuple[Pacer, int]:
@@ -245,11 +245,11 @@ def in_flight(now: float) -> tuple[Pacer, int]:
 def test_who_was_just_told_leaves_room_for_what_calls_in_flight_may_take() -> None:
     now = 1000.0
     leader, flying = in_flight(now)
-    past = leader.past(now)
+    past = leader.snapshot(now)
     assert sum(variance for _, variance in past.variances) == pytest.approx(flying * 900.0)
     for known, kept in ((past, True), (replace(past, variances=()), False)):
         told = Pacer(Limits(tokens=10_000.0), now, "usage")
-        told.remember(known, now)
+        told.restore(known, now)
         moment, own = now, 0
         while (moment := told.when(moment, 100.0)) < now + 10.0:  # the first of them are still in the window
             told.grant(moment, f"own {own}", 100.0)
@@ -264,17 +264,17 @@ def test_the_room_for_calls_in_flight_is_told_on_and_ends_with_the_window() -> N
     leader, flying = in_flight(now)
     leader.settle("open 0", 100.0)
     second, third = (Pacer(Limits(tokens=10_000.0), now, "usage") for _ in range(2))
-    second.remember(leader.past(now), now)
-    third.remember(second.past(now), now)
+    second.restore(leader.snapshot(now), now)
+    third.restore(second.snapshot(now), now)
     for pacer in (second, third):
-        told = pacer.past(now).variances
+        told = pacer.snapshot(now).variances
         assert sum(variance for _, variance in told) == pytest.approx((flying - 1) * 900.0)
-        assert pacer.past(now + SPAN).variances == ()
+        assert pacer.snapshot(now + SPAN).variances == ()
         assert pacer.when(now + SPAN, 10_000.0) == now + SPAN
 
 
 def test_a_kind_forgets() -> None:
-    kind = Kind()
+    kind = CallStats()
     for _ in range(2000):
         kind = kind.seen(100.0)
     assert (kind.mean, kind.variance) == (100.0, 0.0)
@@ -296,7 +296,7 @@ def test_a_lower_limit_that_is_named_costs_no_minute(real: float) -> None:
     first = pacer.when(0.0, 1.0)
     pacer.grant(first, "first", 1.0)
     pacer.limit(Limits(real), 1.0, first + 1.0)
-    assert pacer.when(first + 1.0, 1.0) - first < 1.0 + 2 * SPAN / real + SLACK
+    assert pacer.when(first + 1.0, 1.0) - first < 1.0 + 2 * SPAN / real + BURST_SECONDS
 
 
 @settings(max_examples=50, deadline=None)

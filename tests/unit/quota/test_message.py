@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.errors import CallTooLarge, DecodeError, PermanentError, StaleRun
-from eco2.pacer import Limits, Past
+from eco2.pacer import Limits, Snapshot
 from eco2.quota.asker import refusal
 from eco2.quota.message import (
     Ask,
@@ -46,13 +46,13 @@ def test_replies_come_back(reply: Reply) -> None:
 
 
 def test_a_past_comes_back_and_versions_with_and_without_the_variances_read_each_other() -> None:
-    past = Past(requests=((1.0, 2.0),), tokens=((1.0, 50.0),), variances=((1.0, 900.0),))
+    past = Snapshot(requests=((1.0, 2.0),), tokens=((1.0, 50.0),), variances=((1.0, 900.0),))
     told = Told(epoch="e", seq=1, past=past)
     assert decode_reply(encode(told)) == told
     before = (
         b'{"v":1,"body":{"type":"told","epoch":"e","seq":1,"past":{"requests":[],"tokens":[],"new":[[1,2]]}}}'
     )
-    assert decode_reply(before) == Told(epoch="e", seq=1, past=Past())
+    assert decode_reply(before) == Told(epoch="e", seq=1, past=Snapshot())
 
 
 def test_unknown_fields_are_ignored() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eco2.pacer import SLACK, SPAN, Limits, Pacer
+from eco2.pacer import BURST_SECONDS, SPAN, Limits, Pacer
 from eco2.quota.message import Entry, Note, Settled, Told, decode_note, encode_note
 from eco2.quota.shadow import Shadow
 
@@ -71,7 +71,7 @@ def test_who_has_led_before_notices_a_missed_note_like_anybody_else() -> None:
     assert knows(shadow)
     shadow.hear(104.0, note(4, "z", epoch="b", first=2))
     assert not knows(shadow)
-    shadow.told(104.5, Told(epoch="b", seq=4, past=Shadow(fresh, 0.0).pacer.past(104.5)))
+    shadow.told(104.5, Told(epoch="b", seq=4, past=Shadow(fresh, 0.0).pacer.snapshot(104.5)))
     shadow.lead(105.0, "mine again")
     assert shadow.note((), (), ()).first == 5
 
@@ -87,7 +87,9 @@ def test_a_leader_that_missed_something_and_was_not_told_assumes_the_worst() -> 
 def test_who_never_heard_anything_assumes_the_worst_from_the_moment_it_leads() -> None:
     shadow = Shadow(fresh, 0.0)
     pacer = shadow.lead(1000.0, "mine")
-    assert SLACK <= pacer.when(1000.0, 1.0) - 1000.0 <= SLACK + 1  # one call takes a second here
+    assert (
+        BURST_SECONDS <= pacer.when(1000.0, 1.0) - 1000.0 <= BURST_SECONDS + 1
+    )  # one call takes a second here
 
 
 def test_the_notes_of_a_successor_go_on_where_those_of_the_last_leader_ended() -> None:
@@ -143,7 +145,7 @@ def test_what_is_told_is_never_earlier_than_it_was() -> None:
     for number in range(50):
         pacer.grant(number / 25, str(number), 10.0)
     other = Pacer(LIMITS, 0.0)
-    other.remember(pacer.past(2.0), 2.0)
+    other.restore(pacer.snapshot(2.0), 2.0)
     for later in (2.0, 30.0, SPAN, SPAN + 1.0, SPAN + 1.9, SPAN + 2.0):
         mine, theirs = pacer.used(later), other.used(later)
         assert theirs.requests is not None
