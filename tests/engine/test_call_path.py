@@ -20,7 +20,7 @@ functions in `eco2/quota/window.py`: without a bound for its asks, a busy proces
 | the same without these, in all tasks of both processes | 136, 29 | 117, 27 |
 | paid call, in its own task, the budget's leader in the same process | 109, 28 | 90, 26 |
 | `POST /scan` to 202, in the request's task | 43, 14 | 43, 14 |
-| record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 26, 9 |
+| record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 21, 8 |
 | messages of a scan of two calls; barrier markers among them | 8, 2 | 8, 2 |
 """
 
@@ -236,7 +236,7 @@ async def test_from_the_journal_to_a_frame() -> None:
                 if number > 0:
                     await next_id(lines)
                 recorder.stop()
-    recorder.check(26, 9)
+    recorder.check(21, 8)
 
 
 async def next_id(lines: AsyncIterator[str]) -> None:
