@@ -5,6 +5,7 @@ is another one than the gateway's, so every request to the gateway is subject to
 """
 
 import asyncio
+import socket
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -12,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlencode
 
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from eco2.gateway.server import serve
 from tests.clients.report import Report, read
 
 HERE = Path(__file__).parent
@@ -45,9 +46,8 @@ class Pages:
 async def pages(photo: bytes, scripts: Mapping[str, str] | None = None) -> AsyncIterator[Pages]:
     """Serves `page.html`, `scan.mjs`, `/photo.jpg`, and the modules of `scripts` by name."""
     files = {name: (HERE / name).read_text() for name in ("page.html", "scan.mjs")} | dict(scripts or {})
-    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    stop = asyncio.Event()
-    site = Pages("")
+    listener = socket.create_server(("127.0.0.1", 0))
+    site = Pages(f"http://127.0.0.1:{listener.getsockname()[1]}")
 
     async def file(request: Request) -> Response:
         name = request.path_params["name"]
@@ -67,13 +67,15 @@ async def pages(photo: bytes, scripts: Mapping[str, str] | None = None) -> Async
         Route("/report", report, methods=["POST"]),
         Route("/{name:path}", file),
     ]
+    # Not the gateway's server: its security headers forbid the scripts of a page.
+    options = uvicorn.Config(Starlette(routes=routes), log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(options)
     async with asyncio.TaskGroup() as group:
-        group.create_task(serve(Starlette(routes=routes), "127.0.0.1", 0, stop, port.set_result))
-        site.origin = f"http://127.0.0.1:{await port}"
+        group.create_task(server.serve([listener]))
         try:
             yield site
         finally:
-            stop.set()
+            server.should_exit = True
 
 
 @asynccontextmanager
