@@ -134,7 +134,7 @@ async def process(
         yield [*core, probes, parts.last_resort(), parts.gateway(listening)]
         return
     budgets = parts.budgets()
-    async with open_models(settings, budgets.told) as models:
+    async with open_models(settings, budgets.update_limits) as models:
         worker = [*budgets.components, *parts.worker(models, budgets)]
         if role == "worker":
             yield [*core, parts.probes(stop, listening, own=True), *worker]
@@ -165,7 +165,7 @@ class _Budgets:
     def components(self) -> list[Component]:
         return [component for share in self.shares.values() for component in share.components]
 
-    def told(self, provider: str, requests: float | None, tokens: float | None) -> None:
+    def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
         from eco2.pacer import Limits
 

@@ -36,9 +36,9 @@ AGREED = 2.0
 UNFIT = 10.0
 """Seconds by which the clock of a process that is ready may differ from the majority's."""
 
-MOST_LEFT = 1000
+MAX_LEFT = 1000
 """Processes that are known to have stopped; a name is never used again."""
-MOST_NAMED = 3
+MAX_NAMED = 3
 """Processes that one warning names."""
 
 Role = Literal["gateway", "worker", "serve"]
@@ -229,7 +229,7 @@ class Presence:
     def _lose(self, process: str) -> None:
         if self._peers.pop(process, None) is not None:
             self._left[process] = None
-            if len(self._left) > MOST_LEFT:
+            if len(self._left) > MAX_LEFT:
                 del self._left[next(iter(self._left))]
 
     def _forget(self) -> None:
@@ -249,7 +249,7 @@ class Presence:
             log.warning(
                 "this machine's clock differs from those of the other processes: look at its time service",
                 ahead_seconds=round(apart, 1),
-                others=sorted(self._peers)[:MOST_NAMED],
+                others=sorted(self._peers)[:MAX_NAMED],
             )
         self._warned = abs(apart) >= AGREED
 

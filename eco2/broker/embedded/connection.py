@@ -14,7 +14,7 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
 from eco2.broker.embedded.publishing import Publisher
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.broker.embedded.rpc import MOST_REQUESTS, Answered, Desk, request
+from eco2.broker.embedded.rpc import MAX_REQUESTS, Answered, Desk, request
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import Following, Link, Standing
@@ -137,7 +137,7 @@ class Embedded:
             if self._desk is not None:
                 self._desk.handle(delivery, handler, answer)
 
-        serving = self._subscribe(lambda channel: Consumer(self._queue(name), channel, MOST_REQUESTS, handle))
+        serving = self._subscribe(lambda channel: Consumer(self._queue(name), channel, MAX_REQUESTS, handle))
         return serving
 
     def _subscribe(self, link: Callable[[Channel], Link]) -> Standing:

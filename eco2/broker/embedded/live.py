@@ -11,7 +11,7 @@ from collections.abc import Callable
 from eco2.broker.embedded.chaos import Dice
 from eco2.broker.topic import matches
 
-MOST_WAITING = 1000
+MAX_WAITING = 1000
 """Messages that wait for one listener, at most."""
 
 
@@ -37,7 +37,7 @@ class Listener:
         self._exchange = exchange
         self._pattern = pattern
         self._on_message = on_message
-        self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MOST_WAITING)
+        self._waiting: deque[tuple[str, bytes]] = deque(maxlen=MAX_WAITING)
         self._scheduled = False
         exchange.listeners.append(self)
 

@@ -18,7 +18,7 @@ from eco2.ports import Express
 
 Handler = Callable[[bytes], Awaitable[bytes]]
 
-MOST_REQUESTS = 1000
+MAX_REQUESTS = 1000
 """Requests that one process handles side by side, at most."""
 
 _log = get_logger(__name__)

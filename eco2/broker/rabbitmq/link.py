@@ -32,7 +32,7 @@ from eco2.retry import Backoff
 log = get_logger(__name__)
 
 RECONNECT = Backoff(0.2, 5.0)
-ACCESS_PATIENCE = 10.0
+ACCESS_TIMEOUT = 10.0
 """Seconds for which a process that has never been connected asks again after a refused login: a password that
 is being changed is at one side before the other."""
 ATTACH_TIMEOUT = 30.0
@@ -115,7 +115,7 @@ class Nodes:
             return True
         if self._refused_since is None:
             self._refused_since = now
-        return now - self._refused_since >= ACCESS_PATIENCE
+        return now - self._refused_since >= ACCESS_TIMEOUT
 
 
 class Link:

@@ -3,7 +3,7 @@
 import pytest
 
 from eco2.broker.embedded.chaos import Dice
-from eco2.broker.embedded.live import MOST_WAITING, Exchange, Listener
+from eco2.broker.embedded.live import MAX_WAITING, Exchange, Listener
 from eco2.broker.topic import matches
 from tests.support.embedded import only, quiet
 from tests.support.virtual_clock import virtual
@@ -13,10 +13,10 @@ from tests.support.virtual_clock import virtual
 async def test_a_slow_listener_loses_the_oldest_messages() -> None:
     exchange, heard = Exchange(Dice()), list[bytes]()
     Listener(exchange, "#", lambda _, body: heard.append(body))
-    for number in range(MOST_WAITING + 500):  # the listener gets no turn of the loop meanwhile
+    for number in range(MAX_WAITING + 500):  # the listener gets no turn of the loop meanwhile
         exchange.publish("a", b"%d" % number)
     await quiet()
-    assert heard == [b"%d" % number for number in range(500, MOST_WAITING + 500)]
+    assert heard == [b"%d" % number for number in range(500, MAX_WAITING + 500)]
 
 
 @virtual
