@@ -1,4 +1,6 @@
-"""One call of a model as a value: the request of a stage, the reply, and the errors that were paid for.
+"""One call of a model as a value.
+
+The request of a stage, the reply, and the errors that were paid for.
 
 No provider's format in here.
 """

@@ -1,4 +1,4 @@
-"""A job: what a client asked for, as a frozen value, and as the work order that travels in the queue."""
+"""A job: the request of a client as a frozen value, and as the work order in a queue."""
 
 import os
 import uuid

@@ -1,4 +1,7 @@
-"""The run that a call is made for, as far as a call needs to know it: the engine's side of this package."""
+"""The run that a call is made for, as far as a call needs to know it.
+
+The engine implements these protocols.
+"""
 
 from contextlib import AbstractContextManager
 from typing import Protocol

@@ -42,8 +42,10 @@ class BreakerOpened(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WaitEstimate:
-    """How long calls had to wait lately: `seconds` at the time `at`; it fades, so that an idle provider is
-    tried again."""
+    """An estimate of how long calls have to wait: `seconds` at the time `at`.
+
+    The estimate fades, so that an idle provider is tried again.
+    """
 
     seconds: float = 0.0
     at: float = 0.0

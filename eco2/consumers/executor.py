@@ -1,4 +1,6 @@
-"""Runs a job from its delivery to its outcome: find it, wait for its holder, open a run, await the stages.
+"""Runs a job from its delivery to its outcome.
+
+Find the job, wait for its holder, open a run, await the stages, record the outcome.
 
 Guarantees: a stage runs only while its run is the job's current one; a job whose holder may be at work is not
 touched; a completed stage is not run again; whatever goes wrong, the job has an outcome, and it is recorded.

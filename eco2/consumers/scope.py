@@ -1,4 +1,6 @@
-"""Ends the work on a job before its time, for a reason: a drain, a newer run, the job's end, its deadline.
+"""Ends the work on a job before its time, for a reason.
+
+The reason is a drain, a newer run, the job's end, or its deadline.
 
 The block of a scope is ended as by `asyncio.timeout`, so no task is cancelled from outside. A drain waits for
 calls in flight and until their replies are recorded, but not for the stage around them.

@@ -8,8 +8,10 @@ from eco2.journal.state import JobState
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """Of one pipeline: jobs not ended, those of them that no worker is at, and the longest that one of these
-    has waited since its acceptance, in seconds."""
+    """Counts the jobs of one pipeline that have not ended, and those that no worker has.
+
+    It also has the longest wait of such a job since its acceptance, in seconds.
+    """
 
     jobs: int = 0
     waiting: int = 0

@@ -282,8 +282,11 @@ class Journal:
             self.view.reset()
 
     async def _fill(self) -> None:
-        """The tail begins once the log holds a marker: RabbitMQ turns a time that no record has reached yet
-        into the log's end at some later moment, and what is written meanwhile would never be shown."""
+        """Begins the tail once the log holds a marker.
+
+        RabbitMQ turns a time that no record has reached yet into the log's end at some later moment. Records
+        that are written meanwhile would never be shown.
+        """
         if self.presence is not None:
             await self.presence.met.wait()  # else a clock ahead would begin behind the log's end
             self.view.begin()

@@ -133,7 +133,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_held(self) -> bool:
-        """True while a run has the job and has neither ended it nor given it back: it may be at work."""
+        """True while a run has the job, and has neither ended it nor given it back."""
         return self.run is not None and not (self.released or self.ended)
 
     @property

@@ -109,7 +109,10 @@ class View:
         return iter(self._jobs.values())
 
     def may_call(self, job_id: str, run: str) -> bool:
-        """False only if the run is known to be void: one that is not seen here yet may be the current one."""
+        """False only if the run is known to be void.
+
+        A run that is not seen here yet may be the current one.
+        """
         state = self._jobs.get(job_id)
         return state is None or not (state.ended or run in state.previous_runs)
 

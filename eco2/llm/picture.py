@@ -41,7 +41,9 @@ def image_bytes(url: str) -> bytes:
 
 
 def views(data: bytes, side: int) -> NDArray[np.float32]:
-    """Returns two views as (2, 3, side, side), RGB, (x - 127) / 128: the picture's centre, and all of it.
+    """Returns two views of the picture: its centre, and all of it.
+
+    Shape (2, 3, side, side), RGB, each value as (x - 127) / 128.
 
     The network was trained on centres; an object that reaches the edges is complete only in the second view.
     Raises `ProviderRefused`.

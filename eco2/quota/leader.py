@@ -239,8 +239,10 @@ class Leader:
         return await future
 
     async def _said(self, tokens: float) -> bool:
-        """True once every later leader will know of so large a call: one that knew nothing would not expect
-        it, and a minute could be overrun."""
+        """True once every later leader will know of so large a call.
+
+        A leader that does not know of it would not expect it, and a minute could be overrun.
+        """
         if not self._is_large(tokens):
             return True
         try:

@@ -89,8 +89,10 @@ class Estimate:
     usual: bool = True
 
     def explains(self, usage: Usage) -> bool:
-        """Tests whether a call like this can have the usage: no text has more tokens than bytes, and at most
-        three bytes stand for each unit of weight."""
+        """Tests whether a call like this can have the usage.
+
+        No text has more tokens than bytes, and at most three bytes stand for each unit of weight.
+        """
         weight, image = sum(self.parts[:-1]), self.parts[-1]
         most = _LETTERS_PER_TOKEN * weight + (_MAX_IMAGE if image else 0)
         return _MIN_COUNTED_SHARE * weight <= usage.input_tokens <= most

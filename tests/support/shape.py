@@ -71,9 +71,9 @@ class Shape:
 
 
 def first_sentence(text: str) -> str:
-    """The text up to its first full stop, colon or empty line, on one line."""
+    """The text up to its first full stop or empty line, on one line."""
     opening = text.split("\n\n")[0].replace("\n", " ")
-    return re.split(r"(?<=[.:!?])\s", opening, maxsplit=1)[0]
+    return re.split(r"(?<=[.!?])\s", opening, maxsplit=1)[0]
 
 
 def fault(docstring: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds out in time what an idle connection is not told: that its peer is gone, or that there is an alarm.
+"""Finds out in time that the peer of an idle connection is gone, or that there is an alarm.
 
 A half-open connection is silent, and the library notices after three heartbeats (33 s by default). So every
 second the broker is asked for something that costs it nothing; a connection without an answer is given up.
