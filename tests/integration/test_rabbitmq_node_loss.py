@@ -6,7 +6,6 @@ One node for the whole file, which only these tests may treat like this.
 import asyncio
 import os
 import re
-import signal
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
@@ -155,7 +154,7 @@ async def test_a_frozen_broker_is_noticed_and_work_goes_on_when_it_wakes(node: N
         broker.consume(QUEUE, 10, received)
         await publish(broker, b"before")
         await (await received.take()).ack()
-        os.kill(node.pid, signal.SIGSTOP)
+        node.suspend()
         try:
             with pytest.raises(PublishUncertain):
                 await broker.publish(QUEUE, b"during", "during")
@@ -163,7 +162,7 @@ async def test_a_frozen_broker_is_noticed_and_work_goes_on_when_it_wakes(node: N
             with pytest.raises(BrokerUnavailable):
                 await broker.publish(QUEUE, b"refused", "refused")
         finally:
-            os.kill(node.pid, signal.SIGCONT)
+            node.resume()
         await eventually(lambda: broker.ready)
         await publish(broker, b"during", b"after")
         deliveries = await received.until(lambda items: items[-1].body == b"after")

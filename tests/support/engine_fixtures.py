@@ -81,7 +81,7 @@ async def at_rest(world: World) -> None:
     await until(
         lambda: (
             not any(
-                len(queue) or any(consumer._unsettled for consumer in queue._consumers)
+                len(queue) or queue.unacknowledged
                 for queue in world.server.queues.values()
                 if ".rpc." not in queue.name
             )

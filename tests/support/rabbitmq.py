@@ -7,6 +7,7 @@ coroutine by `asyncio.to_thread`.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -104,6 +105,18 @@ class Node:
         """The node dies at once, as by power loss of its container; `start` brings it back with its data."""
         self._end_server(kill=True)
 
+    def suspend(self) -> None:
+        """Stops all threads of the node (SIGSTOP); its connections stay open until `resume`."""
+        os.kill(self.pid, signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.pid}/task")
+        # One thread takes the signal and stops the others: on a busy machine they run on for a while.
+        while any(_state(task) != "T" for task in tasks.iterdir()):
+            time.sleep(0.001)
+
+    def resume(self) -> None:
+        """Lets a suspended node continue (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
     def ctl(self, *arguments: str) -> str:
         """Standard output of `rabbitmqctl <arguments>` (about 2 s a call)."""
         command = [str(SCRIPTS / "rabbitmqctl"), "--quiet", *arguments]
@@ -181,6 +194,11 @@ def _ended(process: subprocess.Popen[bytes], *, within: float) -> bool:
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def _state(task: Path) -> str:
+    """Returns the letter of a thread's state, as in proc_pid_stat(5)."""
+    return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
 def answers_amqp(port: int) -> bool:

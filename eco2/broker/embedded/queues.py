@@ -37,7 +37,7 @@ class Queue:
     """Hands its messages to consumers in turn, or to the oldest consumer only (`single_active`).
 
     A message that came back more than `limit` times, was rejected, or has been here for `ttl` seconds goes to
-    `dead`.
+    `dead`. `unacknowledged`: messages that consumers hold, cancelled ones too.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Queue:
     ) -> None:
         self.name = name
         self.dice = dice
+        self.unacknowledged = 0
         self._single_active = single_active
         self._limit = limit
         self._ttl = ttl
@@ -163,6 +164,7 @@ class Consumer:
     def take(self, message: Message) -> None:
         """Hands `message` to the callback."""
         self._unsettled += 1
+        self.queue.unacknowledged += 1
         delivery = QueueDelivery(self, message)
         dice = self.queue.dice
         if self.queue.others(self) and dice.redeliver():
@@ -172,6 +174,7 @@ class Consumer:
     def release(self) -> None:
         """One delivery less is unsettled."""
         self._unsettled -= 1
+        self.queue.unacknowledged -= 1
         self.queue.schedule()
 
     def cancel(self) -> None:
