@@ -1,8 +1,8 @@
 """Everything at once: workers that vanish, stand still, drain and lose their connection, alarms, pauses, a
 provider that is down now and then, orders that are lost. Accepted is kept, and what was paid for is kept.
 
-Virtual time; a seed repeats the disturbances, but not the random ids. Most storms are small, at 0.2 s of CPU each: two events
-that rarely meet need more seeds, not more jobs.
+Virtual time; a seed repeats the disturbances, but not the random ids. Most storms are small, at 0.2 s of CPU
+each: two events that rarely meet need more seeds, not more jobs.
 """
 
 import asyncio
