@@ -9,7 +9,7 @@ it cost, `InvalidAnswer` (to be mended) or `ModelRefused`; no message holds the 
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -205,7 +205,7 @@ class OpenAIModel:
             PATH, cast_to=httpx2.Response, content=self._body(call), options={"headers": headers}
         )
         try:
-            completion = parse_completion(decode_json(response.content))
+            completion = self._parsed(decode_json(response.content))
         except ValueError as error:
             raise ProviderError(
                 f"the provider's answer broke off, or is no JSON ({error}): try again"
@@ -216,8 +216,6 @@ class OpenAIModel:
                 self._model,
                 Usage(),
             )
-        if completion.error is not None and not completion.text:
-            raise self._refusal(inner_status(completion.error), completion.error, {})
         return self._written(completion.text, completion)
 
     async def _stream(
@@ -234,10 +232,8 @@ class OpenAIModel:
         )
         async with chunks:
             async for data in readable(chunks):
-                if (chunk := parse_completion(data)) is None:
+                if (chunk := self._parsed(data)) is None:
                     continue
-                if chunk.error is not None:
-                    raise self._refusal(inner_status(chunk.error), chunk.error, {})
                 last = merged(last, chunk)
                 refused.append(chunk.refusal)
                 pieces.append(chunk.text)
@@ -247,6 +243,17 @@ class OpenAIModel:
             on_text(shown)
         ending = last.ending or ("unknown" if last.usage else None)  # a stream with its usage was not cut off
         return self._written("".join(pieces), replace(last, ending=ending, refusal="".join(refused)))
+
+    def _parsed(self, data: object) -> Completion | None:
+        """Parses an answer or a chunk; None if it is neither. Raises the error that stands in its place."""
+        completion = parse_completion(data)
+        error = data if completion is None else completion.error
+        status = inner_status(error)
+        if error is None or (completion and completion.text):
+            return completion
+        if completion is None and (not isinstance(data, Mapping) or classify(status, data) == "later"):
+            return None  # nothing says that it is an error
+        raise self._refusal(status, error, {})
 
     def _written(self, text: str, completion: Completion) -> _Written:
         model = sound(completion.model or self._model)
@@ -290,7 +297,10 @@ class OpenAIModel:
         try:
             yield
         except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, error.body, error.response.headers) from error
+            body = error.body
+            with suppress(ValueError):
+                body = decode_json(error.response.content)  # the SDK leaves out what stands beside `error`
+            raise self._refusal(error.status_code, body, error.response.headers) from error
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, Eco2Error):  # of the gate: nothing was sent
                 raise error.__cause__ from None
