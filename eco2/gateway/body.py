@@ -9,6 +9,7 @@ import asyncio
 import codecs
 import hashlib
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -36,11 +37,12 @@ MAX_PARTS = 20
 """Fields, and files, of one multipart form."""
 MAX_INLINE = 64 * 1024
 """Bytes of a body that are decoded and hashed on the event loop; larger ones, on a thread, one at a time."""
-MAX_VALUES = 250_000
-"""Values inside one member of a JSON body: each becomes a Python object of some 64 bytes (`VALUE_SIZE`)."""
+MAX_VALUES = 40_000
+"""Values of a JSON body: each becomes a Python object of some 64 bytes (`VALUE_SIZE`), and hashing it may
+hold the interpreter for two microseconds."""
 VALUE_SIZE = 64
-MAX_NUMBER = 400
-"""Characters of a JSON number; Python could not print a longer one."""
+MAX_NUMBER = 200
+"""Characters of a JSON number; the time to read and print one grows with the square of its length."""
 MAX_CONTENT_TYPE = 1_000
 """Characters of the header; the parser of its parameters is not linear."""
 FREE_SIZE = 16 * 1024
@@ -103,7 +105,7 @@ class Members:
     def decode(self, body: bytes) -> tuple[dict[str, bytes], int]:
         """Returns the members as JSON, and the bytes that their values will take beside their text.
 
-        Raises `InvalidInput` if the body is no JSON object, or a member has too many values.
+        Raises `InvalidInput` if the body is no JSON object, or its members have too many values.
         """
         try:
             found = self._decoder.decode(body)
@@ -111,19 +113,17 @@ class Members:
             raise json_error(error, whole=True) from error
         if not isinstance(found, dict):
             found = dict(zip(self._names, msgspec.structs.astuple(found), strict=True))
-        members, weight = {name: bytes(raw) for name, raw in found.items() if memoryview(raw).nbytes}, 0
+        members = {name: bytes(raw) for name, raw in found.items() if memoryview(raw).nbytes}
+        values = weight = 0
         for raw in members.values():
-            if raw[:1] in b"[{":
-                values = (
-                    raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-                )  # in strings, too: an upper bound
-                if values > MAX_VALUES:
-                    raise InvalidInput(f"a member has more than {MAX_VALUES} values; send less at once")
-                weight += VALUE_SIZE * values
+            if raw[:1] in b"[{":  # in strings, too: an upper bound
+                values += raw.count(b",") + raw.count(b"[") + raw.count(b"{")
             elif not raw.isascii() or b"\\u" in raw:
                 # One character beyond Latin-1 makes Python keep each of the text in two bytes or four.
                 weight += 4 * len(raw)
-        return members, weight
+        if values > MAX_VALUES:
+            raise InvalidInput(f"the body has more than {MAX_VALUES:,} values; send less at once")
+        return members, weight + VALUE_SIZE * values
 
     def only(self, fields: Mapping[str, object]) -> Mapping[str, object]:
         """Returns those of a form's fields that are members; all, if the model decides about the others."""
@@ -142,13 +142,29 @@ def wire_names(model: type[BaseModel]) -> Iterator[str]:
                 yield str(choice.path[0]) if isinstance(choice, AliasPath) else choice
 
 
+def finite(text: str) -> float:
+    """Reads a float. Raises `msgspec.ValidationError` for one that is too large."""
+    value = float(text)
+    if math.isinf(value):
+        raise msgspec.ValidationError("out of range")
+    return value
+
+
+_VALUES = msgspec.json.Decoder(float_hook=finite)
+"""As in `eco2/job.py`, msgspec's own conversion would take too long."""
+_AS_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+
+
 def decode_values(members: Mapping[str, bytes]) -> dict[str, object]:
     """Returns the values of `Members.decode`. Raises `InvalidInput`."""
     for raw in members.values():
-        if raw[:1] not in b'"[{' and len(raw) > MAX_NUMBER:
+        inside = (
+            raw[:1] in b"[{" and len(raw) > MAX_INLINE and b"0" * (MAX_NUMBER + 1) in raw.translate(_AS_ZERO)
+        )
+        if inside or (raw[:1] not in b'"[{' and len(raw) > MAX_NUMBER):
             raise InvalidInput(f"a number has more than {MAX_NUMBER} characters; send it as a string")
     try:
-        return {name: msgspec.json.decode(raw) for name, raw in members.items()}
+        return {name: _VALUES.decode(raw) for name, raw in members.items()}
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise json_error(error, whole=False) from error
 
