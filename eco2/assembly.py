@@ -207,7 +207,7 @@ class _Parts:
         from eco2.pacer import Limits
         from eco2.wiring import join_budget
 
-        core, rpc, gone, shares = self.core, self.broker, self.presence.gone, {}
+        core, rpc, gone, shares = self.core, self.broker, self.presence.has_stopped, {}
         for offer in offers(self.settings):
             if (remote := offer.remote) is not None:
                 service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)

@@ -136,7 +136,7 @@ class LastResort:
         if not await self._journal.ready(stop):
             return
         while not stop.is_set():
-            alone = self._presence.settled and not self._presence.workers()
+            alone = self._presence.is_complete and not self._presence.workers()
             self._deadlines.enforce(OVERDUE if alone else NOT_SWEPT)
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK * (0.5 + random.random())):
