@@ -217,7 +217,7 @@ class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
             raise ValueError("no day, or no amount of USD")
 
 
-class Large(_Event, frozen=True, kw_only=True, tag="large"):
+class LargeCallDeclared(_Event, frozen=True, kw_only=True, tag="large"):
     """Announces that one call may be granted as much as `tokens` of `budget` in the next minute.
 
     Written before the grant and renewed, if a new leader would not expect so large a call.
@@ -229,7 +229,7 @@ class Large(_Event, frozen=True, kw_only=True, tag="large"):
 
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
 IntakeEvent = Paused | Resumed
-Event = JobEvent | IntakeEvent | Spent | Large | Marker
+Event = JobEvent | IntakeEvent | Spent | LargeCallDeclared | Marker
 
 
 class _Batch(msgspec.Struct, frozen=True):

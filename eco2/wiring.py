@@ -18,7 +18,7 @@ from eco2.consumers.run import ActiveJobs
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
-from eco2.journal.sizes import Sizes
+from eco2.journal.largest_call_store import LargestCallStore
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline
@@ -88,8 +88,8 @@ def join_budget(
 ) -> BudgetShare:
     """Takes part in the budget of the provider `name`, which all processes share through `service`."""
     may_call, now = core.journal.view.may_call, core.monotonic
-    sizes = Sizes(core.journal, name, core.clock)
-    leader = Leader(rpc, core.broker, service, limits, may_call, sizes, counting, now, gone)
+    largest_calls = LargestCallStore(core.journal, name, core.clock)
+    leader = Leader(rpc, core.broker, service, limits, may_call, largest_calls, counting, now, gone)
     core.metrics.show_budget(name, leader.status)
     return BudgetShare(name, leader, Asker(rpc, service, core.name, limits, leader.near, now))
 

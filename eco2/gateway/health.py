@@ -29,8 +29,8 @@ def readiness(broker: Broker, journal: Journal, stop: asyncio.Event) -> Checks:
         "the journal is not read yet": journal.filled.is_set,
         "the journal's tail does not show what the broker has confirmed": lambda: journal.follows,
         "the process is stopping": lambda: not stop.is_set(),
-        f"this machine's clock is more than {MAX_CLOCK_ERROR:g} s off those of most other processes: mend its "
-        "time service (NTP), see eco2_clock_ahead_seconds": lambda: (
+        f"this machine's clock is more than {MAX_CLOCK_ERROR:g} s off those of most other processes: mend "
+        "its time service (NTP), see eco2_clock_ahead_seconds": lambda: (
             presence is None or presence.clock_is_usable
         ),
     }

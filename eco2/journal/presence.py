@@ -49,7 +49,8 @@ log = get_logger(__name__)
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a process to all others. `now`: its clock, Unix seconds.
 
-    `limits`: given to it, by provider. `hello`: it has just started, and asks the others for theirs. `leaving`: it stops.
+    `limits`: given to it, by provider. `hello`: it has just started, and asks the others for theirs.
+    `leaving`: it stops.
     """
 
     process: str

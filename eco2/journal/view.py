@@ -13,7 +13,7 @@ from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten
 from eco2.event import (
     Event,
     IntakeEvent,
-    Large,
+    LargeCallDeclared,
     Marker,
     Paused,
     Queued,
@@ -22,7 +22,7 @@ from eco2.event import (
     StageChanged,
     decode_events,
 )
-from eco2.journal.large import LargeCalls
+from eco2.journal.largest_calls import LargestCalls
 from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
 from eco2.log import get_logger
@@ -91,7 +91,7 @@ class View:
         self.offset = -1
         self.resets = 0
         self.spending = Spending()
-        self.large = LargeCalls()
+        self.largest_calls = LargestCalls()
         self.skipped = 0
         self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
@@ -225,7 +225,7 @@ class View:
 
     def _apply(self, at: EventId, event: Event, size: int) -> None:
         match event:
-            case Marker() | Paused() | Resumed() | Spent() | Large():
+            case Marker() | Paused() | Resumed() | Spent() | LargeCallDeclared():
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
@@ -261,7 +261,7 @@ class View:
         if self._live:
             self._born[event.job] = self._steady() - max(0.0, age)
 
-    def _note(self, event: Marker | Spent | Large | IntakeEvent) -> None:
+    def _note(self, event: Marker | Spent | LargeCallDeclared | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
         match event:
             case Marker():
@@ -270,8 +270,8 @@ class View:
                     self._live = True  # the first one of ours was written at our start
             case Spent():
                 self.spending.spent(event, self._clock())
-            case Large():
-                self.large.said(event, self._clock())
+            case LargeCallDeclared():
+                self.largest_calls.apply(event, self._clock())
             case _:
                 self._note_intake(event)
 

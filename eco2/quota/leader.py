@@ -247,7 +247,7 @@ class Leader:
             return True
         try:
             async with asyncio.timeout(PATIENCE):
-                await self._sizes.say(tokens)
+                await self._sizes.declare(tokens)
         except TimeoutError:
             log.info("the journal does not confirm; a large call waits", tokens=tokens)
             return False

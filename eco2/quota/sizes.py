@@ -4,13 +4,13 @@ from typing import Protocol
 
 
 class Sizes(Protocol):
-    """The sizes of a budget's large calls, kept where they outlive all workers (`eco2/journal/sizes.py`)."""
+    """The largest call of a budget, stored so that it outlives all workers (`largest_call_store.py`)."""
 
     async def catch_up(self) -> None:
-        """Returns once `largest` knows all that was said before."""
+        """Returns once `largest` includes all that was declared before."""
 
     def largest(self) -> float:
         """Tokens of the largest call that may have been granted lately; 0.0: none was large."""
 
-    async def say(self, tokens: float) -> None:
+    async def declare(self, tokens: float) -> None:
         """Returns once every later leader will know that a call of so many tokens may be granted."""

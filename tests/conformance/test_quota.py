@@ -13,7 +13,7 @@ from eco2.ports import Broker
 from eco2.quota.asker import Asker
 from eco2.quota.leader import Leader
 from tests.conformance.harness import PATIENCE, Brokers, eventually
-from tests.support.quotas import Said, granted, request
+from tests.support.quotas import FakeLargestCallStore, granted, request
 
 LIMITS = Limits(requests=6000.0)
 
@@ -41,7 +41,7 @@ class Member:
 async def member(brokers: Brokers, name: str, stop: asyncio.Event) -> AsyncIterator[Member]:
     """It leaves when `stop` is set, at the latest at the end of the block."""
     broker = await brokers.start()
-    leader = Leader(broker, broker, "quota", LIMITS, lambda job, run: True, Said())
+    leader = Leader(broker, broker, "quota", LIMITS, lambda job, run: True, FakeLargestCallStore())
     joined = Member(broker, leader, Asker(broker, "quota", name, LIMITS, leader.near))
     async with asyncio.TaskGroup() as group:
         group.create_task(joined.leader.run(stop))

@@ -10,7 +10,7 @@ from eco2.broker.embedded.stream import Log, Tail
 from eco2.errors import BrokerUnavailable
 from eco2.event import StepCompleted, decode_events
 from eco2.gateway.health import readiness
-from eco2.journal.sizes import Sizes
+from eco2.journal.largest_call_store import LargestCallStore
 from eco2.journal.spending import day_of
 from eco2.ports import FromStart, Record
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -102,8 +102,8 @@ async def test_the_leader_of_a_budget_outlives_the_journal() -> None:
         for n in range(20):
             await process.submit(str(n))
         log(world).append = lambda body: None  # type: ignore[method-assign]
-        sizes = Sizes(process.journal, "openai", VirtualClock.now)
-        waiting = asyncio.ensure_future(sizes.catch_up())
+        store = LargestCallStore(process.journal, "openai", VirtualClock.now)
+        waiting = asyncio.ensure_future(store.catch_up())
         await asyncio.sleep(1)
         world.server.wipe()
         await asyncio.wait_for(waiting, 60)

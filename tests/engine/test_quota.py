@@ -18,7 +18,7 @@ from eco2.quota.message import Ask, Granted, Refused, Tell, decode_reply, encode
 from eco2.quota.office import TENURE
 from eco2.quota.term import HOLD
 from tests.support.provider_windows import fullest
-from tests.support.quotas import Quotas, Said, granted, monotonic, quotas, request
+from tests.support.quotas import FakeLargestCallStore, Quotas, granted, monotonic, quotas, request
 from tests.support.virtual_clock import virtual
 from tests.support.world import until
 
@@ -443,7 +443,7 @@ MIXED = Limits(tokens=6040.0)
 @virtual
 async def restarted(forgets: bool, seed: int) -> tuple[float, int]:
     """The fullest minute while all workers crash and come again, and how often a size was said."""
-    dice, sizes = random.Random(seed), Said(forgets)
+    dice, sizes = random.Random(seed), FakeLargestCallStore(forgets)
 
     async def offer(world: Quotas) -> None:
         for offset in itertools.count():
@@ -472,7 +472,7 @@ def test_all_workers_restart_right_after_a_large_call_and_no_minute_is_overrun(s
     most, said = restarted(False, seed)
     assert most <= 6040.0
     assert said >= 5  # as often as it may have been forgotten
-    assert restarted(True, seed)[0] > 6040.0  # it is the saying that helps
+    assert restarted(True, seed)[0] > 6040.0  # it is the declaration that helps
 
 
 @virtual
@@ -502,8 +502,8 @@ async def test_who_has_heard_of_all_grants_loses_nothing_to_what_was_said() -> N
 
 @virtual
 async def test_a_large_call_waits_while_the_journal_does_not_confirm_and_others_do_not() -> None:
-    class Blocked(Said):
-        async def say(self, tokens: float) -> None:
+    class Blocked(FakeLargestCallStore):
+        async def declare(self, tokens: float) -> None:
             await asyncio.sleep(30.0)
 
     async with quotas(MIXED, sizes=Blocked()) as world:

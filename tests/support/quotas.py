@@ -41,8 +41,8 @@ async def granted(quota: Quota, wanted: GrantRequest) -> AsyncIterator[Grant]:
 
 
 @dataclass
-class Said:
-    """`Sizes` that outlive all members. `forgets`: as though nobody had said anything."""
+class FakeLargestCallStore:
+    """A store of sizes that outlives all members. `forgets`: as though nothing had been declared."""
 
     forgets: bool = False
     times: int = 0
@@ -54,7 +54,7 @@ class Said:
     def largest(self) -> float:
         return 0.0 if self.forgets else self.most
 
-    async def say(self, tokens: float) -> None:
+    async def declare(self, tokens: float) -> None:
         await asyncio.sleep(0.002)
         self.times += 1
         self.most = max(self.most, tokens)
@@ -145,7 +145,7 @@ class Quotas:
     limits: Limits
     chaos: Chaos = CALM
     counting: Counting = "request"
-    sizes: Said = field(default_factory=Said)
+    sizes: FakeLargestCallStore = field(default_factory=FakeLargestCallStore)
     void: set[str] = field(default_factory=set)
     arrived: list[Arrival] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
@@ -210,9 +210,11 @@ class Quotas:
 
 
 @asynccontextmanager
-async def quotas(limits: Limits, chaos: Chaos = CALM, sizes: Said | None = None) -> AsyncIterator[Quotas]:
+async def quotas(
+    limits: Limits, chaos: Chaos = CALM, sizes: FakeLargestCallStore | None = None
+) -> AsyncIterator[Quotas]:
     """Every member that is still there stops in order at the end."""
-    world = Quotas(limits, chaos, sizes=sizes or Said())
+    world = Quotas(limits, chaos, sizes=sizes or FakeLargestCallStore())
     try:
         yield world
     finally:

@@ -12,7 +12,7 @@ from eco2.event import (
     CallCompleted,
     Done,
     Event,
-    Large,
+    LargeCallDeclared,
     Marker,
     Queued,
     Released,
@@ -39,7 +39,7 @@ EVENTS: list[Event] = [
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
     Spent(ts=1.0, day="2026-11-26", usd="0.0029", up_to_offset=7),
-    Large(ts=1.0, budget="openai", tokens=40_000.0),
+    LargeCallDeclared(ts=1.0, budget="openai", tokens=40_000.0),
 ]
 
 
