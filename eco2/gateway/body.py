@@ -1,8 +1,8 @@
 """Reads a request's body as a `Form`, under limits of size, time and memory.
 
 Guarantees: a body that is too large is never held whole; all bodies of a process together stay within its
-`Room`; members that the pipeline does not declare are skipped in C and never become Python objects. Files
-stay in memory (the limits bound them), so that the process needs no writable disk.
+`BodyMemory`; members that the pipeline does not declare are skipped in C and never become Python objects.
+Files stay in memory (the limits bound them), so that the process needs no writable disk.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from eco2.pipeline import AnyPipeline, Form, Upload
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Cover = Callable[[int], None]
+Reserve = Callable[[int], None]
 """Reserves memory for a request of so many bytes in all. Raises `OverCapacity`."""
 
 TOO_LARGE = "the request is larger than {:g} MB; send a smaller one"
@@ -46,12 +46,12 @@ MAX_NUMBER = 200
 MAX_CONTENT_TYPE = 1_000
 """Characters of the header; the parser of its parameters is not linear."""
 FREE_SIZE = 16 * 1024
-"""Bytes of each body that need no room, so that small requests pass while large ones fill it. The limit of
-connections bounds them."""
+"""Bytes of each body that are not reserved, so that small requests pass while large ones fill the memory. The
+limit of connections bounds them."""
 
 
-class Room:
-    """The bytes of bodies that a process may hold at once. `size`: of all; `taken`: of those held now."""
+class BodyMemory:
+    """The memory for request bodies of a process. `size`: bytes of all; `taken`: of those held now."""
 
     def __init__(self, size: int, retry_after: int) -> None:
         self.taken = 0
@@ -59,11 +59,11 @@ class Room:
         self._retry_after = retry_after
 
     @contextmanager
-    def hold(self) -> Iterator[Cover]:
+    def reserving(self) -> Iterator[Reserve]:
         """Yields a function that reserves memory for one request; the end of the block releases it."""
         held = 0
 
-        def cover(size: int) -> None:
+        def reserve(size: int) -> None:
             nonlocal held
             missing = size - FREE_SIZE - held
             if missing <= 0:
@@ -74,7 +74,7 @@ class Room:
             held += missing
 
         try:
-            yield cover
+            yield reserve
         finally:
             self.taken -= held
 
@@ -195,24 +195,24 @@ class BodyReader:
         self._members = Members(pipeline.input, *more)
         self._large = asyncio.Lock()
 
-    async def read(self, request: Request, cover: Cover) -> tuple[Form, str]:
+    async def read(self, request: Request, reserve: Reserve) -> tuple[Form, str]:
         """Returns the body's fields and files, as far as the pipeline takes them, and their digest.
 
         `InvalidInput`: 413 for one too large, 408 for one that comes too slowly, 422 for what is no form.
-        `OverCapacity` where the process has no room for it: before it is read, if its length is declared.
+        `OverCapacity` if the process has no memory left for it: before it is read, if its length is declared.
         """
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit():
             length = int(declared[:20])
             if length > self._config.max_upload:
                 raise RequestTooLarge(TOO_LARGE.format(self._config.max_upload / 2**20))
-            cover(length)
+            reserve(length)
         header = request.headers.get("content-type", "application/json")
         if len(header) > MAX_CONTENT_TYPE:
             raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
         if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise InvalidInput("the body is compressed: send it without Content-Encoding")
-        chunks = limited(request, self._config, cover)
+        chunks = limited(request, self._config, reserve)
         match header.partition(";")[0].strip().lower():
             case "multipart/form-data":
                 form = await read_form(request, chunks, self._config.max_upload)
@@ -226,7 +226,7 @@ class BodyReader:
                     raise InvalidInput("no body: send JSON or a form")
                 size = len(body)
                 members, weight = await self._run(size, self._members.decode, body)
-                cover(size + weight)
+                reserve(size + weight)
                 form = Form(await self._run(size, decode_values, members))
             case kind:
                 kind = kind[:MAX_QUOTE] or "an empty type"
@@ -251,7 +251,7 @@ def digest(pipeline: str, form: Form) -> str:
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def limited(request: Request, config: GatewayConfig, cover: Cover) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, config: GatewayConfig, reserve: Reserve) -> AsyncGenerator[bytes, None]:
     """Yields the body's pieces within the limits. Only the time spent waiting for the client counts."""
     clock = asyncio.get_running_loop().time
     pieces = request.stream()
@@ -275,7 +275,7 @@ async def limited(request: Request, config: GatewayConfig, cover: Cover) -> Asyn
         received += len(piece)
         if received > config.max_upload:
             raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
-        cover(received)
+        reserve(received)
         yield piece
 
 

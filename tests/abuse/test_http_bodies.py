@@ -12,7 +12,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from eco2.errors import InvalidInput, OverCapacity
-from eco2.gateway.body import Members, Room, decode_values, digest
+from eco2.gateway.body import BodyMemory, Members, decode_values, digest
 from eco2.gateway.config import GatewayConfig
 from eco2.pipeline import Form, Pipeline
 from tests.abuse.test_http_connections import answer, connections, gateway, memory
@@ -144,16 +144,16 @@ async def test_a_key_with_other_unknown_members_is_the_same_request() -> None:
 
 
 def test_the_room_is_given_back_and_small_requests_pass() -> None:
-    room = Room(100_000, 2)
-    with room.hold() as cover:
-        cover(100_000)
-        cover(50_000)
-        with room.hold() as small:
+    memory = BodyMemory(100_000, 2)
+    with memory.reserving() as reserve:
+        reserve(100_000)
+        reserve(50_000)
+        with memory.reserving() as small:
             small(10_000)
-        with room.hold() as other, pytest.raises(OverCapacity):
+        with memory.reserving() as other, pytest.raises(OverCapacity):
             other(100_000)
-        assert room.taken > 50_000
-    assert room.taken == 0
+        assert memory.taken > 50_000
+    assert memory.taken == 0
 
 
 async def test_a_hundred_uploads_at_once_stay_within_the_room() -> None:
