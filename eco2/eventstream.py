@@ -129,7 +129,7 @@ class LiveTexts:
         """Notes a new connection, which may repeat text."""
         self._places = {}
 
-    def news(self, event: ClientEvent) -> ClientEvent | None:
+    def take_new(self, event: ClientEvent) -> ClientEvent | None:
         """Returns the new part of a piece, if any. A text that differs from the shown one starts over."""
         if event.text is None:
             return event

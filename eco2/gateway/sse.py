@@ -127,10 +127,10 @@ def advance(
 
     `with_message`: a `done` that did not complete is followed by `done_message`.
     """
-    news = [shown for shown in state.visible_events if cursor.seen is None or shown.id > cursor.seen]
-    chunks = [frame(state.job, shown) for shown in news]
-    if news:
-        cursor = replace(cursor, seen=news[-1].id)
+    unseen = [shown for shown in state.visible_events if cursor.seen is None or shown.id > cursor.seen]
+    chunks = [frame(state.job, shown) for shown in unseen]
+    if unseen:
+        cursor = replace(cursor, seen=unseen[-1].id)
         if with_message and state.ended and state.status != "completed":
             chunks.append(done_message(state.job))
     last = state.visible_events[-1]

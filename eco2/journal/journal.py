@@ -324,13 +324,13 @@ class Journal:
     async def _watch(self) -> None:
         """Attaches a silent tail again, and detects a log that ends before the tail's position."""
         loop = asyncio.get_running_loop()
-        attached, patience = loop.time(), MAX_SILENCE
+        attached, reattach_after = loop.time(), MAX_SILENCE
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._tail is None or self._tail.attached or self.view.offset < 0:
                 attached = loop.time()  # or it is begun by `_fill` again and again
             if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
-                patience = MAX_SILENCE
+                reattach_after = MAX_SILENCE
                 if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
                     self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
@@ -338,8 +338,8 @@ class Journal:
             elif self._tail is not None and not self.follows:
                 log.warning("attaching the tail again: it shows nothing", offset=self.view.offset)
                 await self._tail.reattach()
-                await asyncio.sleep(patience)
-                patience = min(MAX_REATTACH_INTERVAL, 2 * patience)
+                await asyncio.sleep(reattach_after)
+                reattach_after = min(MAX_REATTACH_INTERVAL, 2 * reattach_after)
 
     async def _ends_earlier(self) -> bool:
         """True if the log ends before the tail's position, so that it must be another one.

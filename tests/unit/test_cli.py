@@ -121,7 +121,7 @@ def test_a_gateway_that_does_not_answer_exits_with_4(
 ) -> None:
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff")
-    monkeypatch.setattr("eco2.demo.CLIENT_PATIENCE", 0.0)
+    monkeypatch.setattr("eco2.demo.CLIENT_TIMEOUT", 0.0)
     assert exit_of(monkeypatch, "scan", str(photo), "--url", "http://127.0.0.1:9") == 4
     assert "127.0.0.1:9" in capsys.readouterr().err
 

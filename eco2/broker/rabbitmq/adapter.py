@@ -174,8 +174,8 @@ class RabbitMQ:
             log.info("live messages that the broker did not take in time were dropped")
 
     def _read(self, queue: str, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        patience = self._timeout if self._running else 0
-        return stream.read(self._journal, queue, start, patience)
+        timeout = self._timeout if self._running else 0
+        return stream.read(self._journal, queue, start, timeout)
 
     def _must_run(self) -> None:
         if not self._running:

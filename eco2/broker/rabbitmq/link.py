@@ -192,11 +192,11 @@ class Link:
             log.warning("the broker closed a channel", link=self.name, why=reason_of(reason))
         self._changed.set()
 
-    async def connection(self, patience: float) -> AbstractConnection:
-        """The open connection. Raises `BrokerUnavailable` after `patience` seconds without one."""
+    async def connection(self, timeout: float) -> AbstractConnection:
+        """The open connection. Raises `BrokerUnavailable` after `timeout` seconds without one."""
         self._wanted.set()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._up.wait()
         except TimeoutError:
             raise BrokerUnavailable(f"{self.name}: not connected to the broker; try again later") from None
@@ -247,9 +247,9 @@ class Link:
             log.info("connected", link=self.name, to=str(address), broker=str(server(connection)))
             yield connection
         finally:
-            patience = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
+            timeout = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
             self._forget()
-            await _close(connection, patience)
+            await _close(connection, timeout)
 
     def _closed(self, _: object, reason: BaseException | None = None) -> None:
         """Takes aio-pika's notice that the connection is closed."""
@@ -314,10 +314,10 @@ class Link:
         return failed
 
 
-async def _close(connection: AbstractConnection, patience: float) -> None:
+async def _close(connection: AbstractConnection, timeout: float) -> None:
     try:
         with map_connection_errors(BrokerUnavailable, "the connection went before it could be closed"):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await connection.close()
     except BrokerUnavailable as error:
         log.debug("closed without ceremony", why=str(error))

@@ -121,11 +121,9 @@ class StreamTail:
 
 
 @asynccontextmanager
-async def read(
-    link: Link, stream: str, start: Start, patience: float
-) -> AsyncIterator[AsyncIterator[Record]]:
+async def read(link: Link, stream: str, start: Start, timeout: float) -> AsyncIterator[AsyncIterator[Record]]:
     """A reader of its own; the iteration raises `BrokerUnavailable` when the connection goes."""
-    connection = await link.connection(patience)
+    connection = await link.connection(timeout)
     arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
 
     def on_loss(*_: object) -> None:
