@@ -255,7 +255,7 @@ class Leader:
 
     def _is_large(self, tokens: float) -> bool:
         """True for a call larger than a leader expects that knows nothing, if a minute holds it at all."""
-        return self._limits.tokens is not None and self._limits.at_once < tokens <= self._limits.tokens
+        return self._limits.tokens is not None and self._limits.burst_tokens < tokens <= self._limits.tokens
 
     def _begin(self, epoch: str) -> None:
         log.info("quota term begins", epoch=epoch)
