@@ -314,13 +314,13 @@ class Grant(Protocol):
     """
 
     @property
-    def by(self) -> float:
+    def expires_at(self) -> float:
         """The time from which the call may not be sent: seconds of the caller's own monotonic clock."""
 
     def confirm(self) -> None:
         """Marks the call as sent; called right before its first byte leaves.
 
-        Raises `GrantExpired` from `by` on: release the grant and acquire another.
+        Raises `GrantExpired` from `expires_at` on: release the grant and acquire another.
         """
 
     def settle(self, tokens: float) -> None:

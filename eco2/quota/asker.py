@@ -62,7 +62,7 @@ async def far(ask: Ask) -> None:
 class CallGrant:
     """Implements `ports.Grant` for one call. `_tell` reports the end of it."""
 
-    by: float
+    expires_at: float
     _name: str
     _clock: Clock
     _tell: Callable[[Word], None]
@@ -70,7 +70,7 @@ class CallGrant:
     _closed: bool = False
 
     def confirm(self) -> None:
-        if self._clock() >= self.by:
+        if self._clock() >= self.expires_at:
             raise GrantExpired("the grant is too old to be used: release it and acquire another")
         self._confirmed = True
 
@@ -136,7 +136,7 @@ class Asker:
         """Waits for a fresh grant: see `ports.Quota`."""
         for late in count():
             grant = await self._once(request)
-            if self._clock() < grant.by:
+            if self._clock() < grant.expires_at:
                 return grant
             grant.release()
             if late:
