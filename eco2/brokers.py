@@ -19,8 +19,8 @@ ORDER_OVERHEAD = 100_000
 
 
 def services(settings: Settings) -> tuple[str, ...]:
-    """Request/reply services: `sweep` elects who looks after jobs that nobody holds, and one per provider who
-    grants its budget."""
+    """Names the request/reply services: `sweep` elects the worker that sweeps, and one per provider elects
+    the leader of its budget."""
     return ("sweep", *(quota_service(name) for name in settings.remotes))
 
 

@@ -54,7 +54,7 @@ MAX_WAIT = 86_400.0
 """Seconds; longer requests to wait come from a wrong clock or proxy."""
 
 File = Upload | str | os.PathLike[str] | bytes | bytearray | BinaryIO
-"""What can be uploaded: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
+"""An upload: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
 
 
 class Refused(PermanentError):

@@ -249,7 +249,7 @@ _event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
-"""What the decoder raises, whatever the bytes: also for lists in lists without end."""
+"""The errors that the decoder can raise, also for lists that are nested too deeply."""
 
 
 def encode_events(events: Sequence[Event]) -> bytes:

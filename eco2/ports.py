@@ -231,9 +231,9 @@ class Rpc(Protocol):
         Handlers run side by side. One that raises sends no reply. When the elected process goes, another
         takes over, and requests that were not answered go to it.
 
-        `express` may get a copy of a request before `handler` gets the request, after it, or never; only
-        while the subscription is attached, but not only while this process is the elected one. What it has
-        broadcast goes out before its answer.
+        `express` may get a copy of a request before or after `handler`, or not at all, and possibly while
+        this process is not the elected one, but only while the subscription is attached. Anything that it
+        broadcasts is sent before its reply.
         """
 
 

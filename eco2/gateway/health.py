@@ -18,7 +18,7 @@ from eco2.metrics import Metrics
 from eco2.ports import Broker
 
 Checks = Mapping[str, Callable[[], bool]]
-"""What must hold for readiness, by what is said when it does not."""
+"""The conditions of readiness, each under the message that is shown if it does not hold."""
 
 
 def readiness(broker: Broker, journal: Journal, stop: asyncio.Event) -> Checks:

@@ -76,7 +76,7 @@ def done_message(job_id: str) -> bytes:
     """Writes an unnamed message without id that reports a failed job's end as `completed`.
 
     For the existing Eco² app: it acts on `done` only if the status is `completed` (it then fetches the
-    result, which says `failed`), and otherwise polls for two minutes. Listeners of named events do not get
+    result, which says `failed`), and otherwise polls for two minutes. Listeners for named events do not get
     it.
     """
     data = {"job_id": job_id, "stage": "done", "status": "completed", "progress": 100}

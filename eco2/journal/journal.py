@@ -288,7 +288,7 @@ class Journal:
         that are written meanwhile would never be shown.
         """
         if self.presence is not None:
-            await self.presence.hello_answered.wait()  # else a clock ahead would begin behind the log's end
+            await self.presence.hello_answered.wait()  # else a clock ahead would begin after the log's end
             self.view.begin()
         marker = self._marker()
         seen = self.view.expect(marker.id)

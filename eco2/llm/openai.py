@@ -1,4 +1,4 @@
-"""OpenAI's Chat Completions, or whoever speaks them, behind `ports.Model`.
+"""Implements `ports.Model` over OpenAI's Chat Completions API, and over servers that are compatible with it.
 
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the

@@ -153,7 +153,7 @@ class Embedded:
         self._subscriptions.pop(wish, None)
 
     def _connect(self) -> None:
-        self._server.declare(self._topology)  # perhaps anew: it may have been wiped meanwhile
+        self._server.declare(self._topology)  # perhaps again: it may have been wiped meanwhile
         self._channel = Channel(on_cut=self.disrupt)
         self._connects += 1
         self._server.channels.add(self._channel)

@@ -62,7 +62,7 @@ class Queue:
         self._scheduled = False
 
     def __len__(self) -> int:
-        """Messages that nobody holds."""
+        """Messages that no consumer holds."""
         return len(self._ready)
 
     def put(self, message: Message) -> None:
@@ -138,7 +138,7 @@ class Queue:
             self.bury(self._ready.popleft())
 
     def _expire(self, message: Message) -> None:
-        """The queue's own time is over for `message`, unless somebody holds it or it is gone."""
+        """Removes `message` at the end of its time to live, unless a consumer holds it or it is gone."""
         if message in self._ready:
             self._ready.remove(message)
             self.bury(message)

@@ -1,4 +1,4 @@
-"""A standing wish for messages: attached whenever there is a connection, over any number of them."""
+"""Subscriptions that outlive connections: each is attached again to every new connection."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -16,7 +16,7 @@ class Link(Protocol):
 
 
 class Standing:
-    """`ports.Subscription`. `link` attaches it to a connection; `forget` is told when it is cancelled."""
+    """`ports.Subscription`. `link` attaches it to a connection; `forget` is called when it is cancelled."""
 
     def __init__(self, link: Callable[[Channel], Link], forget: "Callable[[Standing], None]") -> None:
         self._make_link = link

@@ -3,7 +3,7 @@
 A process has at most four connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
 queues), `journal` (tails, readers, listening, depths) and `quota` (request and reply, short heartbeat). A
 gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
-memory alarm stops reading from connections that publish, and acks must not wait behind that.
+memory alarm stops reading from connections that publish, and acks must not wait for that.
 """
 
 import asyncio

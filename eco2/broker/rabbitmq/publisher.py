@@ -1,6 +1,6 @@
 """Publishing with confirms.
 
-A publish that returned is safe at the broker. Otherwise the error says whether it was sent at all: a caller
+A publish that returned is safe at the broker. Otherwise the error shows whether it was sent at all: a caller
 that gets `PublishUncertain` must assume both outcomes and repeat with the same id.
 """
 
@@ -140,7 +140,7 @@ class Publisher:
             self._on_missing()
             raise Unroutable(f"no queue {queue} at the broker; run `eco2 topology apply`") from None
         except DeliveryError as nack:
-            # A nack says that the queue could not take it; after a change of its leader it may have.
+            # A nack means that the queue could not take it; after a change of its leader it may have.
             raise PublishUncertain(f"{message_id}: {nack}; publish it again with the same id") from nack
         self._missed = 0
 
