@@ -65,12 +65,12 @@ class Status:
     replaced: int = 0
 
 
-class Echo:
-    """Appends for the outbox, and notes when the own tail shows what was appended.
+class TailMonitor:
+    """Appends for the outbox, and measures how long the own tail takes to show the appended messages.
 
     That is the only proof that a tail is alive. A tail may fall silent on a healthy connection, or the stream
-    may be another one that ends before the tail's position. One message at a time is looked for: the log has
-    one order, so the later ones follow it.
+    may be another one that ends before the tail's position. One message at a time is awaited: the log has one
+    order, so the later ones follow it.
     """
 
     def __init__(self, stream: Appender) -> None:
@@ -87,14 +87,14 @@ class Echo:
         if body is self._awaited and self._confirmed_at is None:
             self._confirmed_at = asyncio.get_running_loop().time()
 
-    def show(self, record: Record) -> None:
-        """Notes a record of the tail."""
+    def saw(self, record: Record) -> None:
+        """Notes a record that the tail has shown."""
         self._shown_at = asyncio.get_running_loop().time()
         if record.body == self._awaited:
             self._awaited = self._confirmed_at = None
 
     def reset(self) -> None:
-        """Forgets what was confirmed: another log follows, or another way to it."""
+        """Forgets the confirmed message: another log follows, or another connection to it."""
         self._awaited = self._confirmed_at = None
         self._shown_at = asyncio.get_running_loop().time()
 
@@ -141,8 +141,8 @@ class Journal:
         self._stream = stream
         self._clock = clock
         self._window = window
-        self._echo = Echo(stream)
-        self._outbox = Outbox(self._echo)
+        self._monitor = TailMonitor(stream)
+        self._outbox = Outbox(self._monitor)
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
@@ -159,7 +159,7 @@ class Journal:
             jobs=len(view),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
-            behind=self._echo.behind,
+            behind=self._monitor.behind,
             replaced=view.resets,
             skipped=view.skipped,
             paused=view.paused is not None,
@@ -179,7 +179,7 @@ class Journal:
     @property
     def is_stalled(self) -> bool:
         """True while the tail does not show what was confirmed."""
-        silent = self._echo.behind > MAX_SILENCE and self._echo.silence > MAX_SILENCE
+        silent = self._monitor.behind > MAX_SILENCE and self._monitor.silence > MAX_SILENCE
         return silent and self.view.offset >= 0
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
@@ -265,7 +265,7 @@ class Journal:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
         while True:
             self._replaced.clear()
-            self._echo.reset()
+            self._monitor.reset()
             async with asyncio.TaskGroup() as group:
                 parts = (self._fill(), self._serve_barriers(), self._watch())
                 reading = [group.create_task(part) for part in parts]
@@ -318,7 +318,7 @@ class Journal:
         return False
 
     def _show(self, record: Record) -> None:
-        self._echo.show(record)
+        self._monitor.saw(record)
         self.view.apply(record)
 
     async def _watch(self) -> None:
@@ -331,7 +331,7 @@ class Journal:
                 attached = loop.time()  # or it is begun by `_fill` again and again
             if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
                 reattach_after = MAX_SILENCE
-                if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
+                if self._monitor.silence > self._idle and not (self._outbox.oldest or self._monitor.behind):
                     self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
                 self._replaced.set()
