@@ -100,14 +100,14 @@ class Estimate:
 
 @dataclass(slots=True)
 class _Kind:
-    """The knowledge about calls of one kind. `apart`: the last calls whose estimates were all too high, or
+    """The statistics of one kind of call. `drifting`: the last calls whose estimates were all too high, or
     all too low (`above`), by more than `DRIFT_ERROR`."""
 
     prompts: Regression = field(default_factory=lambda: Regression(4, MAX_SAMPLES))
     completions: Quantile = field(
         default_factory=lambda: Quantile(COMPLETION_QUANTILE, MAX_SAMPLES, MIN_SAMPLES)
     )
-    apart: list[tuple[Parts, int]] = field(default_factory=list)
+    drifting: list[tuple[Parts, int]] = field(default_factory=list)
     above: bool = False
 
     def learn_prompt(self, parts: Parts, counted: int) -> None:
@@ -118,15 +118,15 @@ class _Kind:
             self.prompts.learn(parts, counted)
         drifts = sure and abs(off - 1) > DRIFT_ERROR
         if not drifts or (off > 1) != self.above:
-            self.apart.clear()
+            self.drifting.clear()
         self.above = off > 1
         if drifts:
-            self.apart.append((parts, counted))
-        if len(self.apart) == DRIFT_CALLS:
+            self.drifting.append((parts, counted))
+        if len(self.drifting) == DRIFT_CALLS:
             self.prompts = Regression(len(parts), MAX_SAMPLES)
-            for seen in self.apart:
+            for seen in self.drifting:
                 self.prompts.learn(*seen)
-            self.apart.clear()
+            self.drifting.clear()
 
 
 class Estimator:
