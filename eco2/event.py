@@ -267,8 +267,8 @@ def encode_batch(events: Sequence[bytes]) -> bytes:
     return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events]))
 
 
-def sound(text: str) -> str:
-    """`text` with `?` for what UTF-8, and so the wire, cannot hold: halves of surrogate pairs."""
+def replace_surrogates(text: str) -> str:
+    """Replaces half surrogate pairs by `?`: UTF-8, and so the wire, cannot hold them."""
     return text.encode(errors="replace").decode()
 
 

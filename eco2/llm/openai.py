@@ -2,8 +2,8 @@
 
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
-call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with what
-it cost, `InvalidAnswer` (to be mended) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
+call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with its
+cost, `InvalidAnswer` (repairable) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
 import re
@@ -45,7 +45,7 @@ from eco2.errors import (
     ProviderRefused,
     RateLimited,
 )
-from eco2.event import sound
+from eco2.event import replace_surrogates
 from eco2.llm import hooks, objects
 from eco2.llm.completion import Completion, Ending, TokenCounts, decode_json, parse_completion
 from eco2.llm.prices import price
@@ -256,14 +256,14 @@ class OpenAIModel:
         raise self._refusal(status, error, {})
 
     def _written(self, text: str, completion: Completion) -> _Written:
-        model = sound(completion.model or self._model)
+        model = replace_surrogates(completion.model or self._model)
         usage = usage_of(completion.usage, model, completion.tier)
         arguments = completion.arguments
         return _Written(
-            sound(text),
+            replace_surrogates(text),
             completion.ending,
             completion.refusal,
-            None if arguments is None else sound(arguments),
+            None if arguments is None else replace_surrogates(arguments),
             model,
             usage,
         )
@@ -271,14 +271,14 @@ class OpenAIModel:
     def _body(self, call: Call[Answer], **more: object) -> bytes:
         """Encoded here: the SDK would look at each character of a picture several times."""
         schema: type = call.schema
-        content: str | list[ChatCompletionContentPartParam] = sound(call.text)
+        content: str | list[ChatCompletionContentPartParam] = replace_surrogates(call.text)
         if call.image is not None:
             content = [
-                {"type": "text", "text": sound(call.text)},
+                {"type": "text", "text": replace_surrogates(call.text)},
                 {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
             ]
         messages: list[ChatCompletionMessageParam] = [  # the constant part first: providers can cache it
-            {"role": "system", "content": sound(call.system)},
+            {"role": "system", "content": replace_surrogates(call.system)},
             {"role": "user", "content": content},
         ]
         body = {
@@ -331,7 +331,7 @@ class OpenAIModel:
 
     def _without_key(self, text: str) -> str:
         """Removes from `text` our key, names of accounts that providers quote, and broken characters."""
-        return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
+        return replace_surrogates(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
 
 
 @lru_cache(maxsize=64)

@@ -159,7 +159,7 @@ async def test_a_dead_letter_that_the_broker_made_does_not_leave_its_job_without
     async with world.process() as gateway:
         job = await gateway.submit()
         orders = queue(world)
-        orders.bury(orders._ready.popleft())
+        orders.dead_letter(orders._ready.popleft())
         assert len(queue(world, "dead")) == 1
         async with world.process(model):
             state = await gateway.ended(job.job)

@@ -62,7 +62,7 @@ async def request(
     return reply.result()
 
 
-class Desk:
+class RequestHandler:
     """Handles requests side by side, as tasks of `tasks`, until it is closed."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:
