@@ -34,7 +34,7 @@ def cautions(server: Server) -> list[str]:
     if DISCONNECTED <= version < STALL_FIXED:
         found.append(
             f"{server}: a queue whose single active consumers were all cut off by consumer_timeout "
-            "(30 minutes without an ack, as of processes that were frozen) can stop for ever "
+            "(30 minutes without an ack, as of processes that were frozen) can stop forever "
             "(rabbitmq-server issue 17317). Upgrade to 4.3.7 or newer."
         )
     if version >= DISCONNECTED:
