@@ -21,6 +21,7 @@ from eco2.environment import markdown
 from eco2.event import Event, StageChanged, decode_events, encode_events
 from eco2.eventstream import EventLines
 from eco2.job import Job, decode_order, encode_order
+from eco2.journal.presence import Heartbeat
 from eco2.pipeline import Pipeline
 from eco2.stages import scan
 
@@ -71,6 +72,7 @@ def fields(kind: type) -> set[str]:
         ("json live", lambda body: encode_deltas(decode_deltas(body))),
         ("json ask", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderQuery))),
         ("json say", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderReply))),
+        ("json heartbeat", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=Heartbeat))),
     ],
 )
 def test_each_example_says_what_the_program_would_write(info: str, again: Callable[[bytes], bytes]) -> None:
