@@ -59,8 +59,10 @@ class Server:
         self.blocked = None
 
     def delete(self, name: str) -> None:
-        """Deletes a queue or stream with all that it holds, and cuts every connection; the next one declares
-        it again, empty."""
+        """Deletes a queue or stream with all that it holds, and cuts every connection.
+
+        The next connection declares it again, empty.
+        """
         self._declared.pop(name, None)
         self.logs.pop(name, None)
         if (queue := self.queues.pop(name, None)) is not None:
