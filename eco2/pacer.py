@@ -149,6 +149,10 @@ class Pacer:
         """Grants that are remembered one by one."""
         return len(self._entries)
 
+    def clear(self) -> None:
+        """Takes the window as empty, for a pacer that will be told everything that was spent."""
+        self.restore(Snapshot(), 0.0)
+
     def snapshot(self, now: float) -> Snapshot:
         """Returns the entries that count at `now`, for another pacer to restore."""
         self._expire(now)

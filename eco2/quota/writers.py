@@ -1,0 +1,93 @@
+"""Compares this process's monotonic clock with those of the journal's writers, by the headers they write.
+
+A message that was encoded at `sent` on its writer's clock is read later, so the difference of the two clocks
+is at most `now - sent`. The least difference seen is kept and grows by `DRIFT`, since clocks run apart. No
+wall clock is used, and a message that is read late, during a catch-up, gives a bound that is true as well.
+"""
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+from eco2.quota.records import Header
+
+DRIFT = 0.001
+"""Seconds by which two monotonic clocks run apart in a second, at most. Quartz does a tenth of it."""
+FRESH = 1.0
+"""Seconds: a message that was read so late does not show what the journal holds now."""
+MAX_STALL = 2.5
+"""Seconds without a fresh message after which this process's tail counts as stalled."""
+PRESENCE = 2.0
+"""Seconds for which a message or a beat shows that its writer runs, and how far its tail may be behind."""
+STEP = 0.25
+"""Seconds between two offsets that are remembered, to judge how far tails are behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    number: int
+    bound: float
+    heard: float
+
+
+class Writers:
+    """The writers of one journal, as the process `own` reads them; `now` is its monotonic clock."""
+
+    def __init__(self, own: str) -> None:
+        self.own = own
+        self._fresh = -math.inf
+        self._writers: dict[str, _Writer] = {}
+        self._beats: dict[str, tuple[float, int]] = {}
+        self._read: deque[tuple[float, int]] = deque()
+
+    def take(self, offset: int, header: Header, now: float) -> bool:
+        """Reads the header of a message; returns False for a copy, which is to be skipped whole."""
+        writer = self._writers.get(header.writer)
+        if writer is not None and header.number <= writer.number:
+            return False
+        late = now - header.sent
+        bound = late if writer is None else min(late, writer.bound + DRIFT * (now - writer.heard))
+        self._writers[header.writer] = _Writer(header.number, bound, now)
+        if late - self.ahead(header.writer, now) <= FRESH:
+            self._fresh = now
+        if not self._read or now - self._read[-1][0] >= STEP:
+            self._read.append((now, offset))
+        if header.writer != self.own:
+            self.beat(header.writer, header.seen, now)
+        return True
+
+    def beat(self, writer: str, seen: int, now: float) -> None:
+        """Notes a sign of life: its writer runs, and has read the journal up to `seen`."""
+        _, before = self._beats.get(writer, (now, -1))
+        self._beats[writer] = (now, max(before, seen))
+
+    def ahead(self, writer: str, now: float) -> float:
+        """Returns the most by which this process's clock is ahead of the writer's, in seconds.
+
+        A moment `x` of the writer's clock was here at `x + ahead` at the latest.
+        """
+        if writer == self.own:
+            return 0.0
+        known = self._writers[writer]
+        return known.bound + DRIFT * (now - known.heard)
+
+    def heard(self, writer: str) -> float:
+        """Returns when the writer was heard of last; minus infinity if never."""
+        return self._beats.get(writer, (-math.inf, -1))[0]
+
+    def is_current(self, now: float) -> bool:
+        """Returns True while this process's tail shows what the journal holds."""
+        return now - self._fresh <= MAX_STALL
+
+    def is_present(self, writer: str, now: float) -> bool:
+        """Returns True if the writer was heard of lately, and its tail is not behind this one's.
+
+        True for all while this process's own beats do not come back: then none would.
+        """
+        if writer == self.own or now - self.heard(self.own) > PRESENCE:
+            return True
+        heard, seen = self._beats.get(writer, (-math.inf, -1))
+        while len(self._read) > 1 and self._read[1][0] <= now - PRESENCE:
+            self._read.popleft()
+        needed = self._read[0][1] if self._read and self._read[0][0] <= now - PRESENCE else -1
+        return now - heard <= PRESENCE and seen >= needed
