@@ -51,6 +51,24 @@ class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=F
     ts: Time
 
 
+class _BudgetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
+    budget: str
+
+
+class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "number": "n", "sent": "m"}):
+    """Heads a journal message (`h` on the wire).
+
+    `writer`: fresh for each start of a process, and after each loss of its state. `number`: counts its
+    messages from 1; a message that is sent again keeps it. `sent`: when the message was encoded, in seconds
+    of its writer's monotonic clock. `seen`: the last offset that its writer had read, or -1.
+    """
+
+    writer: str
+    number: int
+    sent: float
+    seen: int
+
+
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """A job was accepted. Of several with one (owner, key), the first in log order wins.
 
@@ -227,19 +245,117 @@ class Large(_Event, frozen=True, kw_only=True, tag="large"):
     tokens: Annotated[float, Meta(ge=0, le=1e12)]
 
 
+class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
+    """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
+
+    `offset`, `started`, `kind`, `tokens`: as in `eco2.ports.GrantRequest`.
+    """
+
+    id: str
+    job: str
+    run: str
+    kind: str
+    tokens: float
+    offset: int = -1
+    started: bool = False
+
+
+class CallReleased(_BudgetEvent, frozen=True, kw_only=True, tag="call_released"):
+    """Call `id` was not sent and will not be, granted or not."""
+
+    id: str
+
+
+class CallCounted(_BudgetEvent, frozen=True, kw_only=True, tag="call_counted"):
+    """The provider counted call `id` as `tokens`."""
+
+    id: str
+    tokens: float
+
+
+class CallThrottled(_BudgetEvent, frozen=True, kw_only=True, tag="throttled"):
+    """The provider refused call `id` as too fast, and asked for `retry_after` seconds, if any."""
+
+    id: str
+    retry_after: float | None = None
+
+
+class LimitsNamed(_BudgetEvent, frozen=True, kw_only=True, tag="limits"):
+    """Its writer may use so many calls and tokens a minute; None where it knows no limit.
+
+    `given`: by its settings, so they hold while it runs. Else a provider's answer named them.
+    """
+
+    requests: float | None = None
+    tokens: float | None = None
+    given: bool = False
+
+
+class EpochOpened(_BudgetEvent, frozen=True, kw_only=True, tag="epoch"):
+    """Its writer leads from now on, if `after` is the offset of the last leader's last valid record.
+
+    The comparison makes it a compare-and-set: a leader that still writes stays. `after` is -1 for the first.
+    """
+
+    epoch: int
+    after: Offset
+
+
+class GrantedCall(msgspec.Struct, frozen=True, gc=False):
+    """Call `id` may be sent before `by`, a time of its asker's own clock. `tokens`: as requested."""
+
+    id: str
+    by: float
+    tokens: float
+
+
+class CallsGranted(_BudgetEvent, frozen=True, kw_only=True, tag="granted"):
+    """The leader grants `calls`, decided at `at` of its own clock; void unless it leads in `epoch`."""
+
+    epoch: int
+    at: float
+    calls: tuple[GrantedCall, ...]
+
+
+class Leads(_BudgetEvent, frozen=True, kw_only=True, tag="leads"):
+    """The leader has nothing to grant and is still there."""
+
+    epoch: int
+
+
+class WriterAbsent(_BudgetEvent, frozen=True, kw_only=True, tag="absent"):
+    """The leader has not heard from `writer` for long: its requests are dropped."""
+
+    epoch: int
+    writer: str
+
+
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
 IntakeEvent = Paused | Resumed
-Event = JobEvent | IntakeEvent | Spent | Large | Marker
+BudgetEvent = (
+    CallRequested
+    | CallReleased
+    | CallCounted
+    | CallThrottled
+    | LimitsNamed
+    | EpochOpened
+    | CallsGranted
+    | Leads
+    | WriterAbsent
+)
+Event = JobEvent | IntakeEvent | Spent | Large | Marker | BudgetEvent
 
 
 class _Batch(msgspec.Struct, frozen=True):
     v: int
     events: list[Event]
+    h: Header | None = None
 
 
-class _Envelope(msgspec.Struct, frozen=True):
+class _Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     events: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    h: Header | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -262,9 +378,9 @@ def encode_event(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def encode_batch(events: Sequence[bytes]) -> bytes:
+def encode_batch(events: Sequence[bytes], header: Header | None = None) -> bytes:
     """The batch of events that are encoded already."""
-    return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events]))
+    return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events], header))
 
 
 def sound(text: str) -> str:
@@ -273,13 +389,19 @@ def sound(text: str) -> str:
 
 
 def decode_events(body: bytes) -> list[Event | None]:
-    """The batch in order; None stands where this version does not know the event, so positions hold.
+    """Returns the events of a message in order: see `decode_message`."""
+    return decode_message(body)[1]
 
-    Raises `DecodeError` for what is no batch or has an unknown version.
+
+def decode_message(body: bytes) -> tuple[Header | None, list[Event | None]]:
+    """Returns the header, if there is one, and the events in order.
+
+    None stands where this version does not know the event, so positions hold. Raises `DecodeError` for what
+    is no batch or has an unknown version.
     """
     try:
         if (batch := _batch.decode(body)).v == EVENTS_VERSION:
-            return list(batch.events)
+            return batch.h, list(batch.events)
     except _UNREADABLE:
         pass  # one by one, to find the events that this version knows
     try:
@@ -288,7 +410,7 @@ def decode_events(body: bytes) -> list[Event | None]:
         raise DecodeError(f"undecodable journal message: {error}") from error
     if envelope.v != EVENTS_VERSION:
         raise DecodeError(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
-    return [_decode_one(raw) for raw in envelope.events]
+    return envelope.h, [_decode_one(raw) for raw in envelope.events]
 
 
 def _decode_one(raw: msgspec.Raw) -> Event | None:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
+from typing import Protocol
 
 from eco2.errors import BrokerUnavailable, RetryableError
-from eco2.event import Event, Marker, Queued
+from eco2.event import BudgetEvent, Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
@@ -26,6 +27,7 @@ from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.writers import Writers
 
 log = get_logger(__name__)
 
@@ -109,6 +111,16 @@ class Echo:
         return asyncio.get_running_loop().time() - self._shown_at
 
 
+class Budget(Protocol):
+    """A reader of the records of one provider's budget."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
+        """Folds one record. It must neither block nor raise."""
+
+
 class Journal:
     """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
 
@@ -124,6 +136,7 @@ class Journal:
         keep_payloads: bool = True,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
+        monotonic: Clock = time.monotonic,
     ) -> None:
         if presence is None:
             self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies)
@@ -142,7 +155,11 @@ class Journal:
         self._clock = clock
         self._window = window
         self._echo = Echo(stream)
-        self._outbox = Outbox(self._echo)
+        writer = uuid.uuid4().hex[:16]
+        self.writers = Writers(writer, f"{writer}.leader")
+        self.monotonic = monotonic
+        self._outbox = Outbox(self._echo, self.writers, monotonic)
+        self._budgets: dict[str, Budget] = {}
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
@@ -205,6 +222,15 @@ class Journal:
             for wait in waits:
                 wait.cancel()
         return not stop.is_set()
+
+    def join(self, budget: Budget) -> None:
+        """Shows all records of the budget to it, from now on."""
+        self._budgets[budget.name] = budget
+
+    async def append(self, header: Header, event: Event) -> None:
+        """Appends one event at once, beside what is put. Raises like `ports.Appender.append`."""
+        body = encode_batch([encode_event(event)], header)
+        await self._stream.append(body, f"{header.writer}-{header.number}")
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events in order; the future is done once they are confirmed (see `Outbox.put`)."""
@@ -319,7 +345,14 @@ class Journal:
 
     def _show(self, record: Record) -> None:
         self._echo.show(record)
-        self.view.apply(record)
+        header, events = self.view.decode(record)
+        now = self.monotonic()
+        if header is not None and not self.writers.take(record.offset, header, now):
+            return  # a copy of a message that was read before
+        self.view.apply(record, events)
+        for event in events:
+            if header is not None and isinstance(event, BudgetEvent) and event.budget in self._budgets:
+                self._budgets[event.budget].read(record.offset, header, event, now)
 
     async def _watch(self) -> None:
         """Attaches a silent tail again, and detects a log that ends before the tail's position."""

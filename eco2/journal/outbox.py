@@ -18,10 +18,11 @@ from itertools import count
 from typing import NamedTuple
 
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
-from eco2.event import Event, encode_batch, encode_event
+from eco2.event import Event, Header, encode_batch, encode_event
 from eco2.log import get_logger
-from eco2.ports import Appender
+from eco2.ports import Appender, Clock
 from eco2.retry import Backoff
+from eco2.writers import Writers
 
 BATCH_BYTES = 1_000_000
 """Size of one message, unless a single put is larger."""
@@ -43,8 +44,13 @@ class _Entry(NamedTuple):
 
 
 class Outbox:
-    def __init__(self, stream: Appender) -> None:
+    """`writers`: of the journal; the first own one is this outbox. `clock`: monotonic, of this process."""
+
+    def __init__(self, stream: Appender, writers: Writers, clock: Clock = time.monotonic) -> None:
         self._stream = stream
+        self._writers = writers
+        self._clock = clock
+        self._sent = 0
         self._entries: deque[_Entry] = deque()
         self._sending: list[_Entry] = []
         self._arrived = asyncio.Event()
@@ -116,10 +122,12 @@ class Outbox:
         for attempt in count(1):
             if not sent:
                 batch = [entry for entry in batch if not entry.confirmed.cancelled()]
-                body = encode_batch([event for entry in batch for event in entry.events])
+                header = Header(self._writers.own[0], self._sent + 1, self._clock(), self._writers.offset)
+                body = encode_batch([event for entry in batch for event in entry.events], header)
             try:
                 if batch:
                     await self._stream.append(body, message_id)
+                    self._sent += 1
                 break
             except TooLarge as error:
                 self._refused(batch, error)

@@ -3,7 +3,7 @@
 import asyncio
 
 from eco2.errors import DecodeError, JobForgotten
-from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
+from eco2.event import BudgetEvent, CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, truncated_state
 from eco2.journal.view import View
@@ -75,7 +75,7 @@ class JobSearch:
         except DecodeError:
             return False  # the view has counted and logged it
         for index, event in enumerate(events):
-            if event is None:
+            if event is None or isinstance(event, BudgetEvent):
                 continue
             if self._oldest is None:
                 self._oldest = event.ts

@@ -7,12 +7,15 @@ older job it keeps one offset, so that a look-up reads from there instead of sea
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten
 from eco2.event import (
+    BudgetEvent,
     Event,
+    Header,
     IntakeEvent,
+    JobEvent,
     Large,
     Marker,
     Paused,
@@ -20,7 +23,7 @@ from eco2.event import (
     Resumed,
     Spent,
     StageChanged,
-    decode_events,
+    decode_message,
 )
 from eco2.journal.large import LargeCalls
 from eco2.journal.spending import Spending
@@ -206,24 +209,29 @@ class View:
         """Returns an event that is set when the view has applied the marker."""
         return self._markers.setdefault(marker_id, asyncio.Event())
 
-    def apply(self, record: Record) -> None:
-        """Folds one journal message. Unknown events are skipped, counted, logged once."""
+    def decode(self, record: Record) -> tuple[Header | None, list[Event | None]]:
+        """Decodes a journal message; what this version cannot read is skipped, counted, logged once."""
+        try:
+            return decode_message(record.body)
+        except DecodeError as error:
+            self._skip(record.offset, str(error))
+            return None, []
+
+    def apply(self, record: Record, events: Sequence[Event | None] | None = None) -> None:
+        """Folds one journal message. `events`: those in it, if they are decoded already."""
         if self.offset < 0:
             self.spending.begin(record.offset)
         self.offset = record.offset
-        try:
-            events = decode_events(record.body)
-        except DecodeError as error:
-            self._skip(record.offset, str(error))
-            return
+        if events is None:
+            _, events = self.decode(record)
         for index, event in enumerate(events):
             if event is None:
                 self._skip(record.offset, "unknown kind of event")
-            else:
+            elif not isinstance(event, BudgetEvent):
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 
-    def _apply(self, at: EventId, event: Event, size: int) -> None:
+    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker | Spent | Large, size: int) -> None:
         match event:
             case Marker() | Paused() | Resumed() | Spent() | Large():
                 self._note(event)

@@ -14,8 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from eco2.pacer import SPAN, Counting, Limits, Pacer
-from eco2.quota.records import (
+from eco2.event import (
+    BudgetEvent,
     CallCounted,
     CallReleased,
     CallRequested,
@@ -25,11 +25,12 @@ from eco2.quota.records import (
     GrantedCall,
     Header,
     Leads,
-    Record,
+    LimitsNamed,
     WriterAbsent,
 )
+from eco2.pacer import SPAN, Counting, Limits, Pacer
 from eco2.quota.throttle import Throttle
-from eco2.quota.writers import Writers
+from eco2.writers import Writers
 
 GRANT_LIFE = 0.2
 """Seconds from a decision until its call must have left: half of the pacer's transit guard."""
@@ -55,7 +56,7 @@ class _Call:
 
 @dataclass(slots=True)
 class _Epoch:
-    """The calls that one leader granted. Its first record left at `opened` and its last at `last`, its clock."""
+    """The calls that one leader granted. `opened`, `last`: of its clock, when its records began and ended."""
 
     number: int
     writer: str
@@ -78,10 +79,12 @@ Rank = Callable[[Request], tuple[float, ...]]
 
 
 class Budget:
-    """`current`: may this run of this job make calls, by the records read so far?"""
+    """`own`: the writer that leads for this process. `current`: may this run of this job make calls, by the
+    records read so far?"""
 
-    def __init__(self, name: str, writers: Writers, current: Callable[[str, str], bool]) -> None:
+    def __init__(self, name: str, own: str, writers: Writers, current: Callable[[str, str], bool]) -> None:
         self.name = name
+        self._own = own
         self.epoch = 0
         self.leader: str | None = None
         self.after = -1
@@ -95,15 +98,17 @@ class Budget:
         self._led_at = -math.inf
         self._stood_at = -math.inf
         self._wrote_at = -math.inf
+        self._named: dict[tuple[str, bool], tuple[float, Limits]] = {}
+        self._known_from: float | None = None
         self._backoff = 1.0
         self._largest = math.inf
 
     @property
     def leading(self) -> bool:
         """True once this process has read its own epoch, until it reads a newer one."""
-        return self.leader == self._writers.own
+        return self.leader == self._own
 
-    def apply(self, offset: int, header: Header, record: Record, now: float) -> tuple[GrantedCall, ...]:
+    def apply(self, offset: int, header: Header, record: BudgetEvent, now: float) -> tuple[GrantedCall, ...]:
         """Folds one record, after `Writers.take` took its header; returns the calls that it grants."""
         match record:
             case CallRequested():
@@ -113,9 +118,14 @@ class Budget:
                 self._remove(record.id)
             case CallCounted() | CallThrottled():
                 self._answered(record, now)
+            case LimitsNamed():
+                self._named.pop((header.writer, record.given), None)
+                self._named[header.writer, record.given] = (now, Limits(record.requests, record.tokens))
             case EpochOpened():
                 self._open(offset, header, record, now)
             case CallsGranted() | Leads() | WriterAbsent():
+                if record.epoch > self.epoch:  # its beginning was dropped from the journal
+                    self._begin_epoch(offset, header, record.epoch, now)
                 if record.epoch == self.epoch and header.writer == self.leader:
                     return self._led(offset, header, record, now)
         return ()
@@ -135,11 +145,16 @@ class Budget:
 
     def _open(self, offset: int, header: Header, record: EpochOpened, now: float) -> None:
         if (record.epoch, record.after) != (self.epoch + 1, self.after):
-            if header.writer == self._writers.own:
+            if header.writer == self._own:
                 self._backoff = min(MAX_BACKOFF, 2 * self._backoff)
             return
-        self.epoch, self.leader, self.after = record.epoch, header.writer, offset
-        self._epochs.append(_Epoch(record.epoch, header.writer, header.sent, header.sent))
+        self._begin_epoch(offset, header, record.epoch, now)
+
+    def _begin_epoch(self, offset: int, header: Header, number: int, now: float) -> None:
+        self.epoch, self.leader, self.after = number, header.writer, offset
+        self._epochs.append(_Epoch(number, header.writer, header.sent, header.sent))
+        if self._known_from is None:
+            self._known_from = header.sent + self._writers.ahead(header.writer, now)
         self._pacer, self._issued = None, set()
         self._led_at = now
         self._drop_expired(now)
@@ -162,6 +177,11 @@ class Budget:
                 if request is not None and self._current(request.call.job, request.call.run):
                     epoch.calls[call.id] = _Call(header.writer, record.at, request.call)
                     granted.append(call)
+                elif not self.is_known(now):  # its request may be older than what was read
+                    unknown = CallRequested(
+                        budget=self.name, id=call.id, job="", run="", kind="", tokens=call.tokens
+                    )
+                    epoch.calls[call.id] = _Call(header.writer, record.at, unknown)
                 elif self._pacer is not None:
                     self._pacer.refund(call.id)  # void for everybody: it cannot be sent
             self._drop_expired(now)
@@ -197,23 +217,36 @@ class Budget:
             end = min(end, epoch.opened + ahead)
         return found[::-1]
 
+    def limits(self, now: float, own: Limits) -> Limits:
+        """Returns the lowest limits that any process has: given to one that runs, or named a minute ago."""
+        for (writer, given), (at, limits) in list(self._named.items()):
+            if now - (self._writers.heard(writer) if given else at) > SPAN:
+                del self._named[writer, given]
+            else:
+                own = own.lowest(limits)
+        return own
+
+    def is_known(self, now: float) -> bool:
+        """Returns True once all grants that count were read: the first epoch that was read is old enough."""
+        return self._known_from is not None and now - self._known_from >= SPAN
+
     def decide(
         self,
         now: float,
         limits: Limits,
         rank: Rank,
         counting: Counting = "request",
-        *,
-        known: bool = True,
     ) -> CallsGranted | None:
         """Grants what may be sent now, if this process leads and its tail is current.
 
-        `known`: it has read the last minute of the journal; else all of the budget counts as spent.
+        `limits`: those given to this process. All of the budget counts as spent if this process has not read
+        the last minute.
         """
         if not (self.leading and self._writers.is_current(now)):
             return None
+        limits = self.limits(now, limits)
         if self._pacer is None:
-            self._pacer = self._begin(now, limits, counting, known)
+            self._pacer = self._begin(now, limits, counting)
             self._largest = limits.tokens or math.inf
         self._pacer.limit(limits, self._throttle.at(now), now)
         calls: list[GrantedCall] = []
@@ -224,7 +257,7 @@ class Budget:
             self._pacer.grant(now, call.id, call.tokens, call.kind)
             self._issued.add(call.id)
             by = now - self._writers.ahead(request.writer, now) + GRANT_LIFE
-            calls.append(GrantedCall(call.id, by))
+            calls.append(GrantedCall(call.id, by, call.tokens))
         if not calls:
             return None
         self._wrote_at = now
@@ -236,10 +269,10 @@ class Budget:
             return None
         return self._when(waiting[0].call, now)
 
-    def _begin(self, now: float, limits: Limits, counting: Counting, known: bool) -> Pacer:
+    def _begin(self, now: float, limits: Limits, counting: Counting) -> Pacer:
         """Returns the pacer of a new term, with all grants of the last minute, as late as they can be."""
         pacer = Pacer(limits, now, counting)
-        if not known:
+        if not self.is_known(now):
             return pacer
         pacer.clear()
         for at, call in self.spending(now):
@@ -296,7 +329,7 @@ class Budget:
         silent = {
             each.writer
             for each in self.waiting.values()
-            if each.writer != self._writers.own
+            if not self._writers.is_own(each.writer)
             and now - max(self._writers.heard(each.writer), self._epochs[-1].opened) > timeout
         }
         return [WriterAbsent(budget=self.name, epoch=self.epoch, writer=each) for each in sorted(silent)]

@@ -11,17 +11,22 @@ from typing import Any, Protocol
 
 import pytest
 
+from eco2.broker.embedded import CALM, Server
+from eco2.broker.embedded import Embedded as BrokerInMemory
 from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
+from eco2.journal.journal import Journal
 from eco2.pacer import Counting, Limits
 from eco2.ports import Broker, Quota
+from eco2.quota.member import Member
+from eco2.service import Component, run
 from tests.conformance.rabbitmq_node import delete
 from tests.support.proxy import Proxy
-from tests.support.quotas import Quotas
+from tests.support.quotas import Quotas, monotonic
 from tests.support.recorded_quota import RecordedQuota
-from tests.support.virtual_clock import run_virtual
+from tests.support.virtual_clock import VirtualClock, run_virtual
 
-TIMELESS = ("request/reply, embedded",)
+TIMELESS = ("request/reply, embedded", "journal, embedded")
 """Those in virtual time: no grant expires on its way because the machine is busy."""
 SHARED = (*TIMELESS, "request/reply, RabbitMQ")
 EVERY = (*SHARED, "recorded")
@@ -111,6 +116,86 @@ async def on_rabbitmq(
     await delete(url, topology)
 
 
+@dataclass
+class JournalProcess:
+    """A process whose share of the budget is read from its journal."""
+
+    broker: Broker
+    member: Member
+    disrupt: Callable[[], None]
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+
+    @property
+    def quota(self) -> Quota:
+        return self.member
+
+    async def leave(self) -> None:
+        assert self.task is not None
+        self.stop.set()
+        await self.task
+
+    async def die(self) -> None:
+        assert self.task is not None
+        self.disrupt()
+        self.task.cancel()
+        await asyncio.wait({self.task})
+
+
+class OnJournal:
+    """Records of the journal, over the embedded broker, in virtual time."""
+
+    span = 240.0
+    least_used = 0.95
+
+    def __init__(self, limits: Limits, counting: Counting) -> None:
+        self.void: set[str] = set()
+        self._limits = limits
+        self._counting = counting
+        self._server = Server(CALM, clock=VirtualClock.now)
+        self._topology = Topology("t")
+        self._processes: list[JournalProcess] = []
+
+    async def join(self) -> JournalProcess:
+        broker = BrokerInMemory(self._topology, self._server)
+        journal = Journal(broker, 900.0, VirtualClock.now, monotonic=monotonic)
+        member = Member("openai", journal, self._limits, self._current, self._counting, monotonic)
+        journal.join(member)
+        process = JournalProcess(broker, member, broker.disrupt)
+        parts = [
+            Component("broker", broker.run),
+            Component("journal", journal.run),
+            Component("budget", member.run),
+        ]
+        process.task = asyncio.get_running_loop().create_task(run(parts, process.stop))
+        self._processes.append(process)
+        await journal.filled.wait()
+        return process
+
+    def leading(self) -> JournalProcess | None:
+        alive = [each for each in self._processes if each.task is not None and not each.task.done()]
+        return next((each for each in alive if each.member.budget.leading), None)
+
+    async def end(self) -> None:
+        for process in self._processes:
+            if process.task is not None and not process.task.done():
+                await process.leave()
+
+    def _current(self, job: str, run: str) -> bool:
+        return run not in self.void
+
+
+@asynccontextmanager
+async def on_journal(
+    _: pytest.FixtureRequest, limits: Limits, counting: Counting
+) -> AsyncIterator[Installation]:
+    world = OnJournal(limits, counting)
+    try:
+        yield world
+    finally:
+        await world.end()
+
+
 class Alone:
     """A process with a recorded quota: it grants at once, and shares nothing."""
 
@@ -143,6 +228,7 @@ async def recorded(_: pytest.FixtureRequest, __: Limits, ___: Counting) -> Async
 
 
 OPEN: dict[str, Open] = {
+    "journal, embedded": on_journal,
     "request/reply, embedded": embedded,
     "request/reply, RabbitMQ": on_rabbitmq,
     "recorded": recorded,
@@ -158,7 +244,7 @@ def conforms(
         @pytest.mark.timeout(4 * TIME_OUT)  # RabbitMQ starts in it, too
         @pytest.mark.parametrize("implementation", implementations)
         def test(request: pytest.FixtureRequest, implementation: str) -> None:
-            async def run() -> None:
+            async def scene() -> None:
                 async with (
                     asyncio.timeout(3 * TIME_OUT),
                     OPEN[implementation](request, limits, counting) as installation,
@@ -167,9 +253,9 @@ def conforms(
                     await scenario(installation)
 
             if implementation == "request/reply, RabbitMQ":
-                asyncio.run(run())
+                asyncio.run(scene())
             else:
-                run_virtual(run())
+                run_virtual(scene())
 
         test.__name__, test.__doc__, test.__module__ = (
             scenario.__name__,

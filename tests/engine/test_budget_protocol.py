@@ -11,9 +11,9 @@ from unittest.mock import patch
 
 import pytest
 
+from eco2.event import CallsGranted
 from eco2.quota.budget import Budget
-from eco2.quota.records import CallsGranted
-from eco2.quota.writers import Writers
+from eco2.writers import Writers
 from tests.support.budget_world import Outcome, Process, Weather, simulate
 
 CALM = Weather()

@@ -16,6 +16,7 @@ from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
+from eco2.writers import Writers
 from tests.support.engine_fixtures import at_rest
 from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -223,7 +224,7 @@ async def test_a_view_that_is_being_filled_has_no_lag() -> None:
 async def test_the_outbox_says_how_long_its_oldest_event_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eco2.journal.outbox.time.monotonic", lambda: asyncio.get_running_loop().time())
     stream, stop = ScriptedStream([ProviderDown("x")] * 5), asyncio.Event()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     assert outbox.oldest == 0
     async with asyncio.TaskGroup() as group:
         group.create_task(outbox.run(stop))

@@ -12,19 +12,19 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from eco2.pacer import SPAN, Limits
-from eco2.quota.budget import MAX_UNSENT, Budget, Request
-from eco2.quota.records import (
+from eco2.event import (
+    BudgetEvent,
     CallReleased,
     CallRequested,
     CallsGranted,
     EpochOpened,
     GrantedCall,
     Header,
-    Record,
     WriterAbsent,
 )
-from eco2.quota.writers import Writers
+from eco2.pacer import Limits
+from eco2.quota.budget import MAX_UNSENT, Budget, Request
+from eco2.writers import Writers
 
 NAME = "openai"
 WAY = 0.2
@@ -85,7 +85,7 @@ def first_come(request: Request) -> tuple[float]:
 class Message:
     offset: int
     header: Header
-    records: tuple[Record, ...]
+    records: tuple[BudgetEvent, ...]
 
 
 class World:
@@ -125,7 +125,7 @@ class World:
         self._judge()
         return self.outcome
 
-    def append(self, header: Header, records: tuple[Record, ...]) -> None:
+    def append(self, header: Header, records: tuple[BudgetEvent, ...]) -> None:
         self.log.append(Message(len(self.log), header, records))
         for process in self.processes:
             if process.alive:
@@ -190,10 +190,10 @@ class Process:
         self._speed = 1 + dice.uniform(-world.weather.drift, world.weather.drift)
         self.name = f"w{world.incarnations}"
         self.writers = Writers(self.name)
-        self.budget = Budget(NAME, self.writers, lambda job, run: True)
+        self.budget = Budget(NAME, self.name, self.writers, lambda job, run: True)
         self._limits = Limits(requests=float(world.weather.limit))
         self._number = self._asked = 0
-        self._box: list[Record] = []
+        self._box: list[BudgetEvent] = []
         self._sending = False
         self._next = 0
         self._live_from = len(world.log)
@@ -292,8 +292,7 @@ class Process:
         if not self._live:
             return
         now, world = self.clock(), self.world
-        known = world.now > SPAN + 5.0
-        while record := self.budget.decide(now, self._limits, first_come, known=known):
+        while record := self.budget.decide(now, self._limits, first_come):
             self._put(record)
         due = self.budget.due(now, first_come)
         if due is not None and not now < self._alarm <= due:
@@ -330,7 +329,7 @@ class Process:
 
     # The outbox: one message in flight.
 
-    def _put(self, record: Record) -> None:
+    def _put(self, record: BudgetEvent) -> None:
         self._box.append(record)
         if not self._sending:
             self._sending = True
@@ -354,7 +353,7 @@ class Process:
         """True for a decision that has waited too long to be sent, or is of an older epoch."""
         return record.epoch != self.budget.epoch or now - record.at > MAX_UNSENT
 
-    def _publish(self, header: Header, records: tuple[Record, ...]) -> None:
+    def _publish(self, header: Header, records: tuple[BudgetEvent, ...]) -> None:
         world, dice = self.world, self.world.dice
         seconds = dice.expovariate(1 / world.weather.publish)
         late = seconds

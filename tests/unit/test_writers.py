@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from eco2.quota.records import Header
-from eco2.quota.writers import DRIFT, Writers
+from eco2.event import Header
+from eco2.writers import DRIFT, Writers
 
 
 def header(writer: str, number: int, sent: float, seen: int = -1) -> Header:

@@ -9,7 +9,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-from eco2.quota.records import Header
+from eco2.event import Header
 
 DRIFT = 0.001
 """Seconds by which two monotonic clocks run apart in a second, at most. Quartz does a tenth of it."""
@@ -31,10 +31,14 @@ class _Writer:
 
 
 class Writers:
-    """The writers of one journal, as the process `own` reads them; `now` is its monotonic clock."""
+    """The writers of one journal, as one process reads them; `now` is its monotonic clock.
 
-    def __init__(self, own: str) -> None:
+    `own`: its own writers; beats name the first. `offset`: the last that it read.
+    """
+
+    def __init__(self, *own: str) -> None:
         self.own = own
+        self.offset = -1
         self._fresh = -math.inf
         self._writers: dict[str, _Writer] = {}
         self._beats: dict[str, tuple[float, int]] = {}
@@ -42,6 +46,7 @@ class Writers:
 
     def take(self, offset: int, header: Header, now: float) -> bool:
         """Reads the header of a message; returns False for a copy, which is to be skipped whole."""
+        self.offset = offset
         writer = self._writers.get(header.writer)
         if writer is not None and header.number <= writer.number:
             return False
@@ -52,7 +57,7 @@ class Writers:
             self._fresh = now
         if not self._read or now - self._read[-1][0] >= STEP:
             self._read.append((now, offset))
-        if header.writer != self.own:
+        if not self.is_own(header.writer):
             self.beat(header.writer, header.seen, now)
         return True
 
@@ -66,10 +71,14 @@ class Writers:
 
         A moment `x` of the writer's clock was here at `x + ahead` at the latest.
         """
-        if writer == self.own:
+        if self.is_own(writer):
             return 0.0
         known = self._writers[writer]
         return known.bound + DRIFT * (now - known.heard)
+
+    def is_own(self, writer: str) -> bool:
+        """Returns True for a writer of this process: it has the same clock."""
+        return writer in self.own
 
     def heard(self, writer: str) -> float:
         """Returns when the writer was heard of last; minus infinity if never."""
@@ -84,7 +93,7 @@ class Writers:
 
         True for all while this process's own beats do not come back: then none would.
         """
-        if writer == self.own or now - self.heard(self.own) > PRESENCE:
+        if self.is_own(writer) or now - self.heard(self.own[0]) > PRESENCE:
             return True
         heard, seen = self._beats.get(writer, (-math.inf, -1))
         while len(self._read) > 1 and self._read[1][0] <= now - PRESENCE:

@@ -1,0 +1,276 @@
+"""This process's part in one provider's budget: it asks for its calls, and grants while it leads.
+
+All that it knows comes from the journal by the own tail; `Budget` folds and decides, and here is the I/O. A
+grant is read by its asker in the same order as all other records, so it is permission and fence at once.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+from eco2.errors import BrokerUnavailable, CallTooLarge, GrantExpired, RetryableError, StaleRun
+from eco2.event import (
+    BudgetEvent,
+    CallCounted,
+    CallReleased,
+    CallRequested,
+    CallsGranted,
+    CallThrottled,
+    Event,
+    GrantedCall,
+    Header,
+    LimitsNamed,
+    WriterAbsent,
+)
+from eco2.log import get_logger
+from eco2.pacer import Counting, Limits
+from eco2.ports import Clock, GrantRequest
+from eco2.quota.budget import Budget, Request
+from eco2.retry import Backoff
+from eco2.writers import Writers
+
+TICK = 0.25
+"""Seconds between two looks at what is due without a record: a sign of life, a candidacy."""
+PATIENCE = (1.5, 2.0)
+"""Seconds of the leader's silence, at least and at most, after which this process tries to lead."""
+ABSENCE = 15.0
+"""Seconds of silence after which the requests of a process are dropped."""
+MIN_WAIT = 0.001
+"""Seconds: timers are no finer."""
+AGAIN = Backoff(0.1, 2.0)
+"""Between two requests for one call: the grants of a tail that lags are late for a while."""
+
+log = get_logger(__name__)
+
+
+class Log(Protocol):
+    """The journal, as far as a budget needs it."""
+
+    writers: Writers
+
+    def put(self, *events: Event) -> asyncio.Future[None]: ...
+    async def append(self, header: Header, event: Event) -> None: ...
+
+
+def by_rank(request: Request) -> tuple[float, ...]:
+    """Jobs that have started first, then the oldest job."""
+    return (not request.call.started, request.call.offset)
+
+
+@dataclass(slots=True)
+class CallGrant:
+    """Implements `ports.Grant` for one call."""
+
+    by: float
+    _call: CallRequested
+    _granted: GrantedCall
+    _member: "Member"
+    _confirmed: bool = False
+    _closed: bool = False
+
+    def confirm(self) -> None:
+        if not self._member.may_send(self._granted, self._call):
+            raise GrantExpired("the grant is too old to be used: release it and acquire another")
+        self._confirmed = True
+
+    def settle(self, tokens: float) -> None:
+        self._close(CallCounted(budget=self._call.budget, id=self._call.id, tokens=tokens))
+
+    def throttled(self, retry_after: float | None) -> None:
+        self._close(CallThrottled(budget=self._call.budget, id=self._call.id, retry_after=retry_after))
+
+    def release(self) -> None:
+        if not self._confirmed:
+            self._close(CallReleased(budget=self._call.budget, id=self._call.id))
+
+    def _close(self, event: BudgetEvent) -> None:
+        if not self._closed:
+            self._closed = True
+            self._member.put(event)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits. `granted`: None if its request was dropped. `read`: when its request came back."""
+
+    call: CallRequested
+    granted: asyncio.Future[GrantedCall | None]
+    read: float | None = None
+
+
+class Member:
+    """`limits`: given to this process. `current`: may this run of this job make calls?"""
+
+    def __init__(
+        self,
+        name: str,
+        log: Log,
+        limits: Limits,
+        current: Callable[[str, str], bool],
+        counting: Counting = "request",
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._log = log
+        self._limits = limits
+        self._named = Limits()
+        self._current = current
+        self._counting = counting
+        self._clock = clock
+        self._writer = log.writers.own[1]
+        self.budget = Budget(name, self._writer, log.writers, current)
+        self._waiting: dict[str, _Waiting] = {}
+        self._asked = count(1)
+        self._sent = 0
+        self._open: list[tuple[int, CallsGranted]] = []
+        self._changed = asyncio.Event()
+        self._patience = random.uniform(*PATIENCE)
+
+    # The fold.
+
+    def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
+        """Folds one record of the journal, and hands its grants to those who wait for them."""
+        own = header.writer == self._writer
+        if own:
+            while self._open and self._open[0][0] < header.number:
+                self.budget.withdraw(self._open.pop(0)[1])  # it can come no more: its number is past
+            if self._open and self._open[0][0] == header.number:
+                del self._open[0]
+        for granted in self.budget.apply(offset, header, event, now):
+            if (waiting := self._waiting.get(granted.id)) and not waiting.granted.done():
+                waiting.granted.set_result(granted)
+        if isinstance(event, CallRequested) and (asked := self._waiting.get(event.id)):
+            asked.read = now
+            self._refuse(asked)
+        elif isinstance(event, WriterAbsent) and event.writer == self._log.writers.own[0]:
+            for waiting in self._waiting.values():
+                if waiting.read is not None and not waiting.granted.done():
+                    waiting.granted.set_result(None)  # this process was taken for dead: it asks again
+        self._changed.set()
+
+    # The asker.
+
+    async def acquire(self, request: GrantRequest) -> CallGrant:
+        """Waits for a fresh grant: see `ports.Quota`."""
+        if self._limits.tokens is not None and request.tokens > self._limits.tokens:
+            raise CallTooLarge(
+                f"a call of {request.tokens:g} tokens is more than the {self._limits.tokens:g} of a whole "
+                "minute: shorten its input or its longest answer, or raise the limit"
+            )
+        for tries in count(1):
+            call = CallRequested(
+                budget=self.name,
+                id=f"{self._log.writers.own[0]}.{next(self._asked)}",
+                job=request.job,
+                run=request.run,
+                kind=request.kind,
+                tokens=request.tokens,
+                offset=request.offset,
+                started=request.started,
+            )
+            waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
+            asking = self._log.put(call)
+            try:
+                granted = await waiting.granted
+            except BaseException:
+                asking.cancel()
+                self.put(CallReleased(budget=self.name, id=call.id))
+                raise
+            finally:
+                del self._waiting[call.id]
+            if granted is not None and self.may_send(granted, call):
+                return CallGrant(granted.by, call, granted, self)
+            self.put(CallReleased(budget=self.name, id=call.id))
+            if not self._current(call.job, call.run):
+                raise stale(call)
+            await AGAIN.sleep(tries)
+        raise AssertionError("counting has no end")
+
+    def may_send(self, granted: GrantedCall, call: CallRequested) -> bool:
+        """Returns True if the granted call may leave now: the last look before its first byte."""
+        return self.budget.may_send(granted, call, self._clock())
+
+    def put(self, event: BudgetEvent) -> None:
+        """Writes what became of a call."""
+        self._log.put(event)
+
+    def update_limits(self, limits: Limits) -> None:
+        """Applies limits that the provider's answers name; they count for a minute."""
+        self._named = limits
+        named = LimitsNamed(budget=self.name, requests=limits.requests, tokens=limits.tokens)
+        self.put(named)
+
+    def _refuse(self, waiting: _Waiting) -> None:
+        """Ends the wait of a call whose run was replaced: nobody grants it."""
+        call = waiting.call
+        if not self._current(call.job, call.run) and not waiting.granted.done():
+            waiting.granted.set_exception(stale(call))
+
+    # The leader, and who would be one.
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Grants while it leads, until `stop` is set."""
+        own = self._limits
+        self.put(LimitsNamed(budget=self.name, requests=own.requests, tokens=own.tokens, given=True))
+        async with asyncio.TaskGroup() as group:
+            leading = group.create_task(self._lead())
+            await stop.wait()
+            leading.cancel()
+
+    async def _lead(self) -> None:
+        """Writes what is due, one message at a time: a decision never waits for another to be sent."""
+        while True:
+            now = self._clock()
+            if (record := self._due(now)) is not None:
+                await self._send(record)
+                continue
+            due = self.budget.due(now, by_rank)
+            wait = TICK if due is None else min(TICK, max(MIN_WAIT, due - now))
+            self._changed.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
+            for waiting in list(self._waiting.values()):
+                if waiting.read:
+                    self._refuse(waiting)
+
+    def _due(self, now: float) -> BudgetEvent | None:
+        """Returns what this process has to write now as the leader, or to become it."""
+        budget = self.budget
+        record = budget.decide(now, self._limits.lowest(self._named), by_rank, self._counting)
+        if record is not None:
+            return record
+        if absent := budget.absent(now, ABSENCE):
+            return absent[0]
+        if (leads := budget.heartbeat(now)) is not None:
+            return leads
+        read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
+        candidacy = budget.candidacy(now, min(read), self._patience) if read else None
+        if candidacy is not None:
+            self._patience = random.uniform(*PATIENCE)
+        return candidacy
+
+    async def _send(self, record: BudgetEvent) -> None:
+        """Appends the record at once, and never again: what comes late is void, by its number."""
+        self._sent += 1
+        if isinstance(record, CallsGranted):
+            self._open.append((self._sent, record))
+        header = Header(self._writer, self._sent, self._clock(), self._log.writers.offset)
+        try:
+            await self._log.append(header, record)
+        except BrokerUnavailable:
+            if isinstance(record, CallsGranted):
+                self._open.remove((self._sent, record))
+                self.budget.withdraw(record)
+            await asyncio.sleep(TICK)
+        except RetryableError as error:
+            log.info("a budget record is not confirmed", why=str(error))
+
+
+def stale(call: CallRequested) -> StaleRun:
+    return StaleRun(f"another run than {call.run} has job {call.job}: stand by")
