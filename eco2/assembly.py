@@ -16,7 +16,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
-from eco2.brokers import open_broker, quota_service, topology
+from eco2.brokers import open_broker, topology
 from eco2.errors import ConfigurationError
 from eco2.journal.journal import MAX_REPLY_BYTES, Journal
 from eco2.journal.presence import Presence
@@ -34,8 +34,9 @@ from eco2.validation import problems
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider
+    from eco2.quota.member import Member
     from eco2.quota.named import Named
-    from eco2.wiring import BudgetShare, Core
+    from eco2.wiring import Core
 
 log = get_logger(__name__)
 
@@ -158,19 +159,19 @@ def _presence(
 class _Budgets:
     """The shares of a worker in the budgets of all providers, by name."""
 
-    shares: "Mapping[str, BudgetShare]"
+    members: "Mapping[str, Member]"
     named: "dict[tuple[str, str], Named]" = field(default_factory=dict)
 
     @property
     def components(self) -> list[Component]:
-        return [component for share in self.shares.values() for component in share.components]
+        return [Component(f"budget of {name}", member.run) for name, member in self.members.items()]
 
     def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
         from eco2.pacer import Limits
 
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
-        self.shares[provider].asker.update_limits(Limits(*believed))
+        self.members[provider].update_limits(Limits(*believed))
 
     def _named(self, provider: str, what: str, limit: float | None) -> float | None:
         from eco2.quota.named import Named
@@ -207,13 +208,12 @@ class _Parts:
         from eco2.pacer import Limits
         from eco2.wiring import join_budget
 
-        core, rpc, gone, shares = self.core, self.broker, self.presence.gone, {}
+        core, members = self.core, {}
         for offer in offers(self.settings):
             if (remote := offer.remote) is not None:
-                service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
-                share = join_budget(core, offer.name, service, limits, remote.counting, rpc, gone)
-                shares[offer.name] = share
-        return _Budgets(shares)
+                limits = Limits(remote.rpm, remote.tpm)
+                members[offer.name] = join_budget(core, offer.name, limits, remote.counting)
+        return _Budgets(members)
 
     def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
         from eco2.wiring import WorkerOptions, worker_components
@@ -241,7 +241,7 @@ class _Parts:
         name, budget, concurrency = offer.name, None, self.settings.concurrency
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
-            budget = build_budget(offer.model, budgets.shares[name].asker, limits, remote.counting)
+            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
         return Provider(name, offer.model, model, concurrency, self.metrics, budget)
 
     def last_resort(self) -> Component:

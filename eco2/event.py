@@ -235,16 +235,6 @@ class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
             raise ValueError("no day, or no amount of USD")
 
 
-class Large(_Event, frozen=True, kw_only=True, tag="large"):
-    """Announces that one call may be granted as much as `tokens` of `budget` in the next minute.
-
-    Written before the grant and renewed, if a new leader would not expect so large a call.
-    """
-
-    budget: str
-    tokens: Annotated[float, Meta(ge=0, le=1e12)]
-
-
 class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
     """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
 
@@ -343,7 +333,7 @@ BudgetEvent = (
     | Leads
     | WriterAbsent
 )
-Event = JobEvent | IntakeEvent | Spent | Large | Marker | BudgetEvent
+Event = JobEvent | IntakeEvent | Spent | Marker | BudgetEvent
 
 
 class _Batch(msgspec.Struct, frozen=True):

@@ -18,14 +18,11 @@ from eco2.consumers.run import ActiveJobs
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
-from eco2.journal.sizes import Sizes
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Broker, Clock, Quota, Rpc
-from eco2.quota.asker import Asker
-from eco2.quota.leader import Leader
-from eco2.quota.term import Gone, present
+from eco2.ports import Broker, Clock, Quota
+from eco2.quota.member import Member
 from eco2.service import Component
 from eco2.tokens.estimate import Counting, Estimator
 
@@ -67,31 +64,14 @@ class WorkerOptions:
     default_model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetShare:
-    """The share of a process in one provider's budget; `leader` runs for the lead of that budget."""
-
-    provider: str
-    leader: Leader
-    asker: Asker
-
-    @property
-    def components(self) -> list[Component]:
-        return [
-            Component(f"budget of {self.provider}", self.leader.run),
-            Component(f"share of {self.provider}", self.asker.run),
-        ]
-
-
-def join_budget(
-    core: Core, name: str, service: str, limits: Limits, counting: Counting, rpc: Rpc, gone: Gone = present
-) -> BudgetShare:
-    """Takes part in the budget of the provider `name`, which all processes share through `service`."""
-    may_call, now = core.journal.view.may_call, core.monotonic
-    sizes = Sizes(core.journal, name, core.clock)
-    leader = Leader(rpc, core.broker, service, limits, may_call, sizes, counting, now, gone)
-    core.metrics.show_budget(name, leader.status)
-    return BudgetShare(name, leader, Asker(rpc, service, core.name, limits, leader.near, now))
+def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
+    """Takes part in the budget of the provider `name`, which all processes share through the journal."""
+    member = Member(
+        name, core.journal, core.broker, limits, core.journal.view.may_call, counting, core.monotonic
+    )
+    core.journal.join(member)
+    core.metrics.show_budget(name, member.status)
+    return member
 
 
 def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -> Budget:

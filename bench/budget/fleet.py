@@ -16,7 +16,6 @@ from bench import programs
 from bench.budget.case import Case
 from bench.programs import Program
 from eco2.broker.topology import Exchange, Topology
-from eco2.brokers import quota_service
 
 WORKERS = 3
 SCALE = 0.25
@@ -122,7 +121,7 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
     the block."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
-    topology = Topology(prefix, case.pipelines, ("sweep", quota_service("openai")))
+    topology = Topology(prefix, case.pipelines, ("sweep",))
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
         stack.push_async_callback(_forget, amqp_url, topology)

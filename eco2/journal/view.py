@@ -16,7 +16,6 @@ from eco2.event import (
     Header,
     IntakeEvent,
     JobEvent,
-    Large,
     Marker,
     Paused,
     Queued,
@@ -25,7 +24,6 @@ from eco2.event import (
     StageChanged,
     decode_message,
 )
-from eco2.journal.large import LargeCalls
 from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
 from eco2.log import get_logger
@@ -94,7 +92,6 @@ class View:
         self.offset = -1
         self.resets = 0
         self.spending = Spending()
-        self.large = LargeCalls()
         self.skipped = 0
         self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
@@ -231,9 +228,9 @@ class View:
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 
-    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker | Spent | Large, size: int) -> None:
+    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker | Spent, size: int) -> None:
         match event:
-            case Marker() | Paused() | Resumed() | Spent() | Large():
+            case Marker() | Paused() | Resumed() | Spent():
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
@@ -269,7 +266,7 @@ class View:
         if self._live:
             self._born[event.job] = self._steady() - max(0.0, age)
 
-    def _note(self, event: Marker | Spent | Large | IntakeEvent) -> None:
+    def _note(self, event: Marker | Spent | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
         match event:
             case Marker():
@@ -278,8 +275,6 @@ class View:
                     self._live = True  # the first one of ours was written at our start
             case Spent():
                 self.spending.spent(event, self._clock())
-            case Large():
-                self.large.said(event, self._clock())
             case _:
                 self._note_intake(event)
 

@@ -263,6 +263,17 @@ class Budget:
         self._wrote_at = now
         return CallsGranted(budget=self.name, epoch=self.epoch, at=now, calls=tuple(calls))
 
+    def used(self, now: float) -> tuple[Limits, Limits] | None:
+        """Returns what was granted in the last minute, and what is assumed besides; None if others lead."""
+        if self._pacer is None:
+            return None
+        assumed = self._pacer.assumed(now)
+        return self._pacer.used(now).less(assumed), assumed
+
+    def factor(self, now: float) -> float:
+        """Returns the share of the limits in use: less than 1 after 429 answers."""
+        return self._throttle.shown(now)
+
     def due(self, now: float, rank: Rank) -> float | None:
         """Returns when `decide` may grant the next request if nothing else happens; None without one."""
         if self._pacer is None or not self._writers.is_current(now) or not (waiting := self._next(now, rank)):

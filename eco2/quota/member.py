@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
+import msgspec
+
 from eco2.errors import BrokerUnavailable, CallTooLarge, GrantExpired, RetryableError, StaleRun
 from eco2.event import (
     BudgetEvent,
@@ -29,7 +31,7 @@ from eco2.event import (
 )
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits
-from eco2.ports import Clock, GrantRequest
+from eco2.ports import Clock, GrantRequest, PubSub, Subscription
 from eco2.quota.budget import Budget, Request
 from eco2.retry import Backoff
 from eco2.writers import Writers
@@ -38,6 +40,8 @@ TICK = 0.25
 """Seconds between two looks at what is due without a record: a sign of life, a candidacy."""
 PATIENCE = (1.5, 2.0)
 """Seconds of the leader's silence, at least and at most, after which this process tries to lead."""
+BEAT = 1.0
+"""Seconds between two live messages of a process whose calls wait."""
 ABSENCE = 15.0
 """Seconds of silence after which the requests of a process are dropped."""
 MIN_WAIT = 0.001
@@ -55,6 +59,19 @@ class Log(Protocol):
 
     def put(self, *events: Event) -> asyncio.Future[None]: ...
     async def append(self, header: Header, event: Event) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A minute's budget as its leader sees it. `used`: granted in the last minute; `assumed`: what may have
+    been granted before this process knew; `waiting`: requests; `factor`: of the limits, after 429 answers."""
+
+    epoch: str
+    limits: Limits
+    used: Limits
+    assumed: Limits
+    waiting: int
+    factor: float
 
 
 def by_rank(request: Request) -> tuple[float, ...]:
@@ -110,6 +127,7 @@ class Member:
         self,
         name: str,
         log: Log,
+        live: PubSub,
         limits: Limits,
         current: Callable[[str, str], bool],
         counting: Counting = "request",
@@ -117,6 +135,9 @@ class Member:
     ) -> None:
         self.name = name
         self._log = log
+        self._live = live
+        self._topic = f"budget.{name}"
+        self._hearing: Subscription | None = None
         self._limits = limits
         self._named = Limits()
         self._current = current
@@ -213,14 +234,25 @@ class Member:
 
     # The leader, and who would be one.
 
+    def status(self) -> Status | None:
+        """Returns how the budget stands; None where another process leads."""
+        now, budget = self._clock(), self.budget
+        if (used := budget.used(now)) is None:
+            return None
+        limits, waiting = budget.limits(now, self._limits), len(budget.waiting)
+        return Status(str(budget.epoch), limits, *used, waiting, budget.factor(now))
+
     async def run(self, stop: asyncio.Event) -> None:
         """Grants while it leads, until `stop` is set."""
         own = self._limits
         self.put(LimitsNamed(budget=self.name, requests=own.requests, tokens=own.tokens, given=True))
         async with asyncio.TaskGroup() as group:
-            leading = group.create_task(self._lead())
+            tasks = [group.create_task(part) for part in (self._lead(), self._beat())]
             await stop.wait()
-            leading.cancel()
+            for task in tasks:
+                task.cancel()
+        if self._hearing is not None:
+            await self._hearing.cancel()
 
     async def _lead(self) -> None:
         """Writes what is due, one message at a time: a decision never waits for another to be sent."""
@@ -238,6 +270,23 @@ class Member:
             for waiting in list(self._waiting.values()):
                 if waiting.read:
                     self._refuse(waiting)
+
+    async def _beat(self) -> None:
+        """Shows while calls wait that this process runs; the leader listens."""
+        while True:
+            if self._waiting or self.budget.leading:
+                self._live.broadcast(self._topic, encode_beat(self._log.writers))
+            if self.budget.leading and self._hearing is None:
+                self._hearing = self._live.subscribe(self._topic, self._hear)
+            elif self._hearing is not None and not self.budget.leading:
+                hearing, self._hearing = self._hearing, None
+                await hearing.cancel()
+            await asyncio.sleep(BEAT)
+
+    def _hear(self, _: str, body: bytes) -> None:
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            writer, seen = msgspec.json.decode(body, type=tuple[str, int])
+            self._log.writers.beat(writer, seen, self._clock())
 
     def _due(self, now: float) -> BudgetEvent | None:
         """Returns what this process has to write now as the leader, or to become it."""
@@ -270,6 +319,10 @@ class Member:
             await asyncio.sleep(TICK)
         except RetryableError as error:
             log.info("a budget record is not confirmed", why=str(error))
+
+
+def encode_beat(writers: Writers) -> bytes:
+    return msgspec.json.encode((writers.own[0], writers.offset))
 
 
 def stale(call: CallRequested) -> StaleRun:

@@ -159,7 +159,7 @@ class OnJournal:
     async def join(self) -> JournalProcess:
         broker = BrokerInMemory(self._topology, self._server)
         journal = Journal(broker, 900.0, VirtualClock.now, monotonic=monotonic)
-        member = Member("openai", journal, self._limits, self._current, self._counting, monotonic)
+        member = Member("openai", journal, broker, self._limits, self._current, self._counting, monotonic)
         journal.join(member)
         process = JournalProcess(broker, member, broker.disrupt)
         parts = [

@@ -25,7 +25,7 @@ from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Broker, Model, Quota, Rpc, no_gate
-from eco2.quota.leader import Leader
+from eco2.quota.member import Member
 from eco2.service import Component, run
 from eco2.tokens.estimate import Counting
 from eco2.wiring import (
@@ -162,7 +162,7 @@ class Process:
     stop: asyncio.Event
     metrics: Metrics = field(default_factory=Metrics)
     providers: dict[str, Provider] = field(default_factory=dict)
-    leaders: dict[str, Leader] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     clock: Callable[[], float] = VirtualClock.now
     name: str = "w"
@@ -231,8 +231,7 @@ class World:
 
     def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
         self.spending = spending
-        services = ("sweep", *(f"quota-{name}" for name in budgets))
-        self.topology = Topology(pipelines=("ask",), services=services)
+        self.topology = Topology(pipelines=("ask",), services=("sweep",))
         self.server = Server(chaos, clock=VirtualClock.now)
 
     def connection(self) -> Embedded:
@@ -252,7 +251,7 @@ class World:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
         gateway. `rpc`: what stands between its share of the budgets and the broker."""
         broker = self.connection()
-        journal = Journal(broker, KEEP, VirtualClock.now)
+        journal = Journal(broker, KEEP, VirtualClock.now, monotonic=monotonic)
         process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
         components = [Component("broker", broker.run), Component("journal", journal.run)]
         if self.spending:
@@ -312,7 +311,7 @@ def skewed(
     served = (PIPELINE.name,) if model else ()
     wall = lambda: VirtualClock.now() + ahead  # noqa: E731
     presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
-    journal = Journal(broker, KEEP, presence.now, presence=presence)
+    journal = Journal(broker, KEEP, presence.now, presence=presence, monotonic=monotonic)
     process = Process(broker, journal, asyncio.Event(), clock=presence.now, name=name)
     components = [
         Component("broker", broker.run),
@@ -352,11 +351,9 @@ def shares(process: Process, remotes: Sequence[Remote], rpc: Rpc) -> Sequence[Co
     for remote in remotes:
         quota, limits = remote.quota, remote.limits
         if quota is None and limits is not None:
-            service = f"quota-{remote.name}"
-            share = join_budget(process.core, remote.name, service, limits, remote.counting, rpc)
-            quota = share.asker
-            process.leaders[remote.name] = share.leader
-            components += share.components
+            quota = member = join_budget(process.core, remote.name, limits, remote.counting)
+            process.members[remote.name] = member
+            components.append(Component(f"budget of {remote.name}", member.run))
         budget = None
         if quota is not None:
             budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
