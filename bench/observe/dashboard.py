@@ -312,25 +312,26 @@ BUDGET = Row(
         ),
         chart(
             "Wait for a grant",
-            "The part of it until the leader of the budget answers.",
+            "The part of it until the process reads its grant in the journal.",
             *quantiles(calls("eco2_grant_seconds_bucket")),
             unit="s",
         ),
         chart(
             "Calls that wait for a grant, and factor",
-            "Calls that wait at the leader; the used share of the limit, below 1 for some time after a 429.",
+            "Requests of all workers that wait; the used share of the limit, below 1 for some time after a 429.",
             Query(whole(calls("eco2_quota_waiting"), "provider"), "{{provider}} waiting"),
             Query(f"min by (provider) ({calls('eco2_quota_factor')})", "{{provider}} factor"),
         ),
         chart(
             "Grants a minute by outcome",
-            "Many expired ones: the journal or connections to the provider are slow.",
+            "Many expired ones: connections to the provider are slow, or workers have too little CPU.",
             Query(f"60 * {rate(calls('eco2_quota_grants_total'), 'outcome')}", "{{outcome}}"),
             unit="opm",
         ),
         chart(
             "Leaders and epochs",
-            "Leaders: 1 per provider. Epochs begun in the last hour: many mean that workers crash.",
+            "Leaders: 1 per provider, 2 while one has not read that it is replaced. Epochs begun in the last hour: "
+            "many mean that workers crash or that their tails stall.",
             Query(f"sum by (provider) ({calls('eco2_quota_leader')})", "{{provider}} leaders"),
             Query(
                 f"sum by (provider) (increase({calls('eco2_quota_terms_total')}[1h]))", "{{provider}} epochs"

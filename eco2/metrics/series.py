@@ -204,20 +204,22 @@ CALLS = (
 
 BUDGET = (
     gauge("eco2_quota_leader", "worker", "1 if this process grants the provider's budget.", "provider"),
-    counter("eco2_quota_terms", "worker", "Leadership epochs that this process began.", "provider"),
+    counter(
+        "eco2_quota_terms", "worker", "Epochs of the budget that this process opened and led.", "provider"
+    ),
     gauge("eco2_quota_limit", "leader", "Limit per minute, before the factor.", "provider", "what"),
-    gauge("eco2_quota_used", "leader", "Granted in the last minute.", "provider", "what"),
+    gauge("eco2_quota_used", "leader", "Granted in the last minute by all leaders.", "provider", "what"),
     gauge(
         "eco2_quota_assumed",
         "leader",
-        "Kept free for grants that earlier leaders may have made in the last minute.",
+        "Kept free for grants that may have been made before the oldest record that the leader has read.",
         "provider",
         "what",
     ),
     gauge(
         "eco2_quota_waiting",
         "leader",
-        "Calls that wait for a grant at the leader; at most the first 32 of each worker.",
+        "Requests of all processes that wait for a grant, as the leader has read them.",
         "provider",
     ),
     gauge(
@@ -229,7 +231,7 @@ BUDGET = (
     histogram(
         "eco2_grant_seconds",
         "worker",
-        "Seconds from the request for a grant to the grant.",
+        "Seconds from the request for a grant until the grant is read in the journal.",
         "provider",
         bounds=GRANT_BOUNDS,
     ),
