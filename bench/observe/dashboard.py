@@ -318,7 +318,7 @@ BUDGET = Row(
         ),
         chart(
             "Calls that wait for a grant, and factor",
-            "Requests of all workers that wait; the used share of the limit, below 1 for some time after a 429.",
+            "Requests of all workers; the used share of the limit, below 1 for some time after a 429.",
             Query(whole(calls("eco2_quota_waiting"), "provider"), "{{provider}} waiting"),
             Query(f"min by (provider) ({calls('eco2_quota_factor')})", "{{provider}} factor"),
         ),
@@ -330,8 +330,7 @@ BUDGET = Row(
         ),
         chart(
             "Leaders and epochs",
-            "Leaders: 1 per provider, 2 while one has not read that it is replaced. Epochs begun in the last hour: "
-            "many mean that workers crash or that their tails stall.",
+            "Leaders: 1 per provider. Epochs begun in the last hour: many mean crashes or stalled tails.",
             Query(f"sum by (provider) ({calls('eco2_quota_leader')})", "{{provider}} leaders"),
             Query(
                 f"sum by (provider) (increase({calls('eco2_quota_terms_total')}[1h]))", "{{provider}} epochs"
