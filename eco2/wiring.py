@@ -69,7 +69,7 @@ def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Me
     member = Member(
         name, core.journal, core.broker, limits, core.journal.view.may_call, counting, core.monotonic
     )
-    core.journal.join(member)
+    core.journal.view.join(member)
     core.metrics.show_budget(name, member.status)
     return member
 

@@ -14,10 +14,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Protocol
 
 from eco2.errors import BrokerUnavailable, RetryableError
-from eco2.event import BudgetEvent, Event, Header, Marker, Queued, encode_batch, encode_event
+from eco2.event import Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
@@ -27,7 +26,6 @@ from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
-from eco2.writers import Writers
 
 log = get_logger(__name__)
 
@@ -111,16 +109,6 @@ class Echo:
         return asyncio.get_running_loop().time() - self._shown_at
 
 
-class Budget(Protocol):
-    """A reader of the records of one provider's budget."""
-
-    @property
-    def name(self) -> str: ...
-
-    def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
-        """Folds one record. It must neither block nor raise."""
-
-
 class Journal:
     """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
 
@@ -139,7 +127,7 @@ class Journal:
         monotonic: Clock = time.monotonic,
     ) -> None:
         if presence is None:
-            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies)
+            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies, monotonic=monotonic)
         else:
             clock = presence.now
             self.view = View(
@@ -149,17 +137,15 @@ class Journal:
                 replies=replies,
                 earliest=presence.earliest,
                 steady=presence.steady,
+                monotonic=monotonic,
             )
         self.presence = presence
         self._stream = stream
         self._clock = clock
         self._window = window
         self._echo = Echo(stream)
-        writer = uuid.uuid4().hex[:16]
-        self.writers = Writers(writer, f"{writer}.leader")
-        self.monotonic = monotonic
+        self.writers = self.view.writers
         self._outbox = Outbox(self._echo, self.writers, monotonic)
-        self._budgets: dict[str, Budget] = {}
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
@@ -222,10 +208,6 @@ class Journal:
             for wait in waits:
                 wait.cancel()
         return not stop.is_set()
-
-    def join(self, budget: Budget) -> None:
-        """Shows all records of the budget to it, from now on."""
-        self._budgets[budget.name] = budget
 
     async def append(self, header: Header, event: Event) -> None:
         """Appends one event at once, beside what is put. Raises like `ports.Appender.append`."""
@@ -345,14 +327,7 @@ class Journal:
 
     def _show(self, record: Record) -> None:
         self._echo.show(record)
-        header, events = self.view.decode(record)
-        now = self.monotonic()
-        if header is not None and not self.writers.take(record.offset, header, now):
-            return  # a copy of a message that was read before
-        self.view.apply(record, events)
-        for event in events:
-            if header is not None and isinstance(event, BudgetEvent) and event.budget in self._budgets:
-                self._budgets[event.budget].read(record.offset, header, event, now)
+        self.view.apply(record)
 
     async def _watch(self) -> None:
         """Attaches a silent tail again, and detects a log that ends before the tail's position."""

@@ -6,13 +6,15 @@ older job it keeps one offset, so that a look-up reads from there instead of sea
 """
 
 import asyncio
+import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten
 from eco2.event import (
     BudgetEvent,
-    Event,
     Header,
     IntakeEvent,
     JobEvent,
@@ -28,6 +30,7 @@ from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
+from eco2.writers import Writers
 
 INDEX_SIZE = 200_000
 """Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
@@ -46,12 +49,26 @@ REPLACED = "the journal at the broker was replaced, and the jobs in it are lost;
 log = get_logger(__name__)
 
 
+class Budget(Protocol):
+    """A reader of the records of one provider's budget."""
+
+    @property
+    def name(self) -> str: ...
+
+    def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
+        """Folds one record. It must neither block nor raise."""
+
+    def reset(self) -> None:
+        """Forgets the records of a journal that was replaced."""
+
+
 class View:
     """The jobs of the last `window` seconds. `since`: Unix seconds from which on it holds every job.
 
     `keep_payloads`: false for a process that shows no jobs; it keeps ended ones without their texts.
     `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
     offset. `earliest`: the clock for the age of jobs accepted before the start. `steady`: one without jumps.
+    `monotonic`: of this process alone, to compare the clocks of `writers`, by which copies are known, too.
 
     Not thread-safe; every call is made on the event loop.
     """
@@ -65,12 +82,17 @@ class View:
         replies: int = 0,
         earliest: Clock | None = None,
         steady: Clock | None = None,
+        monotonic: Clock = time.monotonic,
     ) -> None:
         self.since = clock() - window
         self._window = window
         self._clock = clock
         self._earliest = earliest or clock
         self._steady = steady or clock
+        self.monotonic = monotonic
+        writer = uuid.uuid4().hex[:16]
+        self.writers = Writers(writer, f"{writer}.leader")
+        self._budgets: dict[str, Budget] = {}
         self._keep_payloads = keep_payloads
         self._replies_left = replies
         self._jobs: dict[str, JobState] = {}
@@ -195,7 +217,10 @@ class View:
             known.clear()
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
+        self.writers.offset = -1
         self.spending.restart()
+        for budget in self._budgets.values():
+            budget.reset()
         changes, self._changes = self._changes, {}
         for change in changes.values():
             change.set()
@@ -206,25 +231,30 @@ class View:
         """Returns an event that is set when the view has applied the marker."""
         return self._markers.setdefault(marker_id, asyncio.Event())
 
-    def decode(self, record: Record) -> tuple[Header | None, list[Event | None]]:
-        """Decodes a journal message; what this version cannot read is skipped, counted, logged once."""
-        try:
-            return decode_message(record.body)
-        except DecodeError as error:
-            self._skip(record.offset, str(error))
-            return None, []
+    def join(self, budget: Budget) -> None:
+        """Shows all records of the budget to it, from now on."""
+        self._budgets[budget.name] = budget
 
-    def apply(self, record: Record, events: Sequence[Event | None] | None = None) -> None:
-        """Folds one journal message. `events`: those in it, if they are decoded already."""
+    def apply(self, record: Record) -> None:
+        """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
         if self.offset < 0:
             self.spending.begin(record.offset)
         self.offset = record.offset
-        if events is None:
-            _, events = self.decode(record)
+        try:
+            header, events = decode_message(record.body)
+        except DecodeError as error:
+            self._skip(record.offset, str(error))
+            return
+        now = self.monotonic()
+        if header is not None and not self.writers.take(record.offset, header, now):
+            return
         for index, event in enumerate(events):
             if event is None:
                 self._skip(record.offset, "unknown kind of event")
-            elif not isinstance(event, BudgetEvent):
+            elif isinstance(event, BudgetEvent):
+                if header is not None and (budget := self._budgets.get(event.budget)):
+                    budget.read(record.offset, header, event, now)
+            else:
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 

@@ -169,10 +169,20 @@ class Member:
             asked.read = now
             self._refuse(asked)
         elif isinstance(event, WriterAbsent) and event.writer == self._log.writers.own[0]:
-            for waiting in self._waiting.values():
-                if waiting.read is not None and not waiting.granted.done():
-                    waiting.granted.set_result(None)  # this process was taken for dead: it asks again
+            self._ask_again()  # this process was taken for dead
         self._changed.set()
+
+    def reset(self) -> None:
+        """Begins again without records: the journal was replaced, and all requests in it are lost."""
+        self.budget = Budget(self.name, self._writer, self._log.writers, self._current)
+        self._open.clear()
+        self._ask_again()
+
+    def _ask_again(self) -> None:
+        """Asks again for all calls whose requests were dropped."""
+        for waiting in self._waiting.values():
+            if waiting.read is not None and not waiting.granted.done():
+                waiting.granted.set_result(None)
 
     # The asker.
 

@@ -160,7 +160,7 @@ class OnJournal:
         broker = BrokerInMemory(self._topology, self._server)
         journal = Journal(broker, 900.0, VirtualClock.now, monotonic=monotonic)
         member = Member("openai", journal, broker, self._limits, self._current, self._counting, monotonic)
-        journal.join(member)
+        journal.view.join(member)
         process = JournalProcess(broker, member, broker.disrupt)
         parts = [
             Component("broker", broker.run),

@@ -165,7 +165,7 @@ def adapter(on_request: Callable[[], None]) -> OpenAIModel:
 )
 @virtual
 async def test_from_a_stage_to_the_request(leader: str, tasks: str, functions: int, files: int) -> None:
-    recorder, world, made = Recorder(), World(budgets=("p",)), 0
+    recorder, world, made = Recorder(), World(), 0
 
     async def ask(context: Context[Question]) -> Draft:
         await context.call(Call("draft", "system", context.input.text, str, 100))
@@ -194,7 +194,7 @@ async def test_from_a_stage_to_the_request(leader: str, tasks: str, functions: i
             state = await gateway.ended((await gateway.submit(f"call {made}")).job)
             assert state.status == "completed"
             await asyncio.sleep(5)  # the reports of what the last call took are through
-        assert [worker.leaders["p"].leading for worker in workers] == [True, False][: len(workers)]
+        assert [worker.members["p"].budget.leading for worker in workers] == [True, False][: len(workers)]
         for worker in workers:
             await worker.leave()
     recorder.check(functions, files)

@@ -11,7 +11,7 @@ from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateL
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
-from eco2.quota.asker import LIFE
+from eco2.quota.budget import GRANT_LIFE
 from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
 from tests.support.rate_limited_provider import Windowed
@@ -146,10 +146,10 @@ async def test_a_grant_that_grew_old_is_given_back_at_once_and_replaced() -> Non
 async def test_a_slow_connection_counts_once_in_the_budget() -> None:
     limits, model = Limits(600.0, 1e6), Connecting(seconds=2.0)
     remotes = [Remote("p", model, limits)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
 
         def used() -> float:
-            status = process.leaders["p"].status()
+            status = process.members["p"].status()
             assert status is not None
             return status.used.requests or 0.0
 
@@ -238,11 +238,11 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
 async def test_a_journal_that_is_slower_than_grants_live_stops_no_call() -> None:
     model = Windowed(PLENTY)
     remotes = [Remote("p", model, PLENTY)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         barrier = process.journal.barrier
 
         async def slow() -> None:
-            await asyncio.sleep(2 * LIFE)
+            await asyncio.sleep(2 * GRANT_LIFE)
             await barrier()
 
         process.journal.barrier = slow  # type: ignore[method-assign]
@@ -277,7 +277,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
 async def test_a_call_that_no_minute_holds_ends_its_job_and_says_why() -> None:
     model = Windowed(SMALL)
     remotes = [Remote("p", model, SMALL)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         state = await process.ended((await process.submit("x" * 6000)).job)
     assert state.result is not None
     error = state.result["error"]
@@ -291,7 +291,7 @@ async def test_a_call_that_no_minute_holds_ends_its_job_and_says_why() -> None:
 async def test_a_call_that_is_too_large_for_one_provider_goes_to_another() -> None:
     small, large = Windowed(SMALL), Windowed(PLENTY)
     remotes = [Remote("small", small, SMALL), Remote("large", large, PLENTY)]
-    async with World(budgets=("small", "large")).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         assert (await process.ended((await process.submit("x" * 6000)).job)).status == "completed"
     assert (len(small.sent), len(large.sent)) == (0, 1)
 

@@ -17,6 +17,7 @@ from eco2.broker.embedded.subscription import Following, Standing
 from eco2.broker.topology import Topology
 from eco2.ports import Delivery, Express, Record, Start, ignore
 from tests.support.virtual_clock import Arguments, VirtualLoop
+from tests.support.world import Process, World
 
 HEARTBEAT = 10.0
 """Seconds of standing still after which the broker closes the connection."""
@@ -160,3 +161,23 @@ class Freezable(Embedded):
             return self.freezer.context.copy().run(express, body)
 
         return super().serve(service, handled, answered)
+
+
+class Freezing(World):
+    """A world whose processes can stand still."""
+
+    def connection(self) -> Freezable:
+        return Freezable(self.topology, self.server)
+
+    def context(self, process: Process) -> Context:
+        return freezable(process).freezer.context.copy()
+
+    async def freeze(self, process: Process, seconds: float) -> None:
+        """The process stands still for so long."""
+        await freezable(process).freeze(seconds)
+
+
+def freezable(process: Process) -> Freezable:
+    """The process's connection, by which it can be frozen."""
+    assert isinstance(process.broker, Freezable)
+    return process.broker

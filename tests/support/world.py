@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, Quota, Rpc, no_gate
+from eco2.ports import Broker, Model, Quota, no_gate
 from eco2.quota.member import Member
 from eco2.service import Component, run
 from eco2.tokens.estimate import Counting
@@ -221,15 +222,10 @@ class Process:
         return state
 
 
-def itself(rpc: Rpc) -> Rpc:
-    return rpc
-
-
 class World:
-    """`budgets`: names of the providers whose budgets its processes share. `spending`: what was paid per day
-    is written down."""
+    """`spending`: what was paid per day is written down."""
 
-    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
+    def __init__(self, chaos: Chaos = CALM, spending: bool = False) -> None:
         self.spending = spending
         self.topology = Topology(pipelines=("ask",), services=("sweep",))
         self.server = Server(chaos, clock=VirtualClock.now)
@@ -237,6 +233,10 @@ class World:
     def connection(self) -> Embedded:
         """A process's way to the broker."""
         return Embedded(self.topology, self.server)
+
+    def context(self, _: Process) -> ContextVars | None:
+        """What a process runs in; None for the one of its starter."""
+        return None
 
     def components(
         self,
@@ -246,10 +246,9 @@ class World:
         concurrency: int = 10,
         name: str = "w",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> tuple[Process, list[Component]]:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
-        gateway. `rpc`: what stands between its share of the budgets and the broker."""
+        gateway."""
         broker = self.connection()
         journal = Journal(broker, KEEP, VirtualClock.now, monotonic=monotonic)
         process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
@@ -259,7 +258,7 @@ class World:
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
         if remotes:
-            components += shares(process, remotes, rpc(broker))
+            components += shares(process, remotes)
             components += worker(process, prefetch, self.spending)
         return process, components
 
@@ -271,11 +270,12 @@ class World:
         concurrency: int = 10,
         name: str = "w",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> Process:
         """A running process, once its view is filled; end it by `leave` or `kill`."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
-        process.task = asyncio.get_running_loop().create_task(run(components, process.stop))
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
+        process.task = asyncio.get_running_loop().create_task(
+            run(components, process.stop), context=self.context(process)
+        )
         await process.journal.filled.wait()
         return process
 
@@ -288,10 +288,9 @@ class World:
         concurrency: int = 10,
         name: str = "w",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> AsyncIterator[Process]:
         """A running process, once its view is filled; on leaving it stops in order."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
         async with asyncio.TaskGroup() as group:
             group.create_task(run(components, process.stop))
             await process.journal.filled.wait()
@@ -321,7 +320,7 @@ def skewed(
     if model is None:
         deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
         return process, [*components, Component("deadlines", LastResort(journal, deadlines, presence).run)]
-    components += shares(process, [Remote("scripted", model)], broker)
+    components += shares(process, [Remote("scripted", model)])
     return process, [*components, *worker(process, 10, spending=False)]
 
 
@@ -345,7 +344,7 @@ def monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-def shares(process: Process, remotes: Sequence[Remote], rpc: Rpc) -> Sequence[Component]:
+def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
     """The providers of a process, and its shares in their budgets."""
     components: list[Component] = []
     for remote in remotes:
