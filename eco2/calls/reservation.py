@@ -3,8 +3,10 @@
 What it guarantees: no byte leaves without a grant that is fresh at that very moment, and never longer after
 the fence than `LEASE`; an unused grant goes back at once; the provider's count replaces the estimate.
 
-The fence: a process that was frozen or cut off does not know that its jobs were taken over. So a call begins
-only after a barrier of the journal, and so soon after it that nobody can have waited out our silence.
+The fence: a process that was frozen or cut off does not know that its jobs were taken over. A grant is read
+in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of a
+provider without a budget begins only after a barrier of the journal, and so soon after it that nobody can have
+waited out our silence.
 """
 
 import asyncio
@@ -71,7 +73,7 @@ class Reservation(Generic[Answer]):
     _passed_at: float | None = field(default=None, init=False)
 
     async def acquire(self) -> None:
-        """Waits for the call's grant, and then for the fence."""
+        """Waits for the call's grant; without a budget, for the fence."""
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
@@ -89,7 +91,8 @@ class Reservation(Generic[Answer]):
             self._outcome = "refunded"  # unless it is used
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
-        self._passed_at = await self.fence.check(self.caller, self._passed_at)
+        else:
+            self._passed_at = await self.fence.check(self.caller, self._passed_at)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:
         """Opens the gate of the call: the adapter awaits it right before the first byte.
