@@ -167,7 +167,7 @@ TIME = Row(
         ),
         stack(
             "Mean wait and work of a call",
-            "A call waits for its turn (slot, grant of the budget, fence), then the provider answers.",
+            "A call waits for its turn (slot, grant of the budget), then the provider answers.",
             Query(mean(calls, "eco2_call_wait_seconds"), "waiting for its turn"),
             Query(mean(here, "eco2_call_seconds"), "at the provider"),
             unit="s",
@@ -417,7 +417,7 @@ BROKER = Row(
         ),
         chart(
             "Barriers",
-            "From writing a marker to reading it. Every paid call waits for one.",
+            "From writing a marker to reading it. Look-ups of jobs wait for one, and calls without limits.",
             *quantiles(here("eco2_barrier_seconds_bucket")),
             unit="s",
         ),

@@ -171,7 +171,7 @@ CALLS = (
     histogram(
         "eco2_call_wait_seconds",
         "worker",
-        "Seconds that a call waited before it was sent: for a slot, a grant and the fence.",
+        "Seconds that a call waited before it was sent: for a slot and a grant (without limits: a barrier).",
         "provider",
         bounds=WAIT_BOUNDS,
     ),
