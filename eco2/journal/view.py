@@ -90,8 +90,7 @@ class View:
         self._earliest = earliest or clock
         self._steady = steady or clock
         self.monotonic = monotonic
-        writer = uuid.uuid4().hex[:16]
-        self.writers = Writers(writer, f"{writer}.leader")
+        self.writers = Writers(uuid.uuid4().hex[:16])
         self._budgets: dict[str, Budget] = {}
         self._keep_payloads = keep_payloads
         self._replies_left = replies

@@ -30,7 +30,7 @@ from eco2.event import (
 )
 from eco2.pacer import SPAN, Counting, Limits, Pacer
 from eco2.quota.throttle import Throttle
-from eco2.writers import Writers
+from eco2.writers import DRIFT, Writers
 
 GRANT_LIFE = 0.2
 """Seconds from a decision until its call must have left: half of the pacer's transit guard."""
@@ -100,6 +100,7 @@ class Budget:
         self._wrote_at = -math.inf
         self._named: dict[tuple[str, bool], tuple[float, Limits]] = {}
         self._known_from: float | None = None
+        self._seconds_read = 0.0
         self._backoff = 1.0
         self._largest = math.inf
 
@@ -151,6 +152,8 @@ class Budget:
         self._begin_epoch(offset, header, record.epoch, now)
 
     def _begin_epoch(self, offset: int, header: Header, number: int, now: float) -> None:
+        if self._epochs:
+            self._seconds_read += (self._epochs[-1].last - self._epochs[-1].opened) * (1 - DRIFT)
         self.epoch, self.leader, self.after = number, header.writer, offset
         self._epochs.append(_Epoch(number, header.writer, header.sent, header.sent))
         if self._known_from is None:
@@ -217,18 +220,28 @@ class Budget:
             end = min(end, epoch.opened + ahead)
         return found[::-1]
 
-    def limits(self, now: float, own: Limits) -> Limits:
-        """Returns the lowest limits that any process has: given to one that runs, or named a minute ago."""
+    def limits(self, now: float, own: Limits, *, named: bool = True) -> Limits:
+        """Returns the lowest limits that any process has: given to one that runs, or named a minute ago.
+
+        `named`: False leaves out those that were named; an answer of the provider may be an error.
+        """
         for (writer, given), (at, limits) in list(self._named.items()):
             if now - (self._writers.heard(writer) if given else at) > SPAN:
-                del self._named[writer, given]
-            else:
+                del self._named[writer, given]  # a process that asks again gives them again
+            elif given or named:
                 own = own.lowest(limits)
         return own
 
     def is_known(self, now: float) -> bool:
-        """Returns True once all grants that count were read: the first epoch that was read is old enough."""
-        return self._known_from is not None and now - self._known_from >= SPAN
+        """Returns True once all grants that count were read: the first epoch that was read is old enough.
+
+        A process that reads them late knows by the leaders' own clocks how long their epochs were.
+        """
+        if self._known_from is None:
+            return False
+        last = self._epochs[-1]
+        seconds = self._seconds_read + now - last.opened - self._writers.ahead(last.writer, now)
+        return max(seconds, now - self._known_from) >= SPAN
 
     def decide(
         self,
@@ -244,10 +257,10 @@ class Budget:
         """
         if not (self.leading and self._writers.is_current(now)):
             return None
-        limits = self.limits(now, limits)
+        self._largest = self.limits(now, limits, named=False).tokens or math.inf
         if self._pacer is None:
             self._pacer = self._begin(now, limits, counting)
-            self._largest = limits.tokens or math.inf
+        limits = self.limits(now, limits)
         self._pacer.limit(limits, self._throttle.at(now), now)
         calls: list[GrantedCall] = []
         for request in self._next(now, rank):
@@ -282,11 +295,13 @@ class Budget:
 
     def _begin(self, now: float, limits: Limits, counting: Counting) -> Pacer:
         """Returns the pacer of a new term, with all grants of the last minute, as late as they can be."""
-        pacer = Pacer(limits, now, counting)
+        spending = self.spending(now)
         if not self.is_known(now):
-            return pacer
+            largest = max((call.request.tokens for _, call in spending), default=0.0)
+            return Pacer(limits, now, counting, largest)
+        pacer = Pacer(limits, now, counting)
         pacer.clear()
-        for at, call in self.spending(now):
+        for at, call in spending:
             pacer.grant(at, call.request.id, call.request.tokens, call.request.kind)
             if call.counted is not None:
                 pacer.settle(call.request.id, call.counted)

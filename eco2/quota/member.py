@@ -5,6 +5,7 @@ grant is read by its asker in the same order as all other records, so it is perm
 """
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Callable
@@ -44,6 +45,8 @@ BEAT = 1.0
 """Seconds between two live messages of a process whose calls wait."""
 ABSENCE = 15.0
 """Seconds of silence after which the requests of a process are dropped."""
+RENEWAL = 60.0
+"""Seconds after which a process that asks writes its limits again."""
 MIN_WAIT = 0.001
 """Seconds: timers are no finer."""
 AGAIN = Backoff(0.1, 2.0)
@@ -139,11 +142,12 @@ class Member:
         self._topic = f"budget.{name}"
         self._hearing: Subscription | None = None
         self._limits = limits
-        self._named = Limits()
+        self._limits_given = -math.inf
         self._current = current
         self._counting = counting
         self._clock = clock
-        self._writer = log.writers.own[1]
+        self._writer = f"{log.writers.own[0]}.{name}"  # its own: each budget numbers its messages
+        log.writers.own += (self._writer,)
         self.budget = Budget(name, self._writer, log.writers, current)
         self._waiting: dict[str, _Waiting] = {}
         self._asked = count(1)
@@ -204,6 +208,7 @@ class Member:
                 offset=request.offset,
                 started=request.started,
             )
+            self._give_limits()
             waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
             asking = self._log.put(call)
             try:
@@ -232,9 +237,15 @@ class Member:
 
     def update_limits(self, limits: Limits) -> None:
         """Applies limits that the provider's answers name; they count for a minute."""
-        self._named = limits
         named = LimitsNamed(budget=self.name, requests=limits.requests, tokens=limits.tokens)
         self.put(named)
+
+    def _give_limits(self) -> None:
+        """Writes this process's limits, unless it did lately: who starts does not read what is old."""
+        now, own = self._clock(), self._limits
+        if now - self._limits_given >= RENEWAL:
+            self._limits_given = now
+            self.put(LimitsNamed(budget=self.name, requests=own.requests, tokens=own.tokens, given=True))
 
     def _refuse(self, waiting: _Waiting) -> None:
         """Ends the wait of a call whose run was replaced: nobody grants it."""
@@ -254,8 +265,7 @@ class Member:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Grants while it leads, until `stop` is set."""
-        own = self._limits
-        self.put(LimitsNamed(budget=self.name, requests=own.requests, tokens=own.tokens, given=True))
+        self._give_limits()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(part) for part in (self._lead(), self._beat())]
             await stop.wait()
@@ -301,7 +311,7 @@ class Member:
     def _due(self, now: float) -> BudgetEvent | None:
         """Returns what this process has to write now as the leader, or to become it."""
         budget = self.budget
-        record = budget.decide(now, self._limits.lowest(self._named), by_rank, self._counting)
+        record = budget.decide(now, self._limits, by_rank, self._counting)
         if record is not None:
             return record
         if absent := budget.absent(now, ABSENCE):

@@ -313,3 +313,39 @@ async def test_when_the_leader_dies_the_others_go_on_and_exceed_nothing(installa
     print(f"the next call went out {pause:.2f} s after the death")
     assert pause < 20
     load.check(60.0, installation.span, installation.least_used)
+
+
+@conforms(PLENTY)
+async def test_calls_side_by_side_are_all_granted(installation: Installation) -> None:
+    _, process = await join(installation, 2)
+    provider = Provider()
+    began = monotonic()
+    await asyncio.gather(*(provider.call(process.quota, request(number)) for number in range(300)))
+    print(f"300 calls side by side: {monotonic() - began:.2f} s")
+    assert len(provider.arrived) == 300
+
+
+@conforms(PLENTY)
+async def test_when_the_leader_leaves_in_order_another_grants(installation: Installation) -> None:
+    processes = await join(installation, 2)
+    leader = installation.leading()
+    assert leader is not None
+    (other,) = (process for process in processes if process is not leader)
+    await leader.leave()
+    assert await Provider().call(other.quota, request()) < 20
+    assert installation.leading() is other
+
+
+@conforms(PLENTY)
+async def test_when_all_connections_go_calls_are_granted_again(installation: Installation) -> None:
+    processes = await join(installation, 2)
+    provider = Provider()
+    async with asyncio.TaskGroup() as group:
+        for number in range(300):
+            group.create_task(provider.call(processes[number % 2].quota, request(number)))
+        await asyncio.sleep(0)
+        for process in processes:
+            process.cut()
+    assert len(provider.arrived) == 300
+    for process in processes:
+        await provider.call(process.quota, request())

@@ -12,7 +12,6 @@ from eco2.event import (
     CallCompleted,
     Done,
     Event,
-    Large,
     Marker,
     Queued,
     Released,
@@ -39,7 +38,6 @@ EVENTS: list[Event] = [
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
     Spent(ts=1.0, day="2026-11-26", usd="0.0029", up_to_offset=7),
-    Large(ts=1.0, budget="openai", tokens=40_000.0),
 ]
 
 
@@ -95,7 +93,6 @@ BEYOND: list[dict[str, object]] = [
     queued_as(pipeline="p\nq"),
     run(0),
     run(10**30),
-    {"type": "large", "ts": 1, "budget": "b", "tokens": 1e300},
     *(stage(name) for name in NAMES),
     *(stage(seq=seq) for seq in (-1, 10**30, "1e9")),
     *(stage(progress=progress) for progress in (-1, 101)),

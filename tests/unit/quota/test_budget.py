@@ -229,6 +229,43 @@ def test_a_new_leader_that_has_not_read_the_last_minute_takes_it_as_spent() -> N
     assert at_once[False] == 0
 
 
+def test_a_new_leader_that_has_not_read_the_last_minute_counts_a_large_call_that_it_has_read() -> None:
+    """Evenly spent, the minute before would have no room for it."""
+    limits = Limits(tokens=6000.0)
+    reader = Reader(known=False)
+    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("other", requested("large", tokens=1800.0), 0.5)
+    reader.read("leader", granting(1, 0.5, "large"), 0.5)
+    reader.lead(1.0)
+    for number in range(60):
+        reader.read("me", requested(str(number)), 1.0)
+    calls = 0
+    for tenths in range(10, 600):
+        reader.read("me", Leads(budget=NAME, epoch=2), tenths / 10)
+        while names := reader.decide(tenths / 10, limits):
+            reader.read("me", granting(2, tenths / 10, *names), tenths / 10)
+            calls += len(names)
+    assert 0 < calls * 100 <= 6000 - 1800
+
+
+@pytest.mark.parametrize("leaders", [1, 2])
+def test_a_process_that_starts_knows_the_last_minute_by_the_leaders_clocks(leaders: int) -> None:
+    reader = Reader(known=False)
+    reader.offset += 1
+    for number in range(1, leaders + 1):
+        for n, (record, sent) in enumerate(
+            [(opened(number, reader.budget.after), 5.0), (None, 66.0 / leaders)]
+        ):
+            record = record or Leads(budget=NAME, epoch=number)
+            header = Header(f"leader {number}", n + 1, sent, -1)
+            reader.offset += 1
+            assert reader.writers.take(reader.offset, header, 1000.0)  # all of it at its start
+            reader.budget.apply(reader.offset, header, record, 1000.0)
+    assert reader.budget.is_known(1000.0) == (leaders == 1)
+    reader.lead(1001.0)
+    assert reader.budget.is_known(1001.0) == (leaders == 1)
+
+
 def test_what_the_provider_counted_takes_the_place_of_the_estimate() -> None:
     reader = Reader()
     reader.lead(0.0)
