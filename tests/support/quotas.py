@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
+from eco2.broker.embedded.subscription import Following, Standing
 from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
 from eco2.event import BudgetEvent, decode_message
@@ -91,15 +92,18 @@ class Line(Embedded):
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
-    ):  # type: ignore[no-untyped-def]
+    ) -> Following:
         return super().tail(start, lambda record: self._deliver(partial(on_record, record)), on_replaced)
 
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._speaking.is_set():
             super().broadcast(topic, body)
 
-    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]):  # type: ignore[no-untyped-def]
-        return super().subscribe(pattern, lambda topic, body: self._deliver(partial(on_message, topic, body)))
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+        def deliver(topic: str, body: bytes) -> None:
+            self._deliver(partial(on_message, topic, body))
+
+        return super().subscribe(pattern, deliver)
 
     def _deliver(self, callback: Callable[[], None]) -> None:
         if self._hearing.is_set():

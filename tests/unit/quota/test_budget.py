@@ -249,21 +249,21 @@ def test_a_new_leader_that_has_not_read_the_last_minute_counts_a_large_call_that
 
 
 @pytest.mark.parametrize("leaders", [1, 2])
-def test_a_process_that_starts_knows_the_last_minute_by_the_leaders_clocks(leaders: int) -> None:
+@pytest.mark.parametrize(("seconds", "known"), [(59.0, False), (61.0, True)])
+def test_a_process_that_starts_knows_by_the_leaders_clocks_whether_it_has_read_a_minute(
+    leaders: int, seconds: float, known: bool
+) -> None:
     reader = Reader(known=False)
-    reader.offset += 1
-    for number in range(1, leaders + 1):
-        for n, (record, sent) in enumerate(
-            [(opened(number, reader.budget.after), 5.0), (None, 66.0 / leaders)]
-        ):
-            record = record or Leads(budget=NAME, epoch=number)
-            header = Header(f"leader {number}", n + 1, sent, -1)
+    for epoch in range(1, leaders + 1):
+        first: list[tuple[BudgetEvent, float]] = [(opened(epoch, reader.budget.after), 5.0)]
+        for record, sent in [*first, (Leads(budget=NAME, epoch=epoch), 5.0 + seconds / leaders)]:
             reader.offset += 1
+            header = Header(f"leader {epoch}", 1 if record is first[0][0] else 2, sent, -1)
             assert reader.writers.take(reader.offset, header, 1000.0)  # all of it at its start
             reader.budget.apply(reader.offset, header, record, 1000.0)
-    assert reader.budget.is_known(1000.0) == (leaders == 1)
-    reader.lead(1001.0)
-    assert reader.budget.is_known(1001.0) == (leaders == 1)
+    assert reader.budget.is_known(1000.0) == known
+    reader.lead(1000.5)
+    assert reader.budget.is_known(1000.5) == known
 
 
 def test_what_the_provider_counted_takes_the_place_of_the_estimate() -> None:
