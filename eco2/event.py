@@ -30,6 +30,12 @@ Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\
 """The name of a pipeline or stage: on one line, since it becomes a line of an event stream."""
 Seq = Annotated[int, Meta(ge=0, le=1_000_000)]
 Offset = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]
+"""Seconds of a monotonic clock, which may begin anywhere."""
+Tokens = Annotated[float, Meta(ge=0, le=1e12)]
+Limit = Annotated[float, Meta(gt=0, le=1e12)]
+"""Of requests or tokens a minute."""
+Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 MAX_USD = Decimal(1_000_000)
 """Of one day, or one stage."""
 
@@ -64,9 +70,9 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "numb
     """
 
     writer: str
-    number: int
-    sent: float
-    seen: int
+    number: Number
+    sent: Moment
+    seen: Offset
 
 
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
@@ -245,8 +251,8 @@ class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested
     job: str
     run: str
     kind: str
-    tokens: float
-    offset: int = -1
+    tokens: Tokens
+    offset: Offset = -1
     started: bool = False
 
 
@@ -260,7 +266,7 @@ class CallCounted(_BudgetEvent, frozen=True, kw_only=True, tag="call_counted"):
     """The provider counted call `id` as `tokens`."""
 
     id: str
-    tokens: float
+    tokens: Tokens
 
 
 class CallThrottled(_BudgetEvent, frozen=True, kw_only=True, tag="throttled"):
@@ -276,8 +282,8 @@ class LimitsNamed(_BudgetEvent, frozen=True, kw_only=True, tag="limits"):
     `given`: by its settings, so they hold while it runs. Else a provider's answer named them.
     """
 
-    requests: float | None = None
-    tokens: float | None = None
+    requests: Limit | None = None
+    tokens: Limit | None = None
     given: bool = False
 
 
@@ -287,7 +293,7 @@ class EpochOpened(_BudgetEvent, frozen=True, kw_only=True, tag="epoch"):
     The comparison makes it a compare-and-set: a leader that still writes stays. `after` is -1 for the first.
     """
 
-    epoch: int
+    epoch: Number
     after: Offset
 
 
@@ -295,28 +301,28 @@ class GrantedCall(msgspec.Struct, frozen=True, gc=False):
     """Call `id` may be sent before `by`, a time of its asker's own clock. `tokens`: as requested."""
 
     id: str
-    by: float
-    tokens: float
+    by: Moment
+    tokens: Tokens
 
 
 class CallsGranted(_BudgetEvent, frozen=True, kw_only=True, tag="granted"):
     """The leader grants `calls`, decided at `at` of its own clock; void unless it leads in `epoch`."""
 
-    epoch: int
-    at: float
+    epoch: Number
+    at: Moment
     calls: tuple[GrantedCall, ...]
 
 
 class Leads(_BudgetEvent, frozen=True, kw_only=True, tag="leads"):
     """The leader has nothing to grant and is still there."""
 
-    epoch: int
+    epoch: Number
 
 
 class WriterAbsent(_BudgetEvent, frozen=True, kw_only=True, tag="absent"):
     """The leader has not heard from `writer` for long: its requests are dropped."""
 
-    epoch: int
+    epoch: Number
     writer: str
 
 
