@@ -93,6 +93,7 @@ class Budget:
         self._current = current
         self._epochs: deque[_Epoch] = deque()
         self._throttle = Throttle()
+        self._throttled: deque[tuple[Header, CallThrottled, _Call]] = deque(maxlen=100)
         self._pacer: Pacer | None = None
         self._issued: set[str] = set()
         self._led_at = -math.inf
@@ -118,7 +119,7 @@ class Budget:
             case CallReleased():
                 self._remove(record.id)
             case CallCounted() | CallThrottled():
-                self._answered(record, now)
+                self._answered(header, record, now)
             case LimitsNamed():
                 self._named.pop((header.writer, record.given), None)
                 self._named[header.writer, record.given] = (now, Limits(record.requests, record.tokens))
@@ -131,18 +132,22 @@ class Budget:
                     return self._led(offset, header, record, now)
         return ()
 
-    def _answered(self, record: CallCounted | CallThrottled, now: float) -> None:
+    def _answered(self, header: Header, record: CallCounted | CallThrottled, now: float) -> None:
         """Notes what the provider said of a call, unless the call is too old to count."""
         call = next((epoch.calls[record.id] for epoch in self._epochs if record.id in epoch.calls), None)
         if call is None:
             return
         if isinstance(record, CallThrottled):
-            granted = call.at + self._writers.ahead(call.leader, now)
-            self._throttle = self._throttle.pushed_back(now, granted, record.retry_after)
+            self._throttled.append((header, record, call))
+            self._push_back(now, record, call, now)
         elif call.counted is None:
             call.counted = record.tokens
             if self._pacer is not None:
                 self._pacer.settle(record.id, record.tokens)
+
+    def _push_back(self, at: float, record: CallThrottled, call: _Call, now: float) -> None:
+        granted = call.at + self._writers.ahead(call.leader, now)
+        self._throttle = self._throttle.pushed_back(at, granted, record.retry_after)
 
     def _open(self, offset: int, header: Header, record: EpochOpened, now: float) -> None:
         if (record.epoch, record.after) != (self.epoch + 1, self.after):
@@ -295,6 +300,9 @@ class Budget:
 
     def _begin(self, now: float, limits: Limits, counting: Counting) -> Pacer:
         """Returns the pacer of a new term, with all grants of the last minute, as late as they can be."""
+        self._throttle = Throttle()  # what this process read at its start, it took for new
+        for header, record, call in self._throttled:
+            self._push_back(header.sent + self._writers.ahead(header.writer, now), record, call, now)
         spending = self.spending(now)
         if not self.is_known(now):
             largest = max((call.request.tokens for _, call in spending), default=0.0)

@@ -300,6 +300,25 @@ async def test_a_429_slows_every_process_down_and_the_next_leader_too() -> None:
 
 
 @virtual
+async def test_a_process_that_starts_does_not_take_an_old_429_for_a_new_one() -> None:
+    async with fleet(LIMITS) as world:
+        first = await world.join()
+        await calm(world)
+        async with granted(first.quota, request()) as grant:
+            grant.confirm()
+            grant.throttled(30.0)
+        for offset in range(30):
+            await world.call(first, request(offset))
+            await asyncio.sleep(10)
+        await first.die()
+        second = await world.join()
+        began = monotonic()
+        await world.call(second, request())
+        assert monotonic() - began < 4
+        assert second.member.budget.factor(monotonic()) == 1.0
+
+
+@virtual
 async def test_the_lowest_limit_of_all_processes_holds_while_its_process_runs() -> None:
     async with fleet(LIMITS) as world:
         one, low = await world.join(), await world.join(Limits(requests=12.0))
