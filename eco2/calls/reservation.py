@@ -4,9 +4,9 @@ What it guarantees: no byte leaves without a grant that is fresh at that very mo
 the fence than `LEASE`; an unused grant goes back at once; the provider's count replaces the estimate.
 
 The fence: a process that was frozen or cut off does not know that its jobs were taken over. A grant is read
-in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of a
-provider without a budget begins only after a barrier of the journal, and so soon after it that nobody can have
-waited out our silence.
+in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of
+a provider without a budget begins only after a barrier of the journal, and so soon after it that nobody can
+have waited out our silence.
 """
 
 import asyncio
