@@ -75,7 +75,7 @@ chart: setup ## Check the Helm chart: lint, schemas, checkov (KEDA_CRD= names KE
 	@scripts/setup-chart
 	@$(BIN)/python -m tests.chart
 
-# Resolves anew for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
+# Resolves again for every Python from 3.11 on. Needs uv (https://docs.astral.sh/uv) on the PATH, and names no
 # package index, so that the locks work with whichever one is configured.
 COMPILE := uv pip compile --no-config --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --system-certs --custom-compile-command 'make lock' $(LOCK_ARGS)

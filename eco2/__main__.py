@@ -1,6 +1,6 @@
 """The program: `python -m eco2`, and the script `eco2`.
 
-A process that decodes pictures runs this file once more, under another name: it imports nothing for that.
+A process that decodes pictures runs this file again, under another name: it imports nothing for that.
 """
 
 

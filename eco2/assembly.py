@@ -132,7 +132,7 @@ async def process(
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
         probes = parts.probes(stop, listening, own=False)
-        yield [*core, probes, parts.last_resort(), parts.gateway(listening)]
+        yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
     budgets = parts.budgets()
     async with open_models(settings, budgets.update_limits) as models:
@@ -227,7 +227,7 @@ class _Parts:
             drain_grace=settings.drain_grace,
             call_timeout=settings.call_timeout,
             holder_timeout=settings.holder_timeout,
-            keep=settings.view_minutes * 60,
+            window=settings.view_minutes * 60,
             spending=settings.daily_usd is not None,
             default_model=settings.default_model,
         )
@@ -244,11 +244,11 @@ class _Parts:
             budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
         return Provider(name, offer.model, model, concurrency, self.metrics, budget)
 
-    def last_resort(self) -> Component:
-        from eco2.consumers.sweep import Deadlines, LastResort
+    def gateway_deadlines(self) -> Component:
+        from eco2.consumers.sweep import Deadlines, GatewayDeadlines
 
         deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
-        return Component("deadlines", LastResort(self.journal, deadlines, self.presence).run)
+        return Component("deadlines", GatewayDeadlines(self.journal, deadlines, self.presence).run)
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build

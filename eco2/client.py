@@ -54,7 +54,7 @@ MAX_WAIT = 86_400.0
 """Seconds; longer requests to wait come from a wrong clock or proxy."""
 
 File = Upload | str | os.PathLike[str] | bytes | bytearray | BinaryIO
-"""What can be uploaded: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
+"""An upload: a path, bytes, a file that is open for reading bytes, or an `Upload`."""
 
 
 class Refused(PermanentError):
@@ -172,8 +172,8 @@ class Client:
             try:
                 async with aclosing(self._connection(job, position.last_event_id)) as connection:
                     async for event in connection:
-                        if news := position.news(event):
-                            yield news
+                        if new := position.take_new(event):
+                            yield new
                         if event is not None and event.name == "done":
                             return
                 problem = Unavailable("the stream ended before the job did")
@@ -334,14 +334,14 @@ class StreamPosition:
         """Returns whether the connection has been open for that long since its first byte."""
         return self._opened is not None and time.monotonic() - self._opened >= seconds
 
-    def news(self, event: ClientEvent | None) -> ClientEvent | None:
+    def take_new(self, event: ClientEvent | None) -> ClientEvent | None:
         """Returns the event, or its new part, if it is new. None: bytes came that completed no event."""
         if self._opened is None:
             self._opened = time.monotonic()
         if event is None:
             return None
         if event.seq is None:
-            return self._live.news(event)
+            return self._live.take_new(event)
         if event.seq <= self._seq:
             return None
         self._seq, self.last_event_id, self.progress = event.seq, event.id or self.last_event_id, True

@@ -24,7 +24,7 @@ from eco2.pipeline import Upload
 from eco2.settings import Settings
 from eco2.terminal import one_line, visible
 
-CLIENT_PATIENCE = 10.0
+CLIENT_TIMEOUT = 10.0
 """Seconds without an answer after which a scan from the command line gives up."""
 MARKS = {"started": "…", "completed": "[green]✓[/]", "failed": "[red]✗[/]", "cancelled": "[yellow]–[/]"}
 
@@ -52,7 +52,7 @@ async def scan_photo(
     console.print(
         f"Scanning {visible(escape(photo.name))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
     )
-    async with Client(url, patience=CLIENT_PATIENCE) as client:
+    async with Client(url, patience=CLIENT_TIMEOUT) as client:
         given = {field: value for field, value in fields.items() if value is not None}
         job = await client.submit("scan", given, files=files)
         result = await follow(client, job, console)

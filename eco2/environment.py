@@ -77,7 +77,7 @@ def _explain(error: ValidationError) -> list[str]:
         else:
             name, field = _field(location[0])
             given = "" if is_secret(name, field) else f"={shown(str(problem['input']))}"
-            lines.append(f"{name}{given}: {message}. {_cure(field)}")
+            lines.append(f"{name}{given}: {message}. {_advice(field)}")
     return lines
 
 
@@ -98,7 +98,7 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
             if kind == "missing":
                 return f"{name} is missing: set it, or unset all of {provider_variable(provider, '')}…"
             given = "" if is_secret(name, field) else f"={shown(str(value))}"
-            return f"{name}{given}: {message}. {_cure(field)}"
+            return f"{name}{given}: {message}. {_advice(field)}"
         case (provider, key, *_):
             fields = list(ProviderSettings.model_fields)
             close = difflib.get_close_matches(key, fields, n=1)
@@ -113,7 +113,7 @@ def _explain_provider(location: tuple[str, ...], kind: str, message: str, value:
             return f"ECO2_PROVIDERS: {message}. {_PROVIDER_ADVICE}"
 
 
-def _cure(field: FieldInfo) -> str:
+def _advice(field: FieldInfo) -> str:
     if field.is_required():
         return "Correct it."
     return f"Correct it, or unset it for the default ({default_text(field)})."

@@ -361,7 +361,7 @@ _event: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 
 
 _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
-"""What the decoder raises, whatever the bytes: also for lists in lists without end."""
+"""The errors that the decoder can raise, also for lists that are nested too deeply."""
 
 
 def encode_events(events: Sequence[Event]) -> bytes:
@@ -379,8 +379,8 @@ def encode_batch(events: Sequence[bytes], header: Header | None = None) -> bytes
     return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events], header))
 
 
-def sound(text: str) -> str:
-    """`text` with `?` for what UTF-8, and so the wire, cannot hold: halves of surrogate pairs."""
+def replace_surrogates(text: str) -> str:
+    """Replaces half surrogate pairs by `?`: UTF-8, and so the wire, cannot hold them."""
     return text.encode(errors="replace").decode()
 
 

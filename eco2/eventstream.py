@@ -4,7 +4,7 @@ The client uses it; programs with another HTTP library can use it, too.
 """
 
 import re
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -23,7 +23,7 @@ Ending = Literal["started", "completed", "failed", "cancelled"]
 class _Data(msgspec.Struct, frozen=True):
     """The data of an event; other members are ignored."""
 
-    seq: int | None = None
+    seq: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None = None
     status: Ending | None = None
     ts: float | None = None
     progress: int | None = None
@@ -129,7 +129,7 @@ class LiveTexts:
         """Notes a new connection, which may repeat text."""
         self._places = {}
 
-    def news(self, event: ClientEvent) -> ClientEvent | None:
+    def take_new(self, event: ClientEvent) -> ClientEvent | None:
         """Returns the new part of a piece, if any. A text that differs from the shown one starts over."""
         if event.text is None:
             return event

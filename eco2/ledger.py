@@ -86,7 +86,7 @@ class Ledger:
     def earliest(self, now: float, cost: float, margin: float = 0.0) -> float:
         """The first moment from `now` on when `cost` fits if nothing else changes.
 
-        `margin` is room that must be left beside it. What is more than the limit fits an empty window.
+        `margin` is room that must be left beside it. A cost above the limit fits an empty window.
         """
         self._expire(now)
         wanted = cost + margin
@@ -107,7 +107,7 @@ class Ledger:
         return self._first + len(self._times) - 1
 
     def correct(self, key: int, cost: float) -> None:
-        """The entry costs `cost`, and always did. One that has expired stays so."""
+        """Sets the entry's cost as if it had been `cost` from the start; an expired entry stays expired."""
         place = key - self._first
         if place >= self._gone:
             self._put(place, cost)
@@ -133,7 +133,7 @@ class Ledger:
             else:
                 peak = max(peak, self._peak[node + 1] + cost)
                 cost += self._sum[node + 1]
-        # Rounding may have led behind the last entry.
+        # Rounding may have led past the last entry.
         place = min(node - self._size, len(self._times) - 1)
         return self._times[place] + self._span, peak
 

@@ -20,7 +20,7 @@ from structlog.typing import Processor
 
 
 class Logger(BoundLogger):
-    """structlog's, but for this: a line for debugging that nobody wants costs next to nothing."""
+    """structlog's, but for this: a debug line below the level costs next to nothing."""
 
     def debug(self, event: str | None = None, *args: object, **fields: object) -> None:
         if self._logger.isEnabledFor(logging.DEBUG):

@@ -29,10 +29,10 @@ BURST_SECONDS = 2.0
 SNAPSHOT_STEP = 0.1
 """Seconds within which a snapshot joins grants into one entry."""
 SIGMAS = 3.5
-LEARNT = 30
-"""Calls of a kind after which its mean is believed; until then the reserved tokens count."""
-MEMORY = 300
-"""Calls of a kind that its mean is taken over: older ones fade."""
+MIN_CALLS = 30
+"""Calls of a kind from which on its mean is used; until then the reserved tokens count."""
+MAX_CALLS = 300
+"""Calls of a kind over which its mean is taken: older ones fade."""
 
 Counting = Literal["request", "input", "usage"]
 
@@ -45,7 +45,7 @@ class Limits:
     tokens: float | None = None
 
     @property
-    def at_once(self) -> float:
+    def burst_tokens(self) -> float:
         """Tokens that a new leader which knows nothing expects to have been granted just before."""
         return math.inf if self.tokens is None else self.tokens * BURST_SECONDS / SPAN
 
@@ -85,11 +85,11 @@ class CallStats:
     mean: float = 0.0
     variance: float = 0.0
 
-    def seen(self, tokens: float) -> "CallStats":
-        calls = min(self.calls + 1, MEMORY)
-        apart = tokens - self.mean
-        mean = self.mean + apart / calls
-        return CallStats(calls, mean, self.variance + (apart * (tokens - mean) - self.variance) / calls)
+    def with_call(self, tokens: float) -> "CallStats":
+        calls = min(self.calls + 1, MAX_CALLS)
+        deviation = tokens - self.mean
+        mean = self.mean + deviation / calls
+        return CallStats(calls, mean, self.variance + (deviation * (tokens - mean) - self.variance) / calls)
 
 
 Spent = tuple[tuple[float, float], ...]
@@ -142,7 +142,7 @@ class Pacer:
         self._order: deque[_Entry] = deque()
         self._kinds: dict[str, CallStats] = {}
         self._variance = 0.0
-        self._told: deque[tuple[float, float]] = deque()
+        self._restored: deque[tuple[float, float]] = deque()
         """(time, variance) of the calls in flight in the snapshot that was restored."""
 
     def __len__(self) -> int:
@@ -156,22 +156,22 @@ class Pacer:
     def snapshot(self, now: float) -> Snapshot:
         """Returns the entries that count at `now`, for another pacer to restore."""
         self._expire(now)
-        flying = [(entry.time, entry.variance) for entry in self._order if self._flies(entry)]
+        in_flight = [(entry.time, entry.variance) for entry in self._order if self._is_in_flight(entry)]
         return Snapshot(
-            _past(_entries(self._requests, now), now),
-            _past(_entries(self._tokens, now), now),
-            _past(heapq.merge(self._told, flying), now),
+            _joined(_entries(self._requests, now), now),
+            _joined(_entries(self._tokens, now), now),
+            _joined(heapq.merge(self._restored, in_flight), now),
         )
 
-    def restore(self, past: Snapshot, now: float) -> None:
+    def restore(self, snapshot: Snapshot, now: float) -> None:
         """Takes the snapshot as everything that was spent; for a pacer that has granted nothing itself.
 
-        What was in flight is known as a sum only: its room is kept until it leaves the window.
+        The calls in flight are known as a sum only: their room is kept until it leaves the window.
         """
-        self._requests = _remembered(self._requests, past.requests, now)
-        self._tokens = _remembered(self._tokens, past.tokens, now)
-        self._told = deque((now - age, variance) for age, variance in past.variances)
-        self._variance = sum(variance for _, variance in self._told)
+        self._requests = _restored_ledger(self._requests, snapshot.requests, now)
+        self._tokens = _restored_ledger(self._tokens, snapshot.tokens, now)
+        self._restored = deque((now - age, variance) for age, variance in snapshot.variances)
+        self._variance = sum(variance for _, variance in self._restored)
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
         """From now on `factor` of `limits` may be used.
@@ -237,7 +237,7 @@ class Pacer:
             if tokens > entry.cost:  # its estimate was too low, and the provider has counted what it was
                 _correct(entry.tokens, tokens)
             return
-        self._kinds[entry.kind] = self._kinds.get(entry.kind, CallStats()).seen(tokens)
+        self._kinds[entry.kind] = self._kinds.get(entry.kind, CallStats()).with_call(tokens)
         _correct(entry.tokens, tokens)
 
     def refund(self, name: str) -> None:
@@ -265,7 +265,7 @@ class Pacer:
     def _estimate(self, tokens: float, kind: str) -> tuple[float, float]:
         """Returns the cost that the call is entered with, and the variance of its tokens."""
         known = self._kinds.get(kind)
-        if self._counting != "usage" or known is None or known.calls < LEARNT:
+        if self._counting != "usage" or known is None or known.calls < MIN_CALLS:
             return tokens, 0.0
         return known.mean, known.variance
 
@@ -274,14 +274,14 @@ class Pacer:
         if entry is None or entry.closed:
             return None
         entry.closed = True
-        self._landed(entry.variance)
+        self._subtract_variance(entry.variance)
         return entry
 
-    def _flies(self, entry: _Entry) -> bool:
+    def _is_in_flight(self, entry: _Entry) -> bool:
         return entry.variance > 0 and not entry.closed and self._entries.get(entry.name) is entry
 
-    def _landed(self, variance: float) -> None:
-        # Sums of floats drift; what is left of nothing must be nothing.
+    def _subtract_variance(self, variance: float) -> None:
+        # Sums of floats drift: without a call in flight the sum must not fall below 0.
         self._variance = max(0.0, self._variance - variance)
 
     def _expire(self, now: float) -> None:
@@ -290,8 +290,8 @@ class Pacer:
             if self._entries.get(entry.name) is entry:
                 self._close(entry.name)
                 del self._entries[entry.name]
-        while self._told and self._told[0][0] + SPAN <= now:
-            self._landed(self._told.popleft()[1])
+        while self._restored and self._restored[0][0] + SPAN <= now:
+            self._subtract_variance(self._restored.popleft()[1])
 
     def _ledger(
         self, ledger: Ledger | None, limit: float | None, now: float, largest: float
@@ -314,7 +314,7 @@ def _entries(ledger: Ledger | None, now: float) -> list[tuple[float, float]]:
     return [] if ledger is None else ledger.entries(now)
 
 
-def _past(entries: Iterable[tuple[float, float]], now: float) -> Spent:
+def _joined(entries: Iterable[tuple[float, float]], now: float) -> Spent:
     """Joins entries within `SNAPSHOT_STEP` seconds, at the time of the last, so that none expires early."""
     spent: list[tuple[float, float]] = []
     began = -math.inf
@@ -327,7 +327,7 @@ def _past(entries: Iterable[tuple[float, float]], now: float) -> Spent:
     return tuple(spent)
 
 
-def _remembered(ledger: Ledger | None, spent: Spent, now: float) -> Ledger | None:
+def _restored_ledger(ledger: Ledger | None, spent: Spent, now: float) -> Ledger | None:
     if ledger is None:
         return None
     known = Ledger(ledger.limit, SPAN, BURST_SECONDS)

@@ -231,9 +231,9 @@ class Rpc(Protocol):
         Handlers run side by side. One that raises sends no reply. When the elected process goes, another
         takes over, and requests that were not answered go to it.
 
-        `express` may get a copy of a request before `handler` gets the request, after it, or never; only
-        while the subscription is attached, but not only while this process is the elected one. What it has
-        broadcast goes out before its answer.
+        `express` may get a copy of a request before or after `handler`, or not at all, and possibly while
+        this process is not the elected one, but only while the subscription is attached. Anything that it
+        broadcasts is sent before its reply.
         """
 
 
@@ -314,13 +314,13 @@ class Grant(Protocol):
     """
 
     @property
-    def by(self) -> float:
+    def expires_at(self) -> float:
         """The time from which the call may not be sent: seconds of the caller's own monotonic clock."""
 
     def confirm(self) -> None:
         """Marks the call as sent; called right before its first byte leaves.
 
-        Raises `GrantExpired` from `by` on: release the grant and acquire another.
+        Raises `GrantExpired` from `expires_at` on: release the grant and acquire another.
         """
 
     def settle(self, tokens: float) -> None:

@@ -33,16 +33,16 @@ def is_invisible(char: str) -> bool:
 
 
 def api_key(text: str) -> str:
-    """Returns the key as it is sent. Raises `ValueError`: HTTP headers carry visible ASCII only."""
+    """Returns the key as it is sent: visible ASCII without quotes. Raises `ValueError`."""
     key = clean(text)
     if not key:
         raise ValueError("it is blank: give the provider's key, or unset the variable")
     if key.lower().startswith("bearer "):
         raise ValueError("give the key alone, without 'Bearer'")
-    if not all("!" <= char <= "~" for char in key):
+    if not all("!" <= char <= "~" and char not in "\"'`\\" for char in key):
         raise ValueError(
-            "it has blanks, line breaks or non-ASCII characters inside, which no header can carry: copy the "
-            "key again"
+            "it has blanks, line breaks, quotes, backslashes or non-ASCII characters inside, which no "
+            "key has: copy the key again"
         )
     return key
 

@@ -87,9 +87,10 @@ def _pipelines(imports: str) -> str:
 
 def _origins(origins: str) -> str:
     for origin in entries(origins):
-        if not re.fullmatch(r"https?://[^/*\s]+", origin):
+        if not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]+)?", origin):
             raise ValueError(
-                f"{origin!r} is no exact origin: write https://app.example, no path, no wildcard"
+                f"{origin!r} is no exact origin as browsers send it: write https://app.example, in lower "
+                "case, other letters as xn--…, no path, no wildcard"
             )
     return origins
 
@@ -127,7 +128,7 @@ def _by_budget(value: int, info: ValidationInfo) -> int:
 
 def entries(text: str) -> tuple[str, ...]:
     """Splits a list that is separated by commas."""
-    return tuple(entry.strip() for entry in text.split(",") if entry.strip())
+    return tuple(filter(None, map(remote.clean, text.split(","))))
 
 
 def _setting(

@@ -52,14 +52,14 @@ class WorkerOptions:
     `default_model`: of jobs that name none; None: that of the best provider.
 
     Seconds: `drain_grace`, which a drain waits for calls in flight; `call_timeout` of one call;
-    `holder_timeout` of a silent holder; `keep`, which views reach back.
+    `holder_timeout` of a silent holder; `window`, which views reach back.
     """
 
     prefetch: int
     drain_grace: float
     call_timeout: float
     holder_timeout: float
-    keep: float
+    window: float
     spending: bool = False
     default_model: str | None = None
 
@@ -91,8 +91,8 @@ def worker_components(core: Core, providers: Sequence[Provider], options: Worker
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
     )
-    keep, spending = options.keep, options.spending
-    sweep = Sweep(broker, journal, holders, core.pipelines, metrics, clock, keep, spending)
+    window, spending = options.window, options.spending
+    sweep = Sweep(broker, journal, holders, core.pipelines, metrics, clock, window, spending)
     return [
         Component("live text", live.run),
         Component("holders", holders.run),

@@ -1,8 +1,8 @@
 """Everything that has to exist at the broker, described once and without I/O.
 
 One description for every declarer: queue arguments that differ between two declarers are a 406 in production.
-Whoever needs a name or an argument of a queue asks here. Nothing but queues and one exchange is needed:
-publishers use the default exchange, listeners bind queues of their own.
+All names and arguments of queues come from here. Only queues and one exchange are needed: publishers use the
+default exchange, subscribers bind queues of their own.
 """
 
 import re
@@ -15,8 +15,8 @@ from eco2.ports import DEAD, DELAYS, delay_queue, jobs_queue, retry_queue
 DELIVERY_LIMIT = 1000
 """Failed deliveries after which the broker itself gives a message up; RabbitMQ 4 would stop after 20.
 
-Rejects and lost connections count. What a nack gives back counts until RabbitMQ 4.2 and not from 4.3 on, so
-the engine bounds give-backs itself (`Delivery.delivery_count`)."""
+Rejects and lost connections count. A nack counts until RabbitMQ 4.2 and not from 4.3 on, so the engine
+bounds the returns itself (`Delivery.delivery_count`)."""
 
 UNLIMITED = 2**31 - 1
 """A delivery limit out of reach, for letters that are looked at any number of times: until RabbitMQ 4.2 each

@@ -48,7 +48,7 @@ class Breaker:
         return Breaker()
 
     def cancelled(self, trial: bool) -> "Breaker":
-        """Notes that a call ended for reasons of its own, which show nothing about the provider."""
+        """Notes that a call ended for a reason that shows nothing about the provider."""
         return replace(self, half_open=False) if trial else self
 
     def failed(self, now: float, trial: bool) -> "Breaker":

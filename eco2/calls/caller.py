@@ -13,7 +13,7 @@ class Scope(Protocol):
     """Ends a run's work early: its time is over, or it is not the current run any more."""
 
     async def checkpoint(self) -> None:
-        """Returns if the run may go on; a run that must end, ends here by a cancellation."""
+        """Returns if the run may continue; a run that must end is cancelled here."""
 
     def in_call(self) -> AbstractContextManager[None]:
         """Marks a call as in flight for the block; a drain waits for it and for its record."""

@@ -1,6 +1,6 @@
 """A provider that this process calls, with all that bounds calls to it: slots, breaker, budget.
 
-What it guarantees: no call goes on waiting for its turn at a provider that went down meanwhile.
+Guarantees: no call keeps waiting for its turn at a provider that has gone down.
 """
 
 import asyncio

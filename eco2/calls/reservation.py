@@ -1,7 +1,7 @@
-"""One call's share of the minute's budget, from the request to what the provider counted, and its fence.
+"""One call's share of the minute's budget, from the request to the provider's count, and its fence.
 
-What it guarantees: no byte leaves without a grant that is fresh at that very moment, and never longer after
-the fence than `LEASE`; an unused grant goes back at once; the provider's count replaces the estimate.
+Guarantees: a request is sent only with an unexpired grant and within `LEASE` seconds of the fence check; an
+unused grant is returned at once; the provider's count replaces the estimate.
 
 The fence: a process that was frozen or cut off does not know that its jobs were taken over. A grant is read
 in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of
@@ -27,7 +27,7 @@ LEASE = 2.0
 """Seconds after the barrier within which the call must begin; far below any time-out of a silent holder."""
 
 
-class Ordered(Protocol):
+class Barrier(Protocol):
     """A journal, as far as the fence needs it."""
 
     async def barrier(self) -> None:
@@ -37,7 +37,7 @@ class Ordered(Protocol):
 class Fence:
     """`monotonic`: seconds of a clock of this process alone."""
 
-    def __init__(self, journal: Ordered, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, journal: Barrier, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._journal = journal
         self._monotonic = monotonic
 

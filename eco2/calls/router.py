@@ -1,10 +1,11 @@
 """Model calls of all jobs of one process: where each goes, and the one layer of retries.
 
-The order: a provider that is up → a slot → a grant of the minute's budget → the fence → the first byte. What
-it guarantees: a call is sent only while its run is the job's current one; a job that names a model gets that
-one and waits for it, and any other goes where it is expected to wait least; while a provider is down, calls
-go elsewhere or wait instead of failing; a provider that refuses a call for its own reasons (a key, a size) is
-asked no more while another is left; and a limit of the provider is waited for, however often it takes.
+The order: a provider that is up → a slot → a grant of the minute's budget → the fence → the first byte.
+Guarantees: a call is sent only while its run is the job's current one; a job that names a model gets that one
+and waits for it, and any other goes where it is expected to wait least; while a provider is down, calls go
+elsewhere or wait instead of failing; a provider that refuses a call for its own reasons (a key, a size) is
+not used for that call again while another is left; and a call waits for a limit of the provider, however
+often it is reached.
 """
 
 import asyncio

@@ -15,7 +15,7 @@ from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.run import ActiveJob
 from eco2.errors import StaleRun
-from eco2.event import sound
+from eco2.event import replace_surrogates
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
@@ -100,7 +100,7 @@ class StageContext(Generic[Input_co]):
     def emit(self, text: str) -> None:
         self._recorder.started()
         run, stage = self._recorder.run, self._recorder.stage
-        self._engine.live.add(self.job_id, run.id, stage.name, self._text, sound(text))
+        self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
         self._text += len(text)
 
     async def _recorded_reply(

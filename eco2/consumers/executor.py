@@ -270,7 +270,7 @@ def translate_errors(recorder: StageRecorder, clock: Clock) -> Iterator[None]:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        # Nobody cancelled the run: the stage awaited something of its own that was cancelled.
+        # The run was not cancelled: the stage awaited something that was cancelled itself.
         raise bug(f"a bug in stage {stage}: a stray cancellation", error) from error
     except Exception as error:
         log.exception("a stage failed by a bug", stage=stage)

@@ -80,24 +80,26 @@ class HolderMonitor:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Answers the queries of others and sends ours, until `stop` is set."""
-        listening = [
+        subscriptions = [
             self._broker.subscribe(QUERY_TOPIC, self._on_query),
             self._broker.subscribe(REPLY_TOPIC, self._on_reply),
         ]
         async with asyncio.TaskGroup() as group:
-            asking = group.create_task(self._send_queries(lambda: all(each.attached for each in listening)))
+            sending = group.create_task(
+                self._send_queries(lambda: all(each.attached for each in subscriptions))
+            )
             await stop.wait()
-            asking.cancel()
-        for each in listening:
+            sending.cancel()
+        for each in subscriptions:
             await each.cancel()
 
-    async def _send_queries(self, hearing: Callable[[], bool]) -> None:
+    async def _send_queries(self, attached: Callable[[], bool]) -> None:
         loop, pause = asyncio.get_running_loop(), self._timeout / QUERIES_PER_TIMEOUT
         last = loop.time()
         while True:
             await self._wanted.wait()
             now = loop.time()
-            connected = hearing() and self._broker.ready and self._broker.blocked is None
+            connected = attached() and self._broker.ready and self._broker.blocked is None
             if not connected or now - last > 2 * pause + 1:
                 for watch in self._watches:
                     watch.since = None  # no reply could have arrived
@@ -153,7 +155,7 @@ async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:
             if reply.jobs[job]:
                 at_work.set()
 
-    listening = broker.subscribe(REPLY_TOPIC, on_reply)
+    subscriptions = broker.subscribe(REPLY_TOPIC, on_reply)
     try:
         async with asyncio.timeout(seconds):
             while not at_work.is_set():
@@ -164,7 +166,7 @@ async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:
     except TimeoutError:
         pass  # no reply by now is silence
     finally:
-        await listening.cancel()
+        await subscriptions.cancel()
     return max(runs, default=None)
 
 

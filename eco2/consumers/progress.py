@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
 from eco2.errors import PermanentError, PermanentFailure, TooLarge
-from eco2.event import Done, sound
+from eco2.event import Done, replace_surrogates
 from eco2.job import JSON, Job
 from eco2.journal.outbox import MAX_PUT_BYTES
 from eco2.journal.state import JobState
@@ -143,4 +143,4 @@ def for_clients(error: PermanentError) -> str:
 
 def truncated(text: str) -> str:
     """Returns the text as the journal can hold it: not too long, no half characters."""
-    return sound(text[:MAX_MESSAGE])
+    return replace_surrogates(text[:MAX_MESSAGE])

@@ -1,4 +1,4 @@
-"""Which jobs run beside each other in one process: all of them, but a suspect runs alone.
+"""Decides which jobs run side by side in one process: all of them, but a suspect runs alone.
 
 After a crash, every job of the process is a suspect. A job that was present in several crashes runs alone
 until it makes progress: if the process crashes again, the job is the cause; if not, it was innocent. So no

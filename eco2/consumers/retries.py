@@ -1,7 +1,7 @@
 """Decides when a job is tried again after a stage has failed, as pure functions.
 
-Two layers, which never multiply: the calls of a stage are sent again at once (`eco2/calls/calls.py`); a job
-whose stage fails nevertheless waits in a queue of the broker, and resumes after its last completed stage.
+Two layers, which never multiply: the calls of a stage are repeated within seconds (`eco2/calls/router.py`); a
+job whose stage fails nevertheless waits in a queue of the broker, and resumes after its last completed stage.
 """
 
 from collections.abc import Sequence

@@ -72,7 +72,7 @@ class CancelScope:
             self.cancel(DRAINED)
 
     async def checkpoint(self) -> None:
-        """Returns if the block may go on and begin something; a block that must end, ends here.
+        """Returns if the block may continue and begin something; a block that must end, ends here.
 
         It also ends a clean-up that would begin something after the scope is over.
         """

@@ -3,7 +3,7 @@
 All workers request it every few seconds, and the broker gives each request to the same worker (single active
 consumer), which thereby leads; no worker needs to know which one does. A repeated sweep, or one with a view
 that lags, is harmless: the first end of a job counts, and an order that comes twice runs once. Where no
-worker lives, all gateways end what is overdue (`LastResort`): they have no connection for requests.
+worker lives, all gateways end overdue jobs (`GatewayDeadlines`): they have no connection for requests.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ INTERVAL = 5.0
 """Seconds between two sweeps."""
 OVERDUE = 5.0
 """Seconds after its deadline at which a job is ended from here: its worker ends it at the deadline."""
-NOT_SWEPT = 15.0
+OVERDUE_AT_GATEWAY = 15.0
 """Seconds after its deadline at which a gateway ends a job although workers live."""
-LOOK = 2.0
-"""Seconds between two looks for jobs that are overdue; one takes 3 ms of CPU for a view of 22,000 jobs."""
+DEADLINE_CHECK_INTERVAL = 2.0
+"""Seconds between two checks for overdue jobs; one takes 3 ms of CPU for a view of 22,000 jobs."""
 MAX_SKEW = 2.0
 """Seconds by which the clock of another process may be ahead."""
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
-FRESH = 4 * INTERVAL
-"""Seconds after which what a sweep saw of the queues is not shown any more."""
-RENEW = 3
-"""A pause, and what was paid, is written again after one so-manieth of the time that views reach back."""
-SPENT_EVERY = 60.0
-"""Seconds after which a new sum of what was paid today is written."""
+MAX_DEPTH_AGE = 4 * INTERVAL
+"""Seconds for which the depths of the queues that a sweep found are shown."""
+RENEWALS_PER_WINDOW = 3
+"""Times that a pause, and the sum paid, is written again within the time that views reach back."""
+SPENT_INTERVAL = 60.0
+"""Seconds after which a new sum of today's spending is written."""
 
 log = get_logger(__name__)
 
@@ -56,40 +56,42 @@ log = get_logger(__name__)
 def overdue(
     jobs: Iterable[JobState], remaining: Callable[[JobState], float], margin: float = OVERDUE
 ) -> Iterator[JobState]:
-    """Those that should have ended by themselves. `remaining`: seconds until a job's deadline."""
+    """Selects the jobs that should have ended by themselves. `remaining`: seconds until a job's deadline."""
     return (job for job in jobs if not job.ended and remaining(job) < -margin)
 
 
-def quiet(jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]) -> Iterator[JobState]:
-    """Those that may have lost their order: nothing happened for long, and nothing waits in their queues.
+def may_lack_order(
+    jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]
+) -> Iterator[JobState]:
+    """Selects the jobs that may have lost their order: long without an event, while their queues are empty.
 
     `empty_since`: by pipeline, since when (Unix seconds) its queues have been empty.
     """
     for job in jobs:
         # A time in the future, by a clock that is ahead, would hide the loss.
-        touched = job.updated_at if job.updated_at <= now + MAX_SKEW else 0.0
-        since = max(touched, empty_since.get(job.pipeline, now))
+        updated_at = job.updated_at if job.updated_at <= now + MAX_SKEW else 0.0
+        since = max(updated_at, empty_since.get(job.pipeline, now))
         if not job.ended and now - since >= LOST_AFTER:
             yield job
 
 
-def renewed_pause(view: View, now: float, keep: float) -> Paused | None:
-    """Returns the pause of the intake again before views that reach back `keep` seconds would miss it."""
+def renewed_pause(view: View, now: float, window: float) -> Paused | None:
+    """Returns the pause of the intake again before views that reach back `window` seconds would miss it."""
     paused = view.paused
-    if paused is None or now - paused.ts <= keep / RENEW:
+    if paused is None or now - paused.ts <= window / RENEWALS_PER_WINDOW:
         return None
     return Paused(ts=now, reason=paused.reason, renewed=True)
 
 
-def spent_event(view: View, now: float, keep: float) -> Spent | None:
-    """Returns what was paid today, for views that do not reach back to the calls; None if it is known."""
+def spent_event(view: View, now: float, window: float) -> Spent | None:
+    """Returns the sum paid today, for views that do not reach back to the calls; None if it is known."""
     spending, day = view.spending, day_of(now)
     total, last = spending.total(day), spending.written
     if not (spending.complete and total):
         return None
     known = last is not None and last.day == day
     age = now - last.ts if last is not None and known else math.inf
-    if age > keep / RENEW or (age > SPENT_EVERY and last and Decimal(last.usd) != total):
+    if age > window / RENEWALS_PER_WINDOW or (age > SPENT_INTERVAL and last and Decimal(last.usd) != total):
         return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", up_to_offset=view.offset)
     return None
 
@@ -123,8 +125,8 @@ class Deadlines:
                 self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
 
 
-class LastResort:
-    """Ends overdue jobs from a gateway where no worker does: all are gone, or none leads a sweep."""
+class GatewayDeadlines:
+    """Ends overdue jobs from a gateway if no worker does: all have stopped, or none leads a sweep."""
 
     def __init__(self, journal: Journal, deadlines: Deadlines, presence: Presence) -> None:
         self._journal = journal
@@ -136,15 +138,15 @@ class LastResort:
         if not await self._journal.ready(stop):
             return
         while not stop.is_set():
-            alone = self._presence.settled and not self._presence.workers()
-            self._deadlines.enforce(OVERDUE if alone else NOT_SWEPT)
+            no_workers = self._presence.is_complete and not self._presence.workers()
+            self._deadlines.enforce(OVERDUE if no_workers else OVERDUE_AT_GATEWAY)
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK * (0.5 + random.random())):
+                async with asyncio.timeout(DEADLINE_CHECK_INTERVAL * (0.5 + random.random())):
                     await stop.wait()
 
 
 class Sweep:
-    """`keep`: seconds that views reach back. `spending`: write down what was paid today."""
+    """`window`: seconds that views reach back. `spending`: whether today's sum is written."""
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class Sweep:
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
         clock: Clock,
-        keep: float,
+        window: float,
         spending: bool = False,
     ) -> None:
         self._broker = broker
@@ -163,7 +165,7 @@ class Sweep:
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
         self._clock = clock
-        self._keep = keep
+        self._window = window
         self._spending = spending
         self._deadlines = Deadlines(journal, pipelines, metrics, clock)
         self._last = -math.inf
@@ -175,19 +177,22 @@ class Sweep:
         metrics.show_queues(self.depths)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Asks for sweeps, and sweeps where it is the leader, until `stop` is set."""
+        """Requests sweeps, and sweeps while it is the leader, until `stop` is set."""
         if not await self._journal.ready(stop):
             return
         serving = self._broker.serve(SERVICE, self._answer)
         async with asyncio.TaskGroup() as group:
-            working = [group.create_task(self._ask()), group.create_task(self._enforce_deadlines())]
+            working = [
+                group.create_task(self._request_sweeps()),
+                group.create_task(self._enforce_deadlines()),
+            ]
             await stop.wait()
             for task in working:
                 task.cancel()
         await serving.cancel()
         self._watch(())
 
-    async def _ask(self) -> None:
+    async def _request_sweeps(self) -> None:
         while True:
             await asyncio.sleep(INTERVAL * (0.5 + random.random()))
             try:
@@ -196,14 +201,14 @@ class Sweep:
                 log.info("no sweep this time", why=str(error))
 
     async def _enforce_deadlines(self) -> None:
-        """Between two sweeps as well, as long as this process must be the leader."""
+        """Ends overdue jobs between two sweeps as well, as long as this process must be the leader."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(DEADLINE_CHECK_INTERVAL)
             if asyncio.get_running_loop().time() - self._last < 2 * INTERVAL:
                 self._deadlines.enforce(OVERDUE)
 
     async def _answer(self, _: bytes) -> bytes:
-        """One sweep, unless there was one just now; all workers ask."""
+        """Sweeps, unless it has just done so: all workers send requests."""
         async with self._sweeping:
             now = asyncio.get_running_loop().time()
             if now - self._last >= INTERVAL / 2:
@@ -212,23 +217,23 @@ class Sweep:
         return b""
 
     async def sweep(self) -> None:
-        """Ends what is overdue, and orders again what lost its order."""
+        """Ends the overdue jobs, and publishes lost orders again."""
         if not self._journal.current:
             log.warning("no sweep: the view of this worker does not follow the journal")
             return
         now, view = self._clock(), self._journal.view
-        if event := renewed_pause(view, now, self._keep):
+        if event := renewed_pause(view, now, self._window):
             self._journal.put(event)
-        if self._spending and (spent := spent_event(view, now, self._keep)):
+        if self._spending and (spent := spent_event(view, now, self._window)):
             self._journal.put(spent)
         self._deadlines.enforce(OVERDUE)
-        await self._look_into_queues(now)
-        candidates = {job.job: job for job in quiet(self._journal.view, now, self._empty_since)}
+        await self._check_queues(now)
+        candidates = {job.job: job for job in may_lack_order(self._journal.view, now, self._empty_since)}
         self._watch(candidates)
         for job_id in self._silent & candidates.keys():
-            await self._order_again(candidates[job_id])
+            await self._publish_order(candidates[job_id])
 
-    async def _look_into_queues(self, now: float) -> None:
+    async def _check_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""
         depths = {DEAD: await self._broker.depth(DEAD)}
         others = {job.pipeline for job in self._journal.view if not job.ended} - self._pipelines
@@ -251,10 +256,10 @@ class Sweep:
     def depths(self) -> dict[str, int]:
         """Returns the messages by queue as of the last sweep; none where that is too long ago."""
         age = asyncio.get_running_loop().time() - self._last
-        return self._depths if age < FRESH else {}
+        return self._depths if age < MAX_DEPTH_AGE else {}
 
     def _watch(self, jobs: Iterable[str]) -> None:
-        """Asks from now on who has an order of these jobs, and of no others."""
+        """Queries from now on which worker has an order of these jobs, and of no others."""
         wanted = set(jobs)
         for gone in self._watched.keys() - wanted:
             self._watched.pop(gone).close()
@@ -263,7 +268,7 @@ class Sweep:
             stack = self._watched[job] = ExitStack()
             stack.enter_context(self._holders.watch(job, None, partial(self._silent.add, job)))
 
-    async def _order_again(self, job: JobState) -> None:
+    async def _publish_order(self, job: JobState) -> None:
         order = await find_order(self._broker, job.job)
         self._silent.discard(job.job)
         if watch := self._watched.pop(job.job, None):  # else the process is stopping

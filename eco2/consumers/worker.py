@@ -100,7 +100,7 @@ class Worker:
                     for pipeline, queue, slots in sources
                 ]
             elif paused is not None and subscriptions:
-                log.warning("paused: jobs in flight go on, no more are taken", reason=paused.reason)
+                log.warning("paused: jobs in flight continue, no more are taken", reason=paused.reason)
                 while subscriptions:
                     await subscriptions.pop(0).cancel()
             await self._changed.wait()

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.auth import OWNER_HEADER, Guard
-from eco2.gateway.body import Room
+from eco2.gateway.body import BodyMemory
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.health import metrics_route, probe_routes, readiness, unserved
@@ -62,7 +62,7 @@ def build(
 ) -> ASGIApp:
     """Returns the gateway. The caller runs `broker` and `journal`; setting `stop` ends the event streams."""
     hub = Hub(journal, stop, config)
-    room = Room(config.upload_room, config.retry_after)
+    memory = BodyMemory(config.upload_room, config.retry_after)
     names = [pipeline.name for pipeline in pipelines]
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
@@ -77,7 +77,7 @@ def build(
             config.daily_usd,
         )
         lookup = Lookup(journal, pipeline)
-        submit = SubmissionEndpoint(pipeline, acceptance, room, metrics, config)
+        submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
         stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config)
         routes += job_routes(pipeline, submit, stream, ResultEndpoint(lookup, config))
     for prefix in PREFIXES:

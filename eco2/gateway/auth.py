@@ -19,7 +19,7 @@ from eco2.gateway.problem import Unauthorized, problem
 
 OWNER_HEADER = "X-User-ID"
 LOOPBACK = ("localhost", "*.localhost", "127.0.0.1", "[::1]")
-"""Names of a machine for itself. Only these cannot be made to resolve to it by somebody else."""
+"""Names of a machine for itself. Only these cannot be made to resolve to it by another party."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS", "TRACE")
 PROBES = ("/healthz", "/readyz")
 """Paths that load balancers request by address, whatever the hosts are; they reveal nothing."""

@@ -1,14 +1,15 @@
 """Reads a request's body as a `Form`, under limits of size, time and memory.
 
 Guarantees: a body that is too large is never held whole; all bodies of a process together stay within its
-`Room`; members that the pipeline does not declare are skipped in C and never become Python objects. Files
-stay in memory (the limits bound them), so that the process needs no writable disk.
+`BodyMemory`; members that the pipeline does not declare are skipped in C and never become Python objects.
+Files stay in memory (the limits bound them), so that the process needs no writable disk.
 """
 
 import asyncio
 import codecs
 import hashlib
 import json
+import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from eco2.pipeline import AnyPipeline, Form, Upload
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
-Cover = Callable[[int], None]
+Reserve = Callable[[int], None]
 """Reserves memory for a request of so many bytes in all. Raises `OverCapacity`."""
 
 TOO_LARGE = "the request is larger than {:g} MB; send a smaller one"
@@ -36,20 +37,21 @@ MAX_PARTS = 20
 """Fields, and files, of one multipart form."""
 MAX_INLINE = 64 * 1024
 """Bytes of a body that are decoded and hashed on the event loop; larger ones, on a thread, one at a time."""
-MAX_VALUES = 250_000
-"""Values inside one member of a JSON body: each becomes a Python object of some 64 bytes (`VALUE_SIZE`)."""
+MAX_VALUES = 40_000
+"""Values of a JSON body: each becomes a Python object of some 64 bytes (`VALUE_SIZE`), and hashing it may
+hold the interpreter for two microseconds."""
 VALUE_SIZE = 64
-MAX_NUMBER = 400
-"""Characters of a JSON number; Python could not print a longer one."""
+MAX_NUMBER = 200
+"""Characters of a JSON number; the time to read and print one grows with the square of its length."""
 MAX_CONTENT_TYPE = 1_000
 """Characters of the header; the parser of its parameters is not linear."""
 FREE_SIZE = 16 * 1024
-"""Bytes of each body that need no room, so that small requests pass while large ones fill it. The limit of
-connections bounds them."""
+"""Bytes of each body that are not reserved, so that small requests pass while large ones fill the memory. The
+limit of connections bounds them."""
 
 
-class Room:
-    """The bytes of bodies that a process may hold at once. `size`: of all; `taken`: of those held now."""
+class BodyMemory:
+    """The memory for request bodies of a process. `size`: bytes of all; `taken`: of those held now."""
 
     def __init__(self, size: int, retry_after: int) -> None:
         self.taken = 0
@@ -57,11 +59,11 @@ class Room:
         self._retry_after = retry_after
 
     @contextmanager
-    def hold(self) -> Iterator[Cover]:
+    def reserving(self) -> Iterator[Reserve]:
         """Yields a function that reserves memory for one request; the end of the block releases it."""
         held = 0
 
-        def cover(size: int) -> None:
+        def reserve(size: int) -> None:
             nonlocal held
             missing = size - FREE_SIZE - held
             if missing <= 0:
@@ -72,7 +74,7 @@ class Room:
             held += missing
 
         try:
-            yield cover
+            yield reserve
         finally:
             self.taken -= held
 
@@ -103,7 +105,7 @@ class Members:
     def decode(self, body: bytes) -> tuple[dict[str, bytes], int]:
         """Returns the members as JSON, and the bytes that their values will take beside their text.
 
-        Raises `InvalidInput` if the body is no JSON object, or a member has too many values.
+        Raises `InvalidInput` if the body is no JSON object, or its members have too many values.
         """
         try:
             found = self._decoder.decode(body)
@@ -111,19 +113,17 @@ class Members:
             raise json_error(error, whole=True) from error
         if not isinstance(found, dict):
             found = dict(zip(self._names, msgspec.structs.astuple(found), strict=True))
-        members, weight = {name: bytes(raw) for name, raw in found.items() if memoryview(raw).nbytes}, 0
+        members = {name: bytes(raw) for name, raw in found.items() if memoryview(raw).nbytes}
+        values = weight = 0
         for raw in members.values():
-            if raw[:1] in b"[{":
-                values = (
-                    raw.count(b",") + raw.count(b"[") + raw.count(b"{")
-                )  # in strings, too: an upper bound
-                if values > MAX_VALUES:
-                    raise InvalidInput(f"a member has more than {MAX_VALUES} values; send less at once")
-                weight += VALUE_SIZE * values
+            if raw[:1] in b"[{":  # in strings, too: an upper bound
+                values += raw.count(b",") + raw.count(b"[") + raw.count(b"{")
             elif not raw.isascii() or b"\\u" in raw:
                 # One character beyond Latin-1 makes Python keep each of the text in two bytes or four.
                 weight += 4 * len(raw)
-        return members, weight
+        if values > MAX_VALUES:
+            raise InvalidInput(f"the body has more than {MAX_VALUES:,} values; send less at once")
+        return members, weight + VALUE_SIZE * values
 
     def only(self, fields: Mapping[str, object]) -> Mapping[str, object]:
         """Returns those of a form's fields that are members; all, if the model decides about the others."""
@@ -142,13 +142,29 @@ def wire_names(model: type[BaseModel]) -> Iterator[str]:
                 yield str(choice.path[0]) if isinstance(choice, AliasPath) else choice
 
 
+def finite(text: str) -> float:
+    """Reads a float. Raises `msgspec.ValidationError` for one that is too large."""
+    value = float(text)
+    if math.isinf(value):
+        raise msgspec.ValidationError("out of range")
+    return value
+
+
+_VALUES = msgspec.json.Decoder(float_hook=finite)
+"""As in `eco2/job.py`, msgspec's own conversion would take too long."""
+_AS_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+
+
 def decode_values(members: Mapping[str, bytes]) -> dict[str, object]:
     """Returns the values of `Members.decode`. Raises `InvalidInput`."""
     for raw in members.values():
-        if raw[:1] not in b'"[{' and len(raw) > MAX_NUMBER:
+        inside = (
+            raw[:1] in b"[{" and len(raw) > MAX_INLINE and b"0" * (MAX_NUMBER + 1) in raw.translate(_AS_ZERO)
+        )
+        if inside or (raw[:1] not in b'"[{' and len(raw) > MAX_NUMBER):
             raise InvalidInput(f"a number has more than {MAX_NUMBER} characters; send it as a string")
     try:
-        return {name: msgspec.json.decode(raw) for name, raw in members.items()}
+        return {name: _VALUES.decode(raw) for name, raw in members.items()}
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise json_error(error, whole=False) from error
 
@@ -179,24 +195,24 @@ class BodyReader:
         self._members = Members(pipeline.input, *more)
         self._large = asyncio.Lock()
 
-    async def read(self, request: Request, cover: Cover) -> tuple[Form, str]:
+    async def read(self, request: Request, reserve: Reserve) -> tuple[Form, str]:
         """Returns the body's fields and files, as far as the pipeline takes them, and their digest.
 
         `InvalidInput`: 413 for one too large, 408 for one that comes too slowly, 422 for what is no form.
-        `OverCapacity` where the process has no room for it: before it is read, if its length is declared.
+        `OverCapacity` if the process has no memory left for it: before it is read, if its length is declared.
         """
         declared = request.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit():
             length = int(declared[:20])
             if length > self._config.max_upload:
                 raise RequestTooLarge(TOO_LARGE.format(self._config.max_upload / 2**20))
-            cover(length)
+            reserve(length)
         header = request.headers.get("content-type", "application/json")
         if len(header) > MAX_CONTENT_TYPE:
             raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
         if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise InvalidInput("the body is compressed: send it without Content-Encoding")
-        chunks = limited(request, self._config, cover)
+        chunks = limited(request, self._config, reserve)
         match header.partition(";")[0].strip().lower():
             case "multipart/form-data":
                 form = await read_form(request, chunks, self._config.max_upload)
@@ -210,7 +226,7 @@ class BodyReader:
                     raise InvalidInput("no body: send JSON or a form")
                 size = len(body)
                 members, weight = await self._run(size, self._members.decode, body)
-                cover(size + weight)
+                reserve(size + weight)
                 form = Form(await self._run(size, decode_values, members))
             case kind:
                 kind = kind[:MAX_QUOTE] or "an empty type"
@@ -235,7 +251,7 @@ def digest(pipeline: str, form: Form) -> str:
     return hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def limited(request: Request, config: GatewayConfig, cover: Cover) -> AsyncGenerator[bytes, None]:
+async def limited(request: Request, config: GatewayConfig, reserve: Reserve) -> AsyncGenerator[bytes, None]:
     """Yields the body's pieces within the limits. Only the time spent waiting for the client counts."""
     clock = asyncio.get_running_loop().time
     pieces = request.stream()
@@ -259,7 +275,7 @@ async def limited(request: Request, config: GatewayConfig, cover: Cover) -> Asyn
         received += len(piece)
         if received > config.max_upload:
             raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
-        cover(received)
+        reserve(received)
         yield piece
 
 

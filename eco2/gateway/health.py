@@ -13,12 +13,12 @@ from starlette.routing import Route
 
 from eco2.gateway.problem import json_response
 from eco2.journal.journal import Journal
-from eco2.journal.presence import UNFIT
+from eco2.journal.presence import MAX_CLOCK_ERROR
 from eco2.metrics import Metrics
 from eco2.ports import Broker
 
 Checks = Mapping[str, Callable[[], bool]]
-"""What must hold for readiness, by what is said when it does not."""
+"""The conditions of readiness, each under the message that is shown if it does not hold."""
 
 
 def readiness(broker: Broker, journal: Journal, stop: asyncio.Event) -> Checks:
@@ -29,8 +29,10 @@ def readiness(broker: Broker, journal: Journal, stop: asyncio.Event) -> Checks:
         "the journal is not read yet": journal.filled.is_set,
         "the journal's tail does not show what the broker has confirmed": lambda: journal.follows,
         "the process is stopping": lambda: not stop.is_set(),
-        f"this machine's clock is more than {UNFIT:g} s off those of most other processes: mend its time "
-        "service (NTP), see eco2_clock_ahead_seconds": lambda: presence is None or presence.fit,
+        f"this machine's clock is more than {MAX_CLOCK_ERROR:g} s off those of most other processes: mend "
+        "its time service (NTP), see eco2_clock_ahead_seconds": lambda: (
+            presence is None or presence.clock_is_usable
+        ),
     }
 
 
@@ -41,7 +43,7 @@ def unserved(journal: Journal, pipelines: Iterable[str]) -> list[str]:
     no worker yet, and its jobs end at their deadline in any case.
     """
     presence = journal.presence
-    if presence is None or not presence.settled:
+    if presence is None or not presence.is_complete:
         return []
     wanted = {*pipelines, *(job.pipeline for job in journal.view if not job.ended)}
     return [

@@ -1,6 +1,6 @@
-"""Feeds the event streams of a process: wakes them when there is news of their jobs, and keeps live text.
+"""Feeds the event streams of a process: wakes them when their jobs change, and keeps live text.
 
-A wake-up carries no news: a stream that wakes reads what it lacks from the view and from `LiveTexts`. So
+A wake-up carries no data: a stream that wakes reads what it lacks from the view and from `LiveTexts`. So
 there is no buffer per client: a late one gets the text so far, a slow one more at once. Live text is a
 courtesy, not a promise: text whose beginning was lost is not shown; the completed stage brings all of it.
 """
@@ -104,7 +104,7 @@ class Subscribers:
 
     @contextmanager
     def subscribe(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Yields a signal that is set whenever there may be news of the job. The subscriber clears it."""
+        """Yields a signal that is set whenever the job may have changed. The subscriber clears it."""
         signal = asyncio.Event()
         self._signals.setdefault(job_id, set()).add(signal)
         try:

@@ -46,8 +46,8 @@ class Lookup:
     async def known(self, job_id: str, owner: str | None) -> JobState:
         """Returns the job as this replica knows it; an unknown one is looked for after a barrier.
 
-        Raises `NotFound` (also for a job of another owner: nobody learns which ids exist), `JobForgotten`
-        (older than the journal), `BrokerUnavailable`.
+        Raises `NotFound` (also for a job of another owner, so that no client learns which ids exist),
+        `JobForgotten` (older than the journal), `BrokerUnavailable`.
         """
         state = await self._journal.find(job_id)
         if state is None or state.superseded_by is not None:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler
 
 from eco2.errors import InvalidInput, JobForgotten, OverCapacity, PermanentError, RetryableError, SpendLimit
-from eco2.event import sound
+from eco2.event import replace_surrogates
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -106,7 +106,7 @@ def problem(
     status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> Response:
     """Returns a refusal as clients see it."""
-    return json_response({"detail": sound(detail), "code": code, **more}, status, headers)
+    return json_response({"detail": replace_surrogates(detail), "code": code, **more}, status, headers)
 
 
 def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:

@@ -76,7 +76,7 @@ def done_message(job_id: str) -> bytes:
     """Writes an unnamed message without id that reports a failed job's end as `completed`.
 
     For the existing Eco² app: it acts on `done` only if the status is `completed` (it then fetches the
-    result, which says `failed`), and otherwise polls for two minutes. Listeners of named events do not get
+    result, which says `failed`), and otherwise polls for two minutes. Listeners for named events do not get
     it.
     """
     data = {"job_id": job_id, "stage": "done", "status": "completed", "progress": 100}
@@ -127,10 +127,10 @@ def advance(
 
     `with_message`: a `done` that did not complete is followed by `done_message`.
     """
-    news = [shown for shown in state.visible_events if cursor.seen is None or shown.id > cursor.seen]
-    chunks = [frame(state.job, shown) for shown in news]
-    if news:
-        cursor = replace(cursor, seen=news[-1].id)
+    unseen = [shown for shown in state.visible_events if cursor.seen is None or shown.id > cursor.seen]
+    chunks = [frame(state.job, shown) for shown in unseen]
+    if unseen:
+        cursor = replace(cursor, seen=unseen[-1].id)
         if with_message and state.ended and state.status != "completed":
             chunks.append(done_message(state.job))
     last = state.visible_events[-1]

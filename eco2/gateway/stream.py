@@ -1,7 +1,7 @@
 """GET /{pipeline}/{id}/events: the job's events as a stream that can be resumed on any replica.
 
-Each connection pulls: it keeps a cursor, sleeps until there may be news, and sends what it lacks. A slow
-client therefore costs its socket's buffer and delays nobody; one that reads nothing for long loses its
+Each connection pulls: it keeps a cursor, sleeps until the job may have changed, and sends what it lacks. A
+slow client therefore costs its socket's buffer and delays no other; one that reads nothing for long loses its
 connection. Streams of one job, and of one owner, are limited: each costs some 21 kB and a wake-up per event.
 """
 
@@ -138,7 +138,7 @@ class StreamEndpoint:
         """Yields the whole stream of one connection."""
         with (
             self._metrics.stream_open(self._pipeline),
-            self._hub.subscribers.subscribe(wanted.job_id) as news,
+            self._hub.subscribers.subscribe(wanted.job_id) as changed,
         ):
             try:
                 yield opening(self._config.sse_retry)
@@ -152,19 +152,19 @@ class StreamEndpoint:
                     except (NotFound, JobForgotten):
                         return  # the client connects again and gets that answer
                     except (TimeoutError, BrokerUnavailable):
-                        news.clear()
+                        changed.clear()
                         yield COMMENT
                         with suppress(TimeoutError):
                             async with asyncio.timeout(self._config.lookup_timeout):
-                                await news.wait()
-                async for chunk in self._follow(wanted, *position, news):
+                                await changed.wait()
+                async for chunk in self._follow(wanted, *position, changed):
                     yield chunk
             finally:
                 if stalled(wanted.scope):
                     self._metrics.stream_cut(self._pipeline)
 
     async def _follow(
-        self, wanted: StreamRequest, state: JobState, cursor: Cursor, news: asyncio.Event
+        self, wanted: StreamRequest, state: JobState, cursor: Cursor, changed: asyncio.Event
     ) -> AsyncGenerator[bytes, None]:
         """Yields what the client lacks, as it comes.
 
@@ -176,7 +176,7 @@ class StreamEndpoint:
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         while True:
-            news.clear()
+            changed.clear()
             newest = self._hub.view.get(state.job)
             state = newest or state
             if state.status == "failed":
@@ -198,7 +198,7 @@ class StreamEndpoint:
             try:
                 # A wake-up may bring nothing to show, so the time counts from what was sent last.
                 async with asyncio.timeout(sent_at + self._config.sse_comment - clock()):
-                    await news.wait()
+                    await changed.wait()
             except TimeoutError:
                 yield COMMENT
                 sent_at = clock()

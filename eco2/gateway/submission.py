@@ -11,7 +11,7 @@ from starlette.responses import Response
 from eco2.errors import InvalidInput
 from eco2.gateway.acceptance import Acceptance, Submission
 from eco2.gateway.auth import owner_of
-from eco2.gateway.body import BodyReader, Room
+from eco2.gateway.body import BodyMemory, BodyReader
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import RequestTooLarge, UnsupportedModel, code_of, json_response
 from eco2.metrics import Metrics
@@ -31,12 +31,12 @@ class SubmissionEndpoint:
         self,
         pipeline: AnyPipeline,
         acceptance: Acceptance,
-        room: Room,
+        memory: BodyMemory,
         metrics: Metrics,
         config: GatewayConfig,
     ) -> None:
         self._pipeline = pipeline
-        self._room = room
+        self._memory = memory
         self._bodies = BodyReader(pipeline, config, MODEL_FIELD)
         self._acceptance = acceptance
         self._metrics = metrics
@@ -48,8 +48,8 @@ class SubmissionEndpoint:
         try:
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
-            with self._room.hold() as cover:
-                form, digest = await self._bodies.read(request, cover)
+            with self._memory.reserving() as reserve:
+                form, digest = await self._bodies.read(request, reserve)
                 model = pinned_model(form, self._config.models)
                 fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
                 parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)

@@ -65,12 +65,12 @@ class Status:
     replaced: int = 0
 
 
-class Echo:
-    """Appends for the outbox, and notes when the own tail shows what was appended.
+class TailMonitor:
+    """Appends for the outbox, and measures how long the own tail takes to show the appended messages.
 
     That is the only proof that a tail is alive. A tail may fall silent on a healthy connection, or the stream
-    may be another one that ends before the tail's position. One message at a time is looked for: the log has
-    one order, so the later ones follow it.
+    may be another one that ends before the tail's position. One message at a time is awaited: the log has one
+    order, so the later ones follow it.
     """
 
     def __init__(self, stream: Appender) -> None:
@@ -87,14 +87,14 @@ class Echo:
         if body is self._awaited and self._confirmed_at is None:
             self._confirmed_at = asyncio.get_running_loop().time()
 
-    def show(self, record: Record) -> None:
-        """Notes a record of the tail."""
+    def saw(self, record: Record) -> None:
+        """Notes a record that the tail has shown."""
         self._shown_at = asyncio.get_running_loop().time()
         if record.body == self._awaited:
             self._awaited = self._confirmed_at = None
 
     def reset(self) -> None:
-        """Forgets what was confirmed: another log follows, or another way to it."""
+        """Forgets the confirmed message: another log follows, or another connection to it."""
         self._awaited = self._confirmed_at = None
         self._shown_at = asyncio.get_running_loop().time()
 
@@ -143,9 +143,9 @@ class Journal:
         self._stream = stream
         self._clock = clock
         self._window = window
-        self._echo = Echo(stream)
+        self._monitor = TailMonitor(stream)
         self.writers = self.view.writers
-        self._outbox = Outbox(self._echo, self.writers, monotonic)
+        self._outbox = Outbox(self._monitor, self.writers, monotonic)
         self._tail: Tail | None = None
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
@@ -162,7 +162,7 @@ class Journal:
             jobs=len(view),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
-            behind=self._echo.behind,
+            behind=self._monitor.behind,
             replaced=view.resets,
             skipped=view.skipped,
             paused=view.paused is not None,
@@ -182,7 +182,7 @@ class Journal:
     @property
     def is_stalled(self) -> bool:
         """True while the tail does not show what was confirmed."""
-        silent = self._echo.behind > MAX_SILENCE and self._echo.silence > MAX_SILENCE
+        silent = self._monitor.behind > MAX_SILENCE and self._monitor.silence > MAX_SILENCE
         return silent and self.view.offset >= 0
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
@@ -273,7 +273,7 @@ class Journal:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
         while True:
             self._replaced.clear()
-            self._echo.reset()
+            self._monitor.reset()
             async with asyncio.TaskGroup() as group:
                 parts = (self._fill(), self._serve_barriers(), self._watch())
                 reading = [group.create_task(part) for part in parts]
@@ -296,7 +296,7 @@ class Journal:
         that are written meanwhile would never be shown.
         """
         if self.presence is not None:
-            await self.presence.met.wait()  # else a clock ahead would begin behind the log's end
+            await self.presence.hello_answered.wait()  # else a clock ahead would begin after the log's end
             self.view.begin()
         marker = self._marker()
         seen = self.view.expect(marker.id)
@@ -326,28 +326,28 @@ class Journal:
         return False
 
     def _show(self, record: Record) -> None:
-        self._echo.show(record)
+        self._monitor.saw(record)
         self.view.apply(record)
 
     async def _watch(self) -> None:
         """Attaches a silent tail again, and detects a log that ends before the tail's position."""
         loop = asyncio.get_running_loop()
-        attached, patience = loop.time(), MAX_SILENCE
+        attached, reattach_after = loop.time(), MAX_SILENCE
         while True:
             await asyncio.sleep(WATCH_INTERVAL)
             if self._tail is None or self._tail.attached or self.view.offset < 0:
                 attached = loop.time()  # or it is begun by `_fill` again and again
             if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
-                patience = MAX_SILENCE
-                if self._echo.silence > self._idle and not (self._outbox.oldest or self._echo.behind):
+                reattach_after = MAX_SILENCE
+                if self._monitor.silence > self._idle and not (self._outbox.oldest or self._monitor.behind):
                     self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
                 self._replaced.set()
             elif self._tail is not None and not self.follows:
                 log.warning("attaching the tail again: it shows nothing", offset=self.view.offset)
                 await self._tail.reattach()
-                await asyncio.sleep(patience)
-                patience = min(MAX_REATTACH_INTERVAL, 2 * patience)
+                await asyncio.sleep(reattach_after)
+                reattach_after = min(MAX_REATTACH_INTERVAL, 2 * reattach_after)
 
     async def _ends_earlier(self) -> bool:
         """True if the log ends before the tail's position, so that it must be another one.

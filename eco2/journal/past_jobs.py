@@ -27,15 +27,15 @@ class PastJobs:
 
     async def find(self, job_id: str) -> JobState | None:
         """Returns the job's last state, or None if unknown. Raises `JobForgotten`, `BrokerUnavailable`."""
-        born = id_time(job_id)
-        if born is None or born > self._view.since + SEEK_BEFORE:
+        accepted = id_time(job_id)
+        if accepted is None or accepted > self._view.since + SEEK_BEFORE:
             return None  # no id of ours, or so young that the view would hold it
         offset = self._view.evicted_offset(job_id)
-        start: Start = FromTime(born - SEEK_BEFORE) if offset is None else FromOffset(offset)
+        start: Start = FromTime(accepted - SEEK_BEFORE) if offset is None else FromOffset(offset)
         async with self._readers:
             if self._view.offset < 0:
                 return None
-            search = JobSearch(job_id, born, known=offset is not None)
+            search = JobSearch(job_id, accepted, known=offset is not None)
             async with self._stream.read(start) as records:
                 async for record in records:
                     if search.take(record) or record.offset >= self._view.offset:
@@ -61,9 +61,9 @@ class PastJobs:
 class JobSearch:
     """Folds one job out of a run of records, and detects when no more of it can follow."""
 
-    def __init__(self, job_id: str, born: float, known: bool) -> None:
+    def __init__(self, job_id: str, accepted: float, known: bool) -> None:
         self._job_id = job_id
-        self._born = born
+        self._accepted = accepted
         self._known = known
         self._state: JobState | None = None
         self._oldest: float | None = None
@@ -82,11 +82,11 @@ class JobSearch:
             if isinstance(event, JobEvent) and event.job == self._job_id:
                 at = EventId(record.offset, index)
                 if self._state is None and self.is_truncated:
-                    self._state = truncated_state(self._job_id, self._born, at, event)
+                    self._state = truncated_state(self._job_id, self._accepted, at, event)
                 self._state = apply(self._state, at, event)
                 if self._state is not None and self._state.ended:
                     return True
-            elif self._state is None and event.ts > self._born + (
+            elif self._state is None and event.ts > self._accepted + (
                 MAX_REST if self.is_truncated else GIVE_UP_AFTER
             ):
                 return True
@@ -95,7 +95,7 @@ class JobSearch:
     @property
     def is_truncated(self) -> bool:
         """True if the journal has dropped the time in which the job was accepted."""
-        return (self._oldest or 0.0) > self._born
+        return (self._oldest or 0.0) > self._accepted
 
     def result(self) -> JobState | None:
         """Returns the job's state. Raises `JobForgotten` if the journal has dropped it."""

@@ -23,20 +23,20 @@ from eco2.pacer import Limits
 from eco2.ports import Clock, PubSub, Subscription
 
 TOPIC = "presence"
-BEAT = 3.0
+HEARTBEAT_INTERVAL = 3.0
 """Seconds between two messages of a process."""
-SILENCE = 4 * BEAT
-"""Seconds after which a process that sent nothing counts as gone."""
-REPLIES = 0.3
+HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL
+"""Seconds after which a process that sent nothing counts as stopped."""
+HELLO_REPLY_TIME = 0.3
 """Seconds for the others to answer the first message of a process that starts."""
 SAMPLES = 3
 """Messages of a process that its clock is judged by. The least delayed one counts."""
-AGREED = 2.0
+MAX_CLOCK_DIFFERENCE = 2.0
 """Seconds by which clocks may differ without consequences; beyond them the process warns."""
-UNFIT = 10.0
+MAX_CLOCK_ERROR = 10.0
 """Seconds by which the clock of a process that is ready may differ from the majority's."""
 
-MAX_LEFT = 1000
+MAX_STOPPED = 1000
 """Processes that are known to have stopped; a name is never used again."""
 MAX_NAMED = 3
 """Processes that one warning names."""
@@ -46,10 +46,11 @@ Role = Literal["gateway", "worker", "serve"]
 log = get_logger(__name__)
 
 
-class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Shows one process to the others. `now`: its clock, Unix seconds; `limits`: given to it, by provider.
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One message of a process to all others. `now`: its clock, Unix seconds.
 
-    `hello`: it has just started, and asks the others for theirs. `leaving`: it stops.
+    `limits`: given to it, by provider. `hello`: it has just started, and asks the others for theirs.
+    `leaving`: it stops.
     """
 
     process: str
@@ -63,10 +64,13 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another process. `heard`: when last, by our monotonic clock; `epochs`: its clock less that one."""
+    """Another process. `received_at`: of its last message, by our monotonic clock.
 
-    beat: Beat
-    heard: float
+    `epochs`: its clock less ours, by each of its last messages.
+    """
+
+    heartbeat: Heartbeat
+    received_at: float
     epochs: tuple[float, ...]
 
     @property
@@ -77,10 +81,10 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """For the own clock, from the clocks of all others: each as Unix seconds at monotonic 0.
+    """Bounds for the own clock, from the clocks of all others: each as Unix seconds at monotonic 0.
 
     Below `low` or above `high` a majority is on the other side. `earliest`: the only other clock, if there is
-    just one: then nothing tells which of the two is right.
+    just one, since then neither of the two can be called right.
     """
 
     low: float = -math.inf
@@ -91,14 +95,14 @@ class Bounds:
         """Seconds by which the own clock is ahead of the majority (behind: negative); 0.0 without one."""
         return own - min(max(own, self.low), self.high)
 
-    def held(self, own: float) -> float:
-        """The clock to go by: the median of all, or the own one where that is close to it."""
-        apart = self.ahead(own)
-        return own if abs(apart) <= AGREED else own - apart
+    def corrected(self, own: float) -> float:
+        """Returns the clock to use: the median of all, or the own one if it is close to the median."""
+        difference = self.ahead(own)
+        return own if abs(difference) <= MAX_CLOCK_DIFFERENCE else own - difference
 
 
 def bounds(epochs: Iterable[float]) -> Bounds:
-    """Compares the own clock with those of the others. A tie says nothing."""
+    """Computes the bounds from the clocks of the others. A tie bounds nothing."""
     ordered = sorted(epochs)
     padded = [-math.inf, *ordered, math.inf]
     low, high = padded[len(ordered) // 2], padded[(len(ordered) + 1) // 2 + 1]
@@ -124,32 +128,34 @@ class Presence:
         monotonic: Clock = time.monotonic,
     ) -> None:
         self._live = live
-        self._own = Beat(process=process, role=role, now=0.0, pipelines=pipelines, limits=dict(limits or {}))
+        self._own = Heartbeat(
+            process=process, role=role, now=0.0, pipelines=pipelines, limits=dict(limits or {})
+        )
         self._clock = clock
         self.steady = monotonic
         self._began = monotonic()
         self._peers: dict[str, Peer] = {}
-        self._left: dict[str, None] = {}
+        self._stopped: dict[str, None] = {}
         self._bounds = Bounds()
         self._warned = False
         self._differing: set[tuple[str, str]] = set()
-        self.met = asyncio.Event()
-        """Set once the others had time to answer: from then on `now` goes by their clocks, too."""
+        self.hello_answered = asyncio.Event()
+        """Set once the others had time to answer the first message: then `now` uses their clocks, too."""
         if alone:
-            self.met.set()
+            self.hello_answered.set()
 
     def now(self) -> float:
-        """Unix seconds to go by. While a majority agrees, a jump of this machine's clock does not show."""
+        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show."""
         steady = self.steady()
-        return steady + self._bounds.held(self._clock() - steady)
+        return steady + self._bounds.corrected(self._clock() - steady)
 
     def earliest(self) -> float:
-        """As `now`, but of two processes that disagree the earlier clock: for what was before the start."""
+        """As `now`, but of two processes that disagree the earlier clock: for times before the start."""
         return min(self.now(), self.steady() + self._bounds.earliest)
 
     @property
     def pipelines(self) -> tuple[str, ...]:
-        """Those of this process."""
+        """The pipelines of this process."""
         return self._own.pipelines
 
     @property
@@ -158,100 +164,102 @@ class Presence:
         return self._bounds.ahead(self._clock() - self.steady())
 
     @property
-    def fit(self) -> bool:
+    def clock_is_usable(self) -> bool:
         """False if this machine's clock is too wrong for work."""
-        return abs(self.ahead) <= UNFIT
+        return abs(self.ahead) <= MAX_CLOCK_ERROR
 
     @property
-    def settled(self) -> bool:
-        """True once a process that lives must have been heard."""
-        return self.steady() - self._began >= SILENCE
+    def is_complete(self) -> bool:
+        """True once every living process must have sent a message."""
+        return self.steady() - self._began >= HEARTBEAT_TIMEOUT
 
     def workers(self) -> Counter[str]:
-        """Workers that live, this process included, by each pipeline that they serve."""
-        beats = [self._own, *(peer.beat for peer in self._peers.values())]
-        return Counter(name for beat in beats if beat.role != "gateway" for name in beat.pipelines)
+        """Counts the living workers, this process included, by each pipeline that they serve."""
+        heartbeats = [self._own, *(peer.heartbeat for peer in self._peers.values())]
+        return Counter(
+            name for heartbeat in heartbeats if heartbeat.role != "gateway" for name in heartbeat.pipelines
+        )
 
-    def gone(self, process: str) -> bool:
-        """True for a process that was heard once, and has stopped or fallen silent."""
-        return process in self._left
+    def has_stopped(self, process: str) -> bool:
+        """True for a process that once sent a message, and has stopped or fallen silent."""
+        return process in self._stopped
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Listens and sends until `stop` is set, then takes leave."""
-        listening = self._live.subscribe(TOPIC, self._hear)
+        """Receives and sends until `stop` is set, then sends that this process leaves."""
+        subscription = self._live.subscribe(TOPIC, self._on_heartbeat)
         async with asyncio.TaskGroup() as group:
-            beating = group.create_task(self._beat(listening))
+            sending = group.create_task(self._send_heartbeats(subscription))
             await stop.wait()
-            beating.cancel()
+            sending.cancel()
         self._send(leaving=True)
-        await listening.cancel()
+        await subscription.cancel()
 
-    async def _beat(self, listening: Subscription) -> None:
-        while not self.met.is_set():
-            attached = listening.attached
+    async def _send_heartbeats(self, subscription: Subscription) -> None:
+        while not self.hello_answered.is_set():
+            attached = subscription.attached
             self._send(hello=True)
-            await asyncio.sleep(REPLIES)
+            await asyncio.sleep(HELLO_REPLY_TIME)
             if attached:
-                self.met.set()
+                self.hello_answered.set()
         while True:
             self._send()
-            await asyncio.sleep(BEAT * (0.9 + 0.2 * random.random()))
-            self._forget()
+            await asyncio.sleep(HEARTBEAT_INTERVAL * (0.9 + 0.2 * random.random()))
+            self._remove_silent()
             self._warn()
 
     def _send(self, *, hello: bool = False, leaving: bool = False) -> None:
-        beat = replace(self._own, now=self._clock(), hello=hello, leaving=leaving)
-        self._live.broadcast(TOPIC, msgspec.json.encode(beat))
+        heartbeat = replace(self._own, now=self._clock(), hello=hello, leaving=leaving)
+        self._live.broadcast(TOPIC, msgspec.json.encode(heartbeat))
 
-    def _hear(self, _: str, body: bytes) -> None:
+    def _on_heartbeat(self, _: str, body: bytes) -> None:
         try:
-            beat = msgspec.json.decode(body, type=Beat)
+            heartbeat = msgspec.json.decode(body, type=Heartbeat)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return  # of another version: without it the process is judged as one that sends nothing
-        if beat.process == self._own.process:
+        if heartbeat.process == self._own.process:
             return
-        if beat.leaving:
-            self._lose(beat.process)
+        if heartbeat.leaving:
+            self._remove_peer(heartbeat.process)
         else:
-            self._know(beat)
-        if beat.hello:
+            self._update_peer(heartbeat)
+        if heartbeat.hello:
             self._send()
         self._compare()
 
-    def _know(self, beat: Beat) -> None:
-        now, before = self.steady(), self._peers.get(beat.process)
-        epochs = (*(before.epochs if before else ()), beat.now - now)[-SAMPLES:]
-        self._peers[beat.process] = Peer(beat, now, epochs)
-        self._left.pop(beat.process, None)
-        for provider, limits in beat.limits.items():
-            self._compare_limits(beat.process, provider, limits)
+    def _update_peer(self, heartbeat: Heartbeat) -> None:
+        now, before = self.steady(), self._peers.get(heartbeat.process)
+        epochs = (*(before.epochs if before else ()), heartbeat.now - now)[-SAMPLES:]
+        self._peers[heartbeat.process] = Peer(heartbeat, now, epochs)
+        self._stopped.pop(heartbeat.process, None)
+        for provider, limits in heartbeat.limits.items():
+            self._compare_limits(heartbeat.process, provider, limits)
 
-    def _lose(self, process: str) -> None:
+    def _remove_peer(self, process: str) -> None:
         if self._peers.pop(process, None) is not None:
-            self._left[process] = None
-            if len(self._left) > MAX_LEFT:
-                del self._left[next(iter(self._left))]
+            self._stopped[process] = None
+            if len(self._stopped) > MAX_STOPPED:
+                del self._stopped[next(iter(self._stopped))]
 
-    def _forget(self) -> None:
-        silent = self.steady() - SILENCE
-        for process in [name for name, peer in self._peers.items() if peer.heard < silent]:
-            self._lose(process)
+    def _remove_silent(self) -> None:
+        silent = self.steady() - HEARTBEAT_TIMEOUT
+        for process in [name for name, peer in self._peers.items() if peer.received_at < silent]:
+            self._remove_peer(process)
         self._compare()
 
     def _compare(self) -> None:
         self._bounds = bounds(peer.epoch for peer in self._peers.values())
 
     def _warn(self) -> None:
-        apart = self.ahead
+        difference = self.ahead
         if len(self._peers) == 1:
-            apart = self._clock() - self.steady() - self._bounds.earliest
-        if abs(apart) >= AGREED and not self._warned:
+            difference = self._clock() - self.steady() - self._bounds.earliest
+        if abs(difference) >= MAX_CLOCK_DIFFERENCE and not self._warned:
             log.warning(
                 "this machine's clock differs from those of the other processes: look at its time service",
-                ahead_seconds=round(apart, 1),
+                ahead_seconds=round(difference, 1),
                 others=sorted(self._peers)[:MAX_NAMED],
             )
-        self._warned = abs(apart) >= AGREED
+        self._warned = abs(difference) >= MAX_CLOCK_DIFFERENCE
 
     def _compare_limits(self, process: str, provider: str, limits: Limits) -> None:
         own = self._own.limits.get(provider)

@@ -1,6 +1,6 @@
 """The state of one job, folded from its events: a pure function of the log, the same for every reader.
 
-What it guarantees: events of a run that is not current, or has given the job back, change nothing; the first
+Guarantees: events of a run that is not current, or has given the job back, change nothing; the first
 terminal event stands; `seq` never goes back, so an event that was written twice is shown once.
 """
 
@@ -25,7 +25,7 @@ from eco2.event import (
 from eco2.job import JSON, Job
 
 TRUNCATED = "truncated"
-"""What stands for the events of a job that the journal has dropped."""
+"""Stands for the events of a job that the journal has dropped."""
 
 
 class EventId(NamedTuple):
@@ -75,7 +75,7 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobState(msgspec.Struct, frozen=True, gc=False):
-    """All that the journal says of one job. Offsets are the journal's; times are Unix seconds.
+    """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
     `released`: the current run gave the job back; `retry_pending`: because a stage is tried again later.

@@ -38,8 +38,8 @@ INDEX_SIZE = 200_000
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
 
-PLAUSIBLE = (-2.0, 10.0)
-"""Seconds from the writing of a live `queued` to its coming here that need no wrong clock to explain them."""
+PLAUSIBLE_AGE = (-2.0, 10.0)
+"""Seconds from the writing of a live `queued` to its arrival here, unless a clock is wrong."""
 
 INTAKE_SEEN = 100
 """Pauses and resumptions that are remembered, to recognise one that comes twice."""
@@ -97,9 +97,9 @@ class View:
         self._jobs: dict[str, JobState] = {}
         self._keys: dict[tuple[str, str], str] = {}
         self._evicted: dict[str, int] = {}
-        self._arrived: dict[str, float] = {}
+        self._arrived_at: dict[str, float] = {}
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
-        self._born: dict[str, float] = {}
+        self._accepted_steady: dict[str, float] = {}
         """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
         self._live = False
         self._changes: dict[str, asyncio.Event] = {}
@@ -139,7 +139,7 @@ class View:
 
     def _accepted(self, state: JobState) -> float:
         """When the job was accepted, by this process's clock (Unix seconds)."""
-        return self._arrived.get(state.job, state.accepted)
+        return self._arrived_at.get(state.job, state.accepted)
 
     def age(self, state: JobState) -> float:
         """Returns the seconds since the job was accepted.
@@ -147,8 +147,10 @@ class View:
         No wall clock matters if this process saw that happen. Else the earliest one counts: a job may end
         late, but not early.
         """
-        born = self._born.get(state.job)
-        return self._earliest() - self._accepted(state) if born is None else self._steady() - born
+        accepted_at = self._accepted_steady.get(state.job)
+        return (
+            self._earliest() - self._accepted(state) if accepted_at is None else self._steady() - accepted_at
+        )
 
     def remaining(self, state: JobState) -> float:
         """Seconds until the job's deadline; negative after it."""
@@ -212,8 +214,15 @@ class View:
         self.since, self.offset = self._clock() - self._window, -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for known in (self._jobs, self._keys, self._evicted, self._markers, self._arrived, self._born):
-            known.clear()
+        for kept in (
+            self._jobs,
+            self._keys,
+            self._evicted,
+            self._markers,
+            self._arrived_at,
+            self._accepted_steady,
+        ):
+            kept.clear()
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
         self.writers.offset = -1
@@ -269,7 +278,7 @@ class View:
                 self._evict(now - self._window)
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
-            self._date(event)
+            self._note_acceptance(event)
         after = apply(before, at, event, keep=size if size <= self._replies_left else None)
         if after is None or after is before:
             return
@@ -280,20 +289,20 @@ class View:
         if before is not None and before.recorded is not after.recorded:
             self._replies_left += before.kept_bytes - after.kept_bytes
         if after.ended:
-            self._born.pop(event.job, None)
+            self._accepted_steady.pop(event.job, None)
             after = after if self._keep_payloads else without_payloads(after)
         self._jobs[event.job] = after
         self._announce(after)
 
-    def _date(self, event: Queued) -> None:
+    def _note_acceptance(self, event: Queued) -> None:
         """Notes when the job was accepted; only a live record must be young."""
         age = self._clock() - event.ts
-        soonest, latest = PLAUSIBLE
+        soonest, latest = PLAUSIBLE_AGE
         if age < soonest or (self._live and age > latest):
-            self._arrived[event.job] = self._clock()
+            self._arrived_at[event.job] = self._clock()
             age = 0.0
         if self._live:
-            self._born[event.job] = self._steady() - max(0.0, age)
+            self._accepted_steady[event.job] = self._steady() - max(0.0, age)
 
     def _note(self, event: Marker | Spent | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
@@ -340,8 +349,8 @@ class View:
             if max(state.accepted, self._accepted(state)) >= before:  # keys go by the log's times
                 return
             del self._jobs[state.job]
-            self._arrived.pop(state.job, None)
-            self._born.pop(state.job, None)
+            self._arrived_at.pop(state.job, None)
+            self._accepted_steady.pop(state.job, None)
             self._replies_left += state.kept_bytes
             self._evicted[state.job] = state.queued_at
             if changed := self._changes.pop(state.job, None):

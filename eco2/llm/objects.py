@@ -4,7 +4,9 @@ An object is taken only where exactly one in the text fits the schema: nothing i
 """
 
 import json
+import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -21,7 +23,10 @@ _decoder = json.JSONDecoder()
 
 def read(schema: type[Schema], text: str) -> Schema:
     """Returns the object. Raises the `ValidationError` of the whole text if there is none, or several."""
-    bare = text.strip("\ufeff \t\r\n")
+    bare = unicodedata.normalize("NFC", text.strip("\ufeff \t\r\n"))
+    if bare.startswith('"'):
+        with suppress(ValueError):
+            bare = str(json.loads(bare))  # encoded twice
     try:
         return schema.model_validate_json(bare)
     except ValidationError:

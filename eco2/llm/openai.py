@@ -1,15 +1,15 @@
-"""OpenAI's Chat Completions, or whoever speaks them, behind `ports.Model`.
+"""Implements `ports.Model` over OpenAI's Chat Completions API, and over servers that are compatible with it.
 
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
-call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with what
-it cost, `InvalidAnswer` (to be mended) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
+call's schema; every failure leaves as `ProviderError` (may pass), `ProviderRefused` (will not) or, with its
+cost, `InvalidAnswer` (repairable) or `ModelRefused`; no message holds the key. Docs: `docs/models.md`.
 """
 
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -45,7 +45,7 @@ from eco2.errors import (
     ProviderRefused,
     RateLimited,
 )
-from eco2.event import sound
+from eco2.event import replace_surrogates
 from eco2.llm import hooks, objects
 from eco2.llm.completion import Completion, Ending, TokenCounts, decode_json, parse_completion
 from eco2.llm.prices import price
@@ -205,7 +205,7 @@ class OpenAIModel:
             PATH, cast_to=httpx2.Response, content=self._body(call), options={"headers": headers}
         )
         try:
-            completion = parse_completion(decode_json(response.content))
+            completion = self._parsed(decode_json(response.content))
         except ValueError as error:
             raise ProviderError(
                 f"the provider's answer broke off, or is no JSON ({error}): try again"
@@ -216,8 +216,6 @@ class OpenAIModel:
                 self._model,
                 Usage(),
             )
-        if completion.error is not None and not completion.text:
-            raise self._refusal(inner_status(completion.error), completion.error, {})
         return self._written(completion.text, completion)
 
     async def _stream(
@@ -234,10 +232,8 @@ class OpenAIModel:
         )
         async with chunks:
             async for data in readable(chunks):
-                if (chunk := parse_completion(data)) is None:
+                if (chunk := self._parsed(data)) is None:
                     continue
-                if chunk.error is not None:
-                    raise self._refusal(inner_status(chunk.error), chunk.error, {})
                 last = merged(last, chunk)
                 refused.append(chunk.refusal)
                 pieces.append(chunk.text)
@@ -248,15 +244,26 @@ class OpenAIModel:
         ending = last.ending or ("unknown" if last.usage else None)  # a stream with its usage was not cut off
         return self._written("".join(pieces), replace(last, ending=ending, refusal="".join(refused)))
 
+    def _parsed(self, data: object) -> Completion | None:
+        """Parses an answer or a chunk; None if it is neither. Raises the error that stands in its place."""
+        completion = parse_completion(data)
+        error = data if completion is None else completion.error
+        status = inner_status(error)
+        if error is None or (completion and completion.text):
+            return completion
+        if completion is None and (not isinstance(data, Mapping) or classify(status, data) == "later"):
+            return None  # nothing says that it is an error
+        raise self._refusal(status, error, {})
+
     def _written(self, text: str, completion: Completion) -> _Written:
-        model = sound(completion.model or self._model)
+        model = replace_surrogates(completion.model or self._model)
         usage = usage_of(completion.usage, model, completion.tier)
         arguments = completion.arguments
         return _Written(
-            sound(text),
+            replace_surrogates(text),
             completion.ending,
             completion.refusal,
-            None if arguments is None else sound(arguments),
+            None if arguments is None else replace_surrogates(arguments),
             model,
             usage,
         )
@@ -264,14 +271,14 @@ class OpenAIModel:
     def _body(self, call: Call[Answer], **more: object) -> bytes:
         """Encoded here: the SDK would look at each character of a picture several times."""
         schema: type = call.schema
-        content: str | list[ChatCompletionContentPartParam] = sound(call.text)
+        content: str | list[ChatCompletionContentPartParam] = replace_surrogates(call.text)
         if call.image is not None:
             content = [
-                {"type": "text", "text": sound(call.text)},
+                {"type": "text", "text": replace_surrogates(call.text)},
                 {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
             ]
         messages: list[ChatCompletionMessageParam] = [  # the constant part first: providers can cache it
-            {"role": "system", "content": sound(call.system)},
+            {"role": "system", "content": replace_surrogates(call.system)},
             {"role": "user", "content": content},
         ]
         body = {
@@ -290,7 +297,10 @@ class OpenAIModel:
         try:
             yield
         except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, error.body, error.response.headers) from error
+            body = error.body
+            with suppress(ValueError):
+                body = decode_json(error.response.content)  # the SDK leaves out what stands beside `error`
+            raise self._refusal(error.status_code, body, error.response.headers) from error
         except openai.APIConnectionError as error:
             if isinstance(error.__cause__, Eco2Error):  # of the gate: nothing was sent
                 raise error.__cause__ from None
@@ -321,7 +331,7 @@ class OpenAIModel:
 
     def _without_key(self, text: str) -> str:
         """Removes from `text` our key, names of accounts that providers quote, and broken characters."""
-        return sound(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
+        return replace_surrogates(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
 
 
 @lru_cache(maxsize=64)

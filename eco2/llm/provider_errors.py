@@ -31,12 +31,12 @@ it may pass. `request`: anything else."""
 
 _INPUT_CODES = re.compile(
     r"content_?(filter|policy|moderation|management|blocked)|moderation|flagged|policy_?violation|"
-    r"data_?inspection|invalid_prompt|sensitive|prohibited|unsafe|safety",
+    r"data_?inspection|invalid_prompt|sensitive|prohibited|unsafe|safety|guardrail|nudity|sexual",
     re.IGNORECASE,
 )
 _MONEY_CODES = re.compile(
-    r"insufficient_?(quota|balance|credit|fund)|billing|payment_?required|credit|arrear|budget_?exceeded|"
-    r"hard_limit|spend(ing)?_?limit",
+    r"insufficient_?(user_?)?(quota|balance|credit|fund)|exceeded_current_quota|billing|payment_?required|"
+    r"credit|arrear|overdue|prepa(id|yment)|budget_?exceeded|hard_limit|spend(ing)?_?limit",
     re.IGNORECASE,
 )
 _UNSUPPORTED_CODES = re.compile(
@@ -52,24 +52,27 @@ _INPUT_TEXT = re.compile(
     r"\b(was|been|were|is|being) (flagged|blocked by|filtered|rejected as a result of)|"
     r"flagged (by|as|for)|moderat|content (policy|filter|management)|usage polic|"
     r"safety (system|filter|polic|setting)|violat\w* .{0,40}(polic|terms|guideline)|"
-    r"inappropriate content|sensitive content|content exists risk|敏感内容",
+    r"inappropriate content|sensitive content|content exists risk|guardrail|敏感内容",
     re.IGNORECASE,
 )
 _MONEY_TEXT = re.compile(
-    r"(insufficient|not enough|n.t have enough|no|low|out of|run out of|exhausted|negative) (\w+ )?"
-    r"(credit|balance|fund|money)|(credit|account) balance is|billing (hard )?limit|"
-    r"account is not active|payment required|(exceed|reach)\w* .{0,30}(budget|spend)|"
-    r"(spend(ing)?|budget|billing|credit) (limit|cap|quota) .{0,20}(reached|exceeded|hit)|"
-    r"specified API usage limits|add (more )?credits|insufficient_quota|unpaid",
+    r"(insufficient|not enough|n.t have (enough|any)|no|low|out of|run out of|used all|exhausted|negative|"
+    r"overdue) (\w+ ){0,2}(credit|balance|fund|money)|(credit|account) balance is|billing (hard )?limit|"
+    r"(credit|balance|fund)s? (is|are|was|were|has been|have been) (depleted|exhausted|insufficient|used up)|"
+    r"account is not active|payment required|(exceed|reach)\w* .{0,30}(budget|spend|monthly)|"
+    r"(spend(ing)?|budget|billing|credit|monthly) (\w+ )?(limit|cap|quota) .{0,20}(reached|exceeded|hit)|"
+    r"specified API usage limits|add (more )?credits|insufficient_quota|unpaid|(余额|额度)不足|欠费|预扣费",
     re.IGNORECASE,
 )
 _UNSUPPORTED_TEXT = re.compile(
     r"(unknown|unsupported|unrecognized|unexpected|unpermitted) (request )?(\w+ )?"
-    r"(parameter|argument|field|keyword|value)|extra (inputs|fields) are not permitted|"
-    r"only supported by certain models|support image|"
+    r"(parameter|argument|field|keyword|value)|unknown (name|variant)\b|"
+    r"extra (inputs|fields) are not permitted|"
+    r"only supported by certain models|support image|\bmodel does(n't| not) support|type is unavailable|"
+    r"failed to deserialize|"
     r"(does not|doesn't|not) support\w*\b.{0,60}"
     r"\b(model|parameter|image|vision|schema|stream|response_format)|"
-    r"(parameter|model) .{0,60}(is |are )?not (supported|allowed)|"
+    r"(parameter|model|property|field) .{0,60}((is |are )?not (supported|allowed)|is unsupported)|"
     r"(location|country|region)\b.{0,40}not supported",
     re.IGNORECASE,
 )
@@ -80,6 +83,8 @@ _QUOTED = re.compile(
 _FOREIGN = re.compile(r"(?<!\w)['‘’]|[\"`“”«{\[]|(?:https?|data):", re.IGNORECASE)
 """Where a message may begin to repeat a user's text; not at an apostrophe inside a word."""
 _BEGINNING = 240
+_LISTED = re.compile(r"\[\{'type': '(\w+)'")
+"""The beginning of a message that is a list of pydantic's errors as text."""
 _PARAMETER = re.compile(r"['\"`]([A-Za-z][\w.\[\]]{0,60})['\"`]|: ([a-z][a-z_]{2,40})\b")
 _NAME = re.compile(r"[A-Za-z][\w.\[\]-]{0,60}")
 
@@ -158,7 +163,7 @@ def parameter(body: object) -> str | None:
         name = _text(error, "param") or (next(filter(None, quoted.groups())) if quoted else "")
         if _NAME.fullmatch(name):
             return name
-        for detail in details_of(error):
+        for detail in (error, *details_of(error)):
             place = detail.get("loc")
             if isinstance(place, list) and place and _NAME.fullmatch(str(place[-1])):
                 return str(place[-1])
@@ -222,17 +227,22 @@ def retry_delay(body: object) -> float | None:
 def errors_in(body: object) -> Iterator[Mapping[str, object]]:
     """Yields the errors of an answer, each with its members at the top."""
     for one in body if isinstance(body, list) else [body]:
-        if isinstance(one, Mapping):
-            inner = one.get("error")
-            yield inner if isinstance(inner, Mapping) else {**one, "message": inner} if inner else one
-        elif isinstance(one, str):
+        if isinstance(one, str):
             yield {"message": one}
+        elif isinstance(one, Mapping):
+            parts = [one.get(name) for name in ("error", "errors", "message", "detail")]
+            text = ". ".join(part for part in parts if isinstance(part, str))
+            inner = next((part for part in parts if part and isinstance(part, Mapping | list)), {})
+            for each in inner if isinstance(inner, list) else [inner]:
+                yield {**one, "message": text, **(each if isinstance(each, Mapping) else {"message": each})}
 
 
 def names_of(error: Mapping[str, object]) -> Iterator[str]:
     """Yields every code and type of the error, and of the errors that it wraps."""
     for name in ("code", "type", "status", "reason", "error_code"):
         yield _text(error, name)
+    if listed := _LISTED.match(_text(error, "message")):
+        yield listed[1]
     for name in ("innererror", "inner_error", "metadata"):
         inner = error.get(name)
         if isinstance(inner, Mapping):

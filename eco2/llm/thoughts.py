@@ -1,4 +1,4 @@
-"""Removes a model's thoughts from its text: `<think>…</think>`, whole or piece by piece. Pure.
+"""Removes a model's thoughts from its text: `<think>…</think>` and its like, whole or piece by piece. Pure.
 
 A piece may end inside a tag, so text that could begin one is held back until it is decided. Text after an
 opening tag that is never closed is a thought.
@@ -6,12 +6,14 @@ opening tag that is never closed is a thought.
 
 import re
 
-_NAME = r"(?:think|thinking|thought|thoughts|reasoning|reflection)"
-_OPEN = rf"<{_NAME}(?:\s[^<>]*)?>"
-_CLOSE = re.compile(rf"</{_NAME}\s*>", re.IGNORECASE)
+_NAME = r"(?:(?:seed:)?think|thinking|thought|thoughts|reasoning|reflection)"
+_OPEN = rf"(?:<{_NAME}(?:\s[^<>]*)?>|\[THINK\]|◁think▷)"
+_CLOSE = re.compile(rf"(?:</{_NAME}\s*>|\[/THINK\]|◁/think▷)", re.IGNORECASE)
 _TAG = re.compile(rf"{_OPEN}|{_CLOSE.pattern}", re.IGNORECASE)
 _THOUGHT = re.compile(rf"{_OPEN}.*?(?:{_CLOSE.pattern}|\Z)", re.IGNORECASE | re.DOTALL)
-_UNDECIDED = re.compile(rf"<(?:/?[a-z]{{0,10}}|{_NAME}\s[^<>]{{0,100}})$|</{_NAME}\s*$", re.IGNORECASE)
+_UNDECIDED = re.compile(
+    rf"<(?:/?[a-z:]{{0,10}}|{_NAME}\s[^<>]{{0,100}})$|</{_NAME}\s*$|[\[◁]/?[a-z]{{0,5}}$", re.IGNORECASE
+)
 _LEADING = "\ufeff \t\r\n"
 
 
@@ -34,7 +36,7 @@ class ThoughtFilter:
             if not self._thinking:
                 shown += self._held[: tag.start()]
             self._held = self._held[tag.end() :]
-            self._thinking = not tag[0].startswith("</")
+            self._thinking = tag[0][1] != "/"
         undecided = _UNDECIDED.search(self._held)
         at = undecided.start() if undecided else len(self._held)
         if not self._thinking:

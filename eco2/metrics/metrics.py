@@ -345,7 +345,7 @@ class Metrics:
         self._registry.register(SpendingCollector(limit, spent))
 
     def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalSource]) -> None:
-        """Shows the lag of this process behind the journal, and the backlog of these pipelines."""
+        """Shows by how much this process lags behind the journal, and the backlog of these pipelines."""
         self._registry.register(JournalCollector(tuple(pipelines), status))
 
     def show_presence(self, presence: PresenceSource) -> None:

@@ -68,7 +68,7 @@ class DeadJob:
 
     @property
     def reason(self) -> str:
-        """Returns why the broker has the order here, as far as it says."""
+        """Returns why the broker has the order here, as far as it states the reason."""
         reason = self.letters[-1].reason
         return REASONS.get(reason, reason or "")
 

@@ -86,7 +86,7 @@ def by_rank(request: Request) -> tuple[float, ...]:
 class CallGrant:
     """Implements `ports.Grant` for one call."""
 
-    by: float
+    expires_at: float
     _call: CallRequested
     _granted: GrantedCall
     _member: "Member"

@@ -1,6 +1,7 @@
 """The request for a scan: a photo (URL or upload) and a question."""
 
 import json
+import unicodedata
 from collections.abc import Mapping
 
 from pydantic import BaseModel, Field
@@ -46,7 +47,7 @@ async def parse(form: Form) -> ScanInput:
 
     Raises `InvalidInput` with the code that clients see.
     """
-    question = text_field(form.fields, "user_input") or DEFAULT_QUESTION
+    question = unicodedata.normalize("NFC", text_field(form.fields, "user_input")) or DEFAULT_QUESTION
     if len(question) > MAX_QUESTION:
         raise InvalidInput(f"user_input is longer than {MAX_QUESTION} characters: shorten it")
     upload, url = form.files.get("image"), text_field(form.fields, "image_url")

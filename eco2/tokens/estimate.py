@@ -1,6 +1,6 @@
 """Estimates the tokens that a call will count at the provider; learns from what calls counted.
 
-Pure and deterministic: equal calls in equal order give equal estimates. What is learnt, per kind of call:
+Pure and deterministic: equal calls in equal order give equal estimates. Learnt, for each kind of call:
 
 * the prompt: what its characters would weigh at the most, and its picture by OpenAI's formula, each part
   times a ratio (`eco2/tokens/regression.py`). The parts: what is the same in every job (instructions, schema,
@@ -13,7 +13,7 @@ occur. They are bounded from above (`eco2/tokens/upper_bound.py`), since a minut
 text; a call in which they weigh much teaches nothing, so that one user's text changes no other's estimate.
 
 Not learnt: a usage that is missing or impossible, and one that is off by more than a factor of two, unless it
-stays so: then the model behind the name is another one, and its kind is learnt anew.
+persists: then the provider has changed the model, and the estimate is relearned.
 """
 
 import json
@@ -32,7 +32,7 @@ from eco2.tokens.regression import Quantile, Regression
 from eco2.tokens.upper_bound import RARE, is_ordinary, upper_bound
 
 Counting = Literal["request", "input", "usage"]
-"""What a provider counts against the tokens of a minute: `request`: the greater of prompt and
+"""The count that a provider takes against the tokens of a minute: `request`: the greater of prompt and
 `max_completion_tokens`, fixed when it is sent; `input`: the prompt; `usage`: prompt and completion."""
 
 MAX_SAMPLES = 300
@@ -100,14 +100,14 @@ class Estimate:
 
 @dataclass(slots=True)
 class _Kind:
-    """The knowledge about calls of one kind. `apart`: the last calls whose estimates were all too high, or
+    """The statistics of one kind of call. `drifting`: the last calls whose estimates were all too high, or
     all too low (`above`), by more than `DRIFT_ERROR`."""
 
     prompts: Regression = field(default_factory=lambda: Regression(4, MAX_SAMPLES))
     completions: Quantile = field(
         default_factory=lambda: Quantile(COMPLETION_QUANTILE, MAX_SAMPLES, MIN_SAMPLES)
     )
-    apart: list[tuple[Parts, int]] = field(default_factory=list)
+    drifting: list[tuple[Parts, int]] = field(default_factory=list)
     above: bool = False
 
     def learn_prompt(self, parts: Parts, counted: int) -> None:
@@ -118,15 +118,15 @@ class _Kind:
             self.prompts.learn(parts, counted)
         drifts = sure and abs(off - 1) > DRIFT_ERROR
         if not drifts or (off > 1) != self.above:
-            self.apart.clear()
+            self.drifting.clear()
         self.above = off > 1
         if drifts:
-            self.apart.append((parts, counted))
-        if len(self.apart) == DRIFT_CALLS:
+            self.drifting.append((parts, counted))
+        if len(self.drifting) == DRIFT_CALLS:
             self.prompts = Regression(len(parts), MAX_SAMPLES)
-            for seen in self.apart:
+            for seen in self.drifting:
                 self.prompts.learn(*seen)
-            self.apart.clear()
+            self.drifting.clear()
 
 
 class Estimator:

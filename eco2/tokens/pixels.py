@@ -62,7 +62,7 @@ def _webp(head: bytes) -> Size | None:
 
 
 def _jpeg(head: bytes) -> Size | None:
-    """Goes from marker to marker until a frame's, behind which height and width stand."""
+    """Goes from marker to marker until a frame's, which height and width follow."""
     at = 2
     while head[at] == 0xFF:
         marker = head[at + 1]

@@ -2,8 +2,8 @@
 
 The regression learns by how much a first guess is off, part by part, and is held at the guess.
 
-A guess is a sum of parts (say: English letters, Korean letters). What was counted is taken as the sum of the
-same parts, each times a ratio of its own; all ratios begin at 1. A part that calls never vary, or never have,
+A guess is a sum of parts (say: English letters, Korean letters). The count is taken as the sum of the
+same parts, each times its own ratio; all ratios begin at 1. A part that calls never vary, or never have,
 keeps the ratio that it had: nothing drifts while only one language comes in. A call counts by its relative
 error, so that short and long ones teach alike.
 """

@@ -110,6 +110,11 @@ def cpu_seconds_of_all(pid: int) -> float:
     return cpu_seconds(pid) + ended + sum(cpu_seconds(child) for child in children(pid))
 
 
+def starved(*pids: int) -> float:
+    """Seconds that the main threads of the processes have waited for a CPU that other programs had."""
+    return sum(int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) for pid in pids) / 1e9
+
+
 def _status(pid: int) -> dict[str, int]:
     with suppress(OSError):
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()

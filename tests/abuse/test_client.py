@@ -25,6 +25,8 @@ BROKEN = {
     "a fraction": b'event: vision\ndata: {"seq": 10.5}\n\n',
     "a float": b'event: vision\ndata: {"seq": 10.0}\n\n',
     "a number as text": b'event: vision\ndata: {"seq": "10"}\n\n',
+    "a negative number": b'event: done\ndata: {"seq": -1, "status": "completed"}\n\n',
+    "a number beyond any": b'event: vision\ndata: {"seq": %d}\n\n' % (10**26),
     "a boolean": b'event: vision\ndata: {"seq": true}\n\n',
     "an unknown status": b'event: vision\ndata: {"seq": 10, "status": "paused"}\n\n',
     "a result that is a list": b'event: vision\ndata: {"seq": 10, "result": [1]}\n\n',

@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import json
+import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import httpx
 import pytest
 
 from eco2.gateway.protocol import ConnectionLimits
+from eco2.pipeline import Pipeline
 from eco2.service import raise_open_files
 from tests.acceptance.programs import Program, eco2
-from tests.integration.test_gateway_stream import stream, submitted
-from tests.support.gateways import CONFIG, Cluster, cluster, eventually
+from tests.integration.test_gateway_stream import sockets, stream, submitted
+from tests.support.gateways import CONFIG, ECHO, Cluster, cluster, eventually
 
 Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -71,8 +73,15 @@ def port_of(world: Cluster) -> str:
 
 
 async def test_two_thousand_connections_that_say_nothing_or_little_keep_nobody_out_and_end() -> None:
-    raise_open_files()
-    async with gateway() as program, connections(program.url, 2000) as pairs:
+    """A gateway raises its limit of open files itself: it starts with the common soft one, 1,024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    async with AsyncExitStack() as stack:
+        try:
+            program = await stack.enter_async_context(gateway())
+        finally:
+            raise_open_files()
+        pairs = await stack.enter_async_context(connections(program.url, 2000))
         for _, writer in pairs[::2]:
             writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ")
         async with httpx.AsyncClient(base_url=program.url, timeout=20) as http:
@@ -89,6 +98,16 @@ async def test_pipelines_that_are_never_read_cost_little_and_delay_nobody() -> N
         async with httpx.AsyncClient(base_url=program.url, timeout=20) as http:
             assert (await http.get("/healthz")).status_code == 200
         assert memory(program, "VmHWM") - before < 60
+
+
+async def test_an_answer_that_is_never_read_ends_the_connection() -> None:
+    large = Pipeline("large", ECHO.input, (), ECHO.result, routes={"words": lambda: {"a": "b" * 20_000_000}})
+    async with cluster(pipelines=(large,), limits=ConnectionLimits(write=0.4)) as world:
+        idle = sockets()
+        async with connections(port_of(world), 1) as [pair]:
+            pair[1].write(b"GET /large/words HTTP/1.1\r\nHost: x\r\n\r\n")
+            await pair[0].readuntil(b"\r\n\r\n")
+            await eventually(lambda: sockets() == idle + 1)  # the client's own
 
 
 @pytest.mark.parametrize(
@@ -194,7 +213,7 @@ async def test_streams_of_one_job_and_of_one_owner_are_limited() -> None:
     async with cluster(config=config) as world:
         url = port_of(world)
         ann, bob = {"X-User-ID": "ann"}, {"X-User-ID": "bob"}
-        async with httpx.AsyncClient(base_url=url) as http, contextlib.AsyncExitStack() as stack:
+        async with httpx.AsyncClient(base_url=url) as http, AsyncExitStack() as stack:
 
             async def submit(owner: dict[str, str]) -> str:
                 accepted = await http.post("/echo", json={"text": "a"}, headers=owner)

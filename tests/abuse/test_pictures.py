@@ -10,11 +10,15 @@ import httpx
 import pytest
 
 from tests.abuse import bombs
-from tests.abuse.gateway import Victim, alive, children, cpu_seconds, cpu_seconds_of_all, gateway
+from tests.abuse.gateway import Victim, alive, children, cpu_seconds_of_all, gateway, starved
 from tests.acceptance.programs import spawn
 from tests.support import pictures
 
 MB = 1_000_000
+BOUND = 5.0
+"""Seconds for a good photo, and for a stop."""
+TRIES = 3
+"""Of what is bounded by wall time: a busy machine may take longer once, a defect does each time."""
 SLOW = {202, 415}
 """Of pictures that are read, though a machine that is busy otherwise may need longer than it may take."""
 BOMBS: dict[str, tuple[Callable[[], bytes], set[int]]] = {
@@ -76,15 +80,17 @@ async def test_a_phones_50_megapixels_are_no_bomb(victim: Victim) -> None:
 async def test_bombs_do_not_keep_a_good_photo_waiting(victim: Victim) -> None:
     scans = bombs.jpeg_scans(150_000)
     await victim.photo(pictures.plain())
-    used, used_by_all = cpu_seconds(victim.pid), cpu_seconds_of_all(victim.pid)
-    async with asyncio.TaskGroup() as group:
-        bad = [group.create_task(victim.photo(scans)) for _ in range(6)]
-        good = await victim.photo(pictures.plain())
-        ahead = cpu_seconds_of_all(victim.pid) - used_by_all
-    assert good.status_code == 202
-    assert ahead < 5
-    assert {task.result().status_code for task in bad} == {415}
-    assert cpu_seconds(victim.pid) - used < 5
+    used, waits = cpu_seconds_of_all(victim.pid), list[float]()
+    while len(waits) < TRIES and min(waits, default=BOUND) >= BOUND:
+        async with asyncio.TaskGroup() as group:
+            bad = [group.create_task(victim.photo(scans)) for _ in range(6)]
+            began = time.monotonic() - starved(victim.pid, os.getpid())
+            good = await victim.photo(pictures.plain())
+            waits.append(time.monotonic() - starved(victim.pid, os.getpid()) - began)
+        assert good.status_code == 202
+        assert {task.result().status_code for task in bad} == {415}
+    assert min(waits) < BOUND
+    assert cpu_seconds_of_all(victim.pid) - used < 5 * len(waits)
 
 
 async def test_a_decoder_that_hangs_is_killed_and_replaced(victim: Victim) -> None:
@@ -95,16 +101,19 @@ async def test_a_decoder_that_hangs_is_killed_and_replaced(victim: Victim) -> No
 
 
 async def test_a_stop_takes_no_longer_than_the_slowest_picture_may(amqp_url: str, prefix: str) -> None:
-    async with gateway(amqp_url, prefix) as victim:
-        frozen = await _frozen(victim)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_sent(victim, pictures.plain()))
-            await asyncio.sleep(0.2)  # until the body is there; less only makes the test easier
-            began = time.monotonic()
-            os.kill(victim.pid, signal.SIGTERM)
-            await victim.program.process.wait()
-            assert time.monotonic() - began < 9  # the server would wait 10 s for the open request
-    assert not alive(frozen)
+    waits: list[float] = []  # the server would wait 10 s for the open request
+    while len(waits) < TRIES and min(waits, default=BOUND) >= BOUND:
+        async with gateway(amqp_url, prefix) as victim:
+            frozen = await _frozen(victim)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(_sent(victim, pictures.plain()))
+                await asyncio.sleep(0.2)  # until the body is there; less only makes the test easier
+                began = time.monotonic()
+                os.kill(victim.pid, signal.SIGTERM)
+                await victim.program.process.wait()
+                waits.append(time.monotonic() - began)
+        assert not alive(frozen)
+    assert min(waits) < BOUND
 
 
 async def test_no_decoder_outlives_a_gateway_that_is_killed(amqp_url: str, prefix: str) -> None:

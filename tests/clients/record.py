@@ -43,13 +43,13 @@ REFUSALS: Mapping[str, tuple[int, dict[str, str]]] = {
 
 HEAD = """# A recorded run
 
-Written by `python -m tests.clients.record --write`, not by hand: what an app and a real `eco2 serve` said to
-each other, with a fake provider behind. `tests/acceptance/test_contract_run.py` records the same run anew,
-checks both field by field against strict models of every message (`tests/clients/contract.py`), and compares
-their shapes. JSON bodies are shown with line breaks; the headers `date` and `content-length` are left out.
+Written by `python -m tests.clients.record --write`, not by hand: the messages between an app and a real
+`eco2 serve` with a fake provider. `tests/acceptance/test_contract_run.py` records the same run again, checks
+both field by field against strict models of every message (`tests/clients/contract.py`), and compares their
+shapes. JSON bodies are shown with line breaks; the headers `date` and `content-length` are left out.
 
 Each scan runs twice. First the app follows the stream to `done`, fetches the result, and sees that there is
-nothing more to come. Then its stream breaks behind the first event, and it asks for the result every 2 s.
+nothing more to come. Then its stream breaks after the first event, and it asks for the result every 2 s.
 
 """
 

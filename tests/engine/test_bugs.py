@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
-from eco2.journal.journal import Echo
+from eco2.journal.journal import TailMonitor
 from eco2.journal.outbox import MAX_PUT_BYTES
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
@@ -200,7 +200,7 @@ async def at_once(value: JSON) -> JSON:
 async def test_what_is_too_large_for_this_broker_ends_its_job_and_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("eco2.journal.journal.Echo", lambda stream: Echo(Narrow(stream)))
+    monkeypatch.setattr("eco2.journal.journal.TailMonitor", lambda stream: TailMonitor(Narrow(stream)))
     pipeline = Pipeline("ask", Question, (Stage("draft", wide, Draft),), twice)
     async with World().process(ScriptedModel(), pipeline) as process, asyncio.timeout(100):
         states = {

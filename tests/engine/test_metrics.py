@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from eco2.calls.breaker import FAILURES
-from eco2.consumers.sweep import FRESH, INTERVAL, OVERDUE
+from eco2.consumers.sweep import INTERVAL, MAX_DEPTH_AGE, OVERDUE
 from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError
 from eco2.event import Marker, Queued, encode_events
 from eco2.job import new_id
@@ -107,7 +107,7 @@ async def test_what_the_sweep_ends_and_what_it_sees_of_the_queues_is_shown_by_wh
         assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') == 1
         assert metric_value(worker.metrics, 'eco2_queue_messages{queue="jobs.ask.wait-5s"}') == 0
         assert metric_value(gateway.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
-    await asyncio.sleep(FRESH + 1)
+    await asyncio.sleep(MAX_DEPTH_AGE + 1)
     assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
 
 

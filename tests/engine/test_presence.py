@@ -36,16 +36,16 @@ def test_only_a_majority_of_clocks_makes_the_own_one_wrong(
 ) -> None:
     found = bounds(others)
     assert found.ahead(own) == pytest.approx(ahead)
-    assert found.held(own) == pytest.approx(own - ahead)
+    assert found.corrected(own) == pytest.approx(own - ahead)
 
 
 def test_a_clock_that_is_close_enough_is_left_alone() -> None:
-    assert bounds([0.0, 0.0, 0.0]).held(1.9) == 1.9
+    assert bounds([0.0, 0.0, 0.0]).corrected(1.9) == 1.9
 
 
 @pytest.mark.parametrize("sick", [math.inf, 1e300, -1e300])
 def test_one_absurd_clock_among_three_changes_nothing(sick: float) -> None:
-    assert bounds([0.0, sick]).held(0.3) == 0.3
+    assert bounds([0.0, sick]).corrected(0.3) == 0.3
 
 
 async def _heard(world: World, *started: tuple[float, str]) -> list[Presence]:
@@ -60,7 +60,7 @@ async def _heard(world: World, *started: tuple[float, str]) -> list[Presence]:
         asyncio.get_running_loop().create_task(broker.run(asyncio.Event()))
         asyncio.get_running_loop().create_task(presences[-1].run(asyncio.Event()))
     for presence in presences:
-        await presence.met.wait()
+        await presence.hello_answered.wait()
     return presences
 
 
@@ -68,10 +68,10 @@ async def _heard(world: World, *started: tuple[float, str]) -> list[Presence]:
 async def test_three_processes_agree_on_the_time_at_their_start() -> None:
     right, also, wrong = await _heard(World(), (0.0, "a"), (0.0, "b"), (WRONG, "c"))
     assert wrong.now() == pytest.approx(VirtualClock.now(), abs=0.1)
-    assert not wrong.fit
+    assert not wrong.clock_is_usable
     assert wrong.ahead == pytest.approx(WRONG, abs=0.1)
     for healthy in (right, also):
-        assert healthy.fit
+        assert healthy.clock_is_usable
         assert healthy.now() == VirtualClock.now()
 
 
@@ -81,8 +81,8 @@ async def test_two_processes_that_disagree_keep_their_clocks_and_stay_ready(
 ) -> None:
     right, wrong = await _heard(World(), (0.0, "a"), (WRONG, "b"))
     await asyncio.sleep(5)
-    assert right.fit
-    assert wrong.fit
+    assert right.clock_is_usable
+    assert wrong.clock_is_usable
     assert wrong.now() == VirtualClock.now() + WRONG
     assert wrong.earliest() == pytest.approx(VirtualClock.now(), abs=0.1)
 
@@ -96,9 +96,9 @@ async def test_a_process_that_falls_silent_is_forgotten_with_its_clock_and_its_p
     leaving._send(leaving=True)
     await asyncio.sleep(0.1)
     assert listener.workers() == {"ask": 2}
-    assert listener.gone("c")
-    assert not listener.gone("b")
-    assert not listener.gone("never heard")
+    assert listener.has_stopped("c")
+    assert not listener.has_stopped("b")
+    assert not listener.has_stopped("never heard")
 
 
 def _ends(world: World) -> list[Done]:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from eco2.broker.embedded.queues import Queue
-from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, overdue, quiet
+from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, may_lack_order, overdue
 from eco2.event import Done, Queued, decode_events
 from eco2.job import new_id
 from eco2.journal.state import JobState
@@ -94,7 +94,7 @@ def test_a_job_is_overdue_behind_its_deadline_and_the_time_that_its_worker_has(
 def test_a_job_is_quiet_when_nothing_happened_for_long_and_nothing_waits(
     job: JobState, now: float, empty_since: dict[str, float], is_quiet: bool
 ) -> None:
-    assert list(quiet([job], now, empty_since)) == [job] * is_quiet
+    assert list(may_lack_order([job], now, empty_since)) == [job] * is_quiet
 
 
 @virtual
@@ -159,7 +159,7 @@ async def test_a_dead_letter_that_the_broker_made_does_not_leave_its_job_without
     async with world.process() as gateway:
         job = await gateway.submit()
         orders = queue(world)
-        orders.bury(orders._ready.popleft())
+        orders.dead_letter(orders._ready.popleft())
         assert len(queue(world, "dead")) == 1
         async with world.process(model):
             state = await gateway.ended(job.job)

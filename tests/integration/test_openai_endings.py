@@ -10,7 +10,15 @@ import pytest
 from pydantic import BaseModel
 
 from eco2.call import Call, InvalidAnswer, ModelRefused, PaidCallFailed, UnreadableAnswer, Usage
-from eco2.errors import Eco2Error, ProviderAccessDenied, ProviderError, ProviderRefused
+from eco2.errors import (
+    Eco2Error,
+    InputRefused,
+    ProviderAccessDenied,
+    ProviderDown,
+    ProviderError,
+    ProviderRefused,
+    RateLimited,
+)
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import STREAM_TYPE, USAGE, completion, events, piece, saying
 
@@ -259,6 +267,49 @@ async def test_no_number_loses_an_answer(name: str, bad: object) -> None:
 )
 async def test_an_object_is_read_in_every_form(message: object) -> None:
     assert await outcome(VISION, completion("stop", message)) == Seen(middle="종이")
+
+
+@pytest.mark.parametrize("status", [200, 400, 403, 422])
+@pytest.mark.parametrize("call", [VISION, ANSWER], ids=["whole", "stream"])
+async def test_an_input_that_is_refused_is_so_under_every_status(status: int, call: Call[Any]) -> None:
+    """With the words of Azure. A stage may go on without the answer, as that of the scan does."""
+    why = "The response was filtered due to the prompt triggering our content management policy"
+    body = json.dumps({"error": {"message": why, "code": "content_filter", "param": "prompt"}})
+    said: dict[str, Any] = {"status": status}
+    if status == 200 and call is ANSWER:
+        body, said["content_type"] = f"data: {body}\n\n", STREAM_TYPE
+    assert isinstance(await outcome(call, body, **said), InputRefused)
+
+
+@pytest.mark.parametrize("call", [VISION, ANSWER], ids=["whole", "stream"])
+async def test_what_stands_beside_an_error_is_read(call: Call[Any]) -> None:
+    for said, kind in (("input was flagged", InputRefused), ("insufficient balance", ProviderAccessDenied)):
+        body = json.dumps({"statusCode": 403, "message": said, "error": "Forbidden"})
+        assert isinstance(await outcome(call, body, status=403), kind)
+    for broken in ("", "{", "[" * 100_000, "<p>", "\x00"):
+        assert isinstance(await outcome(call, broken, status=403), ProviderDown)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ({"code": "insufficient_quota", "message": "no"}, ProviderAccessDenied),
+        ({"success": False, "errors": [{"message": "insufficient balance"}]}, ProviderAccessDenied),
+        ({"code": 402, "detail": "pay first"}, ProviderAccessDenied),
+        ({"message": "the input was flagged"}, InputRefused),
+        ({"status": 429, "message": "slow down"}, RateLimited),
+    ],
+)
+@pytest.mark.parametrize("call", [VISION, ANSWER], ids=["whole", "stream"])
+async def test_an_error_in_place_of_an_answer_is_that_error(
+    call: Call[Any], body: dict[str, object], kind: type[Eco2Error]
+) -> None:
+    said = json.dumps(body)
+    if call is ANSWER:
+        found = await outcome(call, f"data: {said}\n\n", content_type=STREAM_TYPE)
+    else:
+        found = await outcome(call, said)
+    assert isinstance(found, kind), found
 
 
 @pytest.mark.parametrize("status", [200, 400, 402, 429])

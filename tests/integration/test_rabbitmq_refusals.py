@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import httpx
 import pytest
 
+from eco2.assembly import Listening, process
 from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq import RabbitMQ, apply, inspect
 from eco2.broker.rabbitmq.connect import AccessRefused, connect
@@ -14,8 +16,11 @@ from eco2.errors import BrokerUnavailable, ConfigurationError, PublishUncertain,
 from eco2.event import Marker, decode_events
 from eco2.journal.outbox import Outbox
 from eco2.ports import FromStart
+from eco2.service import run
+from eco2.settings import Settings
 from eco2.writers import Writers
 from tests.conformance.harness import eventually
+from tests.support import pictures
 from tests.support.rabbitmq import Node
 
 SMALL = 50_000
@@ -144,7 +149,7 @@ async def test_an_inspection_finds_a_limit_that_is_below_what_the_gateway_takes(
 
 
 async def test_a_body_that_the_broker_never_takes_is_refused_for_good_and_alone(
-    node: Node, prefix: str
+    node: Node, prefix: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broker = RabbitMQ(node.url, Topology(prefix, pipelines=("scan",)))
     async with running(broker):
@@ -159,6 +164,50 @@ async def test_a_body_that_the_broker_never_takes_is_refused_for_good_and_alone(
         assert all(result is None or isinstance(result, PublishUncertain) for result in results[1:])
         await eventually(lambda: broker.ready)
         await broker.append_order(bytes(SMALL), "afterwards")
+        caplog.clear()
+        results = await asyncio.gather(
+            *(broker.append_order(bytes(SMALL + 1), f"again-{number}") for number in range(3)),
+            *(broker.append_order(bytes(SMALL), f"more-{number}") for number in range(3)),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results[:3]] == [TooLarge] * 3
+        assert results[3:] == [None] * 3  # the limit is known: nothing was sent that would harm the others
+        monkeypatch.setattr("eco2.broker.rabbitmq.publisher.LIMIT_TTL", 0.0)  # it may have been raised
+        assert not said(caplog, "closed a channel")
+        with pytest.raises(TooLarge):
+            await broker.append_order(bytes(SMALL + 1), "asked")
+        await eventually(lambda: said(caplog, "closed a channel"))
+
+
+async def test_a_photo_that_the_broker_never_takes_is_refused_for_good_with_the_reason_in_the_log(
+    node: Node, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(amqp_url=node.url, prefix=prefix, port=0, probes_port=0)
+    stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
+    async with (
+        process(settings, "gateway", stop, Listening(gateway=port.set_result)) as components,
+        asyncio.TaskGroup() as group,
+        httpx.AsyncClient(timeout=60, trust_env=False) as http,
+    ):
+        group.create_task(run(components, stop))
+        try:
+            url = f"http://127.0.0.1:{await port}/scan"
+
+            async def photo(data: bytes) -> httpx.Response:
+                while True:
+                    answer = await http.post(url, files={"image": ("a.jpg", data, "image/jpeg")})
+                    if answer.status_code != 503:  # until it has read the journal
+                        return answer
+                    await asyncio.sleep(0.1)
+
+            small = await photo(pictures.plain())
+            large = [await photo(pictures.noise("JPEG", 600)) for _ in range(2)]
+        finally:
+            stop.set()
+    assert small.status_code == 202
+    assert [(answer.status_code, answer.json()["code"]) for answer in large] == [(413, "IMAGE_TOO_LARGE")] * 2
+    assert all("send a smaller one" in answer.json()["detail"] for answer in large)
+    assert said(caplog, "refused for its size", "max_message_size")
 
 
 async def test_events_that_together_exceed_the_limit_are_split_and_one_that_does_alone_fails(

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Unpack
 
 from eco2.broker.embedded import Embedded, Server
-from eco2.broker.embedded.subscription import Following, Standing
+from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail
 from eco2.broker.topology import Topology
 from eco2.ports import Delivery, Express, Record, Start, ignore
 from tests.support.virtual_clock import Arguments, VirtualLoop
@@ -128,26 +128,28 @@ class Freezable(Embedded):
             self._disconnect()
             await asyncio.sleep(seconds - HEARTBEAT)
         self.freezer.thaw()
-        if seconds > HEARTBEAT and self._channel is None and self._desk is not None:
+        if seconds > HEARTBEAT and self._channel is None and self._handler is not None:
             if self._reconnect is not None:
                 self._reconnect.cancel()  # of a disruption while it stood still
             self.freezer.enter(self._connect)
 
-    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
+    def consume(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> EmbeddedSubscription:
         return super().consume(queue, prefetch, partial(self.freezer.enter, on_delivery))
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
-    ) -> Following:
+    ) -> EmbeddedTail:
         enter = self.freezer.enter
         return super().tail(start, partial(enter, on_record), partial(enter, on_replaced))
 
-    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> EmbeddedSubscription:
         return super().subscribe(pattern, partial(self.freezer.enter, on_message))
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> Standing:
+    ) -> EmbeddedSubscription:
         async def handled(body: bytes) -> bytes:
             handling = self.freezer.context.copy().run(asyncio.ensure_future, handler(body))
             try:

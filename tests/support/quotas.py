@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
-from eco2.broker.embedded.subscription import Following, Standing
+from eco2.broker.embedded.subscription import EmbeddedTail, EmbeddedSubscription
 from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
 from eco2.event import BudgetEvent, decode_message
@@ -92,14 +92,14 @@ class Line(Embedded):
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
-    ) -> Following:
+    ) -> EmbeddedTail:
         return super().tail(start, lambda record: self._deliver(partial(on_record, record)), on_replaced)
 
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._speaking.is_set():
             super().broadcast(topic, body)
 
-    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> EmbeddedSubscription:
         def deliver(topic: str, body: bytes) -> None:
             self._deliver(partial(on_message, topic, body))
 

@@ -12,14 +12,14 @@ from eco2.ports import GrantRequest
 
 @dataclass
 class Recorded:
-    """A grant that is good until `by`, on the loop's clock. `words`: what was reported, in order."""
+    """A grant that is good until `expires_at`, on the loop's clock. `words`: what was reported, in order."""
 
     request: GrantRequest
-    by: float = math.inf
+    expires_at: float = math.inf
     words: list[str] = field(default_factory=list)
 
     def confirm(self) -> None:
-        if asyncio.get_running_loop().time() >= self.by:
+        if asyncio.get_running_loop().time() >= self.expires_at:
             raise GrantExpired("too old")
         self.words.append("confirmed")
 

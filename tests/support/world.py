@@ -15,7 +15,7 @@ from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
 from eco2.calls.provider import Provider
-from eco2.consumers.sweep import Deadlines, LastResort
+from eco2.consumers.sweep import Deadlines, GatewayDeadlines
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
@@ -319,7 +319,10 @@ def skewed(
     ]
     if model is None:
         deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
-        return process, [*components, Component("deadlines", LastResort(journal, deadlines, presence).run)]
+        return process, [
+            *components,
+            Component("deadlines", GatewayDeadlines(journal, deadlines, presence).run),
+        ]
     components += shares(process, [Remote("scripted", model)])
     return process, [*components, *worker(process, 10, spending=False)]
 
@@ -368,7 +371,7 @@ def worker(process: Process, prefetch: int, spending: bool) -> Sequence[Componen
         drain_grace=70.0,
         call_timeout=60.0,
         holder_timeout=SILENCE,
-        keep=KEEP,
+        window=KEEP,
         spending=spending,
     )
     return worker_components(process.core, list(process.providers.values()), options)

@@ -95,6 +95,10 @@ def test_topology_show_needs_no_broker() -> None:
         (["dead", "drop"], {}, "--all"),
         (["dead", "replay", "some-job", "--all"], {}, "--all"),
         (["topology", "show"], {"ECO2_PREFIX": "Eco.2"}, "Eco"),
+        (["gateway"], {"ECO2_AMQP_URL": "amqp://user:pa#ss@host/"}, "%23 for #"),
+        (["worker"], {"ECO2_AMQP_URL": "amqp://user:pa/ss?@host/"}, "%2F for /"),
+        (["gateway"], {"ECO2_AMQP_URL": "amqp://user:pass@host:99999/"}, "1 to 65535"),
+        (["worker"], {"OPENAI_API_KEY": "\n"}, "OPENAI_API_KEY: it is blank"),
     ],
 )
 def test_what_cannot_start_exits_with_2_and_says_what_to_change(
@@ -117,7 +121,7 @@ def test_a_gateway_that_does_not_answer_exits_with_4(
 ) -> None:
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff")
-    monkeypatch.setattr("eco2.demo.CLIENT_PATIENCE", 0.0)
+    monkeypatch.setattr("eco2.demo.CLIENT_TIMEOUT", 0.0)
     assert exit_of(monkeypatch, "scan", str(photo), "--url", "http://127.0.0.1:9") == 4
     assert "127.0.0.1:9" in capsys.readouterr().err
 

@@ -52,8 +52,8 @@ def test_data_over_several_lines_is_one_value() -> None:
 
 def said(texts: LiveTexts, *pieces: str, name: str = "answer.delta") -> list[tuple[str | None, bool]]:
     """What a reader is shown of pieces that come in: text, and whether it starts over."""
-    news = [texts.news(ClientEvent(name=name, text=piece)) for piece in pieces]
-    return [(event.text, event.again) for event in news if event is not None]
+    new = [texts.take_new(ClientEvent(name=name, text=piece)) for piece in pieces]
+    return [(event.text, event.again) for event in new if event is not None]
 
 
 @given(st.text(max_size=12), st.lists(st.lists(st.integers(0, 12), max_size=4), min_size=1, max_size=4))
@@ -77,7 +77,7 @@ def test_live_text_that_begins_anew_says_so_and_other_stages_do_not_mix() -> Non
     assert said(texts, "Put", name="other.delta") == [("Put", False)]
     texts.connected()
     assert said(texts, "Rin", "d it", " well") == [("Rind it", True), (" well", False)]
-    assert texts.news(ClientEvent(name="waiting")) == ClientEvent(name="waiting")
+    assert texts.take_new(ClientEvent(name="waiting")) == ClientEvent(name="waiting")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1"])

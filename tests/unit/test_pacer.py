@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco2.errors import CallTooLarge
-from eco2.pacer import BURST_SECONDS, LEARNT, MINUTE, SPAN, TRANSIT_GUARD, CallStats, Counting, Limits, Pacer
+from eco2.pacer import (
+    BURST_SECONDS,
+    MIN_CALLS,
+    MINUTE,
+    SPAN,
+    TRANSIT_GUARD,
+    CallStats,
+    Counting,
+    Limits,
+    Pacer,
+)
 from tests.support.provider_windows import Arrival, fullest
 
 LIMITS = Limits(requests=30.0, tokens=6000.0)
@@ -193,7 +203,7 @@ def test_a_limit_that_goes_and_comes_begins_full() -> None:
 
 def test_usage_is_reserved_in_aggregate_once_a_kind_is_known() -> None:
     pacer, now = fresh(Limits(tokens=100_000.0), "usage")
-    for number in range(LEARNT):
+    for number in range(MIN_CALLS):
         assert pacer.when(now, 1000.0, "answer") == now
         pacer.grant(now, str(number), 1000.0, "answer")
         pacer.settle(str(number), 90.0 if number % 2 else 110.0)
@@ -276,10 +286,10 @@ def test_the_room_for_calls_in_flight_is_told_on_and_ends_with_the_window() -> N
 def test_a_kind_forgets() -> None:
     kind = CallStats()
     for _ in range(2000):
-        kind = kind.seen(100.0)
+        kind = kind.with_call(100.0)
     assert (kind.mean, kind.variance) == (100.0, 0.0)
     for _ in range(2000):
-        kind = kind.seen(200.0)
+        kind = kind.with_call(200.0)
     assert kind.mean == pytest.approx(200.0, abs=1)
 
 

@@ -42,7 +42,7 @@ def test_what_surrounds_a_copied_value_is_taken_off(wrapper: str, monkeypatch: p
 @pytest.mark.parametrize(
     "key",
     [" ", "\n", "\ufeff", "“”", '""', "' '", "\u200b \t", "sk-a b", "sk-a\nb", "sk-ä", "sk-a\u200bb",
-     "s\x7fk", "sk-…", "Bearer sk-a", "“sk-a", "ｓｋ-a", "\u3000"],
+     "s\x7fk", "'sk-a", 'sk-a"', r"sk-a\n", "`sk-a", "sk-…", "Bearer sk-a", "“sk-a", "ｓｋ-a", "\u3000"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "ECO2_PROVIDERS__G__API_KEY"])
 def test_a_key_that_no_header_can_carry_stops_the_start(

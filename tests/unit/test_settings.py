@@ -41,6 +41,14 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.job_deadline == 90.5
 
 
+def test_each_entry_of_a_list_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_CORS_ORIGINS", "https://app.example\u200b, “http://[::1]:3000”,\n")
+    monkeypatch.setenv("ECO2_HOSTS", "api.example\ufeff,'b.example'")
+    settings = load()
+    assert settings.allowed_origins == ("https://app.example", "http://[::1]:3000")
+    assert settings.allowed_hosts == ("api.example", "b.example")
+
+
 def test_an_empty_variable_is_an_unset_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO2_AMQP_URL", "")
     monkeypatch.setenv("ECO2_PREFETCH", "")
@@ -65,6 +73,10 @@ def test_variables_of_others_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> 
         ("ECO2_JOB_DEADLINE", "inf", "finite"),
         ("ECO2_CORS_ORIGINS", "*", "exact origin"),
         ("ECO2_CORS_ORIGINS", "https://app.example/", "exact origin"),
+        ("ECO2_CORS_ORIGINS", "https://App.example", "in lower case"),
+        ("ECO2_CORS_ORIGINS", "https://äpp.example", "xn--"),
+        ("ECO2_CORS_ORIGINS", 'https://app.example",https://b.example', "exact origin"),
+        ("ECO2_HOSTS", "api.example:443", "without a port"),
         ("ECO2_SSE_COMMENT", "120", "less than or equal to 40"),
         ("ECO2_LOG_LEVEL", "loud", "'debug', 'info'"),
         ("OPENAI_BASE_URL", "localhost:8000", "http://"),

@@ -19,7 +19,7 @@ class Chaos:
     lost_confirm: float = 0.02
     """Publishes that take effect and end as `PublishUncertain`."""
     ghost: float = 0.02
-    """Publishes that end as `PublishUncertain` and take effect later, behind newer ones."""
+    """Publishes that end as `PublishUncertain` and take effect later, after newer ones."""
     lost_publish: float = 0.01
     """Publishes that end as `PublishUncertain` and never take effect."""
     block: float = 0.005
@@ -39,7 +39,7 @@ class Chaos:
     silent: float = 0.0005
     """Batches from which on a tail shows nothing any more until it is attached again."""
     lost_live: float = 0.01
-    """Live messages, requests and replies that reach nobody."""
+    """Live messages, requests and replies that are lost."""
     early: int = 300
     """`FromTime` starts up to so many records early."""
     most_gap: int = 50

@@ -14,16 +14,16 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
 from eco2.broker.embedded.publishing import Publisher
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.broker.embedded.rpc import MAX_REQUESTS, Answered, Desk, request
+from eco2.broker.embedded.rpc import MAX_REQUESTS, Answered, RequestHandler, request
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
-from eco2.broker.embedded.subscription import Following, Link, Standing
+from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail, Link
 from eco2.broker.position import Position
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, Unroutable
 from eco2.ports import Delivery, Express, LinkStatus, Record, Start, ignore
 
-Wish = TypeVar("Wish", bound=Standing)
+AnySubscription = TypeVar("AnySubscription", bound=EmbeddedSubscription)
 
 
 class Embedded:
@@ -34,9 +34,9 @@ class Embedded:
         self._names = frozenset(entity.name for entity in topology.entities)
         self._server = server or Server()
         self._publisher = Publisher(self._server)
-        self._subscriptions: dict[Standing, None] = {}
+        self._subscriptions: dict[EmbeddedSubscription, None] = {}
         self._channel: Channel | None = None
-        self._desk: Desk | None = None
+        self._handler: RequestHandler | None = None
         self._answered: Answered = {}
         self._draining = False
         self._connects = 0
@@ -48,7 +48,9 @@ class Embedded:
 
     @property
     def ready(self) -> bool:
-        return self._channel is not None and all(wish.attached for wish in self._subscriptions)
+        return self._channel is not None and all(
+            subscription.attached for subscription in self._subscriptions
+        )
 
     @property
     def links(self) -> tuple[LinkStatus, ...]:
@@ -57,7 +59,7 @@ class Embedded:
     async def run(self, stop: asyncio.Event) -> None:
         self._server.declare(self._topology)  # before the group, which would wrap the refusal
         async with asyncio.TaskGroup() as tasks:
-            self._desk, self._draining = Desk(tasks), False
+            self._handler, self._draining = RequestHandler(tasks), False
             self._connect()
             try:
                 await stop.wait()
@@ -65,7 +67,7 @@ class Embedded:
                 await self._publisher.all_confirmed()
             finally:
                 self._disconnect()
-                self._desk.close()
+                self._handler.close()
                 if self._reconnect is not None:
                     self._reconnect.cancel()
 
@@ -82,7 +84,9 @@ class Embedded:
         put = self._queue(self._topology.queue(queue)).put
         await self._publisher.publish(channel, message_id, partial(put, Message(body, message_id)))
 
-    def consume(self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]) -> Standing:
+    def consume(
+        self, queue: str, prefetch: int, on_delivery: Callable[[Delivery], None]
+    ) -> EmbeddedSubscription:
         name = self._existing(self._topology.queue(queue))
         return self._subscribe(lambda channel: Consumer(self._queue(name), channel, prefetch, on_delivery))
 
@@ -98,9 +102,9 @@ class Embedded:
 
     def tail(
         self, start: Start, on_record: Callable[[Record], None], on_replaced: Callable[[], None] = ignore
-    ) -> Following:
+    ) -> EmbeddedTail:
         log, position = partial(self._log, self._topology.stream), Position(start, on_record, on_replaced)
-        return self._add_wish(Following(log, position, self._forget))
+        return self._add_subscription(EmbeddedTail(log, position, self._forget))
 
     def read(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.stream, start)
@@ -115,7 +119,7 @@ class Embedded:
         if self._channel is not None and self._server.blocked is None:
             self._exchange().publish(topic, body)
 
-    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Standing:
+    def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> EmbeddedSubscription:
         return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
 
     async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
@@ -127,38 +131,38 @@ class Embedded:
 
     def serve(
         self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> Standing:
+    ) -> EmbeddedSubscription:
         name = self._existing(self._topology.service(service))
 
         def answer(body: bytes) -> bytes | None:
             return express(body) if express is not None and serving.attached else None
 
         def handle(delivery: QueueDelivery) -> None:
-            if self._desk is not None:
-                self._desk.handle(delivery, handler, answer)
+            if self._handler is not None:
+                self._handler.handle(delivery, handler, answer)
 
         serving = self._subscribe(lambda channel: Consumer(self._queue(name), channel, MAX_REQUESTS, handle))
         return serving
 
-    def _subscribe(self, link: Callable[[Channel], Link]) -> Standing:
-        return self._add_wish(Standing(link, self._forget))
+    def _subscribe(self, link: Callable[[Channel], Link]) -> EmbeddedSubscription:
+        return self._add_subscription(EmbeddedSubscription(link, self._forget))
 
-    def _add_wish(self, wish: Wish) -> Wish:
-        self._subscriptions[wish] = None
+    def _add_subscription(self, subscription: AnySubscription) -> AnySubscription:
+        self._subscriptions[subscription] = None
         if self._channel is not None:
-            asyncio.get_running_loop().call_soon(wish.attach, self._channel)
-        return wish
+            asyncio.get_running_loop().call_soon(subscription.attach, self._channel)
+        return subscription
 
-    def _forget(self, wish: Standing) -> None:
-        self._subscriptions.pop(wish, None)
+    def _forget(self, subscription: EmbeddedSubscription) -> None:
+        self._subscriptions.pop(subscription, None)
 
     def _connect(self) -> None:
-        self._server.declare(self._topology)  # perhaps anew: it may have been wiped meanwhile
+        self._server.declare(self._topology)  # perhaps again: it may have been wiped meanwhile
         self._channel = Channel(on_cut=self.disrupt)
         self._connects += 1
         self._server.channels.add(self._channel)
-        for wish in list(self._subscriptions):
-            wish.attach(self._channel)
+        for subscription in list(self._subscriptions):
+            subscription.attach(self._channel)
 
     def _disconnect(self) -> None:
         """Consumers go first, so that what they held is not handed back to them."""
@@ -166,8 +170,8 @@ class Embedded:
         channel, self._channel = self._channel, None
         if channel is None:
             return
-        for wish in self._subscriptions:
-            wish.detach()
+        for subscription in self._subscriptions:
+            subscription.detach()
         self._server.channels.discard(channel)
         channel.close()
 

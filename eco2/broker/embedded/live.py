@@ -23,7 +23,7 @@ class Exchange:
         self._dice = dice
 
     def publish(self, topic: str, body: bytes) -> None:
-        """To every listener whose pattern fits, or to nobody."""
+        """Sends it to every subscriber whose pattern fits, or to none."""
         if self._dice.lost_live():
             return
         for listener in self.listeners:

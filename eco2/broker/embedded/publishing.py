@@ -1,4 +1,4 @@
-"""Publishing with confirms: what the publisher is told, and what really happened.
+"""Publishing with confirms: the result that the publisher gets, and the real effect.
 
 Guarantees: a publish that returns has taken effect; one that raises `BrokerUnavailable` or `Unroutable` never
 will; after `PublishUncertain` anything is possible, and under chaos everything happens.
@@ -14,7 +14,7 @@ from eco2.errors import BrokerUnavailable, PublishUncertain
 
 ALARM = "low on memory"
 MAX_MISSED = 3
-"""Publishes without a confirm, one after the other, behind which a connection is given up."""
+"""Publishes without a confirm, in a row, after which a connection is given up."""
 
 
 class Publisher:

@@ -62,7 +62,7 @@ class Queue:
         self._scheduled = False
 
     def __len__(self) -> int:
-        """Messages that nobody holds."""
+        """Messages that no consumer holds."""
         return len(self._ready)
 
     def put(self, message: Message) -> None:
@@ -79,13 +79,13 @@ class Queue:
         """Takes a message back that was handed out: in front, or to the dead letters at its limit."""
         message.returns += 1
         if self._limit is not None and message.returns > self._limit:
-            self.bury(message)
+            self.dead_letter(message)
         else:
             self._ready.appendleft(message)
             self._drop_expired()
             self.schedule()
 
-    def bury(self, message: Message) -> None:
+    def dead_letter(self, message: Message) -> None:
         """Sends a message that is no longer in the queue to the dead letters, if the queue has any."""
         if self._dead is not None:
             self._dead(Message(message.body, message.id))
@@ -135,13 +135,13 @@ class Queue:
     def _drop_expired(self) -> None:
         now = asyncio.get_running_loop().time()
         while self._ready and (expires := self._ready[0].expires) is not None and expires <= now:
-            self.bury(self._ready.popleft())
+            self.dead_letter(self._ready.popleft())
 
     def _expire(self, message: Message) -> None:
-        """The queue's own time is over for `message`, unless somebody holds it or it is gone."""
+        """Removes `message` at the end of its time to live, unless a consumer holds it or it is gone."""
         if message in self._ready:
             self._ready.remove(message)
-            self.bury(message)
+            self.dead_letter(message)
 
 
 class Consumer:
@@ -232,12 +232,12 @@ class QueueDelivery:
 
     async def reject(self) -> None:
         self._settle()
-        self._consumer.queue.bury(self._message)
+        self._consumer.queue.dead_letter(self._message)
 
     def take_away(self) -> None:
         """The broker takes the message back and delivers it again; settling it fails from now on."""
         if self._held:
-            self._let_go()
+            self._release()
             self._consumer.queue.put_back(self._message)
 
     def _settle(self) -> None:
@@ -248,9 +248,9 @@ class QueueDelivery:
                 f"message {self.message_id} of {self._consumer.queue.name} is no longer held here:"
                 " it was settled before, or its connection went and the broker delivers it again"
             )
-        self._let_go()
+        self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         self._held = False
         self._consumer.channel.forget(self.take_away)
         self._consumer.release()

@@ -1,9 +1,9 @@
-"""Request and reply in memory: a request is a message in the service's queue, its reply goes to its asker.
+"""Request and reply in memory: a request is a message in the service's queue, the reply goes to its sender.
 
-A copy of a request may go to whoever answered last without passing the queue; under chaos it comes too late.
+A copy of a request may go directly to the process that answered last; under chaos it comes too late.
 
-Guarantees: at most one reply reaches an asker; a request stays in the queue until it was answered, so that
-the next elected process gets what the last one left open.
+Guarantees: a requester gets at most one reply; a request stays in the queue until it was answered, so that
+the next elected process gets the requests that the last one left open.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 
 
 Answered = dict[str, Express]
-"""Where copies go: to whoever answered last, by the queue that was asked."""
+"""Where copies go, by queue: to the process that answered last."""
 
 
 async def request(
@@ -62,7 +62,7 @@ async def request(
     return reply.result()
 
 
-class Desk:
+class RequestHandler:
     """Handles requests side by side, as tasks of `tasks`, until it is closed."""
 
     def __init__(self, tasks: asyncio.TaskGroup) -> None:

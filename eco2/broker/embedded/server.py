@@ -40,9 +40,9 @@ class Server:
     def declare(self, needed: topology.Topology) -> None:
         """Declares what is missing. Raises `ConfigurationError` for a name that has other arguments."""
         for entity in needed.entities:
-            there = self._declared.setdefault(entity.name, entity)
-            if there != entity:
-                raise ConfigurationError(topology.difference(entity, f"it exists as {there}"))
+            existing = self._declared.setdefault(entity.name, entity)
+            if existing != entity:
+                raise ConfigurationError(topology.difference(entity, f"it exists as {existing}"))
             if isinstance(entity, topology.Exchange):
                 self.exchanges.setdefault(entity.name, Exchange(self.dice))
             elif entity.arguments["x-queue-type"] == "stream":
@@ -59,8 +59,10 @@ class Server:
         self.blocked = None
 
     def delete(self, name: str) -> None:
-        """Deletes a queue or stream with all that it holds, and cuts every connection; who connects declares
-        it again, empty."""
+        """Deletes a queue or stream with all that it holds, and cuts every connection.
+
+        The next connection declares it again, empty.
+        """
         self._declared.pop(name, None)
         self.logs.pop(name, None)
         if (queue := self.queues.pop(name, None)) is not None:
@@ -88,11 +90,9 @@ class Server:
             single_active=bool(entity.arguments.get("x-single-active-consumer")),
             limit=None if limit is None else int(limit),
             ttl=None if ttl is None else int(ttl) / 1000,
-            dead=None if dead is None else lambda message: self._bury(str(dead), message),
+            dead=None if dead is None else lambda message: self._dead_letter(str(dead), message),
         )
 
-    def _bury(self, queue: str, message: Message) -> None:
-        if (
-            dead := self.queues.get(queue)
-        ) is not None:  # else it was deleted, and nobody has declared it again yet
+    def _dead_letter(self, queue: str, message: Message) -> None:
+        if (dead := self.queues.get(queue)) is not None:  # else it was deleted, and is not declared again yet
             dead.put(message)

@@ -1,4 +1,4 @@
-"""A standing wish for messages: attached whenever there is a connection, over any number of them."""
+"""Subscriptions that outlive connections: each is attached again to every new connection."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -15,10 +15,12 @@ class Link(Protocol):
         """No callback after this."""
 
 
-class Standing:
-    """`ports.Subscription`. `link` attaches it to a connection; `forget` is told when it is cancelled."""
+class EmbeddedSubscription:
+    """`ports.Subscription`. `link` attaches it to a connection; `forget` is called when it is cancelled."""
 
-    def __init__(self, link: Callable[[Channel], Link], forget: "Callable[[Standing], None]") -> None:
+    def __init__(
+        self, link: Callable[[Channel], Link], forget: "Callable[[EmbeddedSubscription], None]"
+    ) -> None:
         self._make_link = link
         self._forget = forget
         self._link: Link | None = None
@@ -45,14 +47,14 @@ class Standing:
         self._forget(self)
 
 
-class Following(Standing):
+class EmbeddedTail(EmbeddedSubscription):
     """`ports.Tail`: remembers over all connections how far it came. `log` gives the present stream."""
 
     def __init__(
         self,
         log: Callable[[], Log],
         position: Position,
-        forget: "Callable[[Standing], None]",
+        forget: "Callable[[EmbeddedSubscription], None]",
     ) -> None:
         super().__init__(self._tail, forget)
         self._log = log

@@ -3,7 +3,7 @@
 A process has at most four connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
 queues), `journal` (tails, readers, listening, depths) and `quota` (request and reply, short heartbeat). A
 gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
-memory alarm stops reading from connections that publish, and acks must not wait behind that.
+memory alarm stops reading from connections that publish, and acks must not wait for that.
 """
 
 import asyncio
@@ -174,8 +174,8 @@ class RabbitMQ:
             log.info("live messages that the broker did not take in time were dropped")
 
     def _read(self, queue: str, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
-        patience = self._timeout if self._running else 0
-        return stream.read(self._journal, queue, start, patience)
+        timeout = self._timeout if self._running else 0
+        return stream.read(self._journal, queue, start, timeout)
 
     def _must_run(self) -> None:
         if not self._running:

@@ -1,7 +1,7 @@
 """Maps the errors that aiormq raises for a lost channel or connection.
 
 aiormq rejects whatever is pending with the reason that ended the connection. That may be one of its own
-errors, a bare `Exception`, or a `CancelledError` although nobody cancelled us.
+errors, a bare `Exception`, or a `CancelledError` although no task was cancelled.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ def map_connection_errors(error: type[RetryableError], message: str) -> Iterator
 
 
 def is_connection_error(reason: Exception) -> bool:
-    """True if `reason` is how aiormq says that a channel or connection is gone."""
+    """True if aiormq raises `reason` when a channel or connection is gone."""
     if isinstance(reason, Eco2Error):
         return False
     return isinstance(reason, (*CONNECTION_EXCEPTIONS, TimeoutError)) or type(reason) is Exception
@@ -80,7 +80,7 @@ def raise_if_cancelled() -> None:
     """Raises the CancelledError of the current task that a library has swallowed, if it did.
 
     aiormq turns it into the error of a connection that goes in the same moment, `wait_for` of Python 3.11
-    drops it when what it waits for is done. A loop for ever has to look itself, or stopping hangs.
+    drops it when what it waits for is done. An endless loop has to check for itself, or stopping hangs.
     """
     if _cancellations():
         raise asyncio.CancelledError
@@ -95,7 +95,8 @@ def _cancellations() -> int:
 class ConnectionScope:
     """Ends what waits on a channel or connection as soon as that is gone.
 
-    aiormq rejects its own futures then, but whoever waits for room in its write queue waits for ever.
+    aiormq rejects its own futures then, but a task that waits for room in its write queue would wait without
+    end.
     """
 
     def __init__(self) -> None:

@@ -36,7 +36,7 @@ class Ack(NamedTuple):
 class AckTracker:
     """Decides which deliveries of a channel one cumulative ack can settle; tags count from 1 without gaps.
 
-    Single acks are most of what a job costs at the broker. A cumulative ack says "this one, and all before
+    Single acks are most of what a job costs at the broker. A cumulative ack means "this one, and all before
     it", so it is sent only if all before it are settled: no delivery waits for the ack of a slower one.
     """
 

@@ -114,7 +114,7 @@ class DeadLetterQueue:
                 async with asyncio.timeout(ARRIVAL_TIMEOUT):
                     await self._arrived.wait()
         except TimeoutError:
-            log.info("somebody else holds dead letters", missing=wanted - len(self._held))
+            log.info("another consumer holds dead letters", missing=wanted - len(self._held))
         await self._channel.basic_cancel(started.consumer_tag or "")
         return list(self._held.values())
 
@@ -125,7 +125,7 @@ class DeadLetterQueue:
                 DeliveryLost, "the connection went; look again whether the letter is still there"
             ):
                 await self._channel.basic_ack(tag)
-                await self._waiting()  # answered behind the ack, which has no answer of its own
+                await self._waiting()  # answered after the ack, which has no answer
 
     async def close(self) -> None:
         """Gives back every letter that was not dropped: a few at a time, to keep their order."""

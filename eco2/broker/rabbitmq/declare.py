@@ -51,7 +51,7 @@ async def inspect(url: str, topology: Topology, largest: int) -> Inspection:
     """Looks at everything that the broker can be asked for; creates nothing.
 
     `largest`: bytes of the largest message that it must take. So large a message is sent, to no queue: no
-    other question tells a broker's limit.
+    other request shows a broker's limit.
     """
     async with _connected(url) as connection:
         found = server(connection)
@@ -145,7 +145,7 @@ def explain_refusal(entity: Entity, refusal: ChannelClosed) -> str:
     elif isinstance(refusal, ChannelLockedResource):
         advice = "another connection has it for itself: end that one, or use another ECO2_PREFIX"
     elif "limit" in text and "inequivalent" not in text:
-        advice = "raise that limit (`rabbitmqctl set_vhost_limits`), or delete queues that nobody uses"
+        advice = "raise that limit (`rabbitmqctl set_vhost_limits`), or delete queues that are not used"
     else:
         return difference(entity, text)
     return f"{entity.kind} {entity.name}: {text}; {advice}"

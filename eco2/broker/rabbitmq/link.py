@@ -59,12 +59,12 @@ class Session(Protocol):
 
 
 class Nodes:
-    """The broker's nodes as one process sees them: which one its links use, and whether it was ever let in.
+    """The broker's nodes as one process sees them: the one that its links use, and whether a login succeeded.
 
-    All links use the same node. So a node that answers but serves nobody, as one of RabbitMQ 4.3 without a
-    majority, is left by all of them when one finds out: the others have no means to.
+    All links use the same node. So when one link finds that a node answers but serves no client, as one of
+    RabbitMQ 4.3 without a majority, all of them leave it: the others cannot find out.
 
-    What the broker refuses at the start of a process is most likely a wrong setting, and ends it. Afterwards
+    A refusal by the broker at the start of a process is most likely a wrong setting, and ends it. Afterwards
     the same refusal is most likely a change at the broker that passes, such as a new password, and ends
     nothing.
     """
@@ -96,7 +96,7 @@ class Nodes:
             self._turn = (self._turn + 1) % len(self._addresses)
 
     def leave(self, address: Address) -> None:
-        """Ends the connections of all links to a node that serves nobody, if there is another one."""
+        """Ends the connections of all links to a node that serves no client, if there is another node."""
         self.move_on(address)
         if self.several:
             for link in self._links:
@@ -119,7 +119,7 @@ class Nodes:
 
 
 class Link:
-    """The connection called `name`; it is opened once somebody wants it. Heartbeat in seconds.
+    """The connection called `name`; it is opened at its first use. Heartbeat in seconds.
 
     It takes the next one of `nodes` after each failure or loss.
     """
@@ -151,21 +151,21 @@ class Link:
 
     @property
     def ready(self) -> bool:
-        """True if nobody wants this link, or it is up with every session attached."""
+        """True if this link is not in use, or is up with every session attached."""
         if not self._wanted.is_set():
             return True
         return self._up.is_set() and all(session.attached for session in self._sessions)
 
     @property
     def status(self) -> LinkStatus | None:
-        """How it stands, named by what it is for; None if nobody wants it."""
+        """The state of the link under its name; None if it is not in use."""
         if not self._wanted.is_set():
             return None
         return LinkStatus(self.name.rpartition(" ")[2], self._up.is_set(), max(0, self._connects - 1))
 
     @property
     def blocked(self) -> bool:
-        """True while the broker has told this connection that it reads no publishes."""
+        """True while the broker reads no publishes from this connection, by its own notice."""
         transport = self._connection.transport if self._connection else None
         return transport is not None and not _completes_at_once(transport.ready())
 
@@ -192,11 +192,11 @@ class Link:
             log.warning("the broker closed a channel", link=self.name, why=reason_of(reason))
         self._changed.set()
 
-    async def connection(self, patience: float) -> AbstractConnection:
-        """The open connection. Raises `BrokerUnavailable` after `patience` seconds without one."""
+    async def connection(self, timeout: float) -> AbstractConnection:
+        """The open connection. Raises `BrokerUnavailable` after `timeout` seconds without one."""
         self._wanted.set()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await self._up.wait()
         except TimeoutError:
             raise BrokerUnavailable(f"{self.name}: not connected to the broker; try again later") from None
@@ -247,9 +247,9 @@ class Link:
             log.info("connected", link=self.name, to=str(address), broker=str(server(connection)))
             yield connection
         finally:
-            patience = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
+            timeout = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
             self._forget()
-            await _close(connection, patience)
+            await _close(connection, timeout)
 
     def _closed(self, _: object, reason: BaseException | None = None) -> None:
         """Takes aio-pika's notice that the connection is closed."""
@@ -257,13 +257,13 @@ class Link:
         self.drop()
 
     def drop(self, *_: object) -> None:
-        """The connection is of no use (any more): connect anew."""
+        """Gives the connection up, so that the link connects again."""
         self._scope.end()
         self._forget()
         self.wake()
 
     def give_up(self) -> None:
-        """The node answers and serves nobody: connect to another one, with all links, or anew."""
+        """Leaves a node that answers but serves no client, with all links, or connects to it again."""
         self._nodes.leave(self.address)
         self.drop()
 
@@ -306,7 +306,7 @@ class Link:
             except BrokerUnavailable as error:
                 if not self._up.is_set():
                     raise
-                # Such as the 404 of a stream whose leader is not up yet: others on this link go on.
+                # Such as the 404 of a stream whose leader is not up yet: others on this link continue.
                 log.warning("not attached yet", link=self.name, why=str(error))
                 if isinstance(error.__cause__, ChannelNotFoundEntity):
                     self.on_missing()
@@ -314,17 +314,17 @@ class Link:
         return failed
 
 
-async def _close(connection: AbstractConnection, patience: float) -> None:
+async def _close(connection: AbstractConnection, timeout: float) -> None:
     try:
         with map_connection_errors(BrokerUnavailable, "the connection went before it could be closed"):
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await connection.close()
     except BrokerUnavailable as error:
         log.debug("closed without ceremony", why=str(error))
 
 
 def _completes_at_once(waiting: Awaitable[object]) -> bool:
-    """Takes the first step of `waiting` and drops it: only `ready()` of aiormq tells `connection.blocked`."""
+    """Takes the first step of `waiting` and drops it: only `ready()` of aiormq shows `connection.blocked`."""
     step = waiting.__await__()
     try:
         next(step)

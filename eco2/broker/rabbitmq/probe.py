@@ -43,9 +43,9 @@ def publish(key: str) -> Question:
 
 
 class Probe:
-    """A session that goes along with `link`, on a channel of its own; `timeout` in seconds.
+    """A session that watches `link` on a separate channel; `timeout` in seconds.
 
-    It does not make the link wanted: there is nothing to find out about a connection that nobody uses.
+    It does not make the link wanted: an unused connection needs no probe.
     """
 
     def __init__(self, link: Link, question: Question, timeout: float) -> None:
@@ -85,7 +85,7 @@ class Probe:
 
     async def _probe(self, channel: AbstractChannel) -> None:
         # A timer instead of a time-out: cancelling a question makes the library close its channel first, and
-        # for that it may wait for room in a write queue that nobody empties.
+        # for that it may wait for room in a write queue that is never emptied.
         self._expect(channel)
         try:
             with map_connection_errors(BrokerUnavailable, "the connection went"):
@@ -106,5 +106,5 @@ class Probe:
             # The answer comes when the alarm is over; or it was we who slept, and it has not been read yet.
             self._expect(channel)
         elif channel is self._channel:
-            log.warning("connecting anew", link=self._link.name, why=f"no answer within {self._timeout:g} s")
+            log.warning("connecting again", link=self._link.name, why=f"no answer within {self._timeout:g} s")
             self._link.drop()

@@ -1,6 +1,6 @@
 """Publishing with confirms.
 
-A publish that returned is safe at the broker. Otherwise the error says whether it was sent at all: a caller
+A publish that returned is safe at the broker. Otherwise the error shows whether it was sent at all: a caller
 that gets `PublishUncertain` must assume both outcomes and repeat with the same id.
 """
 
@@ -23,6 +23,8 @@ log = get_logger(__name__)
 PERSISTENT = 2
 MAX_MISSED = 3
 """Rounds of publishes without a confirm, one after the other, after which the connection is given up."""
+LIMIT_TTL = 60.0
+"""Seconds for which a limit of size that the broker named is believed; an operator may raise it."""
 BLOCKED = "the broker takes no publishes (memory or disk alarm)"
 
 
@@ -59,6 +61,7 @@ class Publisher:
         self._missed_at = 0.0
         self._channel: AbstractChannel | None = None
         self._amqp: AmqpChannel | None = None
+        self._refused: tuple[float, PublishUncertain] | None = None
         self._in_flight: dict[str, asyncio.Event] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -105,10 +108,17 @@ class Publisher:
 
     async def append(self, queue: str, body: bytes, message_id: str) -> None:
         """Publishes. Raises `TooLarge` if the broker refuses a body of that size however often it comes."""
+        now = asyncio.get_running_loop().time()
+        # A refusal closes the channel or the connection for all who use it: one large body must not do so
+        # again and again.
+        believed = self._refused[1] if self._refused and now - self._refused[0] < LIMIT_TTL else None
+        if believed is not None and (refusal := refusal_of_size(believed, body)) is not None:
+            raise refusal
         try:
             await self.publish(queue, body, message_id)
         except PublishUncertain as error:
             if (refusal := refusal_of_size(error, body)) is not None:
+                self._refused = now, error
                 raise refusal from error
             raise
 
@@ -130,7 +140,7 @@ class Publisher:
             self._on_missing()
             raise Unroutable(f"no queue {queue} at the broker; run `eco2 topology apply`") from None
         except DeliveryError as nack:
-            # A nack says that the queue could not take it; after a change of its leader it may have.
+            # A nack means that the queue could not take it; after a change of its leader it may have.
             raise PublishUncertain(f"{message_id}: {nack}; publish it again with the same id") from nack
         self._missed = 0
 

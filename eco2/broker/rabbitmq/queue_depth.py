@@ -31,7 +31,7 @@ class QueueDepth:
         self._turn = asyncio.Lock()
 
     async def depth(self, queue: str) -> int:
-        """Messages of `queue` (the broker's name) that nobody holds. Raises `BrokerUnavailable`."""
+        """Messages of `queue` (the broker's name) that no consumer holds. Raises `BrokerUnavailable`."""
         try:
             with map_connection_errors(
                 BrokerUnavailable, f"the broker did not tell how full {queue} is; ask again"
@@ -52,7 +52,7 @@ class QueueDepth:
             async with self._scope.scope():
                 declared = await (await channel.get_underlay_channel()).queue_declare(queue, passive=True)
         except BaseException:
-            self._channel = None  # closed by a 404, or with an answer on its way that nobody waits for
+            self._channel = None  # closed by a 404, or with an answer on its way for which no call waits
             raise
         return declared.message_count or 0
 

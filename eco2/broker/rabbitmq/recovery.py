@@ -1,7 +1,7 @@
 """Topology recovery: what is deleted at the broker while we are connected is made again.
 
 A publisher is not notified of a deletion, and a consumer only that it was cancelled. So every session that
-meets a missing queue reports it here, and the whole topology is declared once more, at most once a second.
+meets a missing queue reports it here, and the whole topology is declared again, at most once a second.
 """
 
 import asyncio

@@ -59,7 +59,7 @@ class Acks:
         """`message` was handed over."""
         self._seen += 1
         self._tag = message.delivery_tag or 0
-        if self._sending:  # one at a time: an older tag behind a newer one closes the channel
+        if self._sending:  # one at a time: an older tag after a newer one closes the channel
             return
         self._sending = True
         try:
@@ -121,11 +121,9 @@ class StreamTail:
 
 
 @asynccontextmanager
-async def read(
-    link: Link, stream: str, start: Start, patience: float
-) -> AsyncIterator[AsyncIterator[Record]]:
-    """A reader of its own; the iteration raises `BrokerUnavailable` when the connection goes."""
-    connection = await link.connection(patience)
+async def read(link: Link, stream: str, start: Start, timeout: float) -> AsyncIterator[AsyncIterator[Record]]:
+    """An independent reader; the iteration raises `BrokerUnavailable` when the connection goes."""
+    connection = await link.connection(timeout)
     arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
 
     def on_loss(*_: object) -> None:

@@ -118,26 +118,26 @@ async def test_subscribers_are_woken_by_events_text_and_stop_and_ended_jobs_leav
         group.create_task(broker.run(stop_broker))
         journaling = group.create_task(journal.run(stop_journal))
         await journal.filled.wait()
-        with hub.subscribers.subscribe("j") as news:
+        with hub.subscribers.subscribe("j") as changed:
             async with hub.running(broker):
                 await eventually(lambda: broker.ready)
                 journal.put(Queued(ts=VirtualClock.now(), job="j", pipeline="echo", deadline=9.0, digest=""))
-                await news.wait()
-                news.clear()
+                await changed.wait()
+                changed.clear()
                 broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "text")]))
-                await news.wait()
-                news.clear()
+                await changed.wait()
+                changed.clear()
                 assert len(hub.texts) == 1
                 broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 99, "of no use")]))
                 broker.broadcast(DELTA_TOPIC, b"not a message of ours")
                 done = Done(ts=9.0, job="j", run=None, status="failed", seq=51, result={})
                 await journal.put(done)
-                await news.wait()
-                news.clear()
+                await changed.wait()
+                changed.clear()
                 assert len(hub.texts) == 0
                 stop.set()
-                await news.wait()
-                news.clear()
+                await changed.wait()
+                changed.clear()
             broker.broadcast(DELTA_TOPIC, encode_deltas([Delta("j", "r", "answer", 0, "after the end")]))
             assert broker.ready
         assert len(hub.subscribers) == 0

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import unicodedata
 from typing import Literal
 
 import pytest
@@ -105,6 +106,8 @@ def test_stop_words_of_others_mean_the_same(reason: object, ending: str | None) 
         f"\ufeff{FITTING}",
         f"Here you are:\n\n{FITTING}\n\nAnything {{else}}?",
         f"[{FITTING}]",
+        json.dumps(FITTING),
+        unicodedata.normalize("NFD", FITTING),
         f'{{"answer": {FITTING}}}',
         f"{FITTING}\n{FITTING}",
         f'{{"middle": "우주"}} or rather {FITTING}',
@@ -119,7 +122,7 @@ def test_the_one_object_that_fits_is_found(text: str) -> None:
     "text",
     ["", "[]", "null", "no", '{"middle": "우주", "tags": []}', FITTING[:-1],
      FITTING + FITTING.replace("종이", "유리병"),
-     "{" * 100_000, '{"a":' * 50_000, "{}" * 50_000],
+     '"no"', '"{', json.dumps(FITTING[:-1]), "{" * 100_000, '{"a":' * 50_000, "{}" * 50_000],
 )  # fmt: skip
 def test_nothing_is_guessed(text: str) -> None:
     with pytest.raises(ValidationError):
@@ -136,6 +139,9 @@ THOUGHTS = [
     ("네 <think", "네 <think"),
     ("a <b>c</b> <thinker> < > <<", "a <b>c</b> <thinker> < > <<"),
     ("<think></think>", ""),
+    ("<seed:think>hm</seed:think>네", "네"),
+    ("[THINK]hm [1][/THINK]네 [1] [THIS]", "네 [1] [THIS]"),
+    ("◁think▷hm◁/think▷네 ◁", "네 ◁"),
     ("", ""),
 ]
 

@@ -1,12 +1,14 @@
 """Requests for a scan: what is accepted, and the documented error for the rest."""
 
 import base64
+import unicodedata
 from importlib.resources import files
 
 import pytest
 
 from eco2.pipeline import Form, InvalidInput, Upload
-from eco2.stages.request import DEFAULT_QUESTION, parse
+from eco2.stages.language import language_of
+from eco2.stages.request import DEFAULT_QUESTION, MAX_QUESTION, parse
 
 CUP = files("eco2.stages").joinpath("data", "demo.jpg").read_bytes()
 
@@ -27,6 +29,15 @@ async def test_a_data_url_is_made_small_too() -> None:
 async def test_a_url_is_passed_on_and_the_question_has_a_default() -> None:
     request = await parse(Form({"image_url": " https://example.org/a.jpg ", "user_input": "  "}))
     assert (request.image_url, request.user_input) == ("https://example.org/a.jpg", DEFAULT_QUESTION)
+
+
+async def test_a_question_in_another_form_of_unicode_is_the_same_question() -> None:
+    typed = "어떻게 버려요? " * 200
+    decomposed = unicodedata.normalize("NFD", typed)
+    assert len(decomposed) > MAX_QUESTION
+    request = await parse(Form({"image_url": "https://example.org/a.jpg", "user_input": decomposed}))
+    assert request.user_input == typed.strip()
+    assert language_of(request.user_input) == "ko"
 
 
 @pytest.mark.parametrize("fields", [{}, {"image_url": ""}, {"image_url": "  "}, {"image_url": None}])
