@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
-from eco2.broker.embedded.subscription import EmbeddedTail, EmbeddedSubscription
+from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail
 from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
 from eco2.event import BudgetEvent, decode_message
