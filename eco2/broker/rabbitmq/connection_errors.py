@@ -13,7 +13,7 @@ from typing import NamedTuple, ParamSpec
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelClosed, ConnectionClosed
 from aiormq import spec
 
-from eco2.errors import Eco2Error, RetryableError
+from eco2.errors import BrokerUnavailable, Eco2Error, RetryableError
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -37,6 +37,16 @@ def map_connection_errors(error: type[RetryableError], message: str) -> Iterator
         if not is_connection_error(reason):
             raise
         raise error(f"{message} ({reason_of(reason)})") from reason
+
+
+@contextmanager
+def ignore_connection_errors(event: str, **fields: str) -> Iterator[None]:
+    """Logs `event`, at level debug, if the channel or connection goes inside; other errors pass."""
+    try:
+        with map_connection_errors(BrokerUnavailable, "the connection was lost"):
+            yield
+    except BrokerUnavailable as error:
+        log.debug(event, **fields, why=str(error))
 
 
 def is_connection_error(reason: Exception) -> bool:

@@ -15,12 +15,13 @@ from aiormq import spec
 from aiormq.abc import AbstractChannel as AmqpChannel
 from aiormq.abc import DeliveredMessage
 
-from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors
+from eco2.broker.rabbitmq.connection_errors import (
+    ConnectionScope,
+    ignore_connection_errors,
+    map_connection_errors,
+)
 from eco2.broker.rabbitmq.link import Link
-from eco2.errors import BrokerUnavailable, DeliveryLost
-from eco2.log import get_logger
-
-log = get_logger(__name__)
+from eco2.errors import DeliveryLost
 
 OnMessage = Callable[[DeliveredMessage], Coroutine[None, None, None]]
 Arguments = Mapping[str, str | int | bool | datetime]
@@ -97,11 +98,7 @@ class ConsumerChannel:
         return self._tag is not None and not self.amqp.is_closed
 
     async def consume(
-        self,
-        queue: str,
-        on_message: OnMessage,
-        prefetch: int | None,
-        arguments: Arguments | None = None,
+        self, queue: str, on_message: OnMessage, prefetch: int | None, arguments: Arguments | None = None
     ) -> None:
         """Starts the consumer; without a prefetch messages need no settling."""
         if prefetch is not None:
@@ -122,9 +119,7 @@ class ConsumerChannel:
         Of more than `length` messages the oldest are dropped. None needs settling.
         """
         queue = await self.channel.declare_queue(
-            exclusive=True,
-            auto_delete=True,
-            arguments={"x-max-length": length, "x-overflow": "drop-head"},
+            exclusive=True, auto_delete=True, arguments={"x-max-length": length, "x-overflow": "drop-head"}
         )
         await self.amqp.basic_consume(queue.name, on_message, no_ack=True)
         return queue.name
@@ -189,12 +184,9 @@ class ConsumerChannel:
     async def close_when_settled(self) -> None:
         """Cancels the consumer; the channel is closed when the last delivery is settled."""
         tag, self._tag = self._tag, None
-        try:
-            with map_connection_errors(BrokerUnavailable, "the consumer was lost before it was cancelled"):
-                if tag is not None:
-                    await self.amqp.basic_cancel(tag)
-        except BrokerUnavailable as error:
-            log.debug("consumer not cancelled", why=str(error))
+        if tag is not None:
+            with ignore_connection_errors("consumer not cancelled"):
+                await self.amqp.basic_cancel(tag)
         self._closing = True
         if self._unsettled == 0:
             await self.close()
@@ -202,11 +194,8 @@ class ConsumerChannel:
     async def close(self) -> None:
         """Closes the channel; what is unsettled on it goes back to its queue."""
         self._tag = None
-        try:
-            with map_connection_errors(BrokerUnavailable, "the channel was lost before it was closed"):
-                await self.channel.close()
-        except BrokerUnavailable as error:
-            log.debug("channel not closed", why=str(error))
+        with ignore_connection_errors("channel not closed"):
+            await self.channel.close()
 
 
 class Consumer:

@@ -19,6 +19,7 @@ from eco2.broker.addresses import Address, parse
 from eco2.broker.rabbitmq.connect import AccessRefused, connect, server
 from eco2.broker.rabbitmq.connection_errors import (
     ConnectionScope,
+    ignore_connection_errors,
     is_connection_error,
     map_connection_errors,
     raise_if_cancelled,
@@ -249,7 +250,9 @@ class Link:
         finally:
             timeout = CLOSE_TIMEOUT if self._up.is_set() else ABANDON_TIMEOUT
             self._forget()
-            await _close(connection, timeout)
+            with ignore_connection_errors("closed without ceremony"):
+                async with asyncio.timeout(timeout):
+                    await connection.close()
 
     def _closed(self, _: object, reason: BaseException | None = None) -> None:
         """Takes aio-pika's notice that the connection is closed."""
@@ -312,15 +315,6 @@ class Link:
                     self.on_missing()
                 failed += 1
         return failed
-
-
-async def _close(connection: AbstractConnection, timeout: float) -> None:
-    try:
-        with map_connection_errors(BrokerUnavailable, "the connection went before it could be closed"):
-            async with asyncio.timeout(timeout):
-                await connection.close()
-    except BrokerUnavailable as error:
-        log.debug("closed without ceremony", why=str(error))
 
 
 def _completes_at_once(waiting: Awaitable[object]) -> bool:

@@ -11,12 +11,8 @@ from typing import NamedTuple
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aiormq.abc import AbstractChannel as AmqpChannel
 
-from eco2.broker.rabbitmq.connection_errors import map_connection_errors
+from eco2.broker.rabbitmq.connection_errors import ignore_connection_errors
 from eco2.broker.rabbitmq.link import Link
-from eco2.errors import BrokerUnavailable
-from eco2.log import get_logger
-
-log = get_logger(__name__)
 
 BUFFER_SIZE = 1000
 """Messages that wait for the socket."""
@@ -74,13 +70,10 @@ class LivePublisher:
                 message = self._buffer.popleft()
                 if self._amqp is None:
                     continue
-                try:
-                    with map_connection_errors(BrokerUnavailable, f"{message.topic}: message dropped"):
-                        await self._amqp.basic_publish(
-                            message.body, exchange=message.exchange, routing_key=message.topic
-                        )
-                except BrokerUnavailable as error:
-                    log.debug("live message dropped", why=str(error))
+                with ignore_connection_errors("live message dropped", topic=message.topic):
+                    await self._amqp.basic_publish(
+                        message.body, exchange=message.exchange, routing_key=message.topic
+                    )
             self._filled.clear()
             self._empty.set()
 

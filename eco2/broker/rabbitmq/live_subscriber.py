@@ -8,14 +8,10 @@ from collections.abc import Callable
 from aio_pika.abc import AbstractConnection, AbstractQueue
 from aiormq.abc import DeliveredMessage
 
-from eco2.broker.rabbitmq.connection_errors import call, map_connection_errors
+from eco2.broker.rabbitmq.connection_errors import call, ignore_connection_errors
 from eco2.broker.rabbitmq.consumer import ConsumerChannel
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.topic import matches
-from eco2.errors import BrokerUnavailable
-from eco2.log import get_logger
-
-log = get_logger(__name__)
 
 QUEUE_LENGTH = 10_000
 """Messages that wait at the broker for one process before it drops the oldest."""
@@ -83,12 +79,9 @@ class LiveSubscriber:
             self._link.remove(self)
         if subscription.pattern not in self._patterns() and self.is_bound(subscription.pattern):
             self._bound.discard(subscription.pattern)
-            try:
-                with map_connection_errors(BrokerUnavailable, "the queue was lost before it was unbound"):
-                    if self._queue is not None:
-                        await self._queue.unbind(self._exchange, subscription.pattern)
-            except BrokerUnavailable as error:
-                log.debug("not unbound", why=str(error))
+            if self._queue is not None:
+                with ignore_connection_errors("live queue not unbound"):
+                    await self._queue.unbind(self._exchange, subscription.pattern)
 
     @property
     def _alive(self) -> bool:

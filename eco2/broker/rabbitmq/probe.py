@@ -16,9 +16,12 @@ from collections.abc import Awaitable, Callable
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors, raise_if_cancelled
+from eco2.broker.rabbitmq.connection_errors import (
+    ConnectionScope,
+    ignore_connection_errors,
+    raise_if_cancelled,
+)
 from eco2.broker.rabbitmq.link import Link
-from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -88,11 +91,9 @@ class Probe:
         # for that it may wait for room in a write queue that is never emptied.
         self._expect(channel)
         try:
-            with map_connection_errors(BrokerUnavailable, "the connection went"):
+            with ignore_connection_errors("no answer to a probe", link=self._link.name):
                 async with self._scope.scope():
                     await self._question(channel)
-        except BrokerUnavailable as error:
-            log.debug("no answer to a probe", link=self._link.name, why=str(error))
         finally:
             self._silence.cancel()
 
