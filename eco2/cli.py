@@ -13,7 +13,7 @@ import typer
 
 from eco2 import __version__
 from eco2.commands import bootstrap, dead, intake, jobs
-from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
+from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError, first_error
 from eco2.sizetable import show_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except (Eco2Error, BaseExceptionGroup) as error:
-        leaf = bootstrap.first_error(error)
+        leaf = first_error(error)
         if not isinstance(leaf, Eco2Error):
             raise
         from eco2.terminal import visible  # it may quote a gateway or a broker

@@ -22,7 +22,7 @@ from typing import BinaryIO, Self, TypeVar
 import httpx
 import msgspec
 
-from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
+from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError, RetryLater
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
 from eco2.job import JSON
 from eco2.pipeline import Upload
@@ -68,12 +68,8 @@ class Refused(PermanentError):
         self.status = status
 
 
-class Unavailable(RetryableError):
+class Unavailable(RetryLater):
     """The gateway is unavailable. `retry_after`: seconds that it asked to wait, or None."""
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class NotFinished(RetryableError):

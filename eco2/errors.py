@@ -29,36 +29,28 @@ class RetryableError(Eco2Error):
     """Trying the same step again later may succeed."""
 
 
+class RetryLater(RetryableError):
+    """Trying the same step again may succeed after `retry_after` seconds; None: no time was named."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class BrokerUnavailable(RetryableError):
     """The broker is not connected or refuses publishes (alarm); nothing was sent."""
 
 
-class SpendLimit(RetryableError):
-    """Today's spending has reached its limit: no further job is accepted; jobs in flight finish.
-
-    `retry_after`: seconds until the next day.
-    """
+class SpendLimit(RetryLater):
+    """Today's spending has reached its limit: no further job is accepted; jobs in flight finish."""
 
     code = "SPEND_LIMIT"
 
-    def __init__(self, message: str, retry_after: float) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
-
-class OverCapacity(RetryableError):
-    """The process has no room for the request; the client may send it again.
-
-    `retry_after`: seconds. Clients see `code`.
-    """
+class OverCapacity(RetryLater):
+    """The process has no room for the request; the client may send it again. Clients see `code`."""
 
     code = "OVER_CAPACITY"
-
-    def __init__(self, message: str, retry_after: float, code: str | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-        if code is not None:
-            self.code = code
 
 
 class PublishUncertain(RetryableError):
@@ -77,17 +69,10 @@ class NoReply(RetryableError):
     """A request got no reply in time; the request may have been handled."""
 
 
-class ProviderError(RetryableError):
-    """The model's provider did not answer, or answered with an error that may be temporary.
-
-    `retry_after`: seconds that the provider asked us to wait, or None.
-    """
+class ProviderError(RetryLater):
+    """The model's provider did not answer, or answered with an error that may be temporary."""
 
     for_clients = "the model is not available at present: send it again later"
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 class ProviderDown(ProviderError):
@@ -200,3 +185,10 @@ class DecodeError(PermanentError):
     """This version cannot decode a message (not JSON, unknown version, missing fields)."""
 
     code = "MALFORMED"
+
+
+def first_error(error: BaseException) -> BaseException:
+    """Returns the first error inside nested exception groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

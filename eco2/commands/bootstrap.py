@@ -29,10 +29,3 @@ def run(main: Coroutine[object, object, Value]) -> Value:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
-
-
-def first_error(error: BaseException) -> BaseException:
-    """Returns the first error inside nested exception groups."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

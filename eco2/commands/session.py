@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from eco2 import brokers, service
 from eco2.assembly import pipelines
 from eco2.broker.topology import Topology
-from eco2.commands.bootstrap import first_error
 from eco2.commands.spinner import spinner
-from eco2.errors import ConfigurationError, Eco2Error, JobForgotten
+from eco2.errors import ConfigurationError, Eco2Error, JobForgotten, first_error
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.operator.dead_jobs import DeadMessage

@@ -8,7 +8,7 @@ import sysconfig
 import traceback
 from pathlib import Path
 
-from eco2.errors import PermanentFailure
+from eco2.errors import PermanentFailure, first_error
 
 MAX_CAUSE = 500
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -24,8 +24,7 @@ def bug(what: str, error: BaseException) -> PermanentFailure:
 
 def cause_of(error: BaseException) -> str:
     """Returns for example `ValueError: boom 42 (shop/prices.py:17 in price)`."""
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
+    error = first_error(error)
     place = _place(error)
     text = printable(f"{type(error).__name__}: {error}".removesuffix(": "))
     room = MAX_CAUSE - len(place)

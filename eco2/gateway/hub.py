@@ -58,6 +58,12 @@ class LiveTexts(dict[str, LiveText]):
             del self[state.job]
 
 
+class TooManyStreams(OverCapacity):
+    """A job or an owner has as many open event streams as allowed."""
+
+    code = "TOO_MANY_STREAMS"
+
+
 class StreamCounts:
     """Counts open event streams. `per_job`, `per_owner`: the most of each at once; 0: any number.
 
@@ -74,14 +80,14 @@ class StreamCounts:
 
     @contextmanager
     def open(self, job_id: str, owner: str | None) -> Iterator[None]:
-        """Counts a stream while the block runs. Raises `OverCapacity` if it is one too many."""
+        """Counts a stream while the block runs. Raises `TooManyStreams`."""
         counted = [(self._jobs, job_id, self._per_job, f"this job has {self._per_job}")]
         if owner is not None:
             counted.append((self._owners, owner, self._per_owner, f"you have {self._per_owner}"))
         for counts, key, most, who_has in counted:
             if most and counts[key] >= most:
                 detail = f"{who_has} event streams open already; close one, or poll the result"
-                raise OverCapacity(detail, self._retry_after, "TOO_MANY_STREAMS")
+                raise TooManyStreams(detail, self._retry_after)
         for counts, key, *_ in counted:
             counts[key] += 1
         try:

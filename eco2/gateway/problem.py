@@ -143,10 +143,10 @@ def refusal(error: Exception, retry_after: int) -> Response:
             return problem(422, code, describe(error))
         case JobForgotten():
             return problem(410, code, detail)
-        case OverCapacity():
-            return problem(429, code, detail, {"Retry-After": str(math.ceil(error.retry_after))})
-        case SpendLimit():
-            return problem(503, code, detail, {"Retry-After": str(math.ceil(error.retry_after))})
+        case OverCapacity() | SpendLimit():
+            status = 429 if isinstance(error, OverCapacity) else 503
+            seconds = math.ceil(error.retry_after or retry_after)
+            return problem(status, code, detail, {"Retry-After": str(seconds)})
         case RetryableError():
             return problem(503, code, detail, {"Retry-After": str(retry_after)})
         case HTTPException():

@@ -25,7 +25,7 @@ from eco2.broker.rabbitmq.publisher import BLOCKED, Publisher
 from eco2.broker.rabbitmq.queue_depth import QueueDepth
 from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, ConfigurationError
+from eco2.errors import BrokerUnavailable, ConfigurationError, first_error
 from eco2.log import get_logger
 from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
 
@@ -153,8 +153,8 @@ class RabbitMQ:
                 for task in (*upkeep, *self._answers):
                     task.cancel()
         except BaseExceptionGroup as group:
-            if refused := find_error(group, ConfigurationError):
-                raise refused from None
+            if (refused := group.subgroup(ConfigurationError)) is not None:
+                raise first_error(refused) from None
             raise
         finally:
             self._running = False
@@ -198,14 +198,3 @@ class RabbitMQ:
 
     async def _wait_for_topology(self, _: AbstractConnection) -> None:
         await self._declared.wait()
-
-
-def find_error(
-    group: BaseExceptionGroup[BaseException], kind: type[ConfigurationError]
-) -> ConfigurationError | None:
-    """The first error of `kind` in `group`, at any depth."""
-    for error in group.exceptions:
-        found = find_error(error, kind) if isinstance(error, BaseExceptionGroup) else error
-        if isinstance(found, kind):
-            return found
-    return None
