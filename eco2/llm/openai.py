@@ -24,15 +24,7 @@ from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from eco2.call import (
-    Answer,
-    Call,
-    InvalidAnswer,
-    ModelRefused,
-    Reply,
-    UnreadableAnswer,
-    Usage,
-)
+from eco2.call import Answer, Call, InvalidAnswer, ModelRefused, Reply, UnreadableAnswer, Usage
 from eco2.errors import (
     CallTooLarge,
     CallUnsupported,

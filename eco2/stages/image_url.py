@@ -18,52 +18,17 @@ PORTS = (None, 80, 443)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _TOP = re.compile(r"[a-z]{2,63}|xn--[a-z0-9-]{1,59}")
-_PRIVATE_TOPS = frozenset(
-    {
-        "local",
-        "localhost",
-        "localdomain",
-        "internal",
-        "intranet",
-        "private",
-        "corp",
-        "home",
-        "lan",
-        "svc",
-        "cluster",
-        "consul",
-        "arpa",
-        "onion",
-        "test",
-        "invalid",
-        "alt",
-        "default",
-        "scan",
-        "eco2",
-        "rabbitmq",
-        "monitoring",
-    }
-)
-"""Last labels of names that no public resolver has: those of networks, and usual namespaces of Kubernetes."""
+_NETWORKS = ("local", "localhost", "localdomain", "internal", "intranet", "private", "corp", "home", "lan")
+_SPECIAL_USE = ("arpa", "onion", "test", "invalid", "alt")
+_NAMESPACES = ("svc", "cluster", "consul", "default", "scan", "eco2", "rabbitmq", "monitoring")
+"""Usual ones of Kubernetes: a name in a cluster may end with its namespace."""
+_PRIVATE_TOPS = frozenset(_NETWORKS + _SPECIAL_USE + _NAMESPACES)
+"""Last labels of names that no public resolver has."""
 _PRIVATE_LABELS = frozenset({"svc", "localhost", "internal"})
-_ADDRESS_NAMES = frozenset(
-    {
-        "nip.io",
-        "sslip.io",
-        "xip.io",
-        "traefik.me",
-        "localtest.me",
-        "lvh.me",
-        "vcap.me",
-        "lacolhost.com",
-        "local.gd",
-        "readme.localtest.me",
-        "1u.ms",
-        "rbndr.us",
-        "backname.io",
-        "ip.addr.tools",
-    }
-)
+_CARRY_ADDRESS = ("nip.io", "sslip.io", "xip.io", "traefik.me", "backname.io", "ip.addr.tools")
+_REBINDING = ("1u.ms", "rbndr.us")
+_THIS_MACHINE = ("localtest.me", "lvh.me", "vcap.me", "lacolhost.com", "local.gd")
+_ADDRESS_NAMES = _CARRY_ADDRESS + _REBINDING + _THIS_MACHINE
 """Public domains whose names resolve to whatever address they contain, or to this machine."""
 _CARRIED = re.compile(r"(?<![0-9])(?=(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9]))")
 """A look-ahead, so that addresses may overlap: `1.10.0.0.1` has two."""
