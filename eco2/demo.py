@@ -155,11 +155,7 @@ def print_result(result: JSON, console: Console) -> None:
     error = object_at(result, "error")
     if error:
         console.print(
-            Panel(
-                f"{safe(error.get('code'))}: {safe(error.get('message'))}",
-                title="failed",
-                style="red",
-            )
+            Panel(f"{safe(error.get('code'))}: {safe(error.get('message'))}", title="failed", style="red")
         )
         return
     names = [
@@ -176,10 +172,7 @@ def print_result(result: JSON, console: Console) -> None:
     lines += ["", f"[bold]Answer[/]   {escape(visible(str(answer.get('user_answer'))))}"]
     reward = object_at(result, "reward")
     if reward:
-        lines += [
-            "",
-            f"[bold]Reward[/]   {safe(reward.get('name'))}: {safe(reward.get('dialog'))}",
-        ]
+        lines += ["", f"[bold]Reward[/]   {safe(reward.get('name'))}: {safe(reward.get('dialog'))}"]
     usage = [used for used in object_at(result, "usage").values() if isinstance(used, dict)]
     models = ", ".join(dict.fromkeys(str(used.get("model")) for used in usage))
     lines += ["", f"[dim]Model    {safe(models)}[/]"]

@@ -32,16 +32,7 @@ class Logger(BoundLogger):
 # The parsers of forms warn of each broken one, so that any client could fill the log.
 _ALARMIST = ("aio_pika", "aiormq", "multipart", "pamqp", "python_multipart")
 # Their ordinary lines repeat what ours say (reconnects, requests), once per call or connection.
-_TALKATIVE = (
-    "asyncio",
-    "httpcore",
-    "httpcore2",
-    "httpx",
-    "httpx2",
-    "openai",
-    "PIL",
-    "uvicorn",
-)
+_TALKATIVE = ("asyncio", "httpcore", "httpcore2", "httpx", "httpx2", "openai", "PIL", "uvicorn")
 
 _LINE: tuple[Processor, ...] = (
     merge_contextvars,

@@ -14,7 +14,7 @@ from eco2.operator.cost import format_usd, total
 from eco2.operator.dead_jobs import DeadRow
 from eco2.operator.job_history import retry_at
 from eco2.operator.jobs import JobDetail, JobRow
-from eco2.operator.replay_plan import NotReplayable, ReplayPlan, sum_costs
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan
 from eco2.terminal import one_line, visible
 
 FILE_WIDTH = 170
@@ -88,29 +88,23 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "paid": str(total(stage.cost for stage in detail.stages)),
     }
     print_facts(facts, out)
-    if detail.runs:
-        table = TextTable("run", "worker", "began", "ended", "end")
-        for run in detail.runs:
-            alone = " (alone)" if run.alone else ""
-            end = run.end or "running"
-            table.add_row(
-                f"{run.attempt}{alone}", run.worker, date_and_time(run.began), date_and_time(run.ended), end
-            )
-        out.print()
-        out.print(table)
-    if detail.stages:
-        table = TextTable("stage", "status", "began", "seconds", "paid")
-        for stage in detail.stages:
-            seconds = "–" if stage.seconds is None else f"{stage.seconds:.2f}"
-            table.add_row(stage.stage, stage.status, date_and_time(stage.began), seconds, str(stage.cost))
-        out.print()
-        out.print(table)
-    table = TextTable("event", "shown to clients", "seq", "at", "%")
+    runs = TextTable("run", "worker", "began", "ended", "end")
+    for run in detail.runs:
+        number = f"{run.attempt} (alone)" if run.alone else run.attempt
+        times = date_and_time(run.began), date_and_time(run.ended)
+        runs.add_row(number, run.worker, *times, run.end or "running")
+    stages = TextTable("stage", "status", "began", "seconds", "paid")
+    for stage in detail.stages:
+        seconds = "–" if stage.seconds is None else f"{stage.seconds:.2f}"
+        stages.add_row(stage.stage, stage.status, date_and_time(stage.began), seconds, stage.cost)
+    events = TextTable("event", "shown to clients", "seq", "at", "%")
     for shown in state.visible_events:
         what = f"{shown.stage} {shown.status}"
-        table.add_row(str(shown.id), what, str(shown.seq), date_and_time(shown.ts), str(shown.progress))
-    out.print()
-    out.print(table)
+        events.add_row(shown.id, what, shown.seq, date_and_time(shown.ts), shown.progress)
+    for table in (runs, stages, events):
+        if table.row_count:
+            out.print()
+            out.print(table)
 
 
 def print_letters(row: DeadRow, letters: Sequence[JSON], order: object, out: Console) -> None:
@@ -153,9 +147,9 @@ def replay_cost(plans: Iterable[ReplayPlan]) -> str:
     """Returns the paid and the expected cost of all replays, in one line."""
     fresh = [each for each in plans if not each.announced]
     paid = total(cost for each in fresh for cost in each.paid.values())
-    parts = [sum_costs(each.runs) for each in fresh]
-    coming = total(cost for cost, _ in parts)
-    unknown = sum(len(stages) for _, stages in parts)
+    costs = [cost for each in fresh for cost in each.runs.values()]
+    coming = total(cost for cost in costs if cost is not None)
+    unknown = costs.count(None)
     more = f", and {unknown} stages whose cost is not known" if unknown else ""
     jobs = "1 job" if len(fresh) == 1 else f"{len(fresh)} jobs"
     return f"{jobs}: paid so far {paid}; a replay will cost about {coming}{more}"

@@ -148,12 +148,8 @@ class JournalCollector(Collector):
         yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
         yield _gauge("eco2_tail_behind_seconds", status.behind)
         yield _gauge("eco2_intake_paused", float(status.paused))
-        replaced = _counter("eco2_journal_replaced")
-        replaced.add_metric([], status.replaced)
-        yield replaced
-        skipped = _counter("eco2_journal_skipped")
-        skipped.add_metric([], status.skipped)
-        yield skipped
+        yield _counter("eco2_journal_replaced", status.replaced)
+        yield _counter("eco2_journal_skipped", status.skipped)
         backlog, waiting, oldest = map(
             _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
         )
@@ -229,5 +225,6 @@ def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, series.help, value, labels=series.labels or None)
 
 
-def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, SERIES[name].help, labels=SERIES[name].labels)
+def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
+    series = SERIES[name]
+    return CounterMetricFamily(name, series.help, value, labels=series.labels or None)

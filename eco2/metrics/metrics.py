@@ -6,8 +6,8 @@ that its series start at 0: Prometheus cannot see the increase of a series that 
 """
 
 import platform
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Generic, Literal, TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -153,13 +153,7 @@ class Metrics:
     def worker(self, pipelines: Iterable[str], prefetch: int) -> None:
         """Announces that this process runs up to `prefetch` jobs of each of these pipelines at once."""
         for pipeline in pipelines:
-            for counter in (
-                self._put_off,
-                self._resumed,
-                self._taken_over,
-                self._redelivered,
-                self._adopted,
-            ):
+            for counter in (self._put_off, self._resumed, self._taken_over, self._redelivered, self._adopted):
                 counter.of(pipeline)
             for gauge in (self._running, self._parked):
                 gauge.of(pipeline)
@@ -219,11 +213,9 @@ class Metrics:
         """An order went to the dead letters."""
         self._dead.of(pipeline, code).inc()
 
-    @contextmanager
-    def job_parked(self, pipeline: str) -> Iterator[None]:
+    def job_parked(self, pipeline: str) -> AbstractContextManager[None]:
         """A job waits for its holder while the block runs."""
-        with self._parked.of(pipeline).track_inprogress():
-            yield
+        return self._parked.of(pipeline).track_inprogress()
 
     def job_taken_over(self, pipeline: str) -> None:
         """A job's holder was silent, and this worker took the job over."""
@@ -247,17 +239,13 @@ class Metrics:
         """A stage completed or failed after `seconds`."""
         self._stages.of(pipeline, stage, status).observe(seconds)
 
-    @contextmanager
-    def call_waiting(self, provider: str) -> Iterator[None]:
+    def call_waiting(self, provider: str) -> AbstractContextManager[None]:
         """A call waits for a slot and a grant while the block runs."""
-        with self._calls_waiting.of(provider).track_inprogress():
-            yield
+        return self._calls_waiting.of(provider).track_inprogress()
 
-    @contextmanager
-    def call_in_flight(self, provider: str) -> Iterator[None]:
+    def call_in_flight(self, provider: str) -> AbstractContextManager[None]:
         """A call is at the provider while the block runs."""
-        with self._in_flight.of(provider).track_inprogress():
-            yield
+        return self._in_flight.of(provider).track_inprogress()
 
     def call_ended(self, kind: str, model: str, outcome: str, seconds: float, usage: Usage | None) -> None:
         """A model call ended after `seconds`; `usage` if it was paid for."""
@@ -306,11 +294,9 @@ class Metrics:
 
     # --- event streams
 
-    @contextmanager
-    def stream_open(self, pipeline: str) -> Iterator[None]:
+    def stream_open(self, pipeline: str) -> AbstractContextManager[None]:
         """An event stream is open while the block runs."""
-        with self._streams.of(pipeline).track_inprogress():
-            yield
+        return self._streams.of(pipeline).track_inprogress()
 
     def first_event(self, pipeline: str, seconds: float) -> None:
         """A new client received its first event, `seconds` after its request."""

@@ -89,10 +89,7 @@ JOBS = (
     counter("eco2_jobs_put_off", "worker", "Jobs that wait for a retry after a stage failed.", "pipeline"),
     counter("eco2_dead_letters", "worker", "Orders sent to the dead-letter queue.", "pipeline", "code"),
     counter(
-        "eco2_jobs_resumed",
-        "worker",
-        "Runs that resumed after previously completed stages.",
-        "pipeline",
+        "eco2_jobs_resumed", "worker", "Runs that resumed after previously completed stages.", "pipeline"
     ),
     gauge(
         "eco2_jobs_parked",

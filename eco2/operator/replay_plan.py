@@ -4,7 +4,7 @@ Guarantees: a stage whose stored output still fits the pipeline does not run aga
 a job that was replayed before is not replayed a second time, while the view still has the first replay.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -116,9 +116,3 @@ def _fits(model: type[BaseModel], value: JSON) -> bool:
     except Exception:  # noqa: BLE001  # a model's own validator may raise anything
         return False
     return True
-
-
-def sum_costs(runs: Mapping[str, Cost | None]) -> tuple[Cost, Sequence[str]]:
-    """Returns the sum of the known costs, and the stages whose cost is unknown."""
-    whole = sum((cost for cost in runs.values() if cost is not None), Cost())
-    return whole, [stage for stage, cost in runs.items() if cost is None]
