@@ -8,7 +8,7 @@ import functools
 import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel
 
@@ -98,18 +98,14 @@ def stage_problems(stage: Stage[BaseModel]) -> Iterator[str]:
         yield f"`output` is {shown_type(stage.output)}, not a class derived from pydantic.BaseModel"
 
 
-def duplicates(stages: Iterable[Stage[BaseModel]]) -> Iterator[str]:
+def duplicates(stages: Sequence[Stage[BaseModel]]) -> Iterator[str]:
     """Yields the stages that share a name or an output type."""
-    named: dict[object, list[str]] = {}
     returned: dict[int, list[Stage[BaseModel]]] = {}
     for stage in stages:
-        named.setdefault(stage.name, []).append(stage.name)
         returned.setdefault(id(stage.output), []).append(stage)
-    yield from (
-        f"{len(names)} stages have the name {name!r}: rename all but one"
-        for name, names in named.items()
-        if len(names) > 1
-    )
+    for name, count in Counter(stage.name for stage in stages).items():
+        if count > 1:
+            yield f"{count} stages have the name {name!r}: rename all but one"
     for same in returned.values():
         if len(same) > 1:
             names = ", ".join(repr(stage.name) for stage in same)

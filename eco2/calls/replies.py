@@ -7,6 +7,7 @@ calls that run side by side end in any order (decision 36).
 
 import hashlib
 import json
+from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 
@@ -25,7 +26,7 @@ from eco2.call import (
 )
 from eco2.job import JSON
 
-_ERRORS = {
+_ERRORS: Mapping[str, type[PaidCallFailed]] = {
     "UNFIT": InvalidAnswer,
     "UNREADABLE": UnreadableAnswer,
     "REFUSED": ModelRefused,
@@ -61,14 +62,11 @@ def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:
     if isinstance(reply, Reply):
         value = reply.value
         return {**paid, "value": value.model_dump(mode="json") if isinstance(value, BaseModel) else value}
-    error: JSON = {"message": str(reply), "kind": _kind(reply)}
+    kind = next(kind for kind, known in _ERRORS.items() if isinstance(reply, known))
+    error: JSON = {"message": str(reply), "kind": kind}
     if isinstance(reply, InvalidAnswer):
         error |= {"text": reply.text, "problem": reply.problem}
     return {**paid, "error": error}
-
-
-def _kind(error: PaidCallFailed) -> str:
-    return next(kind for kind, known in _ERRORS.items() if isinstance(error, known))
 
 
 class _Usage(msgspec.Struct, frozen=True):
@@ -110,11 +108,6 @@ def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | Pai
 
 
 def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
-    match error.kind:
-        case "UNFIT":
-            return InvalidAnswer(error.message, model, usage, error.text, error.problem)
-        case "UNREADABLE":
-            return UnreadableAnswer(error.message, model, usage)
-        case "REFUSED":
-            return ModelRefused(error.message, model, usage)
-    return PaidCallFailed(error.message, model, usage)
+    if error.kind == "UNFIT":
+        return InvalidAnswer(error.message, model, usage, error.text, error.problem)
+    return _ERRORS.get(error.kind, PaidCallFailed)(error.message, model, usage)

@@ -32,13 +32,7 @@ from eco2.consumers.retries import next_delay, remaining_delay
 from eco2.consumers.run import ActiveJob, Run
 from eco2.consumers.scope import DeadlineExceeded
 from eco2.consumers.settle import end_was_accepted, record_outcome
-from eco2.errors import (
-    JobForgotten,
-    PermanentError,
-    PermanentFailure,
-    ProviderError,
-    RetryableError,
-)
+from eco2.errors import JobForgotten, PermanentError, PermanentFailure, ProviderError, RetryableError
 from eco2.event import RunStarted
 from eco2.journal.state import JobState
 from eco2.log import get_logger

@@ -125,18 +125,12 @@ class Journal:
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
     ) -> None:
-        if presence is None:
-            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies)
-        else:
-            clock = presence.now
-            self.view = View(
-                window,
-                clock,
-                keep_payloads=keep_payloads,
-                replies=replies,
-                earliest=presence.earliest,
-                steady=presence.steady,
-            )
+        earliest = steady = None
+        if presence is not None:
+            clock, earliest, steady = presence.now, presence.earliest, presence.steady
+        self.view = View(
+            window, clock, keep_payloads=keep_payloads, replies=replies, earliest=earliest, steady=steady
+        )
         self.presence = presence
         self._stream = stream
         self._clock = clock

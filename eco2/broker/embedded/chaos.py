@@ -6,7 +6,7 @@ same seed, the n-th publish, acknowledgement, … of a server meets the same fat
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +48,7 @@ class Chaos:
     """Seconds that anything late takes, at most; ghosts and alarms take up to five times as long."""
 
 
-CALM = Chaos(
-    seed=0,
-    late_confirm=0,
-    lost_confirm=0,
-    ghost=0,
-    lost_publish=0,
-    block=0,
-    cut=0,
-    lost_ack=0,
-    redeliver=0,
-    gap=0,
-    lag=0,
-    withheld=0,
-    silent=0,
-    lost_live=0,
-    early=0,
-    delay=0,
-)
+CALM = Chaos(**{each.name: 0 for each in fields(Chaos) if each.name != "most_gap"})
 
 
 class Fate(enum.Enum):
