@@ -87,7 +87,7 @@ class SubmissionEndpoint:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Returns the client's key, or None. Raises `InvalidInput` if any that it sent is too long or not ASCII."""
+    """Returns the client's key, or None. Raises `InvalidInput` if any is too long or not ASCII."""
     keys = [value for name in KEY_HEADERS for value in request.headers.getlist(name) if value]
     if not all(map(KEY.fullmatch, keys)):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")

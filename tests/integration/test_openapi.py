@@ -17,7 +17,7 @@ from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
 FUZZ_SECONDS = 20
 FUZZ_SEED = 1
-"""Other seeds are for the long run: a new finding there is not the fault of the change that is tested here."""
+"""Random seeds are for the long run: a finding there need not come from the change that is tested here."""
 
 
 def client(world: Cluster) -> httpx.AsyncClient:
