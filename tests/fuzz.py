@@ -37,12 +37,14 @@ class Outcome:
     jobs: int
 
 
-async def fuzz(seconds: int, auth: Auth = "none") -> Outcome:
-    """Runs for about `seconds`."""
+async def fuzz(seconds: int, auth: Auth = "none", seed: int | None = None) -> Outcome:
+    """Runs for about `seconds`; with a `seed`, on the same inputs each time."""
     config = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), auth=auth)
     async with cluster(pipelines=(scan,), config=config) as world:
         world.worker.at_once = True
-        options = OWNER if auth == "header" else ()
+        options: tuple[str, ...] = OWNER if auth == "header" else ()
+        if seed is not None:
+            options += ("--seed", str(seed))
         code, output = await _schemathesis(world.gateways[0].url, seconds, options)
         return Outcome(code, output, len(world.worker.orders))
 

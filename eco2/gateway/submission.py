@@ -87,11 +87,11 @@ class SubmissionEndpoint:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """Returns the client's key, or None. Raises `InvalidInput` for one that is too long or no plain text."""
-    key = next((value for name in KEY_HEADERS if (value := request.headers.get(name))), None)
-    if key is not None and not KEY.fullmatch(key):
+    """Returns the client's key, or None. Raises `InvalidInput` if any is too long or not ASCII."""
+    keys = [value for name in KEY_HEADERS for value in request.headers.getlist(name) if value]
+    if not all(map(KEY.fullmatch, keys)):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")
-    return key
+    return keys[0] if keys else None
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

@@ -66,7 +66,8 @@ async def test_clients_read_no_word_of_the_provider_and_operators_do(
     async with World().process(failing(kind(SECRET)), ONE_CALL) as process:
         (state,) = await states(process, 1)
     assert code(state) == "PROVIDER_REFUSED"
-    for shown in (message(state), str(state.result), *(str(event.result) for event in state.visible_events)):
+    for text in (message(state), str(state.result), *(str(event.result) for event in state.visible_events)):
+        shown = text.replace(state.job, "")  # an id of random digits may hold the same ones
         assert "key" not in shown.lower()
         assert "401" not in shown
     assert (state.cause, end_error(state)) == (SECRET, ("PROVIDER_REFUSED", SECRET))

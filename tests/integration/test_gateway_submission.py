@@ -171,6 +171,25 @@ async def test_the_same_key_and_body_is_the_same_job(header: str) -> None:
         assert len(world.worker.orders) == 1
 
 
+async def test_each_key_that_is_sent_must_fit_and_the_standard_name_counts_first() -> None:
+    misfit = "k" * 256
+    async with one() as (_, http):
+
+        async def posted(*headers: tuple[str, str]) -> httpx.Response:
+            return await http.post("/echo", json={"text": "a"}, headers=list(headers))
+
+        for headers in (
+            [("Idempotency-Key", "k"), ("X-Idempotency-Key", misfit)],
+            [("X-Idempotency-Key", "k"), ("Idempotency-Key", misfit)],
+            [("Idempotency-Key", "k"), ("Idempotency-Key", misfit)],
+        ):
+            refused = await posted(*headers)
+            assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
+        first = await posted(("X-Idempotency-Key", "other"), ("Idempotency-Key", "k"))
+        again = await posted(("Idempotency-Key", "k"))
+        assert again.json()["job_id"] == first.json()["job_id"]
+
+
 async def test_an_upload_with_the_same_key_must_have_the_same_bytes() -> None:
     async with one() as (_, http):
         key = {"Idempotency-Key": "k"}

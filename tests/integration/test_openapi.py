@@ -16,6 +16,8 @@ from tests.fuzz import fuzz
 from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
 FUZZ_SECONDS = 20
+FUZZ_SEED = 1
+"""Random seeds are for the long run: a finding there need not come from the change that is tested here."""
 
 
 def client(world: Cluster) -> httpx.AsyncClient:
@@ -101,6 +103,6 @@ def check(document: dict[str, Any], path: str, answer: httpx.Response) -> None:
 
 async def test_schemathesis_finds_nothing() -> None:
     """The short run; `python -m tests.fuzz --minutes 5` is the long one."""
-    outcome = await fuzz(FUZZ_SECONDS)
+    outcome = await fuzz(FUZZ_SECONDS, seed=FUZZ_SEED)
     assert outcome.code == 0, outcome.output
     assert outcome.jobs > 10
