@@ -288,13 +288,11 @@ class LimitsNamed(_BudgetEvent, frozen=True, kw_only=True, tag="limits"):
 
 
 class EpochOpened(_BudgetEvent, frozen=True, kw_only=True, tag="epoch"):
-    """Its writer leads from now on, if `after` is the offset of the last leader's last valid record.
+    """Its writer leads from now on, if it had read (`seen`) the last valid record of the leader before it.
 
-    The comparison makes it a compare-and-set: a leader that still writes stays. `after` is -1 for the first.
+    The comparison makes it a compare-and-set: a leader that still writes stays. It also holds for a writer
+    that started after the last leader's records had left its view. The record's offset names the epoch.
     """
-
-    epoch: Number
-    after: Offset
 
 
 class GrantedCall(msgspec.Struct, frozen=True, gc=False):
@@ -308,7 +306,7 @@ class GrantedCall(msgspec.Struct, frozen=True, gc=False):
 class CallsGranted(_BudgetEvent, frozen=True, kw_only=True, tag="granted"):
     """The leader grants `calls`, decided at `at` of its own clock; void unless it leads in `epoch`."""
 
-    epoch: Number
+    epoch: Offset
     at: Moment
     calls: tuple[GrantedCall, ...]
 
@@ -316,13 +314,13 @@ class CallsGranted(_BudgetEvent, frozen=True, kw_only=True, tag="granted"):
 class Leads(_BudgetEvent, frozen=True, kw_only=True, tag="leads"):
     """The leader has nothing to grant and is still there."""
 
-    epoch: Number
+    epoch: Offset
 
 
 class WriterAbsent(_BudgetEvent, frozen=True, kw_only=True, tag="absent"):
     """The leader has not heard from `writer` for long: its requests are dropped."""
 
-    epoch: Number
+    epoch: Offset
     writer: str
 
 

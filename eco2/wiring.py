@@ -3,7 +3,6 @@
 `eco2/assembly.py` does so as the settings ask; tests do so with scripted parts around the same engine.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -25,6 +24,7 @@ from eco2.ports import Broker, Clock, Quota
 from eco2.quota.member import Member
 from eco2.service import Component
 from eco2.tokens.estimate import Counting, Estimator
+from eco2.writers import boot_time
 
 MARGIN = 10.0
 """Seconds beyond the drain grace in which a stopping worker must have written its last events."""
@@ -43,7 +43,7 @@ class Core:
     journal: Journal
     metrics: Metrics
     clock: Clock
-    monotonic: Callable[[], float] = time.monotonic
+    monotonic: Callable[[], float] = boot_time
 
 
 @dataclass(frozen=True, slots=True)

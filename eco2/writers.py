@@ -6,6 +6,7 @@ wall clock is used, and a message that is read late, during a catch-up, gives a 
 """
 
 import math
+import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -21,6 +22,14 @@ PRESENCE = 2.0
 """Seconds for which a message or a beat shows that its writer runs, and how far its tail may be behind."""
 STEP = 0.25
 """Seconds between two offsets that are remembered, to judge how far tails are behind."""
+
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def boot_time() -> float:
+    """Reads a monotonic clock that goes on while the machine is suspended, where the system has one."""
+    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 @dataclass(frozen=True, slots=True)

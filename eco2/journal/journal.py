@@ -26,6 +26,7 @@ from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.writers import boot_time
 
 log = get_logger(__name__)
 
@@ -124,7 +125,7 @@ class Journal:
         keep_payloads: bool = True,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
-        monotonic: Clock = time.monotonic,
+        monotonic: Clock = boot_time,
     ) -> None:
         if presence is None:
             self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies, monotonic=monotonic)

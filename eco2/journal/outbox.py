@@ -22,7 +22,7 @@ from eco2.event import Event, Header, encode_batch, encode_event
 from eco2.log import get_logger
 from eco2.ports import Appender, Clock
 from eco2.retry import Backoff
-from eco2.writers import Writers
+from eco2.writers import Writers, boot_time
 
 BATCH_BYTES = 1_000_000
 """Size of one message, unless a single put is larger."""
@@ -46,7 +46,7 @@ class _Entry(NamedTuple):
 class Outbox:
     """`writers`: of the journal; the first own one is this outbox. `clock`: monotonic, of this process."""
 
-    def __init__(self, stream: Appender, writers: Writers, clock: Clock = time.monotonic) -> None:
+    def __init__(self, stream: Appender, writers: Writers, clock: Clock = boot_time) -> None:
         self._stream = stream
         self._writers = writers
         self._clock = clock

@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from eco2.log import get_logger
 from eco2.pacer import Limits
 from eco2.ports import Clock, PubSub, Subscription
+from eco2.writers import boot_time
 
 TOPIC = "presence"
 HEARTBEAT_INTERVAL = 3.0
@@ -125,7 +126,7 @@ class Presence:
         *,
         alone: bool = False,
         clock: Clock = time.time,
-        monotonic: Clock = time.monotonic,
+        monotonic: Clock = boot_time,
     ) -> None:
         self._live = live
         self._own = Heartbeat(

@@ -6,7 +6,6 @@ older job it keeps one offset, so that a look-up reads from there instead of sea
 """
 
 import asyncio
-import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from eco2.journal.spending import Spending
 from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
-from eco2.writers import Writers
+from eco2.writers import Writers, boot_time
 
 INDEX_SIZE = 200_000
 """Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
@@ -82,7 +81,7 @@ class View:
         replies: int = 0,
         earliest: Clock | None = None,
         steady: Clock | None = None,
-        monotonic: Clock = time.monotonic,
+        monotonic: Clock = boot_time,
     ) -> None:
         self.since = clock() - window
         self._window = window

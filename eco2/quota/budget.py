@@ -58,7 +58,6 @@ class _Call:
 class _Epoch:
     """The calls that one leader granted. `opened`, `last`: of its clock, when its records began and ended."""
 
-    number: int
     writer: str
     opened: float
     last: float
@@ -85,9 +84,9 @@ class Budget:
     def __init__(self, name: str, own: str, writers: Writers, current: Callable[[str, str], bool]) -> None:
         self.name = name
         self._own = own
-        self.epoch = 0
+        self.epoch = -1
         self.leader: str | None = None
-        self.after = -1
+        self.led_offset = -1
         self.waiting: dict[str, Request] = {}
         self._writers = writers
         self._current = current
@@ -124,10 +123,10 @@ class Budget:
                 self._named.pop((header.writer, record.given), None)
                 self._named[header.writer, record.given] = (now, Limits(record.requests, record.tokens))
             case EpochOpened():
-                self._open(offset, header, record, now)
+                self._open(offset, header, now)
             case CallsGranted() | Leads() | WriterAbsent():
-                if record.epoch > self.epoch:  # its beginning was dropped from the journal
-                    self._begin_epoch(offset, header, record.epoch, now)
+                if self.epoch < record.epoch < offset:  # its beginning was dropped from the journal
+                    self._begin_epoch(record.epoch, offset, header, now)
                 if record.epoch == self.epoch and header.writer == self.leader:
                     return self._led(offset, header, record, now)
         return ()
@@ -149,18 +148,17 @@ class Budget:
         granted = call.at + self._writers.ahead(call.leader, now)
         self._throttle = self._throttle.pushed_back(at, granted, record.retry_after)
 
-    def _open(self, offset: int, header: Header, record: EpochOpened, now: float) -> None:
-        if (record.epoch, record.after) != (self.epoch + 1, self.after):
-            if header.writer == self._own:
-                self._backoff = min(MAX_BACKOFF, 2 * self._backoff)
-            return
-        self._begin_epoch(offset, header, record.epoch, now)
+    def _open(self, offset: int, header: Header, now: float) -> None:
+        if header.seen >= self.led_offset:
+            self._begin_epoch(offset, offset, header, now)
+        elif header.writer == self._own:
+            self._backoff = min(MAX_BACKOFF, 2 * self._backoff)
 
-    def _begin_epoch(self, offset: int, header: Header, number: int, now: float) -> None:
+    def _begin_epoch(self, epoch: int, offset: int, header: Header, now: float) -> None:
         if self._epochs:
             self._seconds_read += (self._epochs[-1].last - self._epochs[-1].opened) * (1 - DRIFT)
-        self.epoch, self.leader, self.after = number, header.writer, offset
-        self._epochs.append(_Epoch(number, header.writer, header.sent, header.sent))
+        self.epoch, self.leader, self.led_offset = epoch, header.writer, offset
+        self._epochs.append(_Epoch(header.writer, header.sent, header.sent))
         if self._known_from is None:
             self._known_from = header.sent + self._writers.ahead(header.writer, now)
         self._pacer, self._issued = None, set()
@@ -171,7 +169,7 @@ class Budget:
         self, offset: int, header: Header, record: CallsGranted | Leads | WriterAbsent, now: float
     ) -> tuple[GrantedCall, ...]:
         """Folds a record of the leader; returns the calls that it grants."""
-        self.after, self._led_at, self._backoff = offset, now, 1.0
+        self.led_offset, self._led_at, self._backoff = offset, now, 1.0
         epoch = self._epochs[-1]
         epoch.last = header.sent
         granted: list[GrantedCall] = []
@@ -378,4 +376,4 @@ class Budget:
         if now - silent_since <= patience * self._backoff:
             return None
         self._stood_at = now
-        return EpochOpened(budget=self.name, epoch=self.epoch + 1, after=self.after)
+        return EpochOpened(budget=self.name)

@@ -7,7 +7,6 @@ grant is read by its asker in the same order as all other records, so it is perm
 import asyncio
 import math
 import random
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from eco2.pacer import Counting, Limits
 from eco2.ports import Clock, GrantRequest, PubSub, Subscription
 from eco2.quota.budget import Budget, Request
 from eco2.retry import Backoff
-from eco2.writers import Writers
+from eco2.writers import Writers, boot_time
 
 TICK = 0.25
 """Seconds between two looks at what is due without a record: a sign of life, a candidacy."""
@@ -134,7 +133,7 @@ class Member:
         limits: Limits,
         current: Callable[[str, str], bool],
         counting: Counting = "request",
-        clock: Clock = time.monotonic,
+        clock: Clock = boot_time,
     ) -> None:
         self.name = name
         self._log = log

@@ -201,6 +201,7 @@ class Process:
         self._seen = -1
         self._slots = [Slot() for _ in range(world.weather.slots)]
         self._patience = self._draw_patience()
+        self._stood_after = -1
         self._alarm = float("inf")
         world.after(dice.uniform(0.05, 0.4), self.pump, self)
         world.after(TICK, self._tick, self)
@@ -316,6 +317,7 @@ class Process:
         waiting = [each.since for each in self.budget.waiting.values() if each.writer == self.name]
         if waiting and (record := self.budget.candidacy(now, min(waiting), self._patience)) is not None:
             self._patience = self._draw_patience()
+            self._stood_after = self.budget.led_offset
             self._put(record)
 
     # Presence.
@@ -340,7 +342,7 @@ class Process:
         for record in self._box:
             if isinstance(record, CallsGranted) and self.is_stale(record, now):
                 self.budget.withdraw(record)
-            elif not isinstance(record, EpochOpened) or record.epoch == self.budget.epoch + 1:
+            elif not isinstance(record, EpochOpened) or self._stood_after == self.budget.led_offset:
                 kept.append(record)
         self._box = []
         if not kept:

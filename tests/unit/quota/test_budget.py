@@ -33,8 +33,8 @@ def requested(name: str, run: str = "1", tokens: float = 100.0) -> CallRequested
     return CallRequested(budget=NAME, id=name, job=f"job-{name}", run=run, kind="vision", tokens=tokens)
 
 
-def opened(epoch: int, after: int) -> EpochOpened:
-    return EpochOpened(budget=NAME, epoch=epoch, after=after)
+OPENED = EpochOpened(budget=NAME)
+"""Names its epoch by its offset: 0, where it is the first record."""
 
 
 def granting(epoch: int, at: float, *names: str) -> CallsGranted:
@@ -58,12 +58,15 @@ class Reader:
         self.budget._known_from = -1000.0 if self.known else None
         self._numbers: dict[str, int] = {}
 
-    def read(self, writer: str, record: BudgetEvent, now: float, number: int | None = None) -> list[str]:
-        """Reads a message with one record; returns the calls that it grants. `number`: of a copy."""
+    def read(
+        self, writer: str, record: BudgetEvent, now: float, number: int | None = None, seen: int | None = None
+    ) -> list[str]:
+        """Reads a message with one record; returns the calls that it grants. `number`: of a copy. `seen`: the
+        last offset that its writer had read; all without."""
         self.offset += 1
         if number is None:
             number = self._numbers[writer] = self._numbers.get(writer, 0) + 1
-        header = Header(writer, number, now, self.offset - 1)
+        header = Header(writer, number, now, self.offset - 1 if seen is None else seen)
         if not self.writers.take(self.offset, header, now):
             return []
         return [call.id for call in self.budget.apply(self.offset, header, record, now)]
@@ -73,56 +76,83 @@ class Reader:
         return [] if record is None else [call.id for call in record.calls]
 
     def lead(self, now: float) -> None:
-        self.read(self.own, opened(self.budget.epoch + 1, self.budget.after), now)
+        self.read(self.own, OPENED, now)
 
 
 def test_a_request_waits_and_the_leaders_grant_ends_the_wait() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     reader.read("me", requested("a"), 1.0)
     assert list(reader.budget.waiting) == ["a"]
-    assert reader.read("leader", granting(1, 1.0, "a"), 1.0) == ["a"]
+    assert reader.read("leader", granting(0, 1.0, "a"), 1.0) == ["a"]
     assert not reader.budget.waiting
 
 
 def test_a_grant_is_void_unless_its_writer_leads_in_its_epoch() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     reader.read("me", requested("a"), 1.0)
-    assert reader.read("other", granting(1, 1.0, "a"), 1.0) == []
-    reader.read("other", opened(2, 0), 1.0)
-    assert reader.read("leader", granting(1, 1.0, "a"), 1.0) == []  # of the epoch that has ended
-    assert reader.read("other", granting(2, 1.0, "a"), 1.0) == ["a"]
+    assert reader.read("other", granting(0, 1.0, "a"), 1.0) == []
+    reader.read("other", OPENED, 1.0)
+    epoch = reader.offset
+    assert reader.read("leader", granting(0, 1.0, "a"), 1.0) == []  # of the epoch that has ended
+    assert reader.read("other", granting(epoch, 1.0, "a"), 1.0) == ["a"]
 
 
-def test_an_epoch_opens_only_after_the_last_word_of_the_one_before() -> None:
+def test_an_epoch_opens_only_if_its_writer_has_read_the_last_word_of_the_leader() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
-    reader.read("leader", Leads(budget=NAME, epoch=1), 1.0)
-    reader.read("other", opened(2, 0), 1.0)  # it has not seen `leads`
-    assert (reader.budget.epoch, reader.budget.leader) == (1, "leader")
-    reader.read("other", opened(3, 1), 1.0)
-    assert reader.budget.epoch == 1
-    reader.read("other", opened(2, 1), 1.0)
-    reader.read("third", opened(2, 1), 1.0)  # of two at once the first counts
-    assert (reader.budget.epoch, reader.budget.leader) == (2, "other")
+    reader.read("leader", OPENED, 0.0)
+    reader.read("leader", Leads(budget=NAME, epoch=0), 1.0)
+    reader.read("other", OPENED, 1.0, seen=0)  # it has not read `leads`
+    assert (reader.budget.epoch, reader.budget.leader) == (0, "leader")
+    reader.read("other", OPENED, 1.0, seen=1)
+    reader.read("third", OPENED, 1.0, seen=1)  # of two at once the first counts
+    assert (reader.budget.epoch, reader.budget.leader) == (3, "other")
+
+
+@pytest.mark.parametrize("grants_first", [False, True])
+def test_processes_that_read_from_different_places_agree_on_who_leads(grants_first: bool) -> None:
+    """A newcomer opens an epoch, since what the leader wrote has left its view; the leader knows better."""
+    old, new = Reader("old"), Reader("new")
+    old.lead(0.0)
+    for number in range(9):
+        old.read("somebody", requested(f"earlier {number}"), 1.0)
+    new.offset = old.offset
+    both = (old, new)
+    for reader in both:
+        reader.read("new", requested("a"), 1000.0)
+    read_by_both = old.offset
+    late = granting(0, 1000.0, "a")
+    records: list[tuple[str, BudgetEvent]] = [("new", OPENED), ("old", late)]
+    for writer, record in records[:: -1 if grants_first else 1]:
+        granted = [reader.read(writer, record, 1000.0, seen=read_by_both) for reader in both]
+        assert granted[0] == granted[1] == (["a"] if grants_first and record is late else [])
+    assert {reader.budget.leader for reader in both} == {"old" if grants_first else "new"}
+    assert old.budget.epoch == new.budget.epoch
+
+
+def test_a_leaders_record_of_another_journal_counts_for_nothing() -> None:
+    """After a stream was replaced: its offsets begin again, and the old ones are far ahead."""
+    reader = Reader()
+    reader.read("leader", Leads(budget=NAME, epoch=88_190), 0.0)
+    assert reader.budget.leader is None
 
 
 def test_a_void_candidacy_doubles_the_patience_until_the_leader_speaks() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     for _ in range(5):
-        reader.read("me", opened(2, 7), 0.0)
+        reader.read("me", OPENED, 0.0, seen=-1)
     assert reader.budget.candidacy(1.5 * MAX_BACKOFF, 0.0, 1.5) is None
-    assert reader.budget.candidacy(1.6 * MAX_BACKOFF, 0.0, 1.5) == opened(2, 0)
-    reader.read("leader", Leads(budget=NAME, epoch=1), 20.0)
+    assert reader.budget.candidacy(1.6 * MAX_BACKOFF, 0.0, 1.5) == OPENED
+    reader.read("leader", Leads(budget=NAME, epoch=0), 20.0)
     assert reader.budget.candidacy(21.0, 0.0, 1.5) is None
-    assert reader.budget.candidacy(21.6, 0.0, 1.5) == opened(2, reader.offset)
+    assert reader.budget.candidacy(21.6, 0.0, 1.5) == OPENED
 
 
 def test_nobody_stands_before_the_own_request_has_waited() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     assert reader.budget.candidacy(100.0, 99.0, 1.5) is None
     assert reader.budget.candidacy(101.0, 99.0, 1.5) is not None
 
@@ -179,14 +209,15 @@ def test_the_time_of_a_grant_is_the_askers_own_and_never_late(writer: str) -> No
 
 def test_copies_change_nothing() -> None:
     reader = Reader()
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     reader.read("me", requested("a"), 1.0)
-    reader.read("leader", granting(1, 1.0, "a"), 1.0)
+    reader.read("leader", granting(0, 1.0, "a"), 1.0)
     reader.read("me", CallReleased(budget=NAME, id="a"), 1.1)
     reader.read("me", requested("a"), 1.2, number=1)
     assert not reader.budget.waiting
-    assert reader.read("leader", granting(1, 1.0, "a"), 1.2, number=2) == []
-    reader.read("leader", opened(1, -1), 1.3, number=1)
+    assert reader.read("leader", granting(0, 1.0, "a"), 1.2, number=2) == []
+    reader.read("leader", OPENED, 1.3, number=1)
+    assert reader.budget.epoch == 0
     assert reader.budget.spending(2.0) == []
 
 
@@ -197,7 +228,7 @@ def test_a_released_call_costs_nothing_and_does_not_wait() -> None:
     for name in ("a", "b"):
         reader.read("me", requested(name), 1.0)
     assert reader.decide(1.0, limits) == ["a"]
-    reader.read("me", granting(1, 1.0, "a"), 1.0)
+    reader.read("me", granting(0, 1.0, "a"), 1.0)
     assert reader.decide(1.1, limits) == []
     reader.read("me", CallReleased(budget=NAME, id="a"), 1.1)
     assert reader.decide(1.1, limits) == ["b"]
@@ -206,13 +237,13 @@ def test_a_released_call_costs_nothing_and_does_not_wait() -> None:
 def test_a_new_leader_counts_what_was_granted_before() -> None:
     reader = Reader()
     limits = Limits(requests=2.0)
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     for name in ("a", "b", "c"):
         reader.read("other", requested(name), 1.0)
-    reader.read("leader", granting(1, 1.0, "a", "b"), 1.0)
+    reader.read("leader", granting(0, 1.0, "a", "b"), 1.0)
     reader.lead(3.0)
     assert reader.decide(3.0, limits) == []
-    reader.read("other", Leads(budget=NAME, epoch=1), 61.0)  # any message: the tail is current
+    reader.read("other", Leads(budget=NAME, epoch=0), 61.0)  # any message: the tail is current
     assert reader.decide(61.0, limits) == []
     assert reader.decide(61.5, limits) == ["c"]
 
@@ -233,17 +264,18 @@ def test_a_new_leader_that_has_not_read_the_last_minute_counts_a_large_call_that
     """Evenly spent, the minute before would have no room for it."""
     limits = Limits(tokens=6000.0)
     reader = Reader(known=False)
-    reader.read("leader", opened(1, -1), 0.0)
+    reader.read("leader", OPENED, 0.0)
     reader.read("other", requested("large", tokens=1800.0), 0.5)
-    reader.read("leader", granting(1, 0.5, "large"), 0.5)
+    reader.read("leader", granting(0, 0.5, "large"), 0.5)
     reader.lead(1.0)
+    epoch = reader.budget.epoch
     for number in range(60):
         reader.read("me", requested(str(number)), 1.0)
     calls = 0
     for tenths in range(10, 600):
-        reader.read("me", Leads(budget=NAME, epoch=2), tenths / 10)
+        reader.read("me", Leads(budget=NAME, epoch=epoch), tenths / 10)
         while names := reader.decide(tenths / 10, limits):
-            reader.read("me", granting(2, tenths / 10, *names), tenths / 10)
+            reader.read("me", granting(epoch, tenths / 10, *names), tenths / 10)
             calls += len(names)
     assert 0 < calls * 100 <= 6000 - 1800
 
@@ -254,11 +286,12 @@ def test_a_process_that_starts_knows_by_the_leaders_clocks_whether_it_has_read_a
     leaders: int, seconds: float, known: bool
 ) -> None:
     reader = Reader(known=False)
-    for epoch in range(1, leaders + 1):
-        first: list[tuple[BudgetEvent, float]] = [(opened(epoch, reader.budget.after), 5.0)]
-        for record, sent in [*first, (Leads(budget=NAME, epoch=epoch), 5.0 + seconds / leaders)]:
+    for leader in range(leaders):
+        epoch = reader.offset + 1
+        records: tuple[BudgetEvent, ...] = (OPENED, Leads(budget=NAME, epoch=epoch))
+        for number, (record, sent) in enumerate(zip(records, (5.0, 5.0 + seconds / leaders), strict=True), 1):
             reader.offset += 1
-            header = Header(f"leader {epoch}", 1 if record is first[0][0] else 2, sent, -1)
+            header = Header(f"leader {leader}", number, sent, reader.offset - 1)
             assert reader.writers.take(reader.offset, header, 1000.0)  # all of it at its start
             reader.budget.apply(reader.offset, header, record, 1000.0)
     assert reader.budget.is_known(1000.0) == known
@@ -281,7 +314,7 @@ def test_what_the_provider_counted_takes_the_place_of_the_estimate() -> None:
     assert second is not None
     assert [call.id for call in second.calls] == ["b"]
     successor = Reader("next")
-    records: list[BudgetEvent] = [opened(1, -1), requested("a", tokens=150.0), first]
+    records: list[BudgetEvent] = [OPENED, requested("a", tokens=150.0), first]
     for record in records:
         successor.read("me", record, 1.0)
     successor.read("me", CallCounted(budget=NAME, id="a", tokens=40.0), 40.0)
@@ -293,7 +326,7 @@ def test_a_429_stops_all_grants_for_as_long_as_the_provider_says() -> None:
     reader = Reader()
     reader.lead(0.0)
     reader.read("me", requested("a"), 1.0)
-    reader.read("me", granting(1, 1.0, "a"), 1.0)
+    reader.read("me", granting(0, 1.0, "a"), 1.0)
     reader.read("other", requested("b"), 2.0)
     reader.read("me", CallThrottled(budget=NAME, id="a", retry_after=3.0), 2.0)
     assert reader.decide(4.0) == []
@@ -307,9 +340,9 @@ def test_requests_of_an_absent_process_are_dropped() -> None:
     reader.read("other", requested("a"), 1.0)
     reader.read("me", requested("b"), 15.0)
     assert reader.budget.absent(15.0, 15.0) == []
-    reader.read("me", Leads(budget=NAME, epoch=1), 16.5)
+    reader.read("me", Leads(budget=NAME, epoch=0), 16.5)
     (record,) = reader.budget.absent(16.5, 15.0)
-    assert record == WriterAbsent(budget=NAME, epoch=1, writer="other")
+    assert record == WriterAbsent(budget=NAME, epoch=0, writer="other")
     reader.read("me", record, 16.5)
     assert list(reader.budget.waiting) == ["b"]
 
@@ -319,7 +352,7 @@ def test_a_leader_gives_a_sign_while_requests_wait_and_only_then() -> None:
     reader.lead(0.0)
     assert reader.budget.heartbeat(1.0) is None
     reader.read("me", requested("a"), 1.0)
-    assert reader.budget.heartbeat(1.0) == Leads(budget=NAME, epoch=1)
+    assert reader.budget.heartbeat(1.0) == Leads(budget=NAME, epoch=0)
     assert reader.budget.heartbeat(1.4) is None
     assert reader.budget.heartbeat(1.5) is not None
 
@@ -338,7 +371,7 @@ def test_a_leader_that_was_replaced_forgets_what_it_had_decided() -> None:
     reader.lead(0.0)
     reader.read("me", requested("a"), 1.0)
     assert reader.decide(1.0) == ["a"]
-    reader.read("other", opened(2, 0), 1.1)
+    reader.read("other", OPENED, 1.1)
     assert reader.decide(1.2) == []
     reader.lead(2.0)
     assert reader.decide(2.0) == ["a"]
