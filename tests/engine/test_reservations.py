@@ -11,7 +11,6 @@ from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateL
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
-from eco2.quota.budget import GRANT_LIFE
 from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
 from tests.support.rate_limited_provider import Windowed
@@ -232,22 +231,6 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
         ["confirmed", "released"],
         ["confirmed", "settled 400", "released"],
     ]
-
-
-@virtual
-async def test_a_journal_that_is_slower_than_grants_live_stops_no_call() -> None:
-    model = Windowed(PLENTY)
-    remotes = [Remote("p", model, PLENTY)]
-    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
-        barrier = process.journal.barrier
-
-        async def slow() -> None:
-            await asyncio.sleep(2 * GRANT_LIFE)
-            await barrier()
-
-        process.journal.barrier = slow  # type: ignore[method-assign]
-        assert (await process.ended((await process.submit(life=60)).job)).status == "completed"
-        assert grants(process, "expired") == 1
 
 
 @virtual
