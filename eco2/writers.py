@@ -6,9 +6,11 @@ wall clock is used, and a message that is read late, during a catch-up, gives a 
 """
 
 import math
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 
 from eco2.event import Header
 
@@ -24,12 +26,8 @@ STEP = 0.25
 """Seconds between two offsets that are remembered, to judge how far tails are behind."""
 
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)
-
-
-def boot_time() -> float:
-    """Reads a monotonic clock that goes on while the machine is suspended, where the system has one."""
-    return time.monotonic() if _CLOCK is None else time.clock_gettime(_CLOCK)
+boot_time = partial(time.clock_gettime, time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic
+"""Reads a monotonic clock that goes on while the machine is suspended, where the system has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 
 from eco2.call import Answer, Call, Reply, Usage
@@ -58,13 +59,17 @@ class Windowed:
         await gate()
         loop = asyncio.get_running_loop()
         self.sent.append((loop.time(), job_id, call.max_tokens))
-        await asyncio.sleep(self._dice.uniform(0, WAY))
-        if self.down:
-            raise ProviderDown("503")
-        usage = self._count(loop.time(), call)
+        # On its way a call belongs to no process: it arrives although its sender stands still meanwhile.
+        usage = await loop.create_task(self._arrive(call), context=Context())
         await asyncio.sleep(self.seconds)
         value = call.schema(call.text)  # type: ignore[call-arg]  # `schema` is str in these tests
         return Reply(value, "windowed", Usage() if self.silent else usage)
+
+    async def _arrive(self, call: Call[Answer]) -> Usage:
+        await asyncio.sleep(self._dice.uniform(0, WAY))
+        if self.down:
+            raise ProviderDown("503")
+        return self._count(asyncio.get_running_loop().time(), call)
 
     def _count(self, now: float, call: Call[Answer]) -> Usage:
         prompt = 12 + (len(call.system) + len(call.text)) // 4
