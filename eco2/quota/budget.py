@@ -38,6 +38,13 @@ MAX_UNSENT = 0.1
 """Seconds for which a decision may wait to be sent; then it is withdrawn and made again."""
 HEARTBEAT = 0.5
 """Seconds without a record after which a leader writes `leads` while requests wait."""
+PATIENCE = 1.5
+"""Seconds of the leader's silence, at least, after which a process tries to lead."""
+NEWCOMER_DELAY = 0.4
+"""Seconds more at a process's start, and less and less during its first minute: who has read for longer
+knows better when the calls of this minute were granted."""
+JITTER = 0.1
+"""Seconds more at most, so that processes do not try at once."""
 MAX_BACKOFF = 8.0
 """Times the patience of a candidate whose candidacies were void."""
 BATCH = 20
@@ -77,6 +84,14 @@ Rank = Callable[[Request], tuple[float, ...]]
 """Orders the requests that wait: the lowest is granted first."""
 
 
+def patience(age: float, chance: float) -> float:
+    """Returns the seconds of the leader's silence that a process bears. `age`: seconds since its start.
+
+    `chance`: from 0 to 1, drawn for each candidacy.
+    """
+    return PATIENCE + NEWCOMER_DELAY * max(0.0, 1 - age / SPAN) + JITTER * chance
+
+
 class Budget:
     """`own`: the writer that leads for this process. `current`: may this run of this job make calls, by the
     records read so far?"""
@@ -95,6 +110,8 @@ class Budget:
         self._throttled: deque[tuple[Header, CallThrottled, _Call]] = deque(maxlen=100)
         self._pacer: Pacer | None = None
         self._issued: set[str] = set()
+        self._deposed = ""
+        self._deposed_at = -math.inf
         self._led_at = -math.inf
         self._stood_at = -math.inf
         self._wrote_at = -math.inf
@@ -157,6 +174,8 @@ class Budget:
     def _begin_epoch(self, epoch: int, offset: int, header: Header, now: float) -> None:
         if self._epochs:
             self._seconds_read += (self._epochs[-1].last - self._epochs[-1].opened) * (1 - DRIFT)
+        if self.leader is not None:  # its process was silent: presence must be shown anew
+            self._deposed, self._deposed_at = self.leader.removesuffix(f".{self.name}"), now
         self.epoch, self.leader, self.led_offset = epoch, header.writer, offset
         self._epochs.append(_Epoch(header.writer, header.sent, header.sent))
         if self._known_from is None:
@@ -316,7 +335,7 @@ class Budget:
     def _next(self, now: float, rank: Rank) -> list[Request]:
         """The requests that may be granted, in turn; one that no minute holds waits and blocks nobody."""
         writers = {each.writer for each in self.waiting.values()}
-        present = {each for each in writers if self._writers.is_present(each, now)}
+        present = {each for each in writers if self._is_present(each, now)}
         waiting = [
             each
             for each in self.waiting.values()
@@ -326,6 +345,12 @@ class Budget:
             and each.call.tokens <= self._largest
         ]
         return sorted(waiting, key=rank)
+
+    def _is_present(self, writer: str, now: float) -> bool:
+        """Returns True if the process reads its grants: a leader that lost its epoch must show it anew."""
+        if writer == self._deposed and self._writers.heard(writer) <= self._deposed_at:
+            return self._writers.is_own(writer)
+        return self._writers.is_present(writer, now)
 
     def _when(self, call: CallRequested, now: float) -> float:
         assert self._pacer is not None

@@ -32,14 +32,12 @@ from eco2.event import (
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits
 from eco2.ports import Clock, GrantRequest, PubSub, Subscription
-from eco2.quota.budget import Budget, Request
+from eco2.quota.budget import Budget, Request, patience
 from eco2.retry import Backoff
 from eco2.writers import Writers, boot_time
 
 TICK = 0.25
 """Seconds between two looks at what is due without a record: a sign of life, a candidacy."""
-PATIENCE = (1.5, 2.0)
-"""Seconds of the leader's silence, at least and at most, after which this process tries to lead."""
 BEAT = 1.0
 """Seconds between two live messages of a process whose calls wait."""
 ABSENCE = 15.0
@@ -153,7 +151,8 @@ class Member:
         self._sent = 0
         self._open: list[tuple[int, CallsGranted]] = []
         self._changed = asyncio.Event()
-        self._patience = random.uniform(*PATIENCE)
+        self._began = clock()
+        self._chance = random.random()
 
     # The fold.
 
@@ -318,9 +317,11 @@ class Member:
         if (leads := budget.heartbeat(now)) is not None:
             return leads
         read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
-        candidacy = budget.candidacy(now, min(read), self._patience) if read else None
+        if not read:
+            return None
+        candidacy = budget.candidacy(now, min(read), patience(now - self._began, self._chance))
         if candidacy is not None:
-            self._patience = random.uniform(*PATIENCE)
+            self._chance = random.random()
         return candidacy
 
     async def _send(self, record: BudgetEvent) -> None:

@@ -23,7 +23,7 @@ from eco2.event import (
     WriterAbsent,
 )
 from eco2.pacer import Limits
-from eco2.quota.budget import MAX_UNSENT, Budget, Request
+from eco2.quota.budget import MAX_UNSENT, Budget, Request, patience
 from eco2.writers import Writers
 
 NAME = "openai"
@@ -200,15 +200,13 @@ class Process:
         self._live = False
         self._seen = -1
         self._slots = [Slot() for _ in range(world.weather.slots)]
-        self._patience = self._draw_patience()
+        self._began = self.clock()
+        self._chance = dice.random()
         self._stood_after = -1
         self._alarm = float("inf")
         world.after(dice.uniform(0.05, 0.4), self.pump, self)
         world.after(TICK, self._tick, self)
         world.after(dice.random(), self._beat, self)
-
-    def _draw_patience(self) -> float:
-        return 1.5 + self.world.dice.random() * 0.5
 
     # The tail.
 
@@ -315,8 +313,9 @@ class Process:
         for absent in self.budget.absent(now, ABSENCE):
             self._put(absent)
         waiting = [each.since for each in self.budget.waiting.values() if each.writer == self.name]
-        if waiting and (record := self.budget.candidacy(now, min(waiting), self._patience)) is not None:
-            self._patience = self._draw_patience()
+        borne = patience(now - self._began, self._chance)
+        if waiting and (record := self.budget.candidacy(now, min(waiting), borne)) is not None:
+            self._chance = self.world.dice.random()
             self._stood_after = self.budget.led_offset
             self._put(record)
 

@@ -18,7 +18,7 @@ from eco2.event import (
     WriterAbsent,
 )
 from eco2.pacer import Limits
-from eco2.quota.budget import GRANT_LIFE, MAX_BACKOFF, Budget, Request
+from eco2.quota.budget import GRANT_LIFE, MAX_BACKOFF, PATIENCE, Budget, Request, patience
 from eco2.writers import Writers
 
 NAME = "openai"
@@ -394,3 +394,20 @@ def test_a_call_that_no_minute_holds_waits_and_blocks_nobody() -> None:
     reader.read("me", requested("small", tokens=10.0), 1.0)
     assert reader.decide(1.0, Limits(tokens=1000.0)) == ["small"]
     assert reader.budget.due(1.0, first_come) is None
+
+
+def test_a_process_that_has_read_for_longer_tries_first() -> None:
+    assert patience(0.0, 0.0) > patience(20.0, 1.0) > patience(60.0, 1.0)
+    assert patience(1000.0, 0.0) == PATIENCE
+    assert patience(0.0, 1.0) <= 2.0
+
+
+def test_a_new_leader_grants_nothing_to_the_silent_one_before_it() -> None:
+    reader = Reader()
+    reader.read("leader", OPENED, 0.0)
+    reader.read("leader", requested("a"), 1.0)
+    reader.read("other", requested("b"), 1.0)
+    reader.lead(2.0)
+    assert reader.decide(2.0) == ["b"]
+    reader.writers.beat("leader", reader.offset, 2.1)  # it lives, and its tail moves
+    assert reader.decide(2.2) == ["a"]
