@@ -209,7 +209,7 @@ class Sweep:
     def leading(self) -> bool:
         """True while this worker sweeps for all."""
         presence = self._presence
-        return presence.can_sweep and leads(presence.process, presence.peers, presence.steady())
+        return self._journal.current and leads(presence.process, presence.peers, presence.steady())
 
     async def _enforce_deadlines(self) -> None:
         """Ends overdue jobs, also while a sweep waits for the broker."""
