@@ -285,8 +285,7 @@ class Sweep:
     async def _publish_order(self, job: JobState) -> None:
         order = await find_order(self._broker, job.job)
         self._silent.discard(job.job)
-        if watch := self._watched.pop(job.job, None):  # else the process is stopping
-            watch.close()
+        self._watched.pop(job.job).close()
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return
