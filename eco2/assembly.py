@@ -112,15 +112,14 @@ async def process(
     loaded = pipelines(settings)
     log.info("starting", **in_force(settings, role, loaded))
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    presence = _presence(settings, role, loaded, broker, name)
+    presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
     replies = 0 if role == "gateway" else MAX_REPLY_BYTES
     journal = Journal(
         broker, window, presence.now, keep_payloads=role != "worker", replies=replies, presence=presence
     )
     metrics = metrics_of(role, loaded, broker, journal)
-    parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
+    parts = _Parts(settings, loaded, broker, journal, presence, metrics)
     core = [
         Component("loop watch", LoopWatch(parts.metrics).run),
         Component("broker", broker.run),
@@ -143,12 +142,11 @@ async def process(
             yield [*core, parts.probes(stop, listening, own=False), *worker, parts.gateway(listening)]
 
 
-def _presence(
-    settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker, name: str
-) -> Presence:
+def _presence(settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker) -> Presence:
     """Returns what the process shows of itself to the others."""
     from eco2.pacer import Limits
 
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     remotes = {} if role == "gateway" else settings.remotes
     limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
     pipelines = tuple(pipeline.name for pipeline in loaded)
@@ -183,7 +181,7 @@ class _Budgets:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The parts that gateway and worker of one process share. `name`: of the process, in the journal."""
+    """The parts that gateway and worker of one process share."""
 
     settings: Settings
     pipelines: tuple[AnyPipeline, ...]
@@ -191,7 +189,6 @@ class _Parts:
     journal: Journal
     presence: Presence
     metrics: Metrics
-    name: str
 
     def show_spending(self, limit: Decimal) -> None:
         spending = self.journal.view.spending
@@ -202,7 +199,7 @@ class _Parts:
         """The parts that `eco2.wiring` builds a worker on. A gateway does without its imports."""
         from eco2.wiring import Core
 
-        return Core(self.name, self.pipelines, self.broker, self.journal, self.metrics, self.presence.now)
+        return Core(self.presence, self.pipelines, self.broker, self.journal, self.metrics)
 
     def budgets(self) -> "_Budgets":
         from eco2.pacer import Limits

@@ -14,8 +14,6 @@ from eco2.settings import Settings
 if TYPE_CHECKING:
     from eco2.broker.rabbitmq import DeadLetterMessage, Inspection
 
-SERVICES = ("sweep",)
-"""Request/reply services: `sweep` elects the process that looks after jobs that nobody holds."""
 ORDER_OVERHEAD = 100_000
 """Bytes of an order beside its upload."""
 
@@ -24,7 +22,7 @@ def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
     """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be."""
     names = tuple(pipeline.name for pipeline in pipelines)
     try:
-        return Topology(settings.prefix, names, SERVICES, ceil(settings.retention_hours))
+        return Topology(settings.prefix, names, ceil(settings.retention_hours))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -1,8 +1,8 @@
 """The engine's ports, as Protocols, which `broker/` and `llm/` implement.
 
-A broker gives five things: work queues, a stream (the journal lives on it), a store of orders, transient
-messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
-prefix. Every adapter passes the one suite in `tests/conformance`.
+A broker gives four things: work queues, a stream (the journal lives on it), a store of orders and transient
+messages. Names of queues are logical (`jobs.scan`); the adapter adds its prefix. Every adapter passes the one
+suite in `tests/conformance`.
 """
 
 import asyncio
@@ -211,32 +211,6 @@ class PubSub(Protocol):
         """
 
 
-Express = Callable[[bytes], bytes | None]
-"""Answers a copy of a request that came a shorter way, at once; None is silence, and not a refusal."""
-
-
-class Rpc(Protocol):
-    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-        """Returns the reply of the one process that serves `service`.
-
-        `express`: a copy of the request may go ahead to whoever answered last; the first reply counts.
-        Raises `NoReply` after `timeout` seconds (the request may have been handled), `BrokerUnavailable`.
-        """
-
-    def serve(
-        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> Subscription:
-        """Stands for election; the one elected process (single active consumer) gets every request.
-
-        Handlers run side by side. One that raises sends no reply. When the elected process goes, another
-        takes over, and requests that were not answered go to it.
-
-        `express` may get a copy of a request before or after `handler`, or not at all, and possibly while
-        this process is not the elected one, but only while the subscription is attached. Anything that it
-        broadcasts is sent before its reply.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
     """A connection to the broker that is in use. `reconnects`: times that it was opened again."""
@@ -246,8 +220,8 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
-    """All five, over connections whose number never depends on jobs or clients."""
+class Broker(WorkQueue, Stream, OrderStore, PubSub, Protocol):
+    """All four, over connections whose number never depends on jobs or clients."""
 
     @property
     def blocked(self) -> str | None:

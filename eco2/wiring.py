@@ -3,7 +3,7 @@
 `eco2/assembly.py` does so as the settings ask; tests do so with scripted parts around the same engine.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eco2.calls.provider import Budget, Provider
@@ -17,14 +17,14 @@ from eco2.consumers.run import ActiveJobs
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
+from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Broker, Clock, Quota
+from eco2.ports import Broker, Quota
 from eco2.quota.member import Member
 from eco2.service import Component
 from eco2.tokens.estimate import Counting, Estimator
-from eco2.writers import boot_time
 
 MARGIN = 10.0
 """Seconds beyond the drain grace in which a stopping worker must have written its last events."""
@@ -32,18 +32,13 @@ MARGIN = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The parts of a process that all others are built on. `name`: of the process, in the journal.
+    """The parts of a process that all others are built on. `presence` has its name and its clocks."""
 
-    `clock`: Unix seconds. `monotonic`: seconds of a clock of this process alone.
-    """
-
-    name: str
+    presence: Presence
     pipelines: tuple[AnyPipeline, ...]
     broker: Broker
     journal: Journal
     metrics: Metrics
-    clock: Clock
-    monotonic: Callable[[], float] = boot_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +62,7 @@ class WorkerOptions:
 def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
     """Takes part in the budget of the provider `name`, which all processes share through the journal."""
     member = Member(
-        name, core.journal, core.broker, limits, core.journal.view.may_call, counting, core.monotonic
+        name, core.journal, core.broker, limits, core.journal.view.may_call, counting, core.presence.steady
     )
     core.journal.view.join(member)
     core.metrics.show_budget(name, member.status)
@@ -81,18 +76,19 @@ def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -
 
 def worker_components(core: Core, providers: Sequence[Provider], options: WorkerOptions) -> list[Component]:
     """Returns the components of a worker, in the order in which they start."""
-    broker, journal, metrics, clock = core.broker, core.journal, core.metrics, core.clock
+    broker, journal, metrics, presence = core.broker, core.journal, core.metrics, core.presence
+    clock = presence.now
     live, jobs = DeltaSender(broker), ActiveJobs()
     holders = HolderMonitor(broker, jobs, options.holder_timeout)
-    fence, timeout, model = Fence(journal, core.monotonic), options.call_timeout, options.default_model
+    fence, timeout, model = Fence(journal, presence.steady), options.call_timeout, options.default_model
     router = Router(providers, fence, timeout, metrics, model)
-    executor = Executor(Engine(router, live, journal, clock), holders, metrics, core.name)
+    executor = Executor(Engine(router, live, journal, clock), holders, metrics, presence.process)
     prefetch, grace = options.prefetch, options.drain_grace
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
     )
     window, spending = options.window, options.spending
-    sweep = Sweep(broker, journal, holders, core.pipelines, metrics, clock, window, spending)
+    sweep = Sweep(broker, journal, presence, holders, core.pipelines, metrics, window, spending)
     return [
         Component("live text", live.run),
         Component("holders", holders.run),

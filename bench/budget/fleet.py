@@ -121,7 +121,7 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
     the block."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
-    topology = Topology(prefix, case.pipelines, ("sweep",))
+    topology = Topology(prefix, case.pipelines)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
         stack.push_async_callback(_forget, amqp_url, topology)

@@ -24,9 +24,8 @@ look counts. Neither none nor -1 means it on all versions: RabbitMQ 4 takes none
 what comes back once."""
 
 DISCONNECTED_TIMEOUT = 5000
-"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held, and the role
-of the single active consumer. RabbitMQ 4.3 waits 60 s by default; older versions do not wait, and ignore
-it."""
+"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held. RabbitMQ 4.3
+waits 60 s by default; older versions do not wait, and ignore it."""
 
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
@@ -79,18 +78,17 @@ Entity = Queue | Exchange
 class Topology:
     """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
 
-    `pipelines` get their work queues, `services` a request queue each. `retention_hours` is how long the
-    journal keeps its records. Raises ValueError for a name that is not lower-case letters, digits and `-`.
+    `pipelines` get their work queues. `retention_hours` is how long the journal keeps its records. Raises
+    ValueError for a name that is not lower-case letters, digits and `-`.
     """
 
     prefix: str = "eco2"
     pipelines: tuple[str, ...] = ()
-    services: tuple[str, ...] = ()
     retention_hours: int = 24
     entities: tuple[Entity, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in (*self.prefix.split("."), *self.pipelines, *self.services):
+        for name in (*self.prefix.split("."), *self.pipelines):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be part of a queue's name: use a-z, 0-9 and '-'")
         if self.retention_hours < 1:
@@ -115,10 +113,6 @@ class Topology:
         """The topic exchange of live messages."""
         return self.queue(LIVE)
 
-    def service(self, name: str) -> str:
-        """The queue of requests to `name`."""
-        return self.queue(f"rpc.{name}")
-
     def _describe(self) -> tuple[Entity, ...]:
         return (
             Queue(self.queue(DEAD), MappingProxyType(_quorum() | {"x-delivery-limit": UNLIMITED})),
@@ -126,10 +120,6 @@ class Topology:
             Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
             Queue(self.inputs, MappingProxyType(_stream(INPUTS_HOURS))),
             Exchange(self.live, "topic"),
-            *(
-                Queue(self.service(name), MappingProxyType(_quorum() | {"x-single-active-consumer": True}))
-                for name in self.services
-            ),
         )
 
     def _work(self, pipeline: str) -> tuple[Queue, ...]:

@@ -1,9 +1,9 @@
 """The sweep: ends or orders again the jobs that no run will end, of every pipeline.
 
-All workers request it every few seconds, and the broker gives each request to the same worker (single active
-consumer), which thereby leads; no worker needs to know which one does. A repeated sweep, or one with a view
-that lags, is harmless: the first end of a job counts, and an order that comes twice runs once. Where no
-worker lives, all gateways end overdue jobs (`GatewayDeadlines`): they have no connection for requests.
+One worker leads: of the living ones that can sweep, the one with the lowest process name. Each worker judges
+this alone, from the heartbeats that it hears. So two may lead for a while, and none for a few seconds; both
+are harmless, as is a sweep with a view that lags: the first end of a job counts, and an order that comes
+twice runs once. Where no worker leads, all gateways end overdue jobs (`GatewayDeadlines`).
 """
 
 import asyncio
@@ -16,11 +16,11 @@ from functools import partial
 
 from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired
-from eco2.errors import BrokerUnavailable, NoReply, RetryableError
+from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import MAX_USD, Paused, Spent
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
-from eco2.journal.presence import Presence
+from eco2.journal.presence import Peer, Presence
 from eco2.journal.spending import day_of
 from eco2.journal.state import JobState
 from eco2.journal.view import View
@@ -30,7 +30,6 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, jobs_queue, retry_queue
 from eco2.retry import PUBLISH
 
-SERVICE = "sweep"
 INTERVAL = 5.0
 """Seconds between two sweeps."""
 OVERDUE = 5.0
@@ -45,12 +44,28 @@ LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
 MAX_DEPTH_AGE = 4 * INTERVAL
 """Seconds for which the depths of the queues that a sweep found are shown."""
+MAX_LEADER_SILENCE = 7.0
+"""Seconds without a heartbeat after which a worker is passed over: two were lost. A process counts as stopped
+later, but a second leader does no harm."""
 RENEWALS_PER_WINDOW = 3
 """Times that a pause, and the sum paid, is written again within the time that views reach back."""
 SPENT_INTERVAL = 60.0
 """Seconds after which a new sum of today's spending is written."""
 
 log = get_logger(__name__)
+
+
+def leads(process: str, peers: Iterable[Peer], now: float) -> bool:
+    """Decides whether a worker that can sweep leads: none that can has a lower name than `process`.
+
+    `peers`: those that it hears; without any it leads. `now`: its monotonic clock.
+    """
+    return not any(
+        peer.heartbeat.can_sweep
+        and peer.heartbeat.process < process
+        and now - peer.received_at <= MAX_LEADER_SILENCE
+        for peer in peers
+    )
 
 
 def overdue(
@@ -152,81 +167,80 @@ class Sweep:
         self,
         broker: Broker,
         journal: Journal,
+        presence: Presence,
         holders: HolderMonitor,
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
-        clock: Clock,
         window: float,
         spending: bool = False,
     ) -> None:
         self._broker = broker
         self._journal = journal
+        self._presence = presence
         self._holders = holders
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
-        self._clock = clock
         self._window = window
         self._spending = spending
-        self._deadlines = Deadlines(journal, pipelines, metrics, clock)
-        self._last = -math.inf
-        self._sweeping = asyncio.Lock()
+        self._deadlines = Deadlines(journal, pipelines, metrics, presence.now)
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()
         self._depths: dict[str, int] = {}
+        self._depths_at = -math.inf
         metrics.show_queues(self.depths)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Requests sweeps, and sweeps while it is the leader, until `stop` is set."""
+        """Sweeps while it is the leader, until `stop` is set; then it is passed over."""
         if not await self._journal.ready(stop):
             return
-        serving = self._broker.serve(SERVICE, self._answer)
         async with asyncio.TaskGroup() as group:
-            working = [
-                group.create_task(self._request_sweeps()),
+            leading = [
                 group.create_task(self._enforce_deadlines()),
+                group.create_task(self._sweep_repeatedly()),
             ]
             await stop.wait()
-            for task in working:
+            for task in leading:
                 task.cancel()
-        await serving.cancel()
+        self._presence.can_sweep = False
         self._watch(())
 
-    async def _request_sweeps(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL * (0.5 + random.random()))
-            try:
-                await self._broker.request(SERVICE, b"", 2 * INTERVAL)
-            except (NoReply, RetryableError) as error:
-                log.info("no sweep this time", why=str(error))
+    @property
+    def leading(self) -> bool:
+        """True while this worker sweeps for all."""
+        presence = self._presence
+        return self._journal.current and leads(presence.process, presence.peers, presence.steady())
 
     async def _enforce_deadlines(self) -> None:
-        """Ends overdue jobs between two sweeps as well, as long as this process must be the leader."""
+        """Ends overdue jobs, also while a sweep waits for the broker."""
         while True:
-            await asyncio.sleep(DEADLINE_CHECK_INTERVAL)
-            if asyncio.get_running_loop().time() - self._last < 2 * INTERVAL:
+            self._presence.can_sweep = self._journal.current
+            if self.leading:
                 self._deadlines.enforce(OVERDUE)
+            await asyncio.sleep(DEADLINE_CHECK_INTERVAL)
 
-    async def _answer(self, _: bytes) -> bytes:
-        """Sweeps, unless it has just done so: all workers send requests."""
-        async with self._sweeping:
-            now = asyncio.get_running_loop().time()
-            if now - self._last >= INTERVAL / 2:
-                self._last = now
+    async def _sweep_repeatedly(self) -> None:
+        """Survives a bug in a sweep, which would otherwise end one leader after the other."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if not self.leading:
+                self._watch(())
+                self._empty_since.clear()  # the queues may fill and empty again without our notice
+                continue
+            try:
                 await self.sweep()
-        return b""
+            except RetryableError as error:
+                log.info("no sweep this time", why=str(error))
+            except Exception:
+                log.exception("a sweep failed by a bug")
 
     async def sweep(self) -> None:
-        """Ends the overdue jobs, and publishes lost orders again."""
-        if not self._journal.current:
-            log.warning("no sweep: the view of this worker does not follow the journal")
-            return
-        now, view = self._clock(), self._journal.view
+        """Writes again what views forget, and publishes lost orders again."""
+        now, view = self._presence.now(), self._journal.view
         if event := renewed_pause(view, now, self._window):
             self._journal.put(event)
         if self._spending and (spent := spent_event(view, now, self._window)):
             self._journal.put(spent)
-        self._deadlines.enforce(OVERDUE)
         await self._check_queues(now)
         candidates = {job.job: job for job in may_lack_order(self._journal.view, now, self._empty_since)}
         self._watch(candidates)
@@ -251,11 +265,11 @@ class Sweep:
                 self._empty_since.pop(name, None)
             else:
                 self._empty_since.setdefault(name, now)
-        self._depths = depths
+        self._depths, self._depths_at = depths, self._presence.steady()
 
     def depths(self) -> dict[str, int]:
         """Returns the messages by queue as of the last sweep; none where that is too long ago."""
-        age = asyncio.get_running_loop().time() - self._last
+        age = self._presence.steady() - self._depths_at
         return self._depths if age < MAX_DEPTH_AGE else {}
 
     def _watch(self, jobs: Iterable[str]) -> None:
@@ -271,8 +285,7 @@ class Sweep:
     async def _publish_order(self, job: JobState) -> None:
         order = await find_order(self._broker, job.job)
         self._silent.discard(job.job)
-        if watch := self._watched.pop(job.job, None):  # else the process is stopping
-            watch.close()
+        self._watched.pop(job.job).close()
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +37,6 @@ MAX_CLOCK_DIFFERENCE = 2.0
 MAX_CLOCK_ERROR = 10.0
 """Seconds by which the clock of a process that is ready may differ from the majority's."""
 
-MAX_STOPPED = 1000
-"""Processes that are known to have stopped; a name is never used again."""
 MAX_NAMED = 3
 """Processes that one warning names."""
 
@@ -51,7 +49,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a process to all others. `now`: its clock, Unix seconds.
 
     `limits`: given to it, by provider. `hello`: it has just started, and asks the others for theirs.
-    `leaving`: it stops.
+    `leaving`: it stops. `can_sweep`: it may lead the sweep; a process of a version that has another way of
+    choosing the leader does not send it, and is passed over.
     """
 
     process: str
@@ -61,6 +60,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: dict[str, Limits] = msgspec.field(default_factory=dict)
     hello: bool = False
     leaving: bool = False
+    can_sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +136,11 @@ class Presence:
         self.steady = monotonic
         self._began = monotonic()
         self._peers: dict[str, Peer] = {}
-        self._stopped: dict[str, None] = {}
         self._bounds = Bounds()
         self._warned = False
         self._differing: set[tuple[str, str]] = set()
+        self.can_sweep = False
+        """Whether this process may lead the sweep; the next message says so."""
         self.hello_answered = asyncio.Event()
         """Set once the others had time to answer the first message: then `now` uses their clocks, too."""
         if alone:
@@ -153,6 +154,16 @@ class Presence:
     def earliest(self) -> float:
         """As `now`, but of two processes that disagree the earlier clock: for times before the start."""
         return min(self.now(), self.steady() + self._bounds.earliest)
+
+    @property
+    def process(self) -> str:
+        """The name of this process."""
+        return self._own.process
+
+    @property
+    def peers(self) -> Collection[Peer]:
+        """The other processes that are heard of."""
+        return self._peers.values()
 
     @property
     def pipelines(self) -> tuple[str, ...]:
@@ -181,10 +192,6 @@ class Presence:
             name for heartbeat in heartbeats if heartbeat.role != "gateway" for name in heartbeat.pipelines
         )
 
-    def has_stopped(self, process: str) -> bool:
-        """True for a process that once sent a message, and has stopped or fallen silent."""
-        return process in self._stopped
-
     async def run(self, stop: asyncio.Event) -> None:
         """Receives and sends until `stop` is set, then sends that this process leaves."""
         subscription = self._live.subscribe(TOPIC, self._on_heartbeat)
@@ -209,7 +216,9 @@ class Presence:
             self._warn()
 
     def _send(self, *, hello: bool = False, leaving: bool = False) -> None:
-        heartbeat = replace(self._own, now=self._clock(), hello=hello, leaving=leaving)
+        heartbeat = replace(
+            self._own, now=self._clock(), hello=hello, leaving=leaving, can_sweep=self.can_sweep
+        )
         self._live.broadcast(TOPIC, msgspec.json.encode(heartbeat))
 
     def _on_heartbeat(self, _: str, body: bytes) -> None:
@@ -220,7 +229,7 @@ class Presence:
         if heartbeat.process == self._own.process:
             return
         if heartbeat.leaving:
-            self._remove_peer(heartbeat.process)
+            self._peers.pop(heartbeat.process, None)
         else:
             self._update_peer(heartbeat)
         if heartbeat.hello:
@@ -231,20 +240,13 @@ class Presence:
         now, before = self.steady(), self._peers.get(heartbeat.process)
         epochs = (*(before.epochs if before else ()), heartbeat.now - now)[-SAMPLES:]
         self._peers[heartbeat.process] = Peer(heartbeat, now, epochs)
-        self._stopped.pop(heartbeat.process, None)
         for provider, limits in heartbeat.limits.items():
             self._compare_limits(heartbeat.process, provider, limits)
-
-    def _remove_peer(self, process: str) -> None:
-        if self._peers.pop(process, None) is not None:
-            self._stopped[process] = None
-            if len(self._stopped) > MAX_STOPPED:
-                del self._stopped[next(iter(self._stopped))]
 
     def _remove_silent(self) -> None:
         silent = self.steady() - HEARTBEAT_TIMEOUT
         for process in [name for name, peer in self._peers.items() if peer.received_at < silent]:
-            self._remove_peer(process)
+            del self._peers[process]
         self._compare()
 
     def _compare(self) -> None:

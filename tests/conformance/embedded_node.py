@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.ports import Broker
-from tests.conformance.harness import SERVICE, Node
+from tests.conformance.harness import Node
 
 
 class EmbeddedNode:
@@ -14,7 +14,7 @@ class EmbeddedNode:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._topology = Topology("t", pipelines=("work",), services=(SERVICE,))
+        self._topology = Topology("t", pipelines=("work",))
 
     def process(self) -> Broker:
         return Embedded(self._topology, self._server)

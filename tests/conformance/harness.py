@@ -16,12 +16,9 @@ PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
 QUEUE = jobs_queue("work")
-"""The work queue that every node has, with `RETRIES` and its wait queues; `dead`, the streams and the service
-`SERVICE` exist too."""
+"""The work queue that every node has, with `RETRIES` and its wait queues; `dead` and both streams exist."""
 
 RETRIES = retry_queue("work")
-
-SERVICE = "quota"
 
 Item = TypeVar("Item")
 

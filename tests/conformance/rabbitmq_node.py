@@ -8,7 +8,7 @@ import aio_pika
 from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.topology import Exchange, Topology
 from eco2.ports import Broker
-from tests.conformance.harness import SERVICE, Node
+from tests.conformance.harness import Node
 from tests.support.proxy import Proxy
 
 
@@ -42,7 +42,7 @@ class RabbitMQNode:
 @asynccontextmanager
 async def open_node(url: str, prefix: str) -> AsyncIterator[Node]:
     """The broker at `url`; what the test declared under `prefix` is deleted afterwards."""
-    topology = Topology(prefix, pipelines=("work",), services=(SERVICE,))
+    topology = Topology(prefix, pipelines=("work",))
     async with Proxy.to(url) as proxy:
         yield RabbitMQNode(proxy, topology, url)
     await delete(url, topology)

@@ -256,7 +256,7 @@ def ends(world: World, job: str) -> int:
     return sum(getattr(event, "job", "") == job and type(event).__name__ == "Done" for event in events)
 
 
-@pytest.mark.parametrize("name", ["jobs.ask", "dead", "inputs", "jobs.ask.wait-5s", "rpc.sweep"])
+@pytest.mark.parametrize("name", ["jobs.ask", "dead", "inputs", "jobs.ask.wait-5s"])
 @virtual
 async def test_a_queue_that_was_deleted_is_made_again(name: str) -> None:
     world = World()

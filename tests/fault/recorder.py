@@ -69,7 +69,7 @@ class Recorder:
         for place, event in enumerate(json.loads(body)["events"]):
             if event["type"] == "marker":
                 self.markers.add(event["id"])
-            elif "job" in event:
+            elif "job" in event and "ts" in event:  # the records of a budget have no time
                 self.facts.append(Fact(offset, place, now, event["ts"], event["type"], event["job"], event))
         self._news.set()
 

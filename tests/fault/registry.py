@@ -26,7 +26,7 @@ FAULTS = (
     ),
     Fault(
         "leader-kill9",
-        "`kill -9` of the oldest of three workers; then jobs without an order run out of time.",
+        "`kill -9` of the worker that leads the sweep; then jobs without an order run out of time.",
         workers.leader_killed,
     ),
     Fault(

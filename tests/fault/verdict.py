@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tests.fault.evidence import Answer, Call, Death, Evidence, Fact, Moment, Trace
 from tests.fault.history import History, histories
 
-MOST_CONNECTIONS = {"gateway": 2, "worker": 4}
+MOST_CONNECTIONS = {"gateway": 2, "worker": 3}
 """Promise 6."""
 
 ON_THE_WAY = 1.0

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import count
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -166,14 +167,12 @@ class Process:
     members: dict[str, Member] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     clock: Callable[[], float] = VirtualClock.now
-    name: str = "w"
     pipeline: Pipeline[Any] = PIPELINE
 
     @property
     def core(self) -> Core:
-        return Core(
-            self.name, (self.pipeline,), self.broker, self.journal, self.metrics, self.clock, monotonic
-        )
+        assert self.journal.presence is not None, "only a worker has one"
+        return Core(self.journal.presence, (self.pipeline,), self.broker, self.journal, self.metrics)
 
     async def leave(self) -> None:
         """Stops in order what `World.start` started."""
@@ -227,8 +226,9 @@ class World:
 
     def __init__(self, chaos: Chaos = CALM, spending: bool = False) -> None:
         self.spending = spending
-        self.topology = Topology(pipelines=("ask",), services=("sweep",))
+        self.topology = Topology(pipelines=("ask",))
         self.server = Server(chaos, clock=VirtualClock.now)
+        self._workers = count(1)
 
     def connection(self) -> Embedded:
         """A process's way to the broker."""
@@ -244,19 +244,26 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
     ) -> tuple[Process, list[Component]]:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
-        gateway."""
-        broker = self.connection()
-        journal = Journal(broker, KEEP, VirtualClock.now, monotonic=monotonic)
-        process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
-        components = [Component("broker", broker.run), Component("journal", journal.run)]
-        if self.spending:
-            components.append(Component("spending", journal.backfill_spending))
+        gateway. Without a `name` the first worker that is made has the lowest."""
+        broker, presence = self.connection(), None
+        components = [Component("broker", broker.run)]
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
+        if remotes:
+            name = name or f"w{next(self._workers):04}"
+            presence = Presence(
+                broker, name, "worker", (pipeline.name,), clock=VirtualClock.now, monotonic=monotonic
+            )
+            components.append(Component("presence", presence.run))
+        journal = Journal(broker, KEEP, VirtualClock.now, presence=presence, monotonic=monotonic)
+        process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
+        components.append(Component("journal", journal.run))
+        if self.spending:
+            components.append(Component("spending", journal.backfill_spending))
         if remotes:
             components += shares(process, remotes)
             components += worker(process, prefetch, self.spending)
@@ -268,7 +275,7 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
     ) -> Process:
         """A running process, once its view is filled; end it by `leave` or `kill`."""
@@ -286,7 +293,7 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
     ) -> AsyncIterator[Process]:
         """A running process, once its view is filled; on leaving it stops in order."""
@@ -311,7 +318,7 @@ def skewed(
     wall = lambda: VirtualClock.now() + ahead  # noqa: E731
     presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
     journal = Journal(broker, KEEP, presence.now, presence=presence, monotonic=monotonic)
-    process = Process(broker, journal, asyncio.Event(), clock=presence.now, name=name)
+    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
     components = [
         Component("broker", broker.run),
         Component("presence", presence.run),

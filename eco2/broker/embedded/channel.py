@@ -1,8 +1,7 @@
 """The resources of one connection to the embedded broker.
 
-Everything that must end with the connection (unsettled deliveries, readers, requests without a reply)
-registers itself here; closing runs all of it once, the youngest first, so that messages return in their old
-order.
+Everything that must end with the connection (unsettled deliveries, readers) registers itself here;
+closing runs all of it once, the youngest first, so that messages return in their old order.
 """
 
 from collections.abc import Callable

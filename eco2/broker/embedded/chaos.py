@@ -39,7 +39,7 @@ class Chaos:
     silent: float = 0.0005
     """Batches from which on a tail shows nothing any more until it is attached again."""
     lost_live: float = 0.01
-    """Live messages, requests and replies that are lost."""
+    """Live messages that are lost."""
     early: int = 300
     """`FromTime` starts up to so many records early."""
     most_gap: int = 50

@@ -87,7 +87,6 @@ class Server:
         return Queue(
             entity.name,
             self.dice,
-            single_active=bool(entity.arguments.get("x-single-active-consumer")),
             limit=None if limit is None else int(limit),
             ttl=None if ttl is None else int(ttl) / 1000,
             dead=None if dead is None else lambda message: self._dead_letter(str(dead), message),

@@ -8,7 +8,7 @@ from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
 from eco2.ports import DELAYS, delay_queue, retry_queue
 
-TOPOLOGY = Topology("eco2", pipelines=("scan",), services=("quota",), retention_hours=48)
+TOPOLOGY = Topology("eco2", pipelines=("scan",), retention_hours=48)
 
 
 def queue(name: str) -> Queue:
@@ -29,15 +29,9 @@ def test_it_names_everything_under_its_prefix() -> None:
         "eco2.jobs.scan.wait-30s",
         "eco2.jobs.scan.wait-5s",
         "eco2.live",
-        "eco2.rpc.quota",
     ]
     assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
-    assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live, TOPOLOGY.service("quota")) == (
-        "eco2.events",
-        "eco2.inputs",
-        "eco2.live",
-        "eco2.rpc.quota",
-    )
+    assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live) == ("eco2.events", "eco2.inputs", "eco2.live")
 
 
 @pytest.mark.parametrize("name", ["eco2.jobs.scan", "eco2.jobs.scan.first"])
@@ -89,10 +83,6 @@ def test_the_stream_follows_the_retention_and_has_small_segments() -> None:
     arguments = queue("eco2.events").arguments
     assert (arguments["x-queue-type"], arguments["x-max-age"]) == ("stream", "48h")
     assert int(arguments["x-stream-max-segment-size-bytes"]) < 100_000_000
-
-
-def test_a_service_has_a_single_active_consumer() -> None:
-    assert queue("eco2.rpc.quota").arguments["x-single-active-consumer"] is True
 
 
 @pytest.mark.parametrize("name", ["", "Scan", "a.b", "a b", "-x", "사진"])
