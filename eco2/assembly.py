@@ -21,6 +21,7 @@ from eco2.errors import ConfigurationError
 from eco2.journal.journal import MAX_REPLY_BYTES, Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
+from eco2.journal.view import MAX_RESULT_BYTES
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 Role = Literal["gateway", "worker", "serve"]
+
+WORKER_RESULT_BYTES = 2_000_000
+"""Bytes of ended jobs that a worker keeps: it shows them to no client, and its own have just ended."""
 
 
 def _ignore(_: int) -> None:
@@ -115,9 +119,14 @@ async def process(
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     presence = _presence(settings, role, loaded, broker, name)
     window = settings.view_minutes * 60
-    replies = 0 if role == "gateway" else MAX_REPLY_BYTES
     journal = Journal(
-        broker, window, presence.now, keep_payloads=role != "worker", replies=replies, presence=presence
+        broker,
+        window,
+        presence.now,
+        life=settings.job_deadline,
+        results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
+        replies=0 if role == "gateway" else MAX_REPLY_BYTES,
+        presence=presence,
     )
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)

@@ -23,7 +23,7 @@ from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
 from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
-from eco2.journal.view import REPLACED, View
+from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
 from eco2.writers import boot_time
@@ -111,7 +111,7 @@ class TailMonitor:
 
 
 class Journal:
-    """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
+    """`clock`: Unix seconds. For `window`, `life`, `results`, `replies`, `monotonic` see `View`.
 
     `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
     """
@@ -122,27 +122,25 @@ class Journal:
         window: float,
         clock: Clock,
         *,
-        keep_payloads: bool = True,
+        life: float = 0.0,
+        results: int = MAX_RESULT_BYTES,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
-        if presence is None:
-            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies, monotonic=monotonic)
-        else:
-            clock = presence.now
-            self.view = View(
-                window,
-                clock,
-                keep_payloads=keep_payloads,
-                replies=replies,
-                earliest=presence.earliest,
-                steady=presence.steady,
-                monotonic=monotonic,
-            )
+        self.view = View(
+            window,
+            clock if presence is None else presence.now,
+            life=life,
+            results=results,
+            replies=replies,
+            earliest=None if presence is None else presence.earliest,
+            steady=None if presence is None else presence.steady,
+            monotonic=monotonic,
+        )
         self.presence = presence
         self._stream = stream
-        self._clock = clock
+        self._clock = clock if presence is None else presence.now
         self._window = window
         self._monitor = TailMonitor(stream)
         self.writers = self.view.writers
@@ -157,10 +155,10 @@ class Journal:
         self.filled = asyncio.Event()
 
     def status(self) -> Status:
-        """Returns figures for dashboards; reads every job of the view. The lag is 0.0 until it is filled."""
+        """Returns figures for dashboards; reads every unended job. The lag is 0.0 until it is filled."""
         view, filled, now = self.view, self.filled.is_set(), self._clock()
         return Status(
-            jobs=len(view),
+            jobs=len(view) + len(view.ended),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
             behind=self._monitor.behind,
@@ -245,10 +243,11 @@ class Journal:
         return await self.recent(job_id) or await self._past_jobs.find(job_id)
 
     async def recent(self, job_id: str) -> JobState | None:
-        """Returns the job's state, or None if it is unknown or older than the view, however far that lags."""
-        if self.view.get(job_id) is None:
+        """Returns the job's state, or None if the view does not have it, however far that lags."""
+        if (state := self.view.get(job_id)) is None:
             await self.barrier()
-        return self.view.get(job_id)
+            state = self.view.get(job_id)
+        return state
 
     async def value_of(self, record: Recorded) -> object:
         """Returns the value of a recorded call or step, from memory or the journal; None if it is gone.

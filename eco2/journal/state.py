@@ -257,15 +257,6 @@ def superseded(state: JobState, by: str, offset: int) -> JobState:
     return replace(state, status="superseded", superseded_by=by, ended_at=offset)
 
 
-def without_payloads(state: JobState) -> JobState:
-    """Returns an ended job's state without its texts, which take most of its memory.
-
-    Enough for a process that shows jobs to no client.
-    """
-    last = replace(state.visible_events[-1], result=None)
-    return replace(state, outputs={}, usage={}, result=None, cause="", visible_events=(last,))
-
-
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:
     """Keeps the first record of each key; that of the current run replaces one of a run that is void.
 

@@ -253,26 +253,29 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             keep: float,
             clock: Clock,
             *,
-            keep_payloads: bool,
+            life: float,
+            results: int,
             replies: int,
             presence: Presence,
         ) -> None:
-            given["journal"] = (keep,)
+            given["journal"] = (keep, life)
             super().__init__(
-                stream, keep, clock, keep_payloads=keep_payloads, replies=replies, presence=presence
+                stream, keep, clock, life=life, results=results, replies=replies, presence=presence
             )
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
-    settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
+    settings = Settings(
+        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, job_deadline=3600
+    )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "journal": (13 * 60,),
+        "journal": (13 * 60, 3600),
     }
 
 
