@@ -1,7 +1,8 @@
 """Measures the view under ten times the load of the first paid tier: `python -m bench.history`.
 
 It folds synthetic scans, 42 a second with nine messages each, and prints how much memory a gateway's view
-takes after ten minutes.
+takes after ten minutes, and how long a start takes from a snapshot that is a minute old: to read that, and the
+records of the minute before it and after it.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from eco2.event import (
     encode_event,
 )
 from eco2.job import JSON, new_id
+from eco2.journal.snapshots import Collector, messages
 from eco2.journal.view import View
 from eco2.ports import Record
 
@@ -54,7 +56,7 @@ def text(number: int, length: int) -> str:
 def scan(number: int) -> list[list[Event]]:
     """Returns the nine messages of one scan."""
     ts = BEGIN + number / SCANS
-    job, run, offset = new_id(ts), f"{number:032x}", 9 * number
+    job, run = new_id(ts), f"{number:032x}"
     first: JSON = {"middle": "plastic", "name": "bottle", "state": text(number, 20)}
     rule: JSON = {"title": "PET", "steps": [text(number + at, 12) for at in range(3)]}
     answer: JSON = {"answer": text(number, 50)}
@@ -107,7 +109,7 @@ def scan(number: int) -> list[list[Event]]:
     ]
 
 
-def messages(scans: int) -> Iterator[list[Event]]:
+def mixed(scans: int) -> Iterator[list[Event]]:
     """Returns the messages of so many scans, mixed. The last ones do not end."""
     running: deque[Iterator[list[Event]]] = deque()
     for number in range(scans + IN_WORK):
@@ -119,12 +121,11 @@ def messages(scans: int) -> Iterator[list[Event]]:
                 running.append(one)
 
 
-def records(scans: int, first: int = 0) -> Iterator[Record]:
+def records(scans: int) -> Iterator[Record]:
     """Returns the journal's records."""
-    for offset, events in enumerate(messages(scans)):
+    for offset, events in enumerate(mixed(scans)):
         header = Header(WRITER, offset + 1, offset / (9 * SCANS), offset - 1)
-        if offset >= first:
-            yield Record(offset, encode_batch([encode_event(event) for event in events], header))
+        yield Record(offset, encode_batch([encode_event(event) for event in events], header))
 
 
 def memory() -> float:
@@ -133,22 +134,58 @@ def memory() -> float:
     return pages * resource.getpagesize() / 1e6
 
 
+class Now:
+    """The time of the record that is folded."""
+
+    ts = BEGIN
+
+    def fold(self, view: View, record: Record) -> None:
+        self.ts = BEGIN + record.offset / (9 * SCANS)
+        view.apply(record)
+
+    def view(self) -> View:
+        return View(900.0, lambda: self.ts, monotonic=lambda: self.ts - BEGIN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0)
     scans = int(parser.parse_args().minutes * 60 * SCANS)
-    now = BEGIN
-    view = View(900.0, lambda: now, monotonic=lambda: now - BEGIN)
-    before, began, count, size = memory(), time.process_time(), 0, 0
+    now, before, total, size = Now(), memory(), 9 * scans, 0
+    view = now.view()
+    minute = int(65 * 9 * SCANS)
+    tail: deque[Record] = deque(maxlen=2 * minute)
+    snapshot: list[bytes] = []
     for record in records(scans):
-        now = BEGIN + record.offset / (9 * SCANS)
-        view.apply(record)
-        count, size = count + 1, size + len(record.body)
-    print(f"{count:,} messages, {size / count:,.0f} bytes each, of {scans:,} scans")
+        now.fold(view, record)
+        size += len(record.body)
+        if record.offset >= total - 2 * minute:
+            tail.append(record)
+        if record.offset == total - minute:
+            grown, began = memory() - before, time.process_time()
+            snapshot = list(messages(view.save(tail[0].offset, record.body)))
+            took = time.process_time() - began
+            print(
+                f"{record.offset:,} messages of {size / record.offset:,.0f} bytes; {len(view):,} unended jobs"
+            )
+            print(f"{len(view.ended):,} ended ones kept; {grown:.0f} MB more than {before:.0f}")
+            print(f"snapshot of {sum(map(len, snapshot)) / 1e6:.1f} MB: {took:.2f} s of CPU to write")
+    began, wall = time.process_time(), time.perf_counter()
+    collector = Collector()
+    for body in snapshot:
+        collector.take(body)
+    found = collector.newest()
+    assert found is not None
+    started = now.view()
+    started.restore(found)
+    read = time.process_time() - began
+    for record in tail:
+        now.fold(started, record)
+    assert {job.job for job in started} == {job.job for job in view}
+    took, waited = time.process_time() - began, time.perf_counter() - wall
     print(
-        f"unended {len(view):,}, kept {len(view.ended):,}; {memory() - before:.0f} MB more than {before:.0f}"
+        f"start: {read:.2f} s of CPU to read it, {took:.2f} s with {len(tail):,} records; {waited:.2f} s in all"
     )
-    print(f"{1e6 * (time.process_time() - began) / count:.0f} µs of CPU for each to make and fold")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
@@ -127,6 +128,7 @@ async def process(
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
         presence=presence,
+        snapshots=broker if settings.amqp_url is not None else None,  # the broker in memory ends with us
     )
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
@@ -135,6 +137,7 @@ async def process(
         Component("broker", broker.run),
         Component("presence", presence.run),
         Component("journal", journal.run),
+        Component("snapshots", partial(journal.write_snapshots, broker)),
     ]
     if settings.daily_usd is not None:
         core.append(Component("spending", parts.journal.backfill_spending))

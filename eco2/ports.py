@@ -1,8 +1,8 @@
 """The engine's ports, as Protocols, which `broker/` and `llm/` implement.
 
-A broker gives five things: work queues, a stream (the journal lives on it), a store of orders, transient
-messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
-prefix. Every adapter passes the one suite in `tests/conformance`.
+A broker gives six things: work queues, a stream (the journal lives on it), stores of orders and of
+snapshots, transient messages and request/reply. Names of queues and services are logical (`jobs.scan`);
+the adapter adds its prefix. Every adapter passes the one suite in `tests/conformance`.
 """
 
 import asyncio
@@ -200,6 +200,16 @@ class OrderStore(Protocol):
         """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
 
 
+class SnapshotStore(Protocol):
+    """A third stream, for snapshots of the view. It is bounded by its size, and keeps the newest."""
+
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        """Returns once the store holds `body`. Raises as `OrderStore.append_order`."""
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
+
+
 class PubSub(Protocol):
     def broadcast(self, topic: str, body: bytes) -> None:
         """Sends to every current subscriber: no confirm, no error; dropped when not connected."""
@@ -246,8 +256,8 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
-    """All five, over connections whose number never depends on jobs or clients."""
+class Broker(WorkQueue, Stream, OrderStore, SnapshotStore, PubSub, Rpc, Protocol):
+    """All six, over connections whose number never depends on jobs or clients."""
 
     @property
     def blocked(self) -> str | None:

@@ -95,9 +95,7 @@ class EndedJobs:
         key = key_digest(state.owner, state.key) if holds_key and state.key is not None else bytes(16)
         name, dropped = job_name(state.job), 0.0
         if len(name) == 36:
-            if len(self._segments[-1]) == SEGMENT_ROWS:
-                self._segments.append(Segment())
-            self._segments[-1].add(Ended(name, key, state.queued_at, state.accepted, state.dead))
+            self._add(Ended(name, key, state.queued_at, state.accepted, state.dead))
             oldest = self._segments[0]
             if (len(self._segments) - 1) * SEGMENT_ROWS >= INDEX_SIZE and oldest.newest < keys_since:
                 dropped = self._segments.popleft().newest
@@ -106,6 +104,21 @@ class EndedJobs:
         while self._bytes > self.max_bytes and len(self._states) > 1:
             self._bytes -= len(self._states.pop(next(iter(self._states))))
         return dropped
+
+    def _add(self, ended: Ended) -> None:
+        if len(self._segments[-1]) == SEGMENT_ROWS:
+            self._segments.append(Segment())
+        self._segments[-1].add(ended)
+
+    def save(self, since: float) -> bytes:
+        """Returns the rows of the jobs that were accepted since then (Unix seconds)."""
+        rows = (_ROW.iter_unpack(one.rows) for one in self._segments if one.newest >= since)
+        return b"".join(_ROW.pack(*row) for each in rows for row in each if row[3] >= since)
+
+    def restore(self, rows: bytes) -> None:
+        """Takes over what `save` returned, without the states."""
+        for row in _ROW.iter_unpack(rows):
+            self._add(Ended._make(row))
 
     def get(self, job_id: str) -> JobState | None:
         """Returns the job's last state, if it is kept."""

@@ -15,17 +15,31 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
-from eco2.errors import BrokerUnavailable, RetryableError
+from eco2.errors import BrokerUnavailable, RetryableError, TooLarge
 from eco2.event import Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
+from eco2.journal.snapshots import FOLD, Saved, Snapshot, digest, messages, read_snapshot, write_snapshot
 from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.ports import (
+    Appender,
+    Clock,
+    FromLast,
+    FromOffset,
+    FromStart,
+    FromTime,
+    PubSub,
+    Record,
+    SnapshotStore,
+    Start,
+    Stream,
+    Tail,
+)
 from eco2.writers import boot_time
 
 log = get_logger(__name__)
@@ -47,6 +61,10 @@ MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
 MAX_REATTACH_INTERVAL = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
+SNAPSHOT_INTERVAL = 65.0
+"""Seconds at least between two snapshots: a minute of the budgets' records, and a reserve."""
+SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
+"""Of the live message that says that one is being written, in a version."""
 MAX_REPLY_BYTES = 256_000_000
 """Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
@@ -126,6 +144,7 @@ class Journal:
         results: int = MAX_RESULT_BYTES,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
+        snapshots: SnapshotStore | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
         self.view = View(
@@ -146,6 +165,10 @@ class Journal:
         self.writers = self.view.writers
         self._outbox = Outbox(self._monitor, self.writers, monotonic)
         self._tail: Tail | None = None
+        self._snapshots = snapshots
+        self._last: Record | None = None
+        self._expected: Saved | None = None
+        """The snapshot whose last record the tail has not shown."""
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
         self._past_jobs = PastJobs(stream, self.view)
@@ -269,6 +292,35 @@ class Journal:
             reading.cancel()
             await stopping
 
+    async def write_snapshots(self, live: PubSub, stop: asyncio.Event) -> None:
+        """Writes a snapshot every minute, if something changed and no other process was faster."""
+        if self._snapshots is None or not await self.ready(stop):
+            await stop.wait()
+            return
+        loop, written, heard = asyncio.get_running_loop(), -1, asyncio.Event()
+        subscription = live.subscribe(SNAPSHOT_TOPIC, lambda *_: heard.set())
+        stopping = asyncio.ensure_future(stop.wait())
+        stopping.add_done_callback(lambda _: heard.set())
+        while not stop.is_set():
+            heard.clear()
+            begin, resets = self.view.offset, self.view.resets
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SNAPSHOT_INTERVAL * (1 + random.random() / 6)):
+                    await heard.wait()
+            last, began = self._last, loop.time()
+            if heard.is_set() or last is None or not self.current:
+                continue
+            if resets == self.view.resets and self.view.changed != written:
+                live.broadcast(SNAPSHOT_TOPIC, b"")
+                written = self.view.changed
+                try:
+                    await write_snapshot(self._snapshots, messages(self.view.save(begin, last.body)))
+                    log.info("wrote a snapshot", offset=last.offset, seconds=round(loop.time() - began, 3))
+                except (RetryableError, TooLarge) as error:
+                    log.warning("no snapshot this time", why=str(error))
+        stopping.cancel()
+        await subscription.cancel()
+
     async def _follow(self) -> None:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
         while True:
@@ -302,6 +354,11 @@ class Journal:
         seen = self.view.expect(marker.id)
         await self.put(marker)
         starts: tuple[Start, ...] = (FromTime(self.view.since), FromTime(self.view.since - DAY), FromStart())
+        if self._snapshots is not None and self.view.resets == 0:
+            found = await read_snapshot(self._snapshots, self._clock)
+            if found is not None and await self._resume(found, seen):
+                return
+            seen = self.view.expect(marker.id)
         for start in cycle(starts):
             self._tail = self._stream.tail(start, self._show, self._replaced.set)
             if await self._shown(self._tail, seen):
@@ -312,6 +369,22 @@ class Journal:
             await self._tail.cancel()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
+
+    async def _resume(self, snapshot: Snapshot, seen: asyncio.Event) -> bool:
+        """Fills the view from a snapshot; False if it does not fit the journal."""
+        self.view.restore(snapshot)
+        self._expected = snapshot.saved
+        self._tail = self._stream.tail(FromOffset(snapshot.saved.begin), self._show, self._replaced.set)
+        if await self._shown(self._tail, seen) and self._expected is None:
+            self.filled.set()
+            log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
+            return True
+        log.warning("the snapshot does not fit the journal, which is read without it")
+        await self._tail.cancel()
+        self._expected = None
+        self.view.clear()
+        self.view.spending.forget()
+        return False
 
     async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:
         """Returns True once the tail has shown the own marker; False if the tail begins after it."""
@@ -327,6 +400,10 @@ class Journal:
 
     def _show(self, record: Record) -> None:
         self._monitor.saw(record)
+        self._last = record
+        expected = self._expected
+        if expected and record.offset == expected.offset and digest(record.body) == expected.last:
+            self._expected = None
         self.view.apply(record)
 
     async def _watch(self) -> None:

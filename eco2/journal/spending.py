@@ -12,6 +12,7 @@ from decimal import Decimal
 
 from eco2.errors import DecodeError, RetryableError
 from eco2.event import Spent, StageChanged, amount, decode_events
+from eco2.journal.snapshots import SavedSpending
 from eco2.log import get_logger
 from eco2.ports import Clock, FromTime, Stream
 
@@ -52,6 +53,10 @@ class Spending:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins as a new one."""
         self.first = -1
         self.day = ""
         self.complete = False
@@ -98,6 +103,17 @@ class Spending:
         self.written, self._base, self._up_to_offset = event, usd, event.up_to_offset
         self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.up_to_offset}
         self.complete |= 0 <= self.first <= event.up_to_offset
+
+    def save(self) -> SavedSpending | None:
+        """Returns the sum so far; None while a cost of the day is missing."""
+        usd = f"{self.total(self.day):f}"
+        return SavedSpending(self.day, usd, self.unpriced, self.written) if self.complete else None
+
+    def restore(self, saved: SavedSpending, offset: int) -> None:
+        """Begins with what `save` returned after the record at `offset`."""
+        self.day, self._base, self._up_to_offset = saved.day, Decimal(saved.usd), offset
+        self.first, self.complete = offset + 1, True
+        self.unpriced, self.written = saved.unpriced, saved.written
 
     def restart(self) -> None:
         """Continues with the journal that replaced this one: the sum so far is where it begins."""

@@ -257,6 +257,12 @@ def superseded(state: JobState, by: str, offset: int) -> JobState:
     return replace(state, status="superseded", superseded_by=by, ended_at=offset)
 
 
+def without_values(state: JobState) -> JobState:
+    """Returns the state without the values of its calls and steps, which are read at their offsets."""
+    recorded = {key: replace(one, value=None, kept=False, size=0) for key, one in state.recorded.items()}
+    return replace(state, recorded=recorded)
+
+
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:
     """Keeps the first record of each key; that of the current run replaces one of a run that is void.
 

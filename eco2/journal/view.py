@@ -26,8 +26,9 @@ from eco2.event import (
     decode_message,
 )
 from eco2.journal.ended import EndedJobs
+from eco2.journal.snapshots import Saved, SavedJob, Snapshot, digest
 from eco2.journal.spending import Spending
-from eco2.journal.state import EventId, JobState, apply, superseded
+from eco2.journal.state import EventId, JobState, apply, superseded, without_values
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
 from eco2.writers import Writers, boot_time
@@ -105,6 +106,8 @@ class View:
         self._accepted_steady: dict[str, float] = {}
         """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
         self._live = False
+        self._restored = -1
+        """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
@@ -114,6 +117,8 @@ class View:
         self._resumed = False
         self._unknown_logged = False
         self.offset = -1
+        self.changed = -1
+        """The offset of the last record of more than a marker and budgets."""
         self.resets = 0
         self.spending = Spending()
         self.skipped = 0
@@ -141,8 +146,11 @@ class View:
     def may_call(self, job_id: str, run: str) -> bool:
         """False only if the run is known to be void.
 
-        A run that is not seen here yet may be the current one.
+        A run that is not seen here yet may be the current one. So may any while records are read for the
+        budgets that the jobs have passed: a grant counts although its job has ended since.
         """
+        if self.offset <= self._restored:
+            return True
         if (state := self._jobs.get(job_id)) is None:
             return self.ended.find(job_id) is None
         return run not in state.previous_runs
@@ -223,24 +231,68 @@ class View:
         Today's spending stays: it was paid, whatever became of the record.
         """
         self.resets += 1
-        self.since, self.offset = self._clock() - self._reach, -1
-        self._written_at = self._received_at = 0.0
-        self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (self._jobs, self._keys, self._markers, self._arrived_at, self._accepted_steady):
-            kept.clear()
-        self.ended.clear()
-        self._intake.clear()
-        self._live, self._resumed, self.paused = False, False, None
-        self.writers.offset = -1
-        self.spending.restart()
-        for budget in self._budgets.values():
-            budget.reset()
+        self.clear()
+        self._markers.clear()
         changes, self._changes = self._changes, {}
         for change in changes.values():
             change.set_exception(BrokerUnavailable(REPLACED))
             change.exception()  # perhaps nothing waits for it any more
         for notify in (*self._intake_observers, *self._reset_observers):
             notify()
+
+    def clear(self) -> None:
+        """Forgets all records, for a fold that begins elsewhere."""
+        self.since, self.offset = self._clock() - self._reach, -1
+        self._restored, self.changed = -1, -1
+        self._written_at = self._received_at = 0.0
+        self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
+        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_steady):
+            kept.clear()
+        self.ended.clear()
+        self._intake.clear()
+        self._live, self._resumed, self.paused = False, False, None
+        self.writers.offset = -1
+        self.writers.restore(-1, {})
+        self.spending.restart()
+        for budget in self._budgets.values():
+            budget.reset()
+
+    def save(self, begin: int, last: bytes) -> Snapshot:
+        """Returns the view as it is now. `begin`: an offset from a minute ago; `last`: the last record."""
+        since = max(self.since, self._clock() - self._window)
+        saved = Saved(
+            offset=self.offset,
+            begin=begin,
+            last=digest(last),
+            since=since,
+            numbers=self.writers.numbers,
+            spending=self.spending.save(),
+            paused=self.paused,
+            resumed=self._resumed,
+            intake=list(self._intake),
+        )
+        holders = set(self._keys.values())
+        jobs = [
+            SavedJob(without_values(job), job.job in holders, self._arrived_at.get(job.job)) for job in self
+        ]
+        return Snapshot(saved, jobs, self.ended.save(since))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begins with a snapshot; no record was applied yet, and those from `begin` on are to follow."""
+        saved = snapshot.saved
+        for each in snapshot.jobs:
+            state = self._jobs[each.state.job] = each.state
+            if each.holds_key and state.key is not None:
+                self._keys[state.owner, state.key] = state.job
+            if each.arrived_at is not None:
+                self._arrived_at[state.job] = each.arrived_at
+        self.ended.restore(snapshot.ended)
+        self.since, self._restored = saved.since, saved.offset
+        self.writers.restore(saved.offset, saved.numbers)
+        if saved.spending is not None:
+            self.spending.restore(saved.spending, saved.offset)
+        self._intake.extend(saved.intake)
+        self._resumed, self.paused = saved.resumed, saved.paused
 
     def expect(self, marker_id: str) -> asyncio.Event:
         """Returns an event that is set when the view has applied the marker."""
@@ -252,7 +304,8 @@ class View:
 
     def apply(self, record: Record) -> None:
         """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
-        if self.offset < 0:
+        passed = record.offset <= self._restored
+        if not passed:
             self.spending.begin(record.offset)
         self.offset = record.offset
         try:
@@ -269,7 +322,9 @@ class View:
             elif isinstance(event, BudgetEvent):
                 if header is not None and (budget := self._budgets.get(event.budget)):
                     budget.read(record.offset, header, event, now)
-            else:
+            elif not passed:
+                if not isinstance(event, Marker):
+                    self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 

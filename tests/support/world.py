@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -223,10 +224,11 @@ class Process:
 
 
 class World:
-    """`spending`: what was paid per day is written down."""
+    """`spending`: what was paid per day is written down. `snapshots`: of views are written and read."""
 
-    def __init__(self, chaos: Chaos = CALM, spending: bool = False) -> None:
+    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
         self.spending = spending
+        self.snapshots = snapshots
         self.topology = Topology(pipelines=("ask",), services=("sweep",))
         self.server = Server(chaos, clock=VirtualClock.now)
 
@@ -250,9 +252,14 @@ class World:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
         gateway."""
         broker = self.connection()
-        journal = Journal(broker, KEEP, VirtualClock.now, monotonic=monotonic)
+        store = broker if self.snapshots else None
+        journal = Journal(broker, KEEP, VirtualClock.now, snapshots=store, monotonic=monotonic)
         process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
-        components = [Component("broker", broker.run), Component("journal", journal.run)]
+        components = [
+            Component("broker", broker.run),
+            Component("journal", journal.run),
+            Component("snapshots", partial(journal.write_snapshots, broker)),
+        ]
         if self.spending:
             components.append(Component("spending", journal.backfill_spending))
         if model is not None:

@@ -26,7 +26,7 @@ from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, Invali
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
-from eco2.ports import Clock, Model, Stream
+from eco2.ports import Clock, Model, SnapshotStore, Stream
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
@@ -257,10 +257,18 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             results: int,
             replies: int,
             presence: Presence,
+            snapshots: SnapshotStore | None,
         ) -> None:
             given["journal"] = (keep, life)
             super().__init__(
-                stream, keep, clock, life=life, results=results, replies=replies, presence=presence
+                stream,
+                keep,
+                clock,
+                life=life,
+                results=results,
+                replies=replies,
+                presence=presence,
+                snapshots=snapshots,
             )
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
