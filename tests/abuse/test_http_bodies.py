@@ -88,9 +88,13 @@ def spent(body: bytes) -> list[float]:
 
 @pytest.mark.parametrize("body", [*FULL.values(), *(body for body, _ in BOMBS.values())], ids=[*FULL, *BOMBS])
 def test_reading_holds_the_interpreter_for_a_tenth_of_a_second_at_most(body: bytes) -> None:
-    tries = [spent(body) for _ in range(3)]  # a cache that another program has emptied is not the decoder's
-    assert min(map(max, tries)) < 0.1
-    assert len(tries[0]) == 3 or body not in FULL.values()
+    least = spent(body)
+    assert len(least) == 3 or body not in FULL.values()
+    for _ in range(9):  # a core and its cache that other programs share are not the decoder's
+        if max(least) < 0.1:
+            break
+        least = list(map(min, least, spent(body)))
+    assert max(least) < 0.1
 
 
 async def test_no_body_stops_the_loop_for_a_tenth_of_a_second() -> None:
