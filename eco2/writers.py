@@ -82,6 +82,11 @@ class Writers:
             found[name] = max(writer.number, found.pop(name, 0))
         return dict([*found.items()][-MAX_NUMBERS:])
 
+    def clear(self) -> None:
+        """Forgets the messages, since the fold begins elsewhere: none of them is a copy there."""
+        self.offset, self._restored = -1, (-1, {})
+        self._writers.clear()
+
     def restore(self, offset: int, numbers: dict[str, int]) -> None:
         """Takes over `numbers` as they were after the record at `offset`: they count for later records."""
         self._restored = (offset, numbers)

@@ -10,6 +10,7 @@ import asyncio
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +22,16 @@ from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
-from eco2.journal.snapshots import FOLD, Saved, Snapshot, digest, messages, read_snapshot, write_snapshot
+from eco2.journal.snapshots import (
+    BUDGET_SECONDS,
+    FOLD,
+    Saved,
+    Snapshot,
+    digest,
+    messages,
+    read_snapshot,
+    write_snapshot,
+)
 from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
@@ -61,8 +71,10 @@ MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
 MAX_REATTACH_INTERVAL = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
-SNAPSHOT_INTERVAL = 65.0
-"""Seconds at least between two snapshots: a minute of the budgets' records, and a reserve."""
+SNAPSHOT_INTERVAL = (BUDGET_SECONDS, BUDGET_SECONDS + 15.0)
+"""Seconds between two snapshots, at least and at most."""
+PASSED_INTERVAL, MAX_PASSED = 5.0, 14
+"""Seconds between two offsets that a snapshot names as passed, and how many."""
 SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
 """Of the live message that says that one is being written, in a version."""
 MAX_REPLY_BYTES = 256_000_000
@@ -167,8 +179,9 @@ class Journal:
         self._tail: Tail | None = None
         self._snapshots = snapshots
         self._last: Record | None = None
-        self._expected: Saved | None = None
-        """The snapshot whose last record the tail has not shown."""
+        self._restored: Saved | None = None
+        self._fits = False
+        """True once the tail has shown the last record of the snapshot that the view was restored from."""
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
         self._past_jobs = PastJobs(stream, self.view)
@@ -297,28 +310,34 @@ class Journal:
         if self._snapshots is None or not await self.ready(stop):
             await stop.wait()
             return
-        loop, written, heard = asyncio.get_running_loop(), -1, asyncio.Event()
-        subscription = live.subscribe(SNAPSHOT_TOPIC, lambda *_: heard.set())
-        stopping = asyncio.ensure_future(stop.wait())
-        stopping.add_done_callback(lambda _: heard.set())
+        loop, written, resets = asyncio.get_running_loop(), -1, self.view.resets
+        passed: deque[tuple[float, int]] = deque(maxlen=MAX_PASSED)
+        due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+
+        def put_off(*_: object) -> None:
+            nonlocal due
+            due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+
+        subscription = live.subscribe(SNAPSHOT_TOPIC, put_off)
         while not stop.is_set():
-            heard.clear()
-            begin, resets = self.view.offset, self.view.resets
+            if resets != self.view.resets:
+                resets = self.view.resets
+                passed.clear()
+                put_off()
+            passed.append((self._clock(), self.view.offset))
             with suppress(TimeoutError):
-                async with asyncio.timeout(SNAPSHOT_INTERVAL * (1 + random.random() / 6)):
-                    await heard.wait()
-            last, began = self._last, loop.time()
-            if heard.is_set() or last is None or not self.current:
-                continue
-            if resets == self.view.resets and self.view.changed != written:
-                live.broadcast(SNAPSHOT_TOPIC, b"")
+                async with asyncio.timeout(PASSED_INTERVAL):
+                    await stop.wait()
+            due_now = loop.time() >= due and self.current and resets == self.view.resets
+            if due_now and self.view.changed != written and self._last is not None:
                 written = self.view.changed
+                snapshot = self.view.save(list(passed), self._last.body)
+                live.broadcast(SNAPSHOT_TOPIC, b"")
+                put_off()
                 try:
-                    await write_snapshot(self._snapshots, messages(self.view.save(begin, last.body)))
-                    log.info("wrote a snapshot", offset=last.offset, seconds=round(loop.time() - began, 3))
+                    await write_snapshot(self._snapshots, messages(snapshot))
                 except (RetryableError, TooLarge) as error:
                     log.warning("no snapshot this time", why=str(error))
-        stopping.cancel()
         await subscription.cancel()
 
     async def _follow(self) -> None:
@@ -373,15 +392,15 @@ class Journal:
     async def _resume(self, snapshot: Snapshot, seen: asyncio.Event) -> bool:
         """Fills the view from a snapshot; False if it does not fit the journal."""
         self.view.restore(snapshot)
-        self._expected = snapshot.saved
-        self._tail = self._stream.tail(FromOffset(snapshot.saved.begin), self._show, self._replaced.set)
-        if await self._shown(self._tail, seen) and self._expected is None:
+        self._restored, self._fits = snapshot.saved, False
+        start = FromOffset(snapshot.saved.begin(self._clock()))
+        self._tail = self._stream.tail(start, self._show, self._replaced.set)
+        if await self._shown(self._tail, seen) and self._fits:
             self.filled.set()
             log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
             return True
         log.warning("the snapshot does not fit the journal, which is read without it")
         await self._tail.cancel()
-        self._expected = None
         self.view.clear()
         self.view.spending.forget()
         return False
@@ -401,9 +420,8 @@ class Journal:
     def _show(self, record: Record) -> None:
         self._monitor.saw(record)
         self._last = record
-        expected = self._expected
-        if expected and record.offset == expected.offset and digest(record.body) == expected.last:
-            self._expected = None
+        if self._restored and record.offset == self._restored.offset:
+            self._fits = digest(record.body) == self._restored.last
         self.view.apply(record)
 
     async def _watch(self) -> None:

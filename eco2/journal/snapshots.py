@@ -2,7 +2,7 @@
 
 Guarantee: a snapshot that is read is whole, and of this version of the fold. It names the record at its
 offset by a digest, so that its reader detects a journal that was replaced, or has dropped the record. The
-budgets are not in it: the journal is read again from `begin` on for them.
+budgets are not in it: the journal of the last minute is read again for them.
 """
 
 import asyncio
@@ -25,6 +25,8 @@ FOLD = 1
 """Version of the fold and of this form. Raise it with every change of what records mean to the view."""
 PART_BYTES = 500_000
 """Size of one message, unless a single job is larger."""
+BUDGET_SECONDS = 65.0
+"""Seconds of the budgets' records that a start reads again: a minute, and a reserve."""
 RECENT = 180.0
 """Seconds in which the newest snapshot is looked for first."""
 SEARCH_TIMEOUT = 15.0
@@ -53,18 +55,24 @@ class SavedSpending(msgspec.Struct, frozen=True, gc=False):
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
     """The view after the record at `offset`, but for its jobs. `last`: digest of that record.
 
-    `begin`: an offset at least a minute earlier. `since`: of the view. `numbers`: the last of each writer.
+    `passed`: earlier times (Unix s) and offsets, oldest first. `since`: of the view. `numbers`: the last of
+    each writer.
     """
 
     offset: Offset
-    begin: Offset
     last: str
+    passed: list[tuple[float, Offset]]
     since: float
     numbers: dict[str, int]
     spending: SavedSpending | None
     paused: Paused | None
     resumed: bool
     intake: list[IntakeEvent]
+
+    def begin(self, now: float) -> int:
+        """Returns where to begin for the budgets' last minute. A wrong clock costs time, or some budget."""
+        late_enough = [offset for at, offset in self.passed if at <= now - BUDGET_SECONDS]
+        return min(self.offset, late_enough[-1] if late_enough else self.passed[0][1])
 
 
 @dataclass(frozen=True, slots=True)

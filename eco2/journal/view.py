@@ -251,19 +251,18 @@ class View:
         self.ended.clear()
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
-        self.writers.offset = -1
-        self.writers.restore(-1, {})
+        self.writers.clear()
         self.spending.restart()
         for budget in self._budgets.values():
             budget.reset()
 
-    def save(self, begin: int, last: bytes) -> Snapshot:
-        """Returns the view as it is now. `begin`: an offset from a minute ago; `last`: the last record."""
+    def save(self, passed: list[tuple[float, int]], last: bytes) -> Snapshot:
+        """Returns the view as it is now. `passed`: see `Saved`; `last`: the last record."""
         since = max(self.since, self._clock() - self._window)
         saved = Saved(
             offset=self.offset,
-            begin=begin,
             last=digest(last),
+            passed=passed,
             since=since,
             numbers=self.writers.numbers,
             spending=self.spending.save(),
@@ -278,7 +277,7 @@ class View:
         return Snapshot(saved, jobs, self.ended.save(since))
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Begins with a snapshot; no record was applied yet, and those from `begin` on are to follow."""
+        """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
         saved = snapshot.saved
         for each in snapshot.jobs:
             state = self._jobs[each.state.job] = each.state
@@ -322,7 +321,7 @@ class View:
             elif isinstance(event, BudgetEvent):
                 if header is not None and (budget := self._budgets.get(event.budget)):
                     budget.read(record.offset, header, event, now)
-            elif not passed:
+            elif not passed or isinstance(event, Marker):
                 if not isinstance(event, Marker):
                     self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
