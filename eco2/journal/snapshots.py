@@ -1,4 +1,4 @@
-"""Snapshots of the view, in a stream of their own: a start takes the newest, and follows the journal from it.
+"""Snapshots of the view, in a stream of their own. A start takes the newest and reads the journal from there.
 
 Guarantee: a snapshot that is read is whole, and of this version of the fold. It names the record at its
 offset by a digest, so that its reader detects a journal that was replaced, or has dropped the record. The
