@@ -205,7 +205,7 @@ class View:
 
         Raises `JobForgotten` if it has ended and is not kept, `BrokerUnavailable` if the journal is gone.
         """
-        state = self.get(job_id)
+        state = self._jobs.get(job_id) or self.ended.get(job_id)
         if state is not None and state is not seen:
             return state
         if self.ended.find(job_id) is not None:
@@ -304,7 +304,7 @@ class View:
     def apply(self, record: Record) -> None:
         """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
         passed = record.offset <= self._restored
-        if not passed:
+        if self.spending.first < 0 and not passed:
             self.spending.begin(record.offset)
         self.offset = record.offset
         try:
