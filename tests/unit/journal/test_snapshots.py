@@ -40,7 +40,7 @@ from tests.support.world import KEEP, ScriptedModel, World
 
 WINDOW = 100.0
 BEGAN = 1_800_000_000.0
-JOBS, KEYS = "abcdef", ("k", "l")
+JOBS, KEYS = "abcdefghi", ("k", "l")
 
 
 class Folded:
@@ -87,6 +87,7 @@ class Log:
 
     records: list[Record] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    jobs: set[str] = field(default_factory=set)
     paid: dict[tuple[str, str, str], tuple[int, Decimal]] = field(default_factory=dict)
     now: float = BEGAN
 
@@ -131,7 +132,8 @@ def logs(draw: st.DrawFn) -> Log:  # noqa: C901  # one case for each kind of rec
     ):
         ts, run, key = log.now, f"r{n}", draw(st.sampled_from([None, *KEYS]))
         match kind:
-            case 0 | 1:
+            case 0 | 1 if job not in log.jobs:
+                log.jobs.add(job)
                 log.write(Queued(ts=ts, job=job, pipeline="ask", deadline=ts + 60, digest="d", key=key))
             case 2:
                 log.write(RunStarted(ts=ts, job=job, run=run, attempt=n + 1, worker="w"))
