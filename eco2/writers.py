@@ -53,7 +53,7 @@ class Writers:
         self._fresh = -math.inf
         self._writers: dict[str, _Writer] = {}
         self._beats: dict[str, tuple[float, int]] = {}
-        self._read: deque[tuple[float, int]] = deque()
+        self._read: deque[tuple[float, int]] = deque(maxlen=2 * int(PRESENCE / STEP))
         self._restored: tuple[int, dict[str, int]] = (-1, {})
 
     def take(self, offset: int, header: Header, now: float) -> bool:

@@ -16,8 +16,8 @@ from eco2.journal.snapshots import SavedSpending
 from eco2.log import get_logger
 from eco2.ports import Clock, FromTime, Stream
 
-MAX_COUNTED = 20_000
-"""Stage events that are remembered as counted: a second copy comes within minutes."""
+MAX_COUNTED = 5_000
+"""Stage events that are remembered one by one: a second copy, and a `spent` that includes them, come soon."""
 RETRY_INTERVAL = 1.0
 """Seconds before a read that failed is repeated."""
 
@@ -92,6 +92,9 @@ class Spending:
         self.unpriced |= cost is None
         if cost and self._today(day_of(min(event.ts, now))) and offset > self._up_to_offset:
             self._since[name] = (offset, cost)
+            if len(self._since) > MAX_COUNTED:
+                self._up_to_offset, oldest = self._since.pop(next(iter(self._since)))
+                self._base += oldest
 
     def spent(self, event: Spent, now: float) -> None:
         """Takes the sum that the leader wrote, unless it includes less than the last one."""
@@ -124,7 +127,8 @@ class Spending:
     def merge_earlier(self, earlier: "Spending") -> None:
         """Adds `earlier`, the fold of the log before `first`."""
         if not self.complete and earlier.day and self._today(earlier.day):
-            self._base, self._up_to_offset = earlier.total(earlier.day), self.first - 1
+            self._base += earlier.total(earlier.day)
+            self._up_to_offset = max(self._up_to_offset, self.first - 1)
             self._since = {name: paid for name, paid in self._since.items() if name not in earlier.counted}
             self.unpriced |= earlier.unpriced
             self.written = self.written or earlier.written

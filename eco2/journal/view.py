@@ -33,7 +33,7 @@ from eco2.log import get_logger
 from eco2.ports import Clock, Record
 from eco2.writers import Writers, boot_time
 
-MAX_RESULT_BYTES = 32_000_000
+MAX_RESULT_BYTES = 24_000_000
 """Bytes of ended jobs that a process which shows them keeps; the others are read from the journal."""
 
 RECENT = 60.0
