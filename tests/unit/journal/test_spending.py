@@ -71,7 +71,7 @@ def test_costs_that_nobody_sums_up_take_bounded_memory_and_count(monkeypatch: py
     assert view(*costs, spent("20", upto=29), stage("1")).total(TODAY) == 21
     later, earlier = view(*costs, first=100), view(*costs)
     later.merge_earlier(earlier)
-    assert (later.total(TODAY), later.complete) == (37, True)  # the last three are copies
+    assert (later.total(TODAY), later.complete) == (Decimal(37), True)  # the last three are copies
 
 
 def test_what_is_written_twice_is_counted_once_and_a_void_run_has_paid_too() -> None:
