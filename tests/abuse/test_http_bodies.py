@@ -12,7 +12,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from eco2.errors import InvalidInput, OverCapacity
-from eco2.gateway.body import BodyMemory, Members, decode_values, digest
+from eco2.gateway.body import MAX_VALUES, BodyMemory, Members, decode_values, digest
 from eco2.gateway.config import GatewayConfig
 from eco2.pipeline import Form, Pipeline
 from tests.abuse.test_http_connections import answer, connections, gateway, memory
@@ -34,7 +34,7 @@ BOMBS: dict[str, tuple[bytes, set[int]]] = {
 }
 
 
-MANY = 39_900
+MANY = MAX_VALUES - 100
 FULL: dict[str, bytes] = {
     name: b'{%s, "more": %s}' % (URL, more)
     for name, more in {
@@ -88,13 +88,9 @@ def spent(body: bytes) -> list[float]:
 
 @pytest.mark.parametrize("body", [*FULL.values(), *(body for body, _ in BOMBS.values())], ids=[*FULL, *BOMBS])
 def test_reading_holds_the_interpreter_for_a_tenth_of_a_second_at_most(body: bytes) -> None:
-    least = spent(body)
-    assert len(least) == 3 or body not in FULL.values()
-    for _ in range(9):  # a core and its cache that other programs share are not the decoder's
-        if max(least) < 0.1:
-            break
-        least = list(map(min, least, spent(body)))
-    assert max(least) < 0.1
+    tries = [spent(body) for _ in range(3)]  # a cache that another program has emptied is not the decoder's
+    assert min(map(max, tries)) < 0.1
+    assert len(tries[0]) == 3 or body not in FULL.values()
 
 
 async def test_no_body_stops_the_loop_for_a_tenth_of_a_second() -> None:
