@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
@@ -21,6 +22,7 @@ from eco2.errors import ConfigurationError
 from eco2.journal.journal import MAX_REPLY_BYTES, Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
+from eco2.journal.view import MAX_RESULT_BYTES
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 Role = Literal["gateway", "worker", "serve"]
+
+WORKER_RESULT_BYTES = 2_000_000
+"""Bytes of ended jobs that a worker keeps: it shows them to no client, and its own have just ended."""
 
 
 def _ignore(_: int) -> None:
@@ -114,9 +119,15 @@ async def process(
     broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
     presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
-    replies = 0 if role == "gateway" else MAX_REPLY_BYTES
     journal = Journal(
-        broker, window, presence.now, keep_payloads=role != "worker", replies=replies, presence=presence
+        broker,
+        window,
+        presence.now,
+        life=settings.job_deadline,
+        results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
+        replies=0 if role == "gateway" else MAX_REPLY_BYTES,
+        presence=presence,
+        snapshots=broker if settings.amqp_url is not None else None,  # the broker in memory ends with us
     )
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics)
@@ -125,6 +136,7 @@ async def process(
         Component("broker", broker.run),
         Component("presence", presence.run),
         Component("journal", journal.run),
+        Component("snapshots", partial(journal.write_snapshots, broker)),
     ]
     if settings.daily_usd is not None:
         core.append(Component("spending", parts.journal.backfill_spending))

@@ -1,8 +1,8 @@
 """The engine's ports, as Protocols, which `broker/` and `llm/` implement.
 
-A broker gives four things: work queues, a stream (the journal lives on it), a store of orders and transient
-messages. Names of queues are logical (`jobs.scan`); the adapter adds its prefix. Every adapter passes the one
-suite in `tests/conformance`.
+A broker gives five things: work queues, a stream (the journal lives on it), stores of orders and of
+snapshots, and transient messages. Names of queues are logical (`jobs.scan`); the adapter adds its prefix.
+Every adapter passes the one suite in `tests/conformance`.
 """
 
 import asyncio
@@ -200,6 +200,16 @@ class OrderStore(Protocol):
         """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
 
 
+class SnapshotStore(Protocol):
+    """A third stream, for snapshots of the view. It is bounded by its size, and keeps the newest."""
+
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        """Returns once the store holds `body`. Raises as `OrderStore.append_order`."""
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
+
+
 class PubSub(Protocol):
     def broadcast(self, topic: str, body: bytes) -> None:
         """Sends to every current subscriber: no confirm, no error; dropped when not connected."""
@@ -220,8 +230,8 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, OrderStore, PubSub, Protocol):
-    """All four, over connections whose number never depends on jobs or clients."""
+class Broker(WorkQueue, Stream, OrderStore, SnapshotStore, PubSub, Protocol):
+    """All five, over connections whose number never depends on jobs or clients."""
 
     @property
     def blocked(self) -> str | None:

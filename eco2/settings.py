@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     view_minutes: float = _setting(
         VIEW_MINUTES,
         RUN,
-        "Time for which each process keeps jobs in memory, and for which idempotency keys are remembered.",
+        "Time for which idempotency keys count, and in which operators are shown jobs that have ended.",
         unit="min",
         gt=0,
         le=10_080,
@@ -513,7 +513,6 @@ class Settings(BaseSettings):
 
 def conflicts(settings: Settings) -> list[str]:
     """Returns pairs of settings that break a promise together, each as a sentence with the remedy."""
-    view_seconds = settings.view_minutes * 60
     rules = (
         (
             settings.call_timeout < settings.drain_grace,
@@ -532,11 +531,6 @@ def conflicts(settings: Settings) -> list[str]:
             f"({settings.holder_timeout:g} s): no job would survive the crash of its worker.",
         ),
         (
-            settings.job_deadline <= view_seconds,
-            f"ECO2_VIEW_MINUTES ({settings.view_minutes:g} min) must cover ECO2_JOB_DEADLINE "
-            f"({settings.job_deadline:g} s): a running job would leave the view.",
-        ),
-        (
             settings.max_upload_mb <= settings.upload_room_mb,
             f"ECO2_UPLOAD_ROOM_MB ({settings.upload_room_mb:g} MB) must be at least ECO2_MAX_UPLOAD_MB "
             f"({settings.max_upload_mb:g} MB): the largest request would always be refused.",
@@ -551,9 +545,9 @@ def conflicts(settings: Settings) -> list[str]:
             f"ECO2_PROBES_PORT must differ from ECO2_PORT ({settings.port}): clients must not read metrics.",
         ),
         (
-            4 * view_seconds <= settings.retention_hours * 3600,
+            4 * settings.view_minutes <= settings.retention_hours * 60,
             f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least 4 × ECO2_VIEW_MINUTES "
-            f"({settings.view_minutes:g} min): the journal would delete events that the view still needs.",
+            f"({settings.view_minutes:g} min): the journal would delete jobs whose keys still count.",
         ),
     )
     return [problem for holds, problem in rules if not holds]

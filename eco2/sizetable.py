@@ -31,19 +31,13 @@ def show_size(
     calls: Annotated[
         int | None, typer.Option(min=1, help="Number of calls of a job.", show_default=OF_A_SCAN)
     ] = None,
-    view_minutes: Annotated[
-        float,
-        typer.Option(
-            min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes for which a process keeps jobs in memory."
-        ),
-    ] = sizing.VIEW_MINUTES,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")] = False,
 ) -> None:
     """Compute the prefetch, concurrency and replicas that use a provider's limits completely."""
     from eco2.stages import SIZE
 
     job = JobSize(calls or SIZE.calls, tokens or SIZE.tokens, latency or SIZE.latency)
-    sized = size(rpm, tpm, job, view_minutes)
+    sized = size(rpm, tpm, job)
     if as_json:
         derived = {
             "binding": sized.binding,
@@ -106,14 +100,12 @@ def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
         (
             "worker, MB",
             str(sized.worker_mb),
-            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it runs, "
-            f"{1000 * sizing.WORKER_KEPT_MB:g} kB for each of {sized.kept:,.0f} kept",
+            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it runs",
         ),
         (
             "gateway, MB",
             str(sized.gateway_mb),
-            f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
-            "safe limits are twice these",
+            "with all ended jobs that it keeps; safe limits are twice these",
         ),
         ("pictures, MB", f"{DECODERS_MB:g}", "more in a gateway's limit, for decoding them"),
     ]

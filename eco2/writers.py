@@ -22,6 +22,8 @@ MAX_STALL = 2.5
 """Seconds without a fresh message after which this process's tail counts as stalled."""
 PRESENCE = 2.0
 """Seconds for which a message or a beat shows that its writer runs, and how far its tail may be behind."""
+MAX_NUMBERS = 5_000
+"""Writers whose numbers a snapshot has: those of months. A copy of a message comes within minutes."""
 STEP = 0.25
 """Seconds between two offsets that are remembered, to judge how far tails are behind."""
 
@@ -49,13 +51,15 @@ class Writers:
         self._fresh = -math.inf
         self._writers: dict[str, _Writer] = {}
         self._beats: dict[str, tuple[float, int]] = {}
-        self._read: deque[tuple[float, int]] = deque()
+        self._read: deque[tuple[float, int]] = deque(maxlen=2 * int(PRESENCE / STEP))
+        self._restored: tuple[int, dict[str, int]] = (-1, {})
 
     def take(self, offset: int, header: Header, now: float) -> bool:
         """Reads the header of a message; returns False for a copy, which is to be skipped whole."""
         self.offset = offset
-        writer = self._writers.get(header.writer)
-        if writer is not None and header.number <= writer.number:
+        writer, (restored_at, restored) = self._writers.get(header.writer), self._restored
+        last = writer.number if writer is not None else 0
+        if header.number <= (last if offset <= restored_at else max(last, restored.get(header.writer, 0))):
             return False
         late = now - header.sent
         bound = late if writer is None else min(late, writer.bound + DRIFT * (now - writer.heard))
@@ -67,6 +71,23 @@ class Writers:
         if not self.is_own(header.writer):
             self.beat(header.writer, header.seen, now)
         return True
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number of each writer's last message, for the writers that began last."""
+        found = dict(self._restored[1])
+        for name, writer in self._writers.items():
+            found[name] = max(writer.number, found.pop(name, 0))
+        return dict([*found.items()][-MAX_NUMBERS:])
+
+    def clear(self) -> None:
+        """Forgets the messages, since the fold begins elsewhere: none of them is a copy there."""
+        self.offset, self._restored = -1, (-1, {})
+        self._writers.clear()
+
+    def restore(self, offset: int, numbers: dict[str, int]) -> None:
+        """Takes over `numbers` as they were after the record at `offset`: they count for later records."""
+        self._restored = (offset, numbers)
 
     def beat(self, writer: str, seen: int, now: float) -> None:
         """Notes a sign of life: its writer runs, and has read the journal up to `seen`."""

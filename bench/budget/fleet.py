@@ -162,7 +162,6 @@ def _environment(case: Case, amqp_url: str, prefix: str, provider: str) -> dict[
         "ECO2_TPM": str(case.tpm),
         "ECO2_COUNTING": case.counting,
         "ECO2_JOB_DEADLINE": str(DEADLINE),
-        "ECO2_VIEW_MINUTES": str(DEADLINE / 60),
         "ECO2_PORT": "0",
         "ECO2_WORKER_PORT": "0",
         "OPENAI_API_KEY": "bench",

@@ -33,8 +33,12 @@ SEGMENT_BYTES = 64_000_000
 INPUTS_HOURS = 1
 """Hours that the store keeps an input at least: longer than any job lives."""
 
+SNAPSHOT_BYTES, SNAPSHOT_SEGMENT_BYTES = 128_000_000, 16_000_000
+"""Size of the stream of snapshots, which has to hold at least three, and of its segments."""
+
 EVENTS = "events"
 INPUTS = "inputs"
+SNAPSHOTS = "snapshots"
 LIVE = "live"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -109,6 +113,11 @@ class Topology:
         return self.queue(INPUTS)
 
     @property
+    def snapshots(self) -> str:
+        """The stream that keeps snapshots of the view."""
+        return self.queue(SNAPSHOTS)
+
+    @property
     def live(self) -> str:
         """The topic exchange of live messages."""
         return self.queue(LIVE)
@@ -119,6 +128,16 @@ class Topology:
             *(queue for name in self.pipelines for queue in self._work(name)),
             Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
             Queue(self.inputs, MappingProxyType(_stream(INPUTS_HOURS))),
+            Queue(
+                self.snapshots,
+                MappingProxyType(
+                    {
+                        "x-queue-type": "stream",
+                        "x-max-length-bytes": SNAPSHOT_BYTES,
+                        "x-stream-max-segment-size-bytes": SNAPSHOT_SEGMENT_BYTES,
+                    }
+                ),
+            ),
             Exchange(self.live, "topic"),
         )
 

@@ -72,7 +72,9 @@ async def open_session(settings: Settings, command: str) -> AsyncIterator[Operat
                 "\n".join(["this broker has no such installation; check ECO2_PREFIX:", *differences])
             )
     broker = brokers.open_broker(settings, topology, command, alone=False)
-    journal = Journal(broker, settings.view_minutes * 60, time.time)
+    journal = Journal(
+        broker, settings.view_minutes * 60, time.time, life=settings.job_deadline, snapshots=broker
+    )
     stop = asyncio.Event()
     components = [Component("broker", broker.run), Component("journal", journal.run)]
     try:

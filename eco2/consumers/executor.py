@@ -110,14 +110,17 @@ class Executor:
         except Settled as settled:
             return settled.outcome
         except JobForgotten as error:
-            return DeadLettered(str(error))
+            ended = self._journal.view.ended.find(job.id)
+            return DeadLettered(str(error)) if ended is None else AlreadyEnded(dead=ended.dead)
         except RetryableError as error:
             return Retry(str(error), DELAYS[0])
 
     async def _find(self, job: ActiveJob) -> JobState:
         state = await self._journal.recent(job.id)
+        if state is None and (ended := self._journal.view.ended.find(job.id)):
+            raise Settled(AlreadyEnded(dead=ended.dead))
         if state is None and self._clock() > job.order.deadline:
-            # Too old even for the view: after hours without workers there are thousands of these, and reading
+            # Older than the view: after hours without workers there are thousands of these, and reading
             # the journal for each would keep the jobs waiting that can still be done. A first end stands.
             raise Settled(build_result(job.pipeline, job.id, deadline_exceeded(job.order), {}))
         state = state or await self._journal.find(job.id)

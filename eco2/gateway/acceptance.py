@@ -92,8 +92,10 @@ class Acceptance:
         `SpendLimit` (not for a job that was accepted before).
         """
         if submission.key is not None:
-            known = self._journal.view.by_key(submission.owner, submission.key, self._clock())
-            if known is not None:
+            holder = self._journal.view.by_key(submission.owner, submission.key, self._clock())
+            if holder is not None:
+                async with self._within_timeout():
+                    known = await self._find_holder(holder)
                 return await self._accept_known(known, submission)
         self._check_broker()
         self._check_spending()
@@ -129,9 +131,12 @@ class Acceptance:
         # Every reader sees by itself that the key was lost; this event only saves look-ups the search, so
         # nothing waits for its confirm.
         self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.superseded_by))
-        if (winner := await self._journal.find(state.superseded_by)) is None:
+        return await self._find_holder(state.superseded_by)
+
+    async def _find_holder(self, job_id: str) -> JobState:
+        if (state := await self._journal.find(job_id)) is None:
             raise BrokerUnavailable("the job that holds this key cannot be found now; send the request again")
-        return winner
+        return state
 
     async def _accept_known(self, known: JobState, submission: Submission) -> Accepted:
         """Answers with a job that was accepted before. Publishes its order again if it may be missing."""

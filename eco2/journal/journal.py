@@ -10,22 +10,46 @@ import asyncio
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
-from eco2.errors import BrokerUnavailable, RetryableError
+from eco2.errors import BrokerUnavailable, RetryableError, TooLarge
 from eco2.event import Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
+from eco2.journal.snapshots import (
+    BUDGET_SECONDS,
+    FOLD,
+    Saved,
+    Snapshot,
+    digest,
+    messages,
+    read_snapshot,
+    write_snapshot,
+)
 from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
-from eco2.journal.view import REPLACED, View
+from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.ports import (
+    Appender,
+    Clock,
+    FromLast,
+    FromOffset,
+    FromStart,
+    FromTime,
+    PubSub,
+    Record,
+    SnapshotStore,
+    Start,
+    Stream,
+    Tail,
+)
 from eco2.writers import boot_time
 
 log = get_logger(__name__)
@@ -47,6 +71,12 @@ MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
 MAX_REATTACH_INTERVAL = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
+SNAPSHOT_INTERVAL = (BUDGET_SECONDS, BUDGET_SECONDS + 15.0)
+"""Seconds between two snapshots, at least and at most."""
+PASSED_INTERVAL, MAX_PASSED = 5.0, 14
+"""Seconds between two offsets that a snapshot names as passed, and how many."""
+SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
+"""Of the live message that says that one is being written, in a version."""
 MAX_REPLY_BYTES = 256_000_000
 """Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
@@ -111,7 +141,7 @@ class TailMonitor:
 
 
 class Journal:
-    """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
+    """`clock`: Unix seconds. For `window`, `life`, `results`, `replies`, `monotonic` see `View`.
 
     `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
     """
@@ -122,32 +152,36 @@ class Journal:
         window: float,
         clock: Clock,
         *,
-        keep_payloads: bool = True,
+        life: float = 0.0,
+        results: int = MAX_RESULT_BYTES,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
+        snapshots: SnapshotStore | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
-        if presence is None:
-            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies, monotonic=monotonic)
-        else:
-            clock = presence.now
-            self.view = View(
-                window,
-                clock,
-                keep_payloads=keep_payloads,
-                replies=replies,
-                earliest=presence.earliest,
-                steady=presence.steady,
-                monotonic=monotonic,
-            )
+        self.view = View(
+            window,
+            clock if presence is None else presence.now,
+            life=life,
+            results=results,
+            replies=replies,
+            earliest=None if presence is None else presence.earliest,
+            steady=None if presence is None else presence.steady,
+            monotonic=monotonic,
+        )
         self.presence = presence
         self._stream = stream
-        self._clock = clock
+        self._clock = clock if presence is None else presence.now
         self._window = window
         self._monitor = TailMonitor(stream)
         self.writers = self.view.writers
         self._outbox = Outbox(self._monitor, self.writers, monotonic)
         self._tail: Tail | None = None
+        self._snapshots = snapshots
+        self._last: Record | None = None
+        self._restored: Saved | None = None
+        self._fits = False
+        """True once the tail has shown the last record of the snapshot that the view was restored from."""
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
         self._past_jobs = PastJobs(stream, self.view)
@@ -157,10 +191,10 @@ class Journal:
         self.filled = asyncio.Event()
 
     def status(self) -> Status:
-        """Returns figures for dashboards; reads every job of the view. The lag is 0.0 until it is filled."""
+        """Returns figures for dashboards; reads every unended job. The lag is 0.0 until it is filled."""
         view, filled, now = self.view, self.filled.is_set(), self._clock()
         return Status(
-            jobs=len(view),
+            jobs=len(view) + len(view.ended),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
             behind=self._monitor.behind,
@@ -245,10 +279,11 @@ class Journal:
         return await self.recent(job_id) or await self._past_jobs.find(job_id)
 
     async def recent(self, job_id: str) -> JobState | None:
-        """Returns the job's state, or None if it is unknown or older than the view, however far that lags."""
-        if self.view.get(job_id) is None:
+        """Returns the job's state, or None if the view does not have it, however far that lags."""
+        if (state := self.view.get(job_id)) is None:
             await self.barrier()
-        return self.view.get(job_id)
+            state = self.view.get(job_id)
+        return state
 
     async def value_of(self, record: Recorded) -> object:
         """Returns the value of a recorded call or step, from memory or the journal; None if it is gone.
@@ -269,6 +304,41 @@ class Journal:
                 reading.result()
             reading.cancel()
             await stopping
+
+    async def write_snapshots(self, live: PubSub, stop: asyncio.Event) -> None:
+        """Writes a snapshot every minute, if something changed and no other process was faster."""
+        if self._snapshots is None or not await self.ready(stop):
+            await stop.wait()
+            return
+        loop, written, resets = asyncio.get_running_loop(), -1, self.view.resets
+        passed: deque[tuple[float, int]] = deque(maxlen=MAX_PASSED)
+        due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+
+        def put_off(*_: object) -> None:
+            nonlocal due
+            due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+
+        subscription = live.subscribe(SNAPSHOT_TOPIC, put_off)
+        while not stop.is_set():
+            if resets != self.view.resets:
+                resets = self.view.resets
+                passed.clear()
+                put_off()
+            passed.append((self._clock(), self.view.offset))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASSED_INTERVAL):
+                    await stop.wait()
+            due_now = loop.time() >= due and self.current and resets == self.view.resets
+            if due_now and self.view.changed != written and self._last is not None:
+                written = self.view.changed
+                snapshot = self.view.save(list(passed), self._last.body)
+                live.broadcast(SNAPSHOT_TOPIC, b"")
+                put_off()
+                try:
+                    await write_snapshot(self._snapshots, messages(snapshot))
+                except (RetryableError, TooLarge) as error:
+                    log.warning("no snapshot this time", why=str(error))
+        await subscription.cancel()
 
     async def _follow(self) -> None:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
@@ -303,6 +373,11 @@ class Journal:
         seen = self.view.expect(marker.id)
         await self.put(marker)
         starts: tuple[Start, ...] = (FromTime(self.view.since), FromTime(self.view.since - DAY), FromStart())
+        if self._snapshots is not None and self.view.resets == 0:
+            found = await read_snapshot(self._snapshots, self._clock)
+            if found is not None and await self._resume(found, seen):
+                return
+            seen = self.view.expect(marker.id)
         for start in cycle(starts):
             self._tail = self._stream.tail(start, self._show, self._replaced.set)
             if await self._shown(self._tail, seen):
@@ -313,6 +388,22 @@ class Journal:
             await self._tail.cancel()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
+
+    async def _resume(self, snapshot: Snapshot, seen: asyncio.Event) -> bool:
+        """Fills the view from a snapshot; False if it does not fit the journal."""
+        self.view.restore(snapshot)
+        self._restored, self._fits = snapshot.saved, False
+        start = FromOffset(snapshot.saved.begin(self._clock()))
+        self._tail = self._stream.tail(start, self._show, self._replaced.set)
+        if await self._shown(self._tail, seen) and self._fits:
+            self.filled.set()
+            log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
+            return True
+        log.warning("the snapshot does not fit the journal, which is read without it")
+        await self._tail.cancel()
+        self.view.clear()
+        self.view.spending.forget()
+        return False
 
     async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:
         """Returns True once the tail has shown the own marker; False if the tail begins after it."""
@@ -328,6 +419,9 @@ class Journal:
 
     def _show(self, record: Record) -> None:
         self._monitor.saw(record)
+        self._last = record
+        if self._restored and record.offset == self._restored.offset:
+            self._fits = digest(record.body) == self._restored.last
         self.view.apply(record)
 
     async def _watch(self) -> None:

@@ -12,19 +12,20 @@ from decimal import Decimal
 
 from eco2.errors import DecodeError, RetryableError
 from eco2.event import Spent, StageChanged, amount, decode_events
+from eco2.journal.snapshots import SavedSpending
 from eco2.log import get_logger
 from eco2.ports import Clock, FromTime, Stream
 
-MAX_COUNTED = 20_000
-"""Stage events that are remembered as counted: a second copy comes within minutes."""
+MAX_COUNTED = 5_000
+"""Stage events that are remembered one by one: a second copy, and a `spent` that includes them, come soon."""
 RETRY_INTERVAL = 1.0
 """Seconds before a read that failed is repeated."""
 
 MAX_SKEW = 60.0
 """Seconds by which clocks may differ."""
 
-_Name = tuple[str, str, str, str]
-"""Job, run, stage and status, which identify a stage event."""
+_Name = int
+"""Hash of job, run, stage and status, which identify a stage event: they would take 300 bytes."""
 
 log = get_logger(__name__)
 
@@ -52,6 +53,10 @@ class Spending:
     """
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Begins as a new one."""
         self.first = -1
         self.day = ""
         self.complete = False
@@ -77,7 +82,7 @@ class Spending:
         """Counts the cost of a stage. `now`: a clock that is ahead must not begin the next day."""
         if event.usage is None:
             return
-        name = (event.job, event.run, event.stage, event.status)
+        name = hash((event.job, event.run, event.stage, event.status))
         if name in self.counted:
             return
         self.counted[name] = None
@@ -87,6 +92,9 @@ class Spending:
         self.unpriced |= cost is None
         if cost and self._today(day_of(min(event.ts, now))) and offset > self._up_to_offset:
             self._since[name] = (offset, cost)
+            if len(self._since) > MAX_COUNTED:
+                self._up_to_offset, oldest = self._since.pop(next(iter(self._since)))
+                self._base += oldest
 
     def spent(self, event: Spent, now: float) -> None:
         """Takes the sum that the leader wrote, unless it includes less than the last one."""
@@ -99,6 +107,17 @@ class Spending:
         self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.up_to_offset}
         self.complete |= 0 <= self.first <= event.up_to_offset
 
+    def save(self) -> SavedSpending | None:
+        """Returns the sum so far; None while a cost of the day is missing."""
+        usd = f"{self.total(self.day):f}"
+        return SavedSpending(self.day, usd, self.unpriced, self.written) if self.complete else None
+
+    def restore(self, saved: SavedSpending, offset: int) -> None:
+        """Begins with what `save` returned after the record at `offset`."""
+        self.day, self._base, self._up_to_offset = saved.day, Decimal(saved.usd), offset
+        self.first, self.complete = offset + 1, True
+        self.unpriced, self.written = saved.unpriced, saved.written
+
     def restart(self) -> None:
         """Continues with the journal that replaced this one: the sum so far is where it begins."""
         self._base, self._since = self.total(self.day), {}
@@ -108,7 +127,8 @@ class Spending:
     def merge_earlier(self, earlier: "Spending") -> None:
         """Adds `earlier`, the fold of the log before `first`."""
         if not self.complete and earlier.day and self._today(earlier.day):
-            self._base, self._up_to_offset = earlier.total(earlier.day), self.first - 1
+            self._base += earlier.total(earlier.day)
+            self._up_to_offset = max(self._up_to_offset, self.first - 1)
             self._since = {name: paid for name, paid in self._since.items() if name not in earlier.counted}
             self.unpriced |= earlier.unpriced
             self.written = self.written or earlier.written

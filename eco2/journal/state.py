@@ -257,13 +257,10 @@ def superseded(state: JobState, by: str, offset: int) -> JobState:
     return replace(state, status="superseded", superseded_by=by, ended_at=offset)
 
 
-def without_payloads(state: JobState) -> JobState:
-    """Returns an ended job's state without its texts, which take most of its memory.
-
-    Enough for a process that shows jobs to no client.
-    """
-    last = replace(state.visible_events[-1], result=None)
-    return replace(state, outputs={}, usage={}, result=None, cause="", visible_events=(last,))
+def without_values(state: JobState) -> JobState:
+    """Returns the state without the values of its calls and steps, which are read at their offsets."""
+    recorded = {key: replace(one, value=None, kept=False, size=0) for key, one in state.recorded.items()}
+    return replace(state, recorded=recorded)
 
 
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:

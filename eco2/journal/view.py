@@ -1,8 +1,8 @@
-"""The view: the recent jobs, folded from the journal's tail. Gateways and workers answer from it.
+"""The view: the jobs, folded from the journal's tail. Gateways and workers answer from it.
 
-It holds the jobs accepted in the last `window` seconds of event time, which is also the life of idempotency
-keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of an
-older job it keeps one offset, so that a look-up reads from there instead of searching.
+It holds every job that has not ended, however old, and remembers the others (`ended.py`). Of several jobs
+with one (owner, key), accepted within `window` seconds of event time, the first in log order wins, and every
+view decides alike.
 """
 
 import asyncio
@@ -25,14 +25,16 @@ from eco2.event import (
     StageChanged,
     decode_message,
 )
+from eco2.journal.ended import EndedJobs
+from eco2.journal.snapshots import Saved, SavedJob, Snapshot, digest
 from eco2.journal.spending import Spending
-from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
+from eco2.journal.state import EventId, JobState, apply, superseded, without_values
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
 from eco2.writers import Writers, boot_time
 
-INDEX_SIZE = 200_000
-"""Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
+MAX_RESULT_BYTES = 24_000_000
+"""Bytes of ended jobs that a process which shows them keeps; the others are read from the journal."""
 
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
@@ -62,9 +64,10 @@ class Budget(Protocol):
 
 
 class View:
-    """The jobs of the last `window` seconds. `since`: Unix seconds from which on it holds every job.
+    """The jobs. `since`: Unix seconds of acceptance from which on it knows every job.
 
-    `keep_payloads`: false for a process that shows no jobs; it keeps ended ones without their texts.
+    `window`: seconds for which a key counts. `life`: seconds that jobs live at the most; the fold begins so
+    long ago, or `window`. `results`: bytes of ended jobs that it keeps.
     `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
     offset. `earliest`: the clock for the age of jobs accepted before the start. `steady`: one without jumps.
     `monotonic`: of this process alone, to compare the clocks of `writers`, by which copies are known, too.
@@ -77,31 +80,35 @@ class View:
         window: float,
         clock: Clock,
         *,
-        keep_payloads: bool = True,
+        life: float = 0.0,
+        results: int = MAX_RESULT_BYTES,
         replies: int = 0,
         earliest: Clock | None = None,
         steady: Clock | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
-        self.since = clock() - window
         self._window = window
+        self._reach = max(window, life)
+        self.since = clock() - self._reach
         self._clock = clock
         self._earliest = earliest or clock
         self._steady = steady or clock
         self.monotonic = monotonic
         self.writers = Writers(uuid.uuid4().hex[:16])
         self._budgets: dict[str, Budget] = {}
-        self._keep_payloads = keep_payloads
         self._replies_left = replies
         self._jobs: dict[str, JobState] = {}
+        self.ended = EndedJobs(results)
         self._keys: dict[tuple[str, str], str] = {}
-        self._evicted: dict[str, int] = {}
+        """Unended jobs by the key that they hold, perhaps for longer than it counts."""
         self._arrived_at: dict[str, float] = {}
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
         self._accepted_steady: dict[str, float] = {}
         """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
         self._live = False
-        self._changes: dict[str, asyncio.Event] = {}
+        self._restored = -1
+        """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
+        self._changes: dict[str, asyncio.Future[JobState]] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
         self._intake_observers: list[Callable[[], None]] = []
@@ -110,6 +117,8 @@ class View:
         self._resumed = False
         self._unknown_logged = False
         self.offset = -1
+        self.changed = -1
+        """The offset of the last record of more than a marker and budgets."""
         self.resets = 0
         self.spending = Spending()
         self.skipped = 0
@@ -121,20 +130,30 @@ class View:
         return len(self._jobs)
 
     def get(self, job_id: str) -> JobState | None:
-        """The job's state, or None if it is unknown or older than the view."""
-        return self._jobs.get(job_id)
+        """The job's state, or None if it is unknown, or has ended and is not kept."""
+        return self._jobs.get(job_id) or self.ended.get(job_id)
 
     def __iter__(self) -> Iterator[JobState]:
-        """The jobs, oldest first. The view must not change meanwhile: no await between two of them."""
+        """The jobs that have not ended. The view must not change meanwhile: no await between two of them."""
         return iter(self._jobs.values())
+
+    def recent(self) -> list[JobState]:
+        """The jobs that have not ended, and those of the window that are kept, oldest first. Slow."""
+        since = self._clock() - self._window
+        ended = [state for state in self.ended.states() if state.accepted >= since]
+        return sorted([*ended, *self], key=lambda state: state.queued_at)
 
     def may_call(self, job_id: str, run: str) -> bool:
         """False only if the run is known to be void.
 
-        A run that is not seen here yet may be the current one.
+        A run that is not seen here yet may be the current one. So may any while records are read for the
+        budgets that the jobs have passed: a grant counts although its job has ended since.
         """
-        state = self._jobs.get(job_id)
-        return state is None or not (state.ended or run in state.previous_runs)
+        if self.offset <= self._restored:
+            return True
+        if (state := self._jobs.get(job_id)) is None:
+            return self.ended.find(job_id) is None
+        return run not in state.previous_runs
 
     def _accepted(self, state: JobState) -> float:
         """When the job was accepted, by this process's clock (Unix seconds)."""
@@ -155,19 +174,16 @@ class View:
         """Seconds until the job's deadline; negative after it."""
         return state.deadline - state.accepted - self.age(state)
 
-    def evicted_offset(self, job_id: str) -> int | None:
-        """The offset of the `queued` of a job that left the view, if it is still remembered."""
-        return self._evicted.get(job_id)
-
     def begin(self) -> None:
         """Starts the window now: the clock is compared, and no record was applied yet."""
-        self.since = self._clock() - self._window
+        self.since = self._clock() - self._reach
 
-    def by_key(self, owner: str, key: str, at: float) -> JobState | None:
+    def by_key(self, owner: str, key: str, at: float) -> str | None:
         """The job that holds the idempotency key at the time `at` (Unix seconds)."""
-        job_id = self._keys.get((owner, key))
-        holder = self._jobs.get(job_id) if job_id else None
-        return holder if holder is not None and holder.accepted >= at - self._window else None
+        if (job_id := self._keys.get((owner, key))) is not None:
+            return job_id if self._jobs[job_id].accepted >= at - self._window else None
+        ended = self.ended.holder(owner, key)
+        return ended.id if ended is not None and ended.accepted >= at - self._window else None
 
     def lag(self, now: float) -> float:
         """Seconds from the newest event's time, by its writer's clock, to its arrival here.
@@ -187,18 +203,23 @@ class View:
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is an object other than `seen`, and returns it.
 
-        Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal is gone.
+        Raises `JobForgotten` if it has ended and is not kept, `BrokerUnavailable` if the journal is gone.
         """
-        resets = self.resets
-        while True:
-            state = self._jobs.get(job_id)
-            if state is not None and state is not seen:
-                return state
-            if job_id in self._evicted:
-                raise JobForgotten(f"job {job_id} has left the view; its time is over")
-            if resets != self.resets or (state is None and seen is not None):
-                raise BrokerUnavailable(REPLACED)
-            await self._changes.setdefault(job_id, asyncio.Event()).wait()
+        state = self._jobs.get(job_id) or self.ended.get(job_id)
+        if state is not None and state is not seen:
+            return state
+        if self.ended.find(job_id) is not None:
+            raise JobForgotten(f"job {job_id} has ended")
+        if state is None and seen is not None:
+            raise BrokerUnavailable(REPLACED)
+        if job_id not in self._changes:
+            self._changes[job_id] = asyncio.get_running_loop().create_future()
+        state = await asyncio.shield(self._changes[job_id])
+        return self._jobs.get(job_id, state)
+
+    def adopt(self, state: JobState) -> None:
+        """Takes over an unended job from before `since`, with all of its events that the view has passed."""
+        self._jobs.setdefault(state.job, state)
 
     def observe_resets(self, observer: Callable[[], None]) -> None:
         """Calls `observer()` after each `reset`. It must neither block nor raise."""
@@ -210,29 +231,67 @@ class View:
         Today's spending stays: it was paid, whatever became of the record.
         """
         self.resets += 1
-        self.since, self.offset = self._clock() - self._window, -1
+        self.clear()
+        self._markers.clear()
+        changes, self._changes = self._changes, {}
+        for change in changes.values():
+            change.set_exception(BrokerUnavailable(REPLACED))
+            change.exception()  # perhaps nothing waits for it any more
+        for notify in (*self._intake_observers, *self._reset_observers):
+            notify()
+
+    def clear(self) -> None:
+        """Forgets all records, for a fold that begins elsewhere."""
+        self.since, self.offset = self._clock() - self._reach, -1
+        self._restored, self.changed = -1, -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (
-            self._jobs,
-            self._keys,
-            self._evicted,
-            self._markers,
-            self._arrived_at,
-            self._accepted_steady,
-        ):
+        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_steady):
             kept.clear()
+        self.ended.clear()
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
-        self.writers.offset = -1
+        self.writers.clear()
         self.spending.restart()
         for budget in self._budgets.values():
             budget.reset()
-        changes, self._changes = self._changes, {}
-        for change in changes.values():
-            change.set()
-        for notify in (*self._intake_observers, *self._reset_observers):
-            notify()
+
+    def save(self, passed: list[tuple[float, int]], last: bytes) -> Snapshot:
+        """Returns the view as it is now. `passed`: see `Saved`; `last`: the last record."""
+        since = max(self.since, self._clock() - self._window)
+        saved = Saved(
+            offset=self.offset,
+            last=digest(last),
+            passed=passed,
+            since=since,
+            numbers=self.writers.numbers,
+            spending=self.spending.save(),
+            paused=self.paused,
+            resumed=self._resumed,
+            intake=list(self._intake),
+        )
+        holders = set(self._keys.values())
+        jobs = [
+            SavedJob(without_values(job), job.job in holders, self._arrived_at.get(job.job)) for job in self
+        ]
+        return Snapshot(saved, jobs, self.ended.save(since))
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
+        saved = snapshot.saved
+        for each in snapshot.jobs:
+            state = self._jobs[each.state.job] = each.state
+            if each.holds_key and state.key is not None:
+                self._keys[state.owner, state.key] = state.job
+            if each.arrived_at is not None:
+                self._arrived_at[state.job] = each.arrived_at
+        self.ended.restore(snapshot.ended)
+        self.since, self._restored = saved.since, saved.offset
+        self.writers.restore(saved.offset, saved.numbers)
+        if saved.spending is not None:
+            self.spending.restore(saved.spending, saved.offset)
+        self._intake.extend(saved.intake)
+        self._resumed, self.paused = saved.resumed, saved.paused
 
     def expect(self, marker_id: str) -> asyncio.Event:
         """Returns an event that is set when the view has applied the marker."""
@@ -244,7 +303,8 @@ class View:
 
     def apply(self, record: Record) -> None:
         """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
-        if self.offset < 0:
+        passed = record.offset <= self._restored
+        if self.spending.first < 0 and not passed:
             self.spending.begin(record.offset)
         self.offset = record.offset
         try:
@@ -261,7 +321,9 @@ class View:
             elif isinstance(event, BudgetEvent):
                 if header is not None and (budget := self._budgets.get(event.budget)):
                     budget.read(record.offset, header, event, now)
-            else:
+            elif not passed or isinstance(event, Marker):
+                if not isinstance(event, Marker):
+                    self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 
@@ -272,25 +334,22 @@ class View:
                 return
             case StageChanged() if event.usage is not None:
                 self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
-            case Queued():
-                now = min(event.ts, self._clock())  # a clock ahead must not empty the view
-                self._evict(now - self._window)
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
+            if self.ended.find(event.job) is not None:
+                return  # a copy of it that has no number
             self._note_acceptance(event)
         after = apply(before, at, event, keep=size if size <= self._replies_left else None)
         if after is None or after is before:
             return
         if before is None:
             after = self._claim(after, at)
-        elif after.superseded_by is not None:
-            self._release_key(after)  # it lost to a job that this view has never seen
-        if before is not None and before.recorded is not after.recorded:
+        elif before.recorded is not after.recorded:
             self._replies_left += before.kept_bytes - after.kept_bytes
         if after.ended:
-            self._accepted_steady.pop(event.job, None)
-            after = after if self._keep_payloads else without_payloads(after)
-        self._jobs[event.job] = after
+            self._end(after)
+        else:
+            self._jobs[event.job] = after
         self._announce(after)
 
     def _note_acceptance(self, event: Queued) -> None:
@@ -328,7 +387,7 @@ class View:
 
     def _announce(self, state: JobState) -> None:
         if changed := self._changes.pop(state.job, None):
-            changed.set()
+            changed.set_result(state)
         for observer in self._observers:
             observer(state)
 
@@ -337,30 +396,22 @@ class View:
             return state
         holder = self.by_key(state.owner, state.key, state.accepted)
         if holder is not None:
-            return superseded(state, holder.job, at.offset)
+            return superseded(state, holder, at.offset)
         self._keys[state.owner, state.key] = state.job
         return state
 
-    def _evict(self, before: float) -> None:
-        self.since = max(self.since, before)
-        while self._jobs:
-            state = next(iter(self._jobs.values()))
-            if max(state.accepted, self._accepted(state)) >= before:  # keys go by the log's times
-                return
-            del self._jobs[state.job]
-            self._arrived_at.pop(state.job, None)
-            self._accepted_steady.pop(state.job, None)
-            self._replies_left += state.kept_bytes
-            self._evicted[state.job] = state.queued_at
-            if changed := self._changes.pop(state.job, None):
-                changed.set()
-            if len(self._evicted) > INDEX_SIZE:
-                del self._evicted[next(iter(self._evicted))]
-            self._release_key(state)
-
-    def _release_key(self, state: JobState) -> None:
-        if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:
+    def _end(self, state: JobState) -> None:
+        """Moves a job to those that have ended, with its key unless another job holds that."""
+        self._jobs.pop(state.job, None)
+        self._arrived_at.pop(state.job, None)
+        self._accepted_steady.pop(state.job, None)
+        self._replies_left += state.kept_bytes
+        holds = state.key is not None and self._keys.get((state.owner, state.key)) == state.job
+        if state.key is not None and holds:
             del self._keys[state.owner, state.key]
+        holds &= state.superseded_by is None  # else it lost to a job that this view has never seen
+        dropped = self.ended.add(state, holds_key=holds, keys_since=self._clock() - self._window)
+        self.since = max(self.since, dropped)
 
     def _skip(self, offset: int, why: str) -> None:
         self.skipped += 1

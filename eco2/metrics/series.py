@@ -277,7 +277,7 @@ GATEWAY = (
 )
 
 PROCESS = (
-    gauge("eco2_view_jobs", "each", "Jobs in this process's view of the journal."),
+    gauge("eco2_view_jobs", "each", "Jobs that this process keeps in memory, ended ones included."),
     gauge(
         "eco2_view_lag_seconds",
         "each",

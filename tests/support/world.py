@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any, Literal
 
@@ -222,11 +223,12 @@ class Process:
 
 
 class World:
-    """`spending`: what was paid per day is written down."""
+    """`spending`: what was paid per day is written down. `snapshots`: of views are written and read."""
 
-    def __init__(self, chaos: Chaos = CALM, spending: bool = False) -> None:
+    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
         self.spending = spending
         self.topology = Topology(pipelines=("ask",))
+        self.snapshots = snapshots
         self.server = Server(chaos, clock=VirtualClock.now)
         self._workers = count(1)
 
@@ -259,9 +261,13 @@ class World:
                 broker, name, "worker", (pipeline.name,), clock=VirtualClock.now, monotonic=monotonic
             )
             components.append(Component("presence", presence.run))
-        journal = Journal(broker, KEEP, VirtualClock.now, presence=presence, monotonic=monotonic)
+        store = broker if self.snapshots else None
+        journal = Journal(
+            broker, KEEP, VirtualClock.now, snapshots=store, presence=presence, monotonic=monotonic
+        )
         process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
         components.append(Component("journal", journal.run))
+        components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
         if self.spending:
             components.append(Component("spending", journal.backfill_spending))
         if remotes:

@@ -26,7 +26,7 @@ from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, Invali
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
-from eco2.ports import Clock, Model, Stream
+from eco2.ports import Clock, Model, SnapshotStore, Stream
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
@@ -185,6 +185,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "deadlines",
         "gateway",
@@ -194,6 +195,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "live text",
         "holders",
@@ -205,6 +207,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "live text",
         "holders",
@@ -253,26 +256,37 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             keep: float,
             clock: Clock,
             *,
-            keep_payloads: bool,
+            life: float,
+            results: int,
             replies: int,
             presence: Presence,
+            snapshots: SnapshotStore | None,
         ) -> None:
-            given["journal"] = (keep,)
+            given["journal"] = (keep, life)
             super().__init__(
-                stream, keep, clock, keep_payloads=keep_payloads, replies=replies, presence=presence
+                stream,
+                keep,
+                clock,
+                life=life,
+                results=results,
+                replies=replies,
+                presence=presence,
+                snapshots=snapshots,
             )
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
-    settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
+    settings = Settings(
+        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, job_deadline=3600
+    )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "journal": (13 * 60,),
+        "journal": (13 * 60, 3600),
     }
 
 

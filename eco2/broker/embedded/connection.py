@@ -109,6 +109,12 @@ class Embedded:
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.inputs, start)
 
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        await self._add(self._topology.snapshots, body, message_id)
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._reader(self._topology.snapshots, start)
+
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._channel is not None and self._server.blocked is None:
             self._exchange().publish(topic, body)

@@ -105,6 +105,13 @@ class RabbitMQ:
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
 
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        self._must_run()
+        await self._store.append(self._topology.snapshots, body, message_id)
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._read(self._topology.snapshots, start)
+
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._running:
             self._live_publisher.publish(self._topology.live, topic, body)

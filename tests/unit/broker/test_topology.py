@@ -29,6 +29,7 @@ def test_it_names_everything_under_its_prefix() -> None:
         "eco2.jobs.scan.wait-30s",
         "eco2.jobs.scan.wait-5s",
         "eco2.live",
+        "eco2.snapshots",
     ]
     assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
     assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live) == ("eco2.events", "eco2.inputs", "eco2.live")
@@ -77,6 +78,11 @@ def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> 
     )
     assert (queue("eco2.inputs").age, queue("eco2.events").age) == (3600, 48 * 3600)
     assert queue("eco2.dead").age == math.inf
+
+
+def test_the_stream_of_snapshots_is_bounded_by_its_size() -> None:
+    arguments = queue(TOPOLOGY.snapshots).arguments
+    assert int(arguments["x-max-length-bytes"]) >= 4 * int(arguments["x-stream-max-segment-size-bytes"])
 
 
 def test_the_stream_follows_the_retention_and_has_small_segments() -> None:

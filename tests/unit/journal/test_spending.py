@@ -63,6 +63,17 @@ def test_sums_are_exact() -> None:
     assert view(*[stage("0.1") for _ in range(30)]).total(TODAY) == Decimal("3.0")
 
 
+def test_costs_that_nobody_sums_up_take_bounded_memory_and_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco2.journal.spending.MAX_COUNTED", 3)
+    costs = [stage("1") for _ in range(20)]
+    assert view(*costs).total(TODAY) == 20
+    assert view(*costs, spent("12", upto=21)).total(TODAY) == 20  # older than what was added up
+    assert view(*costs, spent("20", upto=29), stage("1")).total(TODAY) == 21
+    later, earlier = view(*costs, first=100), view(*costs)
+    later.merge_earlier(earlier)
+    assert (later.total(TODAY), later.complete) == (Decimal(37), True)  # the last three are copies
+
+
 def test_what_is_written_twice_is_counted_once_and_a_void_run_has_paid_too() -> None:
     again = stage("0.5")
     other = StageChanged(**{name: getattr(again, name) for name in again.__struct_fields__} | {"run": "r2"})
