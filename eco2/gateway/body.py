@@ -37,7 +37,7 @@ MAX_PARTS = 20
 """Fields, and files, of one multipart form."""
 MAX_INLINE = 64 * 1024
 """Bytes of a body that are decoded and hashed on the event loop; larger ones, on a thread, one at a time."""
-MAX_VALUES = 40_000
+MAX_VALUES = 20_000
 """Values of a JSON body: each becomes a Python object of some 64 bytes (`VALUE_SIZE`), and hashing it may
 hold the interpreter for two microseconds."""
 VALUE_SIZE = 64

@@ -194,7 +194,7 @@ class Trial:
         return f"accepted {accepted} · in the journal {len(jobs)} · ended {ended}"
 
     async def over(self) -> None:
-        """Waits until every client has seen its job end, or has lost its patience."""
+        """Waits until each client has seen its job end or given up, and the recorder has read as much."""
         if self.clients:
             _, waiting = await asyncio.wait(self.clients, timeout=self.size.patience)
             for client in waiting:
@@ -202,6 +202,8 @@ class Trial:
             if waiting:
                 await asyncio.wait(waiting)
                 self.say(f"{len(waiting)} clients gave up; {self.state()}")
+            async with asyncio.timeout(60):
+                await self.recorder.complete()
         self.clients.clear()
 
     async def again(self, why: str, count: int) -> None:
