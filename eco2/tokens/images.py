@@ -1,17 +1,24 @@
 """Counts the tokens that a picture takes at OpenAI, by model, size and detail.
 
 Source: OpenAI's guide "Images and vision", section on calculating costs. The large models count tiles of
-512 px and know a flat price for low detail, the small ones count patches of 32 px. Like the sizes
-(`eco2/tokens/pixels.py`) this is written apart from the fake provider's.
+512 px and know a flat price for low detail, the small ones count patches of 32 px. This is written apart from
+the fake provider's, which also reads sizes by code of its own, so that neither can hide a fault of the other.
 """
 
+import binascii
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from eco2 import picturefile
+from eco2.errors import InvalidInput
 from eco2.tokens.names import plain_name
-from eco2.tokens.pixels import Size
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+_HEADS = (4096, 204_800)
+"""Characters of base64 that show the size of nearly all pictures, and of all with usual metadata. Both are
+multiples of 4."""
 LOW = 512
 """Side of the square that low detail is fitted into."""
 UNKNOWN: Size = (LOW, LOW)
@@ -90,3 +97,23 @@ def image_tokens(model: str, size: Size | None, low: bool = True) -> int:
     known = [name for name in _MODELS if plain.startswith(name)]
     price = _MODELS[max(known, key=len)] if known else _OTHER
     return price.tokens(size or UNKNOWN, low)
+
+
+def size_of(url: str) -> Size | None:
+    """Reads the size of the picture in a `data:` URL; None for any other URL, and where that fails.
+
+    No pixel is decoded, nothing is fetched.
+    """
+    kind, comma, _ = url[:100].partition(";base64,")
+    if not comma or not kind.startswith("data:image/"):
+        return None
+    begin = len(kind) + len(comma)
+    for end in (*(begin + head for head in _HEADS), len(url)):
+        try:
+            file = picturefile.read(binascii.a2b_base64(url[begin:end]))
+        except InvalidInput:  # perhaps only since this part ends before the size
+            continue
+        except ValueError:  # no base64, or no ASCII
+            return None
+        return file.width, file.height
+    return None

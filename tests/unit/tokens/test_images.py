@@ -10,8 +10,7 @@ from PIL import Image
 
 from eco2.fake.image import pixels
 from eco2.fake.models import family
-from eco2.tokens.images import UNKNOWN, image_tokens
-from eco2.tokens.pixels import size_of
+from eco2.tokens.images import UNKNOWN, image_tokens, size_of
 
 MODELS = (
     "gpt-4o",
