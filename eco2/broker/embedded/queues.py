@@ -158,7 +158,7 @@ class Consumer:
         self.queue.unacknowledged += 1
         delivery = QueueDelivery(self, message)
         dice = self.queue.dice
-        if self.queue.others(self) and dice.redeliver():
+        if self.queue.others(self) and dice.happens("redeliver"):
             asyncio.get_running_loop().call_later(dice.delay("redeliver"), delivery.take_away)
         self._on_delivery(delivery)
 
@@ -204,7 +204,7 @@ class QueueDelivery:
 
     async def ack(self) -> None:
         self._settle()
-        if self._consumer.queue.dice.lost_ack():
+        if self._consumer.queue.dice.happens("lost_ack"):
             self._consumer.queue.put_back(self._message)
 
     async def requeue(self) -> None:
@@ -222,7 +222,7 @@ class QueueDelivery:
             self._consumer.queue.put_back(self._message)
 
     def _settle(self) -> None:
-        if self._held and self._consumer.queue.dice.cut():
+        if self._held and self._consumer.queue.dice.happens("cut"):
             self._consumer.channel.cut()
         if not self._held:
             raise DeliveryLost(
