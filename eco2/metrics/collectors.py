@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from eco2.metrics.series import SERIES
+from eco2.metrics.series import all_series
 from eco2.pacer import Limits
 
 Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
@@ -225,9 +225,9 @@ class WithoutCreated(CollectorRegistry):
 
 
 def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
-    series = SERIES[name]
+    series = all_series()[name]
     return GaugeMetricFamily(name, series.help, value, labels=series.labels or None)
 
 
 def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, SERIES[name].help, labels=SERIES[name].labels)
+    return CounterMetricFamily(name, all_series()[name].help, labels=all_series()[name].labels)

@@ -29,7 +29,7 @@ from eco2.metrics.collectors import (
     SpendingCollector,
     WithoutCreated,
 )
-from eco2.metrics.series import SERIES, Series
+from eco2.metrics.series import Series, all_series
 
 GrantOutcome = Literal["used", "expired", "refunded"]
 Opening = Literal["down", "refused"]
@@ -354,7 +354,7 @@ class Metrics:
     def _family(self, name: str) -> LabelCache:
         family = self._families.get(name)
         if family is None:
-            series = SERIES[name]
+            series = all_series()[name]
             made = make_family(series, self._registry)
             family = self._families[name] = LabelCache(made.labels if series.labels else lambda: made)
         return family
