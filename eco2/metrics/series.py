@@ -31,7 +31,7 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 @cache
 def groups() -> Mapping[str, tuple[Series, ...]]:
-    """Reads the table once, by group. Raises `ValueError` if the data file is not valid."""
+    """Reads the table once, by group."""
     table = tomllib.loads(files("eco2.metrics").joinpath("series.toml").read_text(encoding="utf-8"))
     bounds = {None: (), **table["bounds"]}
     return {
