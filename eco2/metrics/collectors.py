@@ -17,7 +17,7 @@ Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
 
 
 class BudgetSource(Protocol):
-    """The state of a budget at its leader (`eco2.quota.term.Status`)."""
+    """The state of a budget at its leader (`eco2.quota.member.Status`)."""
 
     @property
     def epoch(self) -> str: ...
@@ -122,90 +122,68 @@ class BudgetCollector(Collector):
         yield from (leader, terms, limit, used, assumed, waiting, factor)
 
 
-class SpendingCollector(Collector):
+class Scraped(Collector):
+    """The series that `read` makes at each scrape: one of the functions below."""
+
+    def __init__(self, read: Callable[[], Families]) -> None:
+        self._read = read
+
+    def collect(self) -> Families:
+        return self._read()
+
+
+def spending(limit: float, spent: Callable[[], float]) -> Families:
     """The USD spent today and the daily limit."""
-
-    def __init__(self, limit: float, spent: Callable[[], float]) -> None:
-        self._limit = limit
-        self._spent = spent
-
-    def collect(self) -> Families:
-        yield _gauge("eco2_daily_limit_usd", self._limit)
-        yield _gauge("eco2_spent_today_usd", self._spent())
+    yield _gauge("eco2_daily_limit_usd", limit)
+    yield _gauge("eco2_spent_today_usd", spent())
 
 
-class JournalCollector(Collector):
+def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]) -> Families:
     """The state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
-
-    def __init__(self, pipelines: tuple[str, ...], status: Callable[[], JournalSource]) -> None:
-        self._pipelines = pipelines
-        self._status = status
-
-    def collect(self) -> Families:
-        status = self._status()
-        yield _gauge("eco2_view_jobs", status.jobs)
-        yield _gauge("eco2_view_lag_seconds", status.lag)
-        yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
-        yield _gauge("eco2_tail_behind_seconds", status.behind)
-        yield _gauge("eco2_intake_paused", float(status.paused))
-        replaced = _counter("eco2_journal_replaced")
-        replaced.add_metric([], status.replaced)
-        yield replaced
-        skipped = _counter("eco2_journal_skipped")
-        skipped.add_metric([], status.skipped)
-        yield skipped
-        backlog, waiting, oldest = map(
-            _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
-        )
-        for pipeline in self._pipelines:
-            jobs = status.backlog.get(pipeline)
-            backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
-            waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
-            oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
-        yield from (backlog, waiting, oldest)
+    status = read_status()
+    yield _gauge("eco2_view_jobs", status.jobs)
+    yield _gauge("eco2_view_lag_seconds", status.lag)
+    yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
+    yield _gauge("eco2_tail_behind_seconds", status.behind)
+    yield _gauge("eco2_intake_paused", float(status.paused))
+    yield _counter("eco2_journal_replaced", status.replaced)
+    yield _counter("eco2_journal_skipped", status.skipped)
+    backlog, waiting, oldest = map(
+        _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
+    )
+    for pipeline in pipelines:
+        jobs = status.backlog.get(pipeline)
+        backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
+        waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
+        oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
+    yield from (backlog, waiting, oldest)
 
 
-class PresenceCollector(Collector):
+def presence(source: PresenceSource) -> Families:
     """Workers by pipeline (0 for a pipeline of this process without one), and the clock's offset."""
-
-    def __init__(self, presence: PresenceSource) -> None:
-        self._presence = presence
-
-    def collect(self) -> Families:
-        workers = _gauge("eco2_pipeline_workers")
-        served = self._presence.workers()
-        for pipeline in sorted({*self._presence.pipelines, *served}):
-            workers.add_metric([pipeline], served.get(pipeline, 0))
-        yield workers
-        yield _gauge("eco2_clock_ahead_seconds", self._presence.ahead)
+    workers = _gauge("eco2_pipeline_workers")
+    served = source.workers()
+    for pipeline in sorted({*source.pipelines, *served}):
+        workers.add_metric([pipeline], served.get(pipeline, 0))
+    yield workers
+    yield _gauge("eco2_clock_ahead_seconds", source.ahead)
 
 
-class BrokerCollector(Collector):
+def broker(links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> Families:
     """The connections to the broker, and its alarms."""
-
-    def __init__(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
-        self._links = links
-        self._blocked = blocked
-
-    def collect(self) -> Families:
-        up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
-        for link in self._links():
-            up.add_metric([link.name], float(link.up))
-            reconnects.add_metric([link.name], link.reconnects)
-        yield from (up, reconnects, _gauge("eco2_broker_blocked", float(self._blocked())))
+    up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
+    for link in links():
+        up.add_metric([link.name], float(link.up))
+        reconnects.add_metric([link.name], link.reconnects)
+    yield from (up, reconnects, _gauge("eco2_broker_blocked", float(blocked())))
 
 
-class QueueCollector(Collector):
+def queues(depths: Callable[[], Mapping[str, int]]) -> Families:
     """Messages by queue."""
-
-    def __init__(self, depths: Callable[[], Mapping[str, int]]) -> None:
-        self._depths = depths
-
-    def collect(self) -> Families:
-        messages = _gauge("eco2_queue_messages")
-        for queue, count in self._depths().items():
-            messages.add_metric([queue], count)
-        yield messages
+    messages = _gauge("eco2_queue_messages")
+    for queue, count in depths().items():
+        messages.add_metric([queue], count)
+    yield messages
 
 
 class WithoutCreated(CollectorRegistry):
@@ -229,5 +207,6 @@ def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, series.help, value, labels=series.labels or None)
 
 
-def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, all_series()[name].help, labels=all_series()[name].labels)
+def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
+    series = all_series()[name]
+    return CounterMetricFamily(name, series.help, value, labels=series.labels or None)

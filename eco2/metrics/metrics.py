@@ -8,7 +8,8 @@ that its series start at 0: Prometheus cannot see the increase of a series that 
 import platform
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, get_args
+from functools import partial
+from typing import Any, Literal, ParamSpec, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -16,20 +17,20 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import eco2
 from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
 from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
+from eco2.metrics import collectors
 from eco2.metrics.collectors import (
-    BrokerCollector,
     BudgetCollector,
     BudgetSource,
-    JournalCollector,
+    Families,
     JournalSource,
     LinkSource,
-    PresenceCollector,
     PresenceSource,
-    QueueCollector,
-    SpendingCollector,
+    Scraped,
     WithoutCreated,
 )
 from eco2.metrics.series import Series, all_series
+
+P = ParamSpec("P")
 
 GrantOutcome = Literal["used", "expired", "refunded"]
 Opening = Literal["down", "refused"]
@@ -315,23 +316,26 @@ class Metrics:
 
     def show_spending(self, limit: float, spent: Callable[[], float]) -> None:
         """Shows the USD spent today and the daily limit."""
-        self._registry.register(SpendingCollector(limit, spent))
+        self._show(collectors.spending, limit, spent)
 
     def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalSource]) -> None:
         """Shows by how much this process lags behind the journal, and the backlog of these pipelines."""
-        self._registry.register(JournalCollector(tuple(pipelines), status))
+        self._show(collectors.journal, tuple(pipelines), status)
 
     def show_presence(self, presence: PresenceSource) -> None:
         """Shows the workers whose presence this process receives, and its clock against theirs."""
-        self._registry.register(PresenceCollector(presence))
+        self._show(collectors.presence, presence)
 
     def show_broker(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
         """Shows the connections to the broker."""
-        self._registry.register(BrokerCollector(links, blocked))
+        self._show(collectors.broker, links, blocked)
 
     def show_queues(self, depths: Callable[[], dict[str, int]]) -> None:
         """Shows the number of messages by queue, as far as this process knows."""
-        self._registry.register(QueueCollector(depths))
+        self._show(collectors.queues, depths)
+
+    def _show(self, read: Callable[P, Families], *args: P.args, **kwargs: P.kwargs) -> None:
+        self._registry.register(Scraped(partial(read, *args, **kwargs)))
 
     def render(self) -> bytes:
         """All series in Prometheus' text format (`content_type`)."""
