@@ -178,29 +178,16 @@ class QueueDelivery:
 
     def __init__(self, consumer: Consumer, message: Message) -> None:
         self._consumer = consumer
+        self.body = message.body
+        self.message_id = message.id
+        self.redelivered = message.returns > 0
+        self.delivery_count = message.returns
         self._message = message
-        self._returned = message.returns
         self._held = True
         consumer.channel.on_close(self.take_away)
 
-    @property
-    def body(self) -> bytes:
-        return self._message.body
-
     def release_body(self) -> None:
         """The queue itself holds it until the delivery is settled."""
-
-    @property
-    def message_id(self) -> str:
-        return self._message.id
-
-    @property
-    def redelivered(self) -> bool:
-        return self._returned > 0
-
-    @property
-    def delivery_count(self) -> int:
-        return self._returned
 
     async def ack(self) -> None:
         self._settle()
