@@ -20,7 +20,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 Ending = Literal["started", "completed", "failed", "cancelled"]
 
 
-class _Data(msgspec.Struct, frozen=True):
+class _Data(msgspec.Struct, frozen=True, kw_only=True):
     """The data of an event; other members are ignored."""
 
     seq: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None = None
