@@ -129,17 +129,18 @@ class Scraped(Collector):
         self._read = read
 
     def collect(self) -> Families:
+        """Called by the registry."""
         return self._read()
 
 
 def spending(limit: float, spent: Callable[[], float]) -> Families:
-    """The USD spent today and the daily limit."""
+    """Yields the USD spent today and the daily limit."""
     yield _gauge("eco2_daily_limit_usd", limit)
     yield _gauge("eco2_spent_today_usd", spent())
 
 
 def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]) -> Families:
-    """The state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
+    """Yields the state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
     status = read_status()
     yield _gauge("eco2_view_jobs", status.jobs)
     yield _gauge("eco2_view_lag_seconds", status.lag)
@@ -160,7 +161,7 @@ def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]
 
 
 def presence(source: PresenceSource) -> Families:
-    """Workers by pipeline (0 for a pipeline of this process without one), and the clock's offset."""
+    """Yields workers by pipeline (0 for one of this process without any), and the clock's offset."""
     workers = _gauge("eco2_pipeline_workers")
     served = source.workers()
     for pipeline in sorted({*source.pipelines, *served}):
@@ -170,7 +171,7 @@ def presence(source: PresenceSource) -> Families:
 
 
 def broker(links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> Families:
-    """The connections to the broker, and its alarms."""
+    """Yields the connections to the broker, and its alarms."""
     up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
     for link in links():
         up.add_metric([link.name], float(link.up))
@@ -179,7 +180,7 @@ def broker(links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool
 
 
 def queues(depths: Callable[[], Mapping[str, int]]) -> Families:
-    """Messages by queue."""
+    """Yields the messages by queue."""
     messages = _gauge("eco2_queue_messages")
     for queue, count in depths().items():
         messages.add_metric([queue], count)

@@ -88,7 +88,7 @@ class Dice:
         return Fate.CONFIRMED
 
     def happens(self, what: Unkindness) -> bool:
-        """Does it happen this time?"""
+        """Draws whether it happens this time."""
         return self._draw(what, getattr(self.chaos, what))
 
     def half(self) -> bool:
