@@ -20,7 +20,7 @@ class Class(StrEnum):
 
     english: str
 
-    def __new__(cls, name: str, english: str) -> "Class":
+    def __new__(cls, name: str, english: str = "") -> "Class":  # the default: a look-up by value
         named = str.__new__(cls, name)
         named._value_, named.english = name, english
         return named
