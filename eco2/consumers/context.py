@@ -70,11 +70,7 @@ class StageContext(Generic[Input_co]):
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
-        reply = await self._recorded_reply(call, base, digest)
-        if reply is None:
-            reply = await self._pay(call, base, digest)
-        else:
-            self._recorder.started()
+        reply = await self._recorded_reply(call, base, digest) or await self._pay(call, base, digest)
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
@@ -93,12 +89,10 @@ class StageContext(Generic[Input_co]):
         return done
 
     def begin_call(self) -> None:
-        """Shows the stage as started; the text of an earlier attempt is void."""
-        self._recorder.started()
+        """Begins the stage's text again; that of an earlier attempt is void."""
         self._text = 0
 
     def emit(self, text: str) -> None:
-        self._recorder.started()
         run, stage = self._recorder.run, self._recorder.stage
         self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
         self._text += len(text)
@@ -120,7 +114,11 @@ class StageContext(Generic[Input_co]):
         return reply_from_json(call, await self._engine.journal.value_of(record))
 
     async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
-        await self._job.confirmed()
+        """Makes the call and records its reply.
+
+        No wait for a confirm: the call's grant, or its barrier, follows all that the job has written in the
+        journal, and nothing is sent before the own tail has shown it.
+        """
         run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:

@@ -214,6 +214,7 @@ class Executor:
         context: StageContext[BaseModel] = StageContext(self._engine, job, recorder, state.recorded)
         try:
             with translate_errors(recorder, self._clock):
+                recorder.started()
                 recorder.completed(await stage.run(context))
             status = "completed"
         except PermanentError as error:
