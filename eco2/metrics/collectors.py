@@ -17,7 +17,7 @@ Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
 
 
 class BudgetSource(Protocol):
-    """The state of a budget at its leader (`eco2.quota.term.Status`)."""
+    """The state of a budget at its leader (`eco2.quota.member.Status`)."""
 
     @property
     def epoch(self) -> str: ...
