@@ -163,32 +163,31 @@ class Member:
 
     def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
         """Folds one record of the journal, and hands its grants to those who wait for them."""
-        own = header.writer == self._writer
-        if own:
-            while self._open and self._open[0][0] < header.number:
-                self.budget.withdraw(self._open.pop(0)[1])  # it can come no more: its number is past
-            if self._open and self._open[0][0] == header.number:
-                del self._open[0]
+        while header.writer == self._writer and self._open and self._open[0][0] <= header.number:
+            number, record = self._open.pop(0)
+            if number < header.number:
+                self.budget.withdraw(record)  # it can come no more: its number is past
         for granted in self.budget.apply(offset, header, event, now):
             if (waiting := self._waiting.get(granted.id)) and not waiting.granted.done():
                 waiting.granted.set_result(granted)
         if isinstance(event, CallRequested) and (asked := self._waiting.get(event.id)):
             asked.read = now
-            self._refuse(asked)
         elif isinstance(event, WriterAbsent) and event.writer == self.log.writers.own[0]:
-            self._ask_again()  # this process was taken for dead
+            self._drop_requests()  # this process was taken for dead
         self._changed.set()
 
     def reset(self) -> None:
         """Begins again without records: the journal was replaced, and all requests in it are lost."""
         self.budget = Budget(self.name, self._writer, self.log.writers, self._current)
         self._open.clear()
-        self._ask_again()
+        self._drop_requests()
 
-    def _ask_again(self) -> None:
-        """Asks again for all calls whose requests were dropped."""
+    def _drop_requests(self, *, only_void: bool = False) -> None:
+        """Ends the waits for requests that nobody grants; `only_void`: of runs that were replaced."""
         for waiting in self._waiting.values():
-            if waiting.read is not None and not waiting.granted.done():
+            if waiting.read is None or waiting.granted.done():
+                continue
+            if not only_void or not self._current(waiting.call.job, waiting.call.run):
                 waiting.granted.set_result(None)
 
     # The asker.
@@ -218,7 +217,7 @@ class Member:
                 return CallGrant(granted.by, call, granted, self)
             self.log.put(CallReleased(budget=self.name, id=call.id))
             if not self._current(call.job, call.run):
-                raise stale(call)
+                raise StaleRun(f"another run than {call.run} has job {call.job}: stand by")
             if granted is not None:
                 self._on_late()
             await AGAIN.sleep(tries)
@@ -234,12 +233,6 @@ class Member:
         if (now := self.clock()) - self._limits_given >= RENEWAL:
             self._limits_given = now
             self.update_limits(self._limits, given=True)
-
-    def _refuse(self, waiting: _Waiting) -> None:
-        """Ends the wait of a call whose run was replaced: nobody grants it."""
-        call = waiting.call
-        if not self._current(call.job, call.run) and not waiting.granted.done():
-            waiting.granted.set_exception(stale(call))
 
     # The leader, and who would be one.
 
@@ -275,9 +268,7 @@ class Member:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
-            for waiting in list(self._waiting.values()):
-                if waiting.read:
-                    self._refuse(waiting)
+            self._drop_requests(only_void=True)
 
     async def _send_heartbeats(self) -> None:
         """Shows while calls wait that this process runs; the leader listens."""
@@ -331,7 +322,3 @@ class Member:
 
 def encode_heartbeat(writers: Writers) -> bytes:
     return msgspec.json.encode((writers.own[0], writers.offset))
-
-
-def stale(call: CallRequested) -> StaleRun:
-    return StaleRun(f"another run than {call.run} has job {call.job}: stand by")

@@ -10,8 +10,8 @@ Counted are the functions of `eco2/`, with its lambdas, which a reader has to fo
 - generated code, as the constructors of dataclasses, and what runs in other threads and processes.
 
 Other timers may fire meanwhile, so the figure is what three passes have in common. The bounds are what the
-code had when they were written: they may sink, and a change that needs more says why. A paid call got three
-functions in `eco2/quota/window.py`: without a bound for its asks, a busy process got no grant in time.
+code had when they were written: they may sink, and a change that needs more says why. A stage's `started`
+is written when the stage begins, before it calls; the messages of a scan show it.
 
 | Functions, files | 0.1 | today |
 |---|---|---|
@@ -41,7 +41,7 @@ import pytest
 
 import eco2
 from eco2.call import Answer, Call, Reply, Usage
-from eco2.event import Marker, decode_events, encode_batch, encode_event, queued
+from eco2.event import decode_events, encode_batch, encode_event, queued
 from eco2.job import Job, new_id
 from eco2.llm.openai import OpenAIModel
 from eco2.pacer import Limits
@@ -246,26 +246,25 @@ async def next_id(lines: AsyncIterator[str]) -> None:
             return
 
 
+@pytest.mark.parametrize(("limits", "most"), [(Limits(500.0, 200_000.0), 7), (None, 5)])
 @virtual
-async def test_messages_of_a_scan() -> None:
-    """One worker and one gateway that share a calm broker, and calls of a second each."""
-    world = World()
-    pipeline = replace(scan, name="ask")
-    async with world.process() as gateway, world.process(Eyes(), pipeline):
+async def test_messages_of_a_scan(limits: Limits | None, most: int) -> None:
+    """One worker and one gateway at a calm broker, calls of a second each, and a budget with a leader."""
+    world, remotes = World(), [Remote("eyes", Eyes(), limits)]
+    async with world.process() as gateway, world.process(remotes=remotes, pipeline=replace(scan, name="ask")):
         log = world.server.logs[world.topology.stream]
-        await asyncio.sleep(5)
-        before = len(log._records)
-        job = scan_job(VirtualClock.now())
-        await gateway.journal.announce(queued(job))
-        await gateway.order(job)
-        state = await gateway.ended(job.id)
-        assert (state.status, set(state.outputs)) == ("completed", {stage.name for stage in scan.stages})
+        for _ in range(2):  # in the first scan the worker becomes the leader
+            await asyncio.sleep(5)
+            before = len(log._records)
+            job = scan_job(VirtualClock.now())
+            await gateway.journal.announce(queued(job))
+            await gateway.order(job)
+            state = await gateway.ended(job.id)
+            assert (state.status, set(state.outputs)) == ("completed", {stage.name for stage in scan.stages})
         messages = [decode_events(record.body) for record in list(log._records)[before:]]
-    listed = "\n".join("  " + ", ".join(str(event) for event in events) for events in messages)
+    listed = "\n".join("  " + ", ".join(type(event).__name__ for event in events) for events in messages)
     print(f"{len(messages)} messages:\n{listed}")
-    markers = [events for events in messages if all(isinstance(event, Marker) for event in events)]
-    assert len(markers) <= 2, listed
-    assert len(messages) <= 8, listed
+    assert len(messages) <= most, listed
 
 
 class Eyes(ScriptedModel):
