@@ -100,7 +100,12 @@ class StageContext(Generic[Input_co]):
         return done
 
     def begin_call(self) -> None:
-        """Begins the stage's text again; that of an earlier attempt is void."""
+        """Begins the stage's text again; that of an earlier attempt is void.
+
+        Raises `TooLarge` if the broker refused what the job wrote: an output is lost, so nothing is paid.
+        """
+        if self._job.refused is not None:
+            raise self._job.refused
         self._text = 0
 
     def emit(self, text: str) -> None:

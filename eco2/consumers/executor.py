@@ -87,7 +87,7 @@ class Executor:
 
     async def _attempt(self, job: ActiveJob) -> Outcome:
         """Makes one attempt at the job, with at most one run."""
-        job.run = None
+        job.run = job.refused = None
         try:
             state = await self._find(job)
             # The order names the deadline by its gateway's clock, which may be wrong; the view measures it.
