@@ -14,7 +14,7 @@ ShownBy = Literal["gateway", "worker", "each", "leader"]
 
 WAIT_BOUNDS = (0.002, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 """Seconds that calls wait: from a budget with room to an exhausted one."""
-GRANT_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 120)
+GRANT_BOUNDS = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.025, 0.05, 0.1, 0.15, 0.5, 1, 5, 10, 30, 60, 120)
 """Seconds until a grant: from an immediate reply to an exhausted budget."""
 JOB_BOUNDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15, 20, 30, 45, 60, 90, 120, 180)
 """Seconds of stages, calls and jobs: from a table look-up to the default deadline of a job."""
