@@ -137,10 +137,17 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
         stack.push_async_callback(here.end)
         for _ in range(case.workers):
             await here.join()
+        yield here
+
+
+@asynccontextmanager
+async def neighbours(case: Case, folder: Path) -> AsyncIterator[None]:
+    """Keeps all cores busy half of the time during the block, in a busy case."""
+    async with AsyncExitStack() as stack:
         for core in range((os.cpu_count() or 1) if case.busy else 0):
             burner = await programs.start(f"burner-{core}", ["bench.budget.burner", str(core)], folder, {})
             stack.push_async_callback(burner.kill)
-        yield here
+        yield
 
 
 def _provider_arguments(case: Case) -> list[str]:
