@@ -99,7 +99,6 @@ class _Entry:
     tokens: Charge | None
     variance: float
     cost: float
-    closed: bool = False
 
 
 class Pacer:
@@ -117,14 +116,10 @@ class Pacer:
         self._most = limits.tokens
         self._requests = self._ledger(None, limits.requests, now, 1.0)
         self._tokens = self._ledger(None, limits.tokens, now, largest)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry] = {}  # of the last minute, neither settled nor refunded
         self._order: deque[_Entry] = deque()
         self._kinds: dict[str, CallStats] = {}
         self._variance = 0.0
-
-    def __len__(self) -> int:
-        """Grants that are remembered one by one."""
-        return len(self._entries)
 
     def clear(self) -> None:
         """Takes the window as empty, for a pacer that will be told everything that was spent."""
@@ -227,23 +222,17 @@ class Pacer:
         return known.mean, known.variance
 
     def _close(self, name: str) -> _Entry | None:
-        entry = self._entries.get(name)
-        if entry is None or entry.closed:
-            return None
-        entry.closed = True
-        self._subtract_variance(entry.variance)
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            # Sums of floats drift: without a call in flight the sum must not fall below 0.
+            self._variance = max(0.0, self._variance - entry.variance)
         return entry
-
-    def _subtract_variance(self, variance: float) -> None:
-        # Sums of floats drift: without a call in flight the sum must not fall below 0.
-        self._variance = max(0.0, self._variance - variance)
 
     def _expire(self, now: float) -> None:
         while self._order and self._order[0].time + SPAN <= now:
             entry = self._order.popleft()
             if self._entries.get(entry.name) is entry:
                 self._close(entry.name)
-                del self._entries[entry.name]
 
     def _ledger(
         self, ledger: Ledger | None, limit: float | None, now: float, largest: float

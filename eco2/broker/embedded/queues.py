@@ -97,6 +97,11 @@ class Queue:
             self._consumers.remove(consumer)
             self.schedule()
 
+    @property
+    def has_consumers(self) -> bool:
+        """True while any consumer is attached."""
+        return bool(self._consumers)
+
     def others(self, consumer: "Consumer") -> bool:
         """True where another consumer could take what `consumer` holds."""
         return any(other is not consumer for other in self._consumers)

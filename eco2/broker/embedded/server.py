@@ -46,6 +46,12 @@ class Server:
             else:
                 self.queues.setdefault(entity.name, self._queue(entity))
 
+    def refuse_old_workers(self, needed: topology.Topology) -> None:
+        """Raises `ConfigurationError` if workers of release 0.1 share a budget with this process."""
+        for name in needed.old_budgets:
+            if (queue := self.queues.get(name)) is not None and queue.has_consumers:
+                raise ConfigurationError(topology.old_workers(name))
+
     def block(self, reason: str) -> None:
         """Refuses publishes, as under a memory alarm, until `unblock`."""
         self.blocked = reason
