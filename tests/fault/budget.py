@@ -78,7 +78,7 @@ async def leader_partitioned(lab: Lab, size: Size) -> Evidence:
 @asynccontextmanager
 async def _granting(lab: Lab, size: Size, env: dict[str, str]) -> AsyncIterator[Granting]:
     """Calls for a minute, of which some have been granted, and who grants them."""
-    rpm = max(60, 3 * size.jobs)
+    rpm = max(120, 3 * size.jobs)
     async with trial(lab, size, workers=WORKERS, wire=Proxy, env=env, rpm=rpm) as run:
         run.submit(size.jobs * 3 // 2, over=size.call / 2)
         async with asyncio.timeout(60):
