@@ -46,10 +46,10 @@ class Direct:
 
     def __init__(self, node: Node, prefix: str) -> None:
         self._url = node.url
-        self._topology = Topology(prefix, pipelines=("work",))
+        self.topology = Topology(prefix, pipelines=("work",))
 
-    def process(self) -> Broker:
-        return RabbitMQ(self._url, self._topology, process="eco2 test", publish_timeout=2)
+    def process(self, topology: Topology | None = None) -> Broker:
+        return RabbitMQ(self._url, topology or self.topology, process="eco2 test", publish_timeout=2)
 
     async def disrupt(self) -> None:
         raise AssertionError("these tests treat the node itself badly")
