@@ -67,7 +67,7 @@ class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a paid call brought, as the journal keeps it."""
+    """Holds what a paid call brought, as the journal keeps it."""
 
     model: str
     usage: _Usage
