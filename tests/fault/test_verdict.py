@@ -233,6 +233,18 @@ def test_recovery_at_clients_is_when_the_last_of_them_is_served_again() -> None:
     assert "1 jobs had no event after the fault (a)" in judge(alone).breaches
 
 
+def test_a_client_that_had_seen_the_end_need_not_be_served_again() -> None:
+    seen = evidence(right())
+    first, late = seen.traces
+    gone = replace(first, sights=tuple(replace(sight, at=104.0) for sight in first.sights))
+    again = replace(first, opened=(100.0, 105.25))
+    moment = Moment(104.25, by="clients")  # before the suite read the end
+    assert judge(replace(seen, traces=(gone, again, late), moment=moment)).recovered == 1.0
+    unseen = replace(gone, sights=gone.sights[:-1])
+    cut = judge(replace(seen, traces=(unseen, again, late), moment=moment))
+    assert "1 jobs had no event after the fault (a)" in cut.breaches
+
+
 def test_the_loser_of_a_race_is_nobodys_loss() -> None:
     journal = right()
     journal.add("queued", "b", key="k")

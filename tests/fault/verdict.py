@@ -150,11 +150,17 @@ def recovery(evidence: Evidence, jobs: Mapping[str, History]) -> tuple[float | N
 
 
 def _next(moment: Moment, history: History, traces: Iterable[Trace]) -> float | None:
-    """Seconds from the moment until the job goes on, or until the last of its clients is served again."""
+    """Seconds from the moment until the job goes on, or until the last of its clients is served again.
+
+    A client that had seen the job's end has nothing to wait for, even if the suite read that end later.
+    """
     if moment.by == "journal":
         return min((fact.at - moment.at for fact in history.facts if _after(fact, moment)), default=None)
+    end = history.end.id if history.end is not None else None
     served = [
-        min((at - moment.at for at in trace.opened if at > moment.at), default=None)
+        0.0
+        if any(sight.id == end and sight.at <= moment.at for sight in trace.sights)
+        else min((at - moment.at for at in trace.opened if at > moment.at), default=None)
         for trace in traces
         if trace.job == history.job and not trace.late
     ]
