@@ -119,6 +119,21 @@ async def test_a_dropped_letter_is_gone_and_the_others_keep_their_order(
     assert await bodies(amqp_url, topology) == []
 
 
+async def test_letters_beyond_the_limit_stay_while_others_are_dropped(
+    amqp_url: str, topology: Topology
+) -> None:
+    names = [f"{number}" for number in range(100)]
+    await bury(amqp_url, topology, *names)
+    for divisor in (3, 5, 7):
+        async with open_dead_letters(amqp_url, topology, 50) as held:
+            assert len(held) == 50
+            for letter in held:
+                if int(letter.message_id) % divisor == 0:
+                    await letter.drop()
+                    names.remove(letter.message_id)
+        assert sorted(await bodies(amqp_url, topology)) == sorted(names)
+
+
 async def test_an_exception_passes_and_what_was_not_dropped_goes_back(
     amqp_url: str, topology: Topology
 ) -> None:

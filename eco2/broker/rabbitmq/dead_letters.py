@@ -1,12 +1,15 @@
 """Dead letters for operators: read without being consumed, dropped one by one.
 
 Guarantees: a dead letter leaves the queue only by its own `drop`. When the block ends, also by an exception,
-all others are in the queue again, in the old order. Reading them any number of times is harmless, since the
-queue's delivery limit is out of reach (`topology.py`). During the block no other reader sees them. If its
-connection goes, they are back at once, perhaps in another order.
+all others are in the queue again, and in the old order if all were held. Reading them any number of times is
+harmless, since the queue's delivery limit is out of reach (`topology.py`). During the block no other reader
+sees them. If its connection goes, they are back at once, perhaps in another order.
 
 One consumer holds them all, since a quorum queue keeps no order among messages that different readers (or
 several `basic.get`) return, and for one reader only the order of a few at a time.
+
+An ack has no answer, and a channel keeps acks back while more than 32 of them are not yet in the queue's log:
+those are lost when the channel closes. So each drop waits for a `basic.get`, which goes through that log.
 """
 
 import asyncio
@@ -100,6 +103,8 @@ class DeadLetterQueue:
         self._prefix = topology.queue("")
         self._held: dict[int, DeadLetterMessage] = {}
         self._arrived = asyncio.Event()
+        self._next = 0
+        self._drops = asyncio.Lock()
 
     async def take(self, limit: int) -> list[DeadLetterMessage]:
         """Takes the oldest letters that no other reader holds, at most `limit`."""
@@ -125,7 +130,8 @@ class DeadLetterQueue:
                 DeliveryLost, "the connection went; look again whether the letter is still there"
             ):
                 await self._channel.basic_ack(tag)
-                await self._waiting()  # answered after the ack, which has no answer
+                async with self._drops:
+                    await self._pass_log()
 
     async def close(self) -> None:
         """Gives back every letter that was not dropped: a few at a time, to keep their order."""
@@ -134,9 +140,11 @@ class DeadLetterQueue:
                 BrokerUnavailable, "the connection went, and the letters went back by themselves"
             ):
                 tags = list(self._held)
+                parts = [tags[start : start + RETURN_BATCH] for start in range(0, len(tags), RETURN_BATCH)]
+                if self._next:
+                    parts.append([self._next])  # alone: letters of two readers lose their order
                 deadline = asyncio.get_running_loop().time() + RETURN_TIMEOUT
-                for start in range(0, len(tags), RETURN_BATCH):
-                    part = tags[start : start + RETURN_BATCH]
+                for part in parts:
                     expected = await self._waiting() + len(part)
                     await self._channel.basic_nack(part[-1], multiple=True, requeue=True)
                     # The broker sends no notice of a return; another reader may take them before.
@@ -144,6 +152,12 @@ class DeadLetterQueue:
                         await asyncio.sleep(0.002)
         except BrokerUnavailable as error:
             log.info("dead letters not given back", why=str(error))
+
+    async def _pass_log(self) -> None:
+        """Returns when the queue's log has all acks that were sent; holds the oldest letter of the rest."""
+        if self._next:
+            await self._channel.basic_nack(self._next, requeue=True)
+        self._next = (await self._channel.basic_get(self._queue)).delivery_tag or 0
 
     async def _waiting(self) -> int:
         return (await self._channel.queue_declare(self._queue, passive=True)).message_count or 0
