@@ -124,6 +124,7 @@ async def process(
         window,
         presence.now,
         life=settings.job_deadline,
+        daily=settings.daily_usd is not None,
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
         presence=presence,
@@ -139,7 +140,6 @@ async def process(
         Component("snapshots", partial(journal.write_snapshots, broker)),
     ]
     if settings.daily_usd is not None:
-        core.append(Component("spending", parts.journal.backfill_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
         probes = parts.probes(stop, listening, own=False)
@@ -237,7 +237,6 @@ class _Parts:
             call_timeout=settings.call_timeout,
             holder_timeout=settings.holder_timeout,
             window=settings.view_minutes * 60,
-            spending=settings.daily_usd is not None,
             default_model=settings.default_model,
         )
         return worker_components(self.core, providers, options)

@@ -21,8 +21,9 @@ ORDER_OVERHEAD = 100_000
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
     """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be."""
     names = tuple(pipeline.name for pipeline in pipelines)
+    hours = ceil(settings.retention_hours), ceil(settings.job_deadline / 3600)
     try:
-        return Topology(settings.prefix, names, ceil(settings.retention_hours))
+        return Topology(settings.prefix, names, *hours)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -32,7 +32,6 @@ from eco2.journal.snapshots import (
     read_snapshot,
     write_snapshot,
 )
-from eco2.journal.spending import backfill_spending
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
 from eco2.log import get_logger
@@ -76,7 +75,7 @@ SNAPSHOT_INTERVAL = (BUDGET_SECONDS, BUDGET_SECONDS + 15.0)
 PASSED_INTERVAL, MAX_PASSED = 5.0, 14
 """Seconds between two offsets that a snapshot names as passed, and how many."""
 SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
-"""Of the live message that says that one is being written, in a version."""
+"""Of the live message that says that one was written, of a version."""
 MAX_REPLY_BYTES = 256_000_000
 """Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
@@ -84,7 +83,8 @@ MAX_REPLY_BYTES = 256_000_000
 @dataclass(frozen=True, slots=True)
 class Status:
     """Figures of this process's journal. Seconds: `lag` of its view; `unconfirmed`: of the oldest event that
-    it wrote; `behind`: of the oldest confirmed one that its tail has not shown. `replaced`: logs replaced."""
+    it wrote; `behind`: of the oldest confirmed one that its tail has not shown. `replaced`: logs replaced.
+    `snapshot_age`: of the newest snapshot that it knows of, or else of its view; None without a store."""
 
     jobs: int
     lag: float
@@ -94,6 +94,7 @@ class Status:
     backlog: Mapping[str, Backlog]
     behind: float = 0.0
     replaced: int = 0
+    snapshot_age: float | None = None
 
 
 class TailMonitor:
@@ -141,7 +142,7 @@ class TailMonitor:
 
 
 class Journal:
-    """`clock`: Unix seconds. For `window`, `life`, `results`, `replies`, `monotonic` see `View`.
+    """`clock`: Unix seconds. For `window`, `life`, `daily`, `results`, `replies`, `monotonic` see `View`.
 
     `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
     """
@@ -153,6 +154,7 @@ class Journal:
         clock: Clock,
         *,
         life: float = 0.0,
+        daily: bool = False,
         results: int = MAX_RESULT_BYTES,
         replies: int = MAX_REPLY_BYTES,
         presence: Presence | None = None,
@@ -163,6 +165,7 @@ class Journal:
             window,
             clock if presence is None else presence.now,
             life=life,
+            daily=daily,
             results=results,
             replies=replies,
             earliest=None if presence is None else presence.earliest,
@@ -172,12 +175,13 @@ class Journal:
         self.presence = presence
         self._stream = stream
         self._clock = clock if presence is None else presence.now
-        self._window = window
         self._monitor = TailMonitor(stream)
         self.writers = self.view.writers
         self._outbox = Outbox(self._monitor, self.writers, monotonic)
         self._tail: Tail | None = None
         self._snapshots = snapshots
+        self._snapshot_at = monotonic()
+        self._monotonic = monotonic
         self._last: Record | None = None
         self._restored: Saved | None = None
         self._fits = False
@@ -202,6 +206,7 @@ class Journal:
             skipped=view.skipped,
             paused=view.paused is not None,
             backlog=backlog(view, view.age) if filled else {},
+            snapshot_age=None if self._snapshots is None else self._monotonic() - self._snapshot_at,
         )
 
     @property
@@ -292,19 +297,6 @@ class Journal:
         """
         return record.value if record.kept else await self._past_jobs.value_at(record.at)
 
-    async def backfill_spending(self, stop: asyncio.Event) -> None:
-        """Completes today's spending once the view is filled; then it idles until `stop`."""
-        if await self.ready(stop):
-            reading = asyncio.ensure_future(
-                backfill_spending(self._stream, self.view.spending, self._clock, self._window)
-            )
-            stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()
-            reading.cancel()
-            await stopping
-
     async def write_snapshots(self, live: PubSub, stop: asyncio.Event) -> None:
         """Writes a snapshot every minute, if something changed and no other process was faster."""
         if self._snapshots is None or not await self.ready(stop):
@@ -314,28 +306,32 @@ class Journal:
         passed: deque[tuple[float, int]] = deque(maxlen=MAX_PASSED)
         due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
 
-        def put_off(*_: object) -> None:
+        def put_off() -> None:
             nonlocal due
             due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
 
-        subscription = live.subscribe(SNAPSHOT_TOPIC, put_off)
+        def note(*_: object) -> None:
+            self._snapshot_at = self._monotonic()
+            put_off()
+
+        subscription = live.subscribe(SNAPSHOT_TOPIC, note)
         while not stop.is_set():
             if resets != self.view.resets:
-                resets = self.view.resets
+                resets, written, due = self.view.resets, -2, loop.time()  # the day's sum is in no other place
                 passed.clear()
-                put_off()
             passed.append((self._clock(), self.view.offset))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASSED_INTERVAL):
                     await stop.wait()
             due_now = loop.time() >= due and self.current and resets == self.view.resets
             if due_now and self.view.changed != written and self._last is not None:
-                written = self.view.changed
-                snapshot = self.view.save(list(passed), self._last.body)
-                live.broadcast(SNAPSHOT_TOPIC, b"")
+                changed, snapshot = self.view.changed, self.view.save(list(passed), self._last.body)
                 put_off()
                 try:
                     await write_snapshot(self._snapshots, messages(snapshot))
+                    written = changed
+                    note()
+                    live.broadcast(SNAPSHOT_TOPIC, b"")
                 except (RetryableError, TooLarge) as error:
                     log.warning("no snapshot this time", why=str(error))
         await subscription.cancel()
@@ -368,14 +364,14 @@ class Journal:
         """
         if self.presence is not None:
             await self.presence.hello_answered.wait()  # else a clock ahead would begin after the log's end
-            self.view.begin()
+        self.view.begin()
         marker = self._marker()
         seen = self.view.expect(marker.id)
         await self.put(marker)
         starts: tuple[Start, ...] = (FromTime(self.view.since), FromTime(self.view.since - DAY), FromStart())
         if self._snapshots is not None and self.view.resets == 0:
             found = await read_snapshot(self._snapshots, self._clock)
-            if found is not None and await self._resume(found, seen):
+            if found and self.view.is_enough(found.saved) and await self._resume(found, seen):
                 return
             seen = self.view.expect(marker.id)
         for start in cycle(starts):
@@ -396,13 +392,14 @@ class Journal:
         start = FromOffset(snapshot.saved.begin(self._clock()))
         self._tail = self._stream.tail(start, self._show, self._replaced.set)
         if await self._shown(self._tail, seen) and self._fits:
+            age = self._clock() - snapshot.saved.passed[-1][0]
+            self._snapshot_at = self._monotonic() - max(0.0, age)
             self.filled.set()
             log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
             return True
         log.warning("the snapshot does not fit the journal, which is read without it")
         await self._tail.cancel()
         self.view.clear()
-        self.view.spending.forget()
         return False
 
     async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:

@@ -58,6 +58,8 @@ class JournalSource(Protocol):
     @property
     def replaced(self) -> int: ...
     @property
+    def snapshot_age(self) -> float | None: ...
+    @property
     def skipped(self) -> int: ...
     @property
     def paused(self) -> bool: ...
@@ -147,6 +149,8 @@ class JournalCollector(Collector):
         yield _gauge("eco2_view_lag_seconds", status.lag)
         yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
         yield _gauge("eco2_tail_behind_seconds", status.behind)
+        if status.snapshot_age is not None:
+            yield _gauge("eco2_snapshot_age_seconds", status.snapshot_age)
         yield _gauge("eco2_intake_paused", float(status.paused))
         replaced = _counter("eco2_journal_replaced")
         replaced.add_metric([], status.replaced)

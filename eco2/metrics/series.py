@@ -305,6 +305,12 @@ PROCESS = (
         "each",
         "Age of the oldest confirmed event of this process that its tail has not read back; 0 if none.",
     ),
+    gauge(
+        "eco2_snapshot_age_seconds",
+        "each",
+        "Seconds since the newest snapshot of the view that this process knows of, without one since its "
+        "start. None is written while no job changes. Only with RabbitMQ: use min() over instances.",
+    ),
     counter(
         "eco2_journal_replaced",
         "each",

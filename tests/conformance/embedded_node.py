@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.ports import Broker
-from tests.conformance.harness import Node
+from tests.conformance.harness import PIPELINES, Node
 
 
 class EmbeddedNode:
@@ -14,10 +15,10 @@ class EmbeddedNode:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._topology = Topology("t", pipelines=("work",))
+        self._topology = Topology("t", pipelines=PIPELINES)
 
-    def process(self) -> Broker:
-        return Embedded(self._topology, self._server)
+    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
+        return Embedded(replace(self._topology, pipelines=pipelines), self._server)
 
     async def disrupt(self) -> None:
         self._server.disrupt()

@@ -15,6 +15,7 @@ from eco2.ports import Broker, Subscription, jobs_queue, retry_queue
 PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
+PIPELINES = ("work",)
 QUEUE = jobs_queue("work")
 """The work queue that every node has, with `RETRIES` and its wait queues; `dead` and both streams exist."""
 
@@ -26,8 +27,8 @@ Item = TypeVar("Item")
 class Node(Protocol):
     """One broker as the test's world."""
 
-    def process(self) -> Broker:
-        """The broker object of a new process of ours, not running yet."""
+    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
+        """The broker object of a new process that knows these pipelines, not running yet."""
 
     async def disrupt(self) -> None:
         """Every process loses every connection at once; all may connect again."""
@@ -83,9 +84,9 @@ class Brokers:
         self._node = node
         self._running: dict[Broker, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
-    def create(self) -> Broker:
+    def create(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
         """A process that does not run yet."""
-        return self._node.process()
+        return self._node.process(pipelines)
 
     async def start(self, broker: Broker | None = None) -> Broker:
         """Runs `broker` (or a new one); returns when it is ready."""

@@ -2,13 +2,14 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aio_pika
 
 from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.topology import Exchange, Topology
 from eco2.ports import Broker
-from tests.conformance.harness import Node
+from tests.conformance.harness import PIPELINES, Node
 from tests.support.proxy import Proxy
 
 
@@ -20,8 +21,8 @@ class RabbitMQNode:
         self._topology = topology
         self._url = url
 
-    def process(self) -> Broker:
-        return RabbitMQ(self._proxy.url, self._topology)
+    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
+        return RabbitMQ(self._proxy.url, replace(self._topology, pipelines=pipelines))
 
     async def disrupt(self) -> None:
         self._proxy.cut()
@@ -42,7 +43,7 @@ class RabbitMQNode:
 @asynccontextmanager
 async def open_node(url: str, prefix: str) -> AsyncIterator[Node]:
     """The broker at `url`; what the test declared under `prefix` is deleted afterwards."""
-    topology = Topology(prefix, pipelines=("work",))
+    topology = Topology(prefix, pipelines=PIPELINES)
     async with Proxy.to(url) as proxy:
         yield RabbitMQNode(proxy, topology, url)
     await delete(url, topology)

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -18,6 +19,7 @@ from eco2.errors import BrokerUnavailable, DeliveryLost, PublishUncertain
 from eco2.ports import Broker, Delivery, FromStart, Record
 from tests.conformance.harness import (
     PATIENCE,
+    PIPELINES,
     QUEUE,
     Brokers,
     Received,
@@ -46,10 +48,11 @@ class Direct:
 
     def __init__(self, node: Node, prefix: str) -> None:
         self._url = node.url
-        self._topology = Topology(prefix, pipelines=("work",))
+        self._topology = Topology(prefix, pipelines=PIPELINES)
 
-    def process(self) -> Broker:
-        return RabbitMQ(self._url, self._topology, process="eco2 test", publish_timeout=2)
+    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
+        topology = replace(self._topology, pipelines=pipelines)
+        return RabbitMQ(self._url, topology, process="eco2 test", publish_timeout=2)
 
     async def disrupt(self) -> None:
         raise AssertionError("these tests treat the node itself badly")
