@@ -116,7 +116,8 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     log.info("starting", **in_force(settings, role, loaded))
-    broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
+    budgets = () if role == "gateway" else tuple(settings.remotes)
+    broker = open_broker(settings, topology(settings, loaded, budgets), role, alone=role == "serve")
     presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
     journal = Journal(
@@ -145,9 +146,9 @@ async def process(
         probes = parts.probes(stop, listening, own=False)
         yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
-    budgets = parts.budgets()
-    async with open_models(settings, budgets.update_limits) as models:
-        worker = [*budgets.components, *parts.worker(models, budgets)]
+    shares = parts.budgets()
+    async with open_models(settings, shares.update_limits) as models:
+        worker = [*shares.components, *parts.worker(models, shares)]
         if role == "worker":
             yield [*core, parts.probes(stop, listening, own=True), *worker]
         else:

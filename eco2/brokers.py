@@ -18,12 +18,15 @@ ORDER_OVERHEAD = 100_000
 """Bytes of an order beside its upload."""
 
 
-def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
-    """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be."""
+def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequence[str] = ()) -> Topology:
+    """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be.
+
+    `budgets`: the providers that the process calls.
+    """
     names = tuple(pipeline.name for pipeline in pipelines)
     hours = ceil(settings.retention_hours), ceil(settings.job_deadline / 3600)
     try:
-        return Topology(settings.prefix, names, *hours)
+        return Topology(settings.prefix, names, *hours, tuple(budgets))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from eco2.calls.provider import Budget, Provider
 from eco2.calls.reservation import Fence
@@ -60,10 +61,10 @@ class WorkerOptions:
 
 def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
     """Takes part in the budget of the provider `name`, which all processes share through the journal."""
-    member = Member(
-        name, core.journal, core.broker, limits, core.journal.view.may_call, counting, core.presence.steady
-    )
-    core.journal.view.join(member)
+    journal, on_late = core.journal, partial(core.metrics.grant_ended, name, "expired")
+    current, clock = journal.view.may_call, core.presence.steady
+    member = Member(name, journal, core.broker, limits, current, counting, clock, on_late)
+    journal.view.join(member)
     core.metrics.show_budget(name, member.status)
     return member
 

@@ -21,7 +21,7 @@ FRESH = 1.0
 MAX_STALL = 2.5
 """Seconds without a fresh message after which this process's tail counts as stalled."""
 PRESENCE = 2.0
-"""Seconds for which a message or a beat shows that its writer runs, and how far its tail may be behind."""
+"""Seconds for which a message or a heartbeat shows that its writer runs; a tail may be as far behind."""
 MAX_NUMBERS = 5_000
 """Writers whose numbers a snapshot has: those of months. A copy of a message comes within minutes."""
 STEP = 0.25
@@ -42,7 +42,7 @@ class _Writer:
 class Writers:
     """The writers of one journal, as one process reads them; `now` is its monotonic clock.
 
-    `own`: its own writers; beats name the first. `offset`: the last that it read.
+    `own`: its own writers; heartbeats name the first. `offset`: the last that it read.
     """
 
     def __init__(self, *own: str) -> None:
@@ -50,7 +50,7 @@ class Writers:
         self.offset = -1
         self._fresh = -math.inf
         self._writers: dict[str, _Writer] = {}
-        self._beats: dict[str, tuple[float, int]] = {}
+        self._heartbeats: dict[str, tuple[float, int]] = {}
         self._read: deque[tuple[float, int]] = deque(maxlen=2 * int(PRESENCE / STEP))
         self._restored: tuple[int, dict[str, int]] = (-1, {})
 
@@ -69,7 +69,7 @@ class Writers:
         if not self._read or now - self._read[-1][0] >= STEP:
             self._read.append((now, offset))
         if not self.is_own(header.writer):
-            self.beat(header.writer, header.seen, now)
+            self.note_heartbeat(header.writer, header.seen, now)
         return True
 
     @property
@@ -89,10 +89,10 @@ class Writers:
         """Takes over `numbers` as they were after the record at `offset`: they count for later records."""
         self._restored = (offset, numbers)
 
-    def beat(self, writer: str, seen: int, now: float) -> None:
+    def note_heartbeat(self, writer: str, seen: int, now: float) -> None:
         """Notes a sign of life: its writer runs, and has read the journal up to `seen`."""
-        _, before = self._beats.get(writer, (now, -1))
-        self._beats[writer] = (now, max(before, seen))
+        _, before = self._heartbeats.get(writer, (now, -1))
+        self._heartbeats[writer] = (now, max(before, seen))
 
     def ahead(self, writer: str, now: float) -> float:
         """Returns the most by which this process's clock is ahead of the writer's, in seconds.
@@ -110,7 +110,7 @@ class Writers:
 
     def heard(self, writer: str) -> float:
         """Returns when the writer was heard of last; minus infinity if never."""
-        return self._beats.get(writer, (-math.inf, -1))[0]
+        return self._heartbeats.get(writer, (-math.inf, -1))[0]
 
     def is_current(self, now: float) -> bool:
         """Returns True while this process's tail shows what the journal holds."""
@@ -119,11 +119,11 @@ class Writers:
     def is_present(self, writer: str, now: float) -> bool:
         """Returns True if the writer was heard of lately, and its tail is not behind this one's.
 
-        True for all while this process's own beats do not come back: then none would.
+        True for all while this process's own heartbeats do not come back: then none would.
         """
         if self.is_own(writer) or now - self.heard(self.own[0]) > PRESENCE:
             return True
-        heard, seen = self._beats.get(writer, (-math.inf, -1))
+        heard, seen = self._heartbeats.get(writer, (-math.inf, -1))
         while len(self._read) > 1 and self._read[1][0] <= now - PRESENCE:
             self._read.popleft()
         needed = self._read[0][1] if self._read and self._read[0][0] <= now - PRESENCE else -1

@@ -1,5 +1,6 @@
-"""An installation for one case: the provider, a gateway, and three workers that join and leave."""
+"""An installation for one case: the provider, a gateway, and workers that join and leave."""
 
+import os
 import re
 import signal
 import uuid
@@ -17,7 +18,6 @@ from bench.budget.case import Case
 from bench.programs import Program
 from eco2.broker.topology import Exchange, Topology
 
-WORKERS = 3
 SCALE = 0.25
 """Of the latencies of the Celery baseline (12 and 14 s a call): all in flight then fits two cores. Limits and
 clocks are not scaled."""
@@ -135,9 +135,19 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
         await gateway.ready(http)
         here = Fleet(prefix, case, folder, http, provider, gateway, env)
         stack.push_async_callback(here.end)
-        for _ in range(WORKERS):
+        for _ in range(case.workers):
             await here.join()
         yield here
+
+
+@asynccontextmanager
+async def neighbours(case: Case, folder: Path) -> AsyncIterator[None]:
+    """Keeps all cores busy half of the time during the block, in a busy case."""
+    async with AsyncExitStack() as stack:
+        for core in range((os.cpu_count() or 1) if case.busy else 0):
+            burner = await programs.start(f"burner-{core}", ["bench.budget.burner", str(core)], folder, {})
+            stack.push_async_callback(burner.kill)
+        yield
 
 
 def _provider_arguments(case: Case) -> list[str]:

@@ -80,14 +80,16 @@ class Topology:
     """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
 
     `pipelines` get their work queues. `retention_hours`: how long the journal keeps its records;
-    `inputs_hours`: how long the copies of orders are kept, at least as long as a job lives. Raises ValueError
-    for a name that is not lower-case letters, digits and `-`.
+    `inputs_hours`: how long the copies of orders are kept, at least as long as a job lives. `budgets`: the
+    providers whose budgets this process shares; no worker of release 0.1 may share one at the same time.
+    Raises ValueError for a name that is not lower-case letters, digits and `-`.
     """
 
     prefix: str = "eco2"
     pipelines: tuple[str, ...] = ()
     retention_hours: int = 24
     inputs_hours: int = 1
+    budgets: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -120,6 +122,11 @@ class Topology:
     def live(self) -> str:
         """The topic exchange of live messages."""
         return self.queue(LIVE)
+
+    @property
+    def old_budgets(self) -> tuple[str, ...]:
+        """The queues from which workers of release 0.1 serve the budgets; the present release has none."""
+        return tuple(self.queue(f"rpc.quota-{name}") for name in self.budgets)
 
     def _describe(self) -> tuple[Entity, ...]:
         return (
@@ -193,6 +200,15 @@ def difference(entity: Entity, reason: str) -> str:
         actual, expected = (_value(argument, found[side]) for side in ("actual", "expected"))
         reason = f"{argument} is {actual} at the broker, {expected} here"
     return f"{entity.kind} {entity.name}: {reason}; {advice}"
+
+
+def old_workers(queue: str) -> str:
+    """Why a worker must not start while `queue`, one of `old_budgets`, has consumers; and what to do."""
+    return (
+        f"workers of release 0.1 run: they consume {queue}. Together with this one they would use up to "
+        "twice the provider's limits, since neither reads the other's grants. Stop all of them, wait until "
+        "the last one has exited, then start this one; docs/operations.md has the steps (From 0.1)"
+    )
 
 
 def missing(entity: Entity) -> str:

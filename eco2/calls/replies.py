@@ -25,7 +25,7 @@ from eco2.call import (
 )
 from eco2.job import JSON
 
-_ERRORS = {
+_ERRORS: dict[str, type[PaidCallFailed]] = {
     "UNFIT": InvalidAnswer,
     "UNREADABLE": UnreadableAnswer,
     "REFUSED": ModelRefused,
@@ -110,11 +110,6 @@ def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | Pai
 
 
 def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
-    match error.kind:
-        case "UNFIT":
-            return InvalidAnswer(error.message, model, usage, error.text, error.problem)
-        case "UNREADABLE":
-            return UnreadableAnswer(error.message, model, usage)
-        case "REFUSED":
-            return ModelRefused(error.message, model, usage)
-    return PaidCallFailed(error.message, model, usage)
+    if error.kind == "UNFIT":
+        return InvalidAnswer(error.message, model, usage, error.text, error.problem)
+    return _ERRORS.get(error.kind, PaidCallFailed)(error.message, model, usage)

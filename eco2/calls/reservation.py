@@ -73,7 +73,7 @@ class Reservation(Generic[Answer]):
     _passed_at: float | None = field(default=None, init=False)
 
     async def acquire(self) -> None:
-        """Waits for the call's grant; without a budget, for the fence."""
+        """Waits for the call's grant; without a budget, behind the fence."""
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
@@ -92,7 +92,7 @@ class Reservation(Generic[Answer]):
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:
-            self._passed_at = await self.fence.check(self.caller, self._passed_at)
+            self._passed_at = await self.fence.check(self.caller)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:
         """Opens the gate of the call: the adapter awaits it right before the first byte.
@@ -112,6 +112,8 @@ class Reservation(Generic[Answer]):
             else:
                 self._outcome = "used"
                 break
+        if self._passed_at is not None:  # the connection may have taken longer than the lease
+            await self.fence.check(self.caller, self._passed_at)
         timer.reschedule(asyncio.get_running_loop().time() + seconds)
         self.sent_at = time.monotonic()
 

@@ -70,11 +70,18 @@ class StageContext(Generic[Input_co]):
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
-        reply = await self._recorded_reply(call, base, digest)
+        key = base if call.key is not None else f"{base}/{self._taken[base]}"
+        reply: Reply[Answer] | PaidCallFailed | None = None
+        if (record := self._record(key)) is not None:  # perhaps of a void run that is still at work
+            if record.digest != digest:
+                raise CallChanged(
+                    f"the call {call.key!r} of stage {self._recorder.stage.name} asks something else than "
+                    "before: give the new question a key of its own, or submit the job again"
+                )
+            self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
+            reply = reply_from_json(call, await self._engine.journal.value_of(record))
         if reply is None:
             reply = await self._pay(call, base, digest)
-        else:
-            self._recorder.started()
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
@@ -93,34 +100,25 @@ class StageContext(Generic[Input_co]):
         return done
 
     def begin_call(self) -> None:
-        """Shows the stage as started; the text of an earlier attempt is void."""
-        self._recorder.started()
+        """Begins the stage's text again; that of an earlier attempt is void.
+
+        Raises `TooLarge` if the broker refused what the job wrote: an output is lost, so nothing is paid.
+        """
+        if self._job.refused is not None:
+            raise self._job.refused
         self._text = 0
 
     def emit(self, text: str) -> None:
-        self._recorder.started()
         run, stage = self._recorder.run, self._recorder.stage
         self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
         self._text += len(text)
 
-    async def _recorded_reply(
-        self, call: Call[Answer], base: str, digest: str
-    ) -> Reply[Answer] | PaidCallFailed | None:
-        """Returns the reply of another run, perhaps of a void one that is still at work; None without one."""
-        key = base if call.key is not None else f"{base}/{self._taken[base]}"
-        if (record := self._record(key)) is None:
-            return None
-        if record.digest != digest:
-            raise CallChanged(
-                f"the call {call.key!r} of stage {self._recorder.stage.name} asks something else than "
-                "before: "
-                "give the new question a key of its own, or submit the job again"
-            )
-        self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
-        return reply_from_json(call, await self._engine.journal.value_of(record))
-
     async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
-        await self._job.confirmed()
+        """Makes the call and records its reply.
+
+        No wait for a confirm: the call's grant, or its barrier, follows all that the job has written in the
+        journal, and nothing is sent before the own tail has shown it.
+        """
         run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:

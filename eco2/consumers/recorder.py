@@ -35,16 +35,15 @@ class StageRecorder:
         self._job = job
         self._clock = clock
         self._place = 1 + job.pipeline.stages.index(stage)
-        self._shown = False
 
     def started(self) -> None:
-        """Shows the stage to clients: at its first call or text, or with its end if it makes none."""
-        if not self._shown:
-            self._write("started")
+        """Shows the stage to clients; what the stage writes at once shares the message."""
+        self._write("started")
 
     def repeated(self, state: JobState) -> None:
         """Shows a stage whose output came with a job that resumes another, unless it was shown before."""
         if all(shown.seq <= 10 * self._place for shown in state.visible_events):
+            self.started()
             self._write("completed", output=state.outputs[self.stage.name])
 
     def add_usage(self, model: str, usage: Usage) -> None:
@@ -85,19 +84,11 @@ class StageRecorder:
         self._write("failed", error=error_json(error))
 
     def _write(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
-        now = self._clock()  # one time for both events: clients rely on times in order
-        opening = () if self._shown or status == "started" else (self._event(now, "started"),)
         if self.usage:
             self.progress.usage[self.stage.name] = self.usage
-        self._job.write(*opening, self._event(now, status, output, error))
-        self._shown = True  # not where `write` raised: events that are too large were not shown
-
-    def _event(
-        self, now: float, status: Status, output: JSON | None = None, error: JSON | None = None
-    ) -> StageChanged:
         stages_done = self._place if status == "completed" else self._place - 1
-        return StageChanged(
-            ts=now,
+        event = StageChanged(
+            ts=self._clock(),
             job=self._job.id,
             run=self.run.id,
             stage=self.stage.name,
@@ -106,8 +97,9 @@ class StageRecorder:
             progress=100 * stages_done // len(self._job.pipeline.stages),
             output=output,
             error=error,
-            usage=None if status == "started" else self.usage,
+            usage=self.usage,
         )
+        self._job.write(event)
 
 
 def added(before: Mapping[str, object] | None, model: str, usage: Usage) -> JSON:

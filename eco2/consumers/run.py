@@ -33,6 +33,7 @@ class ActiveJob:
     """A job in this worker's hands, as `order` describes it. `delivery` may be replaced by a redelivery.
 
     `run`: once the journal shows that it is the job's current one; None while the job waits here.
+    `refused`: the error of events that the broker never takes, since they are too large.
     """
 
     def __init__(self, order: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
@@ -41,6 +42,7 @@ class ActiveJob:
         self.pipeline = pipeline
         self.delivery = delivery
         self.run: Run | None = None
+        self.refused: BaseException | None = None
         self._journal = journal
         self._scope: CancelScope | None = None
         self._draining = False
@@ -54,6 +56,11 @@ class ActiveJob:
     def write(self, *events: JobEvent) -> None:
         """Puts events of the job into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)
+        self._written.add_done_callback(self._note_refusal)
+
+    def _note_refusal(self, written: asyncio.Future[None]) -> None:
+        if not written.cancelled():
+            self.refused = self.refused or written.exception()
 
     async def confirmed(self) -> None:
         """Returns once everything that was written for the job is confirmed."""

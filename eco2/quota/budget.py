@@ -34,9 +34,7 @@ from eco2.writers import DRIFT, Writers
 
 GRANT_LIFE = 0.2
 """Seconds from a decision until its call must have left: half of the pacer's transit guard."""
-MAX_UNSENT = 0.1
-"""Seconds for which a decision may wait to be sent; then it is withdrawn and made again."""
-HEARTBEAT = 0.5
+LEADS_INTERVAL = 0.5
 """Seconds without a record after which a leader writes `leads` while requests wait."""
 PATIENCE = 1.5
 """Seconds of the leader's silence, at least, after which a process tries to lead."""
@@ -364,17 +362,17 @@ class Budget:
         return now < call.by and self._current(request.job, request.run)
 
     def withdraw(self, record: CallsGranted) -> None:
-        """Takes back grants that were decided and not sent: after `MAX_UNSENT`, or at a newer epoch."""
+        """Takes back grants that were decided, and that no process can read any more."""
         for call in record.calls:
             self._issued.discard(call.id)
             if self._pacer is not None:
                 self._pacer.refund(call.id)
 
-    def heartbeat(self, now: float) -> Leads | None:
+    def leads(self, now: float) -> Leads | None:
         """Returns the leader's sign of life if one is due: silence would make another process lead."""
         if not (self.leading and self.waiting and self._writers.is_current(now)):
             return None
-        if now - max(self._wrote_at, self._led_at) < HEARTBEAT:
+        if now - max(self._wrote_at, self._led_at) < LEADS_INTERVAL:
             return None
         self._wrote_at = now
         return Leads(budget=self.name, epoch=self.epoch)

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Protocol
 
@@ -38,7 +38,7 @@ from eco2.writers import Writers, boot_time
 
 TICK = 0.25
 """Seconds between two looks at what is due without a record: a sign of life, a candidacy."""
-BEAT = 1.0
+HEARTBEAT_INTERVAL = 1.0
 """Seconds between two live messages of a process whose calls wait."""
 ABSENCE = 15.0
 """Seconds of silence after which the requests of a process are dropped."""
@@ -91,7 +91,7 @@ class CallGrant:
     _closed: bool = False
 
     def confirm(self) -> None:
-        if not self._member.may_send(self._granted, self._call):
+        if not self._member.budget.may_send(self._granted, self._call, self._member.clock()):
             raise GrantExpired("the grant is too old to be used: release it and acquire another")
         self._confirmed = True
 
@@ -108,7 +108,7 @@ class CallGrant:
     def _close(self, event: BudgetEvent) -> None:
         if not self._closed:
             self._closed = True
-            self._member.put(event)
+            self._member.log.put(event)
 
 
 @dataclass(slots=True)
@@ -121,7 +121,10 @@ class _Waiting:
 
 
 class Member:
-    """`limits`: given to this process. `current`: may this run of this job make calls?"""
+    """`limits`: given to this process. `current`: may this run of this job make calls?
+
+    `on_late`: called for each grant that had expired when it was read.
+    """
 
     def __init__(
         self,
@@ -132,9 +135,11 @@ class Member:
         current: Callable[[str, str], bool],
         counting: Counting = "request",
         clock: Clock = boot_time,
+        on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
-        self._log = log
+        self.log = log
+        self.clock = clock
         self._live = live
         self._topic = f"budget.{name}"
         self._hearing: Subscription | None = None
@@ -142,7 +147,7 @@ class Member:
         self._limits_given = -math.inf
         self._current = current
         self._counting = counting
-        self._clock = clock
+        self._on_late = on_late
         self._writer = f"{log.writers.own[0]}.{name}"  # its own: each budget numbers its messages
         log.writers.own += (self._writer,)
         self.budget = Budget(name, self._writer, log.writers, current)
@@ -158,32 +163,31 @@ class Member:
 
     def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
         """Folds one record of the journal, and hands its grants to those who wait for them."""
-        own = header.writer == self._writer
-        if own:
-            while self._open and self._open[0][0] < header.number:
-                self.budget.withdraw(self._open.pop(0)[1])  # it can come no more: its number is past
-            if self._open and self._open[0][0] == header.number:
-                del self._open[0]
+        while header.writer == self._writer and self._open and self._open[0][0] <= header.number:
+            number, record = self._open.pop(0)
+            if number < header.number:
+                self.budget.withdraw(record)  # it can come no more: its number is past
         for granted in self.budget.apply(offset, header, event, now):
             if (waiting := self._waiting.get(granted.id)) and not waiting.granted.done():
                 waiting.granted.set_result(granted)
         if isinstance(event, CallRequested) and (asked := self._waiting.get(event.id)):
             asked.read = now
-            self._refuse(asked)
-        elif isinstance(event, WriterAbsent) and event.writer == self._log.writers.own[0]:
-            self._ask_again()  # this process was taken for dead
+        elif isinstance(event, WriterAbsent) and event.writer == self.log.writers.own[0]:
+            self._drop_requests()  # this process was taken for dead
         self._changed.set()
 
     def reset(self) -> None:
         """Begins again without records: the journal was replaced, and all requests in it are lost."""
-        self.budget = Budget(self.name, self._writer, self._log.writers, self._current)
+        self.budget = Budget(self.name, self._writer, self.log.writers, self._current)
         self._open.clear()
-        self._ask_again()
+        self._drop_requests()
 
-    def _ask_again(self) -> None:
-        """Asks again for all calls whose requests were dropped."""
+    def _drop_requests(self, *, only_void: bool = False) -> None:
+        """Ends the waits for requests that nobody grants; `only_void`: of runs that were replaced."""
         for waiting in self._waiting.values():
-            if waiting.read is not None and not waiting.granted.done():
+            if waiting.read is None or waiting.granted.done():
+                continue
+            if not only_void or not self._current(waiting.call.job, waiting.call.run):
                 waiting.granted.set_result(None)
 
     # The asker.
@@ -196,66 +200,45 @@ class Member:
                 "minute: shorten its input or its longest answer, or raise the limit"
             )
         for tries in count(1):
-            call = CallRequested(
-                budget=self.name,
-                id=f"{self._log.writers.own[0]}.{next(self._asked)}",
-                job=request.job,
-                run=request.run,
-                kind=request.kind,
-                tokens=request.tokens,
-                offset=request.offset,
-                started=request.started,
-            )
+            name = f"{self.log.writers.own[0]}.{next(self._asked)}"
+            call = CallRequested(budget=self.name, id=name, **asdict(request))
             self._give_limits()
             waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
-            asking = self._log.put(call)
+            asking = self.log.put(call)
             try:
                 granted = await waiting.granted
             except BaseException:
                 asking.cancel()
-                self.put(CallReleased(budget=self.name, id=call.id))
+                self.log.put(CallReleased(budget=self.name, id=call.id))
                 raise
             finally:
                 del self._waiting[call.id]
-            if granted is not None and self.may_send(granted, call):
+            if granted is not None and self.budget.may_send(granted, call, self.clock()):
                 return CallGrant(granted.by, call, granted, self)
-            self.put(CallReleased(budget=self.name, id=call.id))
+            self.log.put(CallReleased(budget=self.name, id=call.id))
             if not self._current(call.job, call.run):
-                raise stale(call)
+                raise StaleRun(f"another run than {call.run} has job {call.job}: stand by")
+            if granted is not None:
+                self._on_late()
             await AGAIN.sleep(tries)
         raise AssertionError("counting has no end")
 
-    def may_send(self, granted: GrantedCall, call: CallRequested) -> bool:
-        """Returns True if the granted call may leave now: the last look before its first byte."""
-        return self.budget.may_send(granted, call, self._clock())
-
-    def put(self, event: BudgetEvent) -> None:
-        """Writes what became of a call."""
-        self._log.put(event)
-
-    def update_limits(self, limits: Limits) -> None:
-        """Applies limits that the provider's answers name; they count for a minute."""
-        named = LimitsNamed(budget=self.name, requests=limits.requests, tokens=limits.tokens)
-        self.put(named)
+    def update_limits(self, limits: Limits, *, given: bool = False) -> None:
+        """Writes limits that the provider's answers name, which count for a minute, or this process's own."""
+        requests, tokens = limits.requests, limits.tokens
+        self.log.put(LimitsNamed(budget=self.name, requests=requests, tokens=tokens, given=given))
 
     def _give_limits(self) -> None:
         """Writes this process's limits, unless it did lately: who starts does not read what is old."""
-        now, own = self._clock(), self._limits
-        if now - self._limits_given >= RENEWAL:
+        if (now := self.clock()) - self._limits_given >= RENEWAL:
             self._limits_given = now
-            self.put(LimitsNamed(budget=self.name, requests=own.requests, tokens=own.tokens, given=True))
-
-    def _refuse(self, waiting: _Waiting) -> None:
-        """Ends the wait of a call whose run was replaced: nobody grants it."""
-        call = waiting.call
-        if not self._current(call.job, call.run) and not waiting.granted.done():
-            waiting.granted.set_exception(stale(call))
+            self.update_limits(self._limits, given=True)
 
     # The leader, and who would be one.
 
     def status(self) -> Status | None:
         """Returns how the budget stands; None where another process leads."""
-        now, budget = self._clock(), self.budget
+        now, budget = self.clock(), self.budget
         if (used := budget.used(now)) is None:
             return None
         limits, waiting = budget.limits(now, self._limits), len(budget.waiting)
@@ -265,7 +248,7 @@ class Member:
         """Grants while it leads, until `stop` is set."""
         self._give_limits()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(part) for part in (self._lead(), self._beat())]
+            tasks = [group.create_task(part) for part in (self._lead(), self._send_heartbeats())]
             await stop.wait()
             for task in tasks:
                 task.cancel()
@@ -275,7 +258,7 @@ class Member:
     async def _lead(self) -> None:
         """Writes what is due, one message at a time: a decision never waits for another to be sent."""
         while True:
-            now = self._clock()
+            now = self.clock()
             if (record := self._due(now)) is not None:
                 await self._send(record)
                 continue
@@ -285,40 +268,36 @@ class Member:
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await self._changed.wait()
-            for waiting in list(self._waiting.values()):
-                if waiting.read:
-                    self._refuse(waiting)
+            self._drop_requests(only_void=True)
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         """Shows while calls wait that this process runs; the leader listens."""
         while True:
             if self._waiting or self.budget.leading:
-                self._live.broadcast(self._topic, encode_beat(self._log.writers))
+                self._live.broadcast(self._topic, encode_heartbeat(self.log.writers))
             if self.budget.leading and self._hearing is None:
-                self._hearing = self._live.subscribe(self._topic, self._hear)
+                self._hearing = self._live.subscribe(self._topic, self._on_heartbeat)
             elif self._hearing is not None and not self.budget.leading:
                 hearing, self._hearing = self._hearing, None
                 await hearing.cancel()
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
 
-    def _hear(self, _: str, body: bytes) -> None:
+    def _on_heartbeat(self, _: str, body: bytes) -> None:
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
             writer, seen = msgspec.json.decode(body, type=tuple[str, int])
-            self._log.writers.beat(writer, seen, self._clock())
+            self.log.writers.note_heartbeat(writer, seen, self.clock())
 
     def _due(self, now: float) -> BudgetEvent | None:
         """Returns what this process has to write now as the leader, or to become it."""
         budget = self.budget
-        record = budget.decide(now, self._limits, by_rank, self._counting)
-        if record is not None:
-            return record
-        if absent := budget.absent(now, ABSENCE):
-            return absent[0]
-        if (leads := budget.heartbeat(now)) is not None:
-            return leads
+        record = (
+            budget.decide(now, self._limits, by_rank, self._counting)
+            or next(iter(budget.absent(now, ABSENCE)), None)
+            or budget.leads(now)
+        )
         read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
-        if not read:
-            return None
+        if record is not None or not read:
+            return record
         candidacy = budget.candidacy(now, min(read), patience(now - self._began, self._chance))
         if candidacy is not None:
             self._chance = random.random()
@@ -329,9 +308,9 @@ class Member:
         self._sent += 1
         if isinstance(record, CallsGranted):
             self._open.append((self._sent, record))
-        header = Header(self._writer, self._sent, self._clock(), self._log.writers.offset)
+        header = Header(self._writer, self._sent, self.clock(), self.log.writers.offset)
         try:
-            await self._log.append(header, record)
+            await self.log.append(header, record)
         except BrokerUnavailable:
             if isinstance(record, CallsGranted):
                 self._open.remove((self._sent, record))
@@ -341,9 +320,5 @@ class Member:
             log.info("a budget record is not confirmed", why=str(error))
 
 
-def encode_beat(writers: Writers) -> bytes:
+def encode_heartbeat(writers: Writers) -> bytes:
     return msgspec.json.encode((writers.own[0], writers.offset))
-
-
-def stale(call: CallRequested) -> StaleRun:
-    return StaleRun(f"another run than {call.run} has job {call.job}: stand by")

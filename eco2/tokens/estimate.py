@@ -26,8 +26,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, Usage
-from eco2.tokens.images import image_tokens
-from eco2.tokens.pixels import size_of
+from eco2.tokens.images import image_tokens, size_of
 from eco2.tokens.regression import Quantile, Regression
 from eco2.tokens.upper_bound import RARE, is_ordinary, upper_bound
 

@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.ports import Broker
-from tests.conformance.harness import PIPELINES, Node
+from tests.conformance.harness import Node
 
 
 class EmbeddedNode:
@@ -15,19 +14,19 @@ class EmbeddedNode:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._topology = Topology("t", pipelines=PIPELINES)
+        self.topology = Topology("t", pipelines=("work",))
 
-    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
-        return Embedded(replace(self._topology, pipelines=pipelines), self._server)
+    def process(self, topology: Topology | None = None) -> Broker:
+        return Embedded(topology or self.topology, self._server)
 
     async def disrupt(self) -> None:
         self._server.disrupt()
 
     async def replace_stream(self, *bodies: bytes) -> None:
-        self._server.delete(self._topology.stream)
-        self._server.declare(self._topology)
+        self._server.delete(self.topology.stream)
+        self._server.declare(self.topology)
         for body in bodies:
-            self._server.logs[self._topology.stream].append(body)
+            self._server.logs[self.topology.stream].append(body)
 
 
 @asynccontextmanager

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, PublishUncertain
 from eco2.ports import Broker, Subscription, jobs_queue, retry_queue
 
 PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
-PIPELINES = ("work",)
 QUEUE = jobs_queue("work")
 """The work queue that every node has, with `RETRIES` and its wait queues; `dead` and both streams exist."""
 
@@ -25,10 +25,12 @@ Item = TypeVar("Item")
 
 
 class Node(Protocol):
-    """One broker as the test's world."""
+    """One broker as the test's world. `topology`: what its processes declare."""
 
-    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
-        """The broker object of a new process that knows these pipelines, not running yet."""
+    topology: Topology
+
+    def process(self, topology: Topology | None = None) -> Broker:
+        """The broker object of a new process of ours, not running yet. `topology`: by default the node's."""
 
     async def disrupt(self) -> None:
         """Every process loses every connection at once; all may connect again."""
@@ -84,9 +86,14 @@ class Brokers:
         self._node = node
         self._running: dict[Broker, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
-    def create(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
+    @property
+    def topology(self) -> Topology:
+        """What processes declare."""
+        return self._node.topology
+
+    def create(self, topology: Topology | None = None) -> Broker:
         """A process that does not run yet."""
-        return self._node.process(pipelines)
+        return self._node.process(topology)
 
     async def start(self, broker: Broker | None = None) -> Broker:
         """Runs `broker` (or a new one); returns when it is ready."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -127,7 +128,7 @@ async def test_a_process_reads_and_fills_the_queues_of_a_pipeline_that_only_othe
     brokers: Brokers,
 ) -> None:
     received = consume(await brokers.start(), prefetch=1)
-    broker = await brokers.start(brokers.create(pipelines=()))
+    broker = await brokers.start(brokers.create(replace(brokers.topology, pipelines=())))
     await publish(broker, b"first", b"second")
     assert (await received.take()).body == b"first"
     await until_depth(broker, 1)

@@ -122,7 +122,7 @@ LEFT_OUT: dict[str, tuple[type, str, object, Weather, Check]] = {
     "a grant counts from when its leader made it": (Budget, "spending", counted_when_read, KILLS, used(0.8)),
     "an epoch is older than the next": (Budget, "spending", counted_by_the_clock_alone, RESTARTS, used(0.9)),
     "absent processes are granted nothing": (Writers, "is_present", lambda *_: True, KILLS, used(0.8)),
-    "a leader that waits gives a sign": (Budget, "heartbeat", lambda *_: None, CALM, epochs(1)),
+    "a leader that waits gives a sign": (Budget, "leads", lambda *_: None, CALM, epochs(1)),
     "a leader with a stalled tail is silent": (
         Writers,
         "is_current",

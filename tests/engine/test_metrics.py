@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from eco2.calls.breaker import FAILURES
+from eco2.calls.provider import FAILURES
 from eco2.consumers.sweep import INTERVAL, MAX_DEPTH_AGE, OVERDUE
 from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError
 from eco2.event import Marker, Queued, encode_events

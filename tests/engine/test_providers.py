@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from eco2.calls.breaker import FAILURES
-from eco2.calls.provider import HALF_LIFE, BreakerOpened, Provider
+from eco2.calls.provider import FAILURES, HALF_LIFE, BreakerOpened, Provider
 from eco2.calls.router import best
 from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState

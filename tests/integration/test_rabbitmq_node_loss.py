@@ -8,7 +8,6 @@ import os
 import re
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -19,7 +18,6 @@ from eco2.errors import BrokerUnavailable, DeliveryLost, PublishUncertain
 from eco2.ports import Broker, Delivery, FromStart, Record
 from tests.conformance.harness import (
     PATIENCE,
-    PIPELINES,
     QUEUE,
     Brokers,
     Received,
@@ -48,11 +46,10 @@ class Direct:
 
     def __init__(self, node: Node, prefix: str) -> None:
         self._url = node.url
-        self._topology = Topology(prefix, pipelines=PIPELINES)
+        self.topology = Topology(prefix, pipelines=("work",))
 
-    def process(self, pipelines: tuple[str, ...] = PIPELINES) -> Broker:
-        topology = replace(self._topology, pipelines=pipelines)
-        return RabbitMQ(self._url, topology, process="eco2 test", publish_timeout=2)
+    def process(self, topology: Topology | None = None) -> Broker:
+        return RabbitMQ(self._url, topology or self.topology, process="eco2 test", publish_timeout=2)
 
     async def disrupt(self) -> None:
         raise AssertionError("these tests treat the node itself badly")

@@ -23,7 +23,7 @@ from eco2.event import (
     WriterAbsent,
 )
 from eco2.pacer import Limits
-from eco2.quota.budget import MAX_UNSENT, Budget, Request, patience
+from eco2.quota.budget import Budget, Request, patience
 from eco2.writers import Writers
 
 NAME = "openai"
@@ -32,6 +32,8 @@ WAY = 0.2
 MINUTE = 60.0
 TICK = 0.2
 ABSENCE = 15.0
+MAX_UNSENT = 0.1
+"""Seconds for which a decision may wait to be sent; then it is withdrawn and made again."""
 Step = Callable[[], object]
 
 
@@ -134,7 +136,7 @@ class World:
     def arrive(self) -> None:
         self.arrivals.append(self.now + self.dice.uniform(0.0, WAY))
 
-    def beat(self, writer: str, seen: int) -> None:
+    def heartbeat(self, writer: str, seen: int) -> None:
         """A live message: some are lost."""
         for process in self.processes:
             if process.alive and self.dice.random() > 0.01:
@@ -206,7 +208,7 @@ class Process:
         self._alarm = float("inf")
         world.after(dice.uniform(0.05, 0.4), self.pump, self)
         world.after(TICK, self._tick, self)
-        world.after(dice.random(), self._beat, self)
+        world.after(dice.random(), self._send_heartbeat, self)
 
     # The tail.
 
@@ -308,7 +310,7 @@ class Process:
             return
         now = self.clock()
         self._lead()
-        if (leads := self.budget.heartbeat(now)) is not None:
+        if (leads := self.budget.leads(now)) is not None:
             self._put(leads)
         for absent in self.budget.absent(now, ABSENCE):
             self._put(absent)
@@ -321,12 +323,12 @@ class Process:
 
     # Presence.
 
-    def _beat(self) -> None:
-        self.world.after(1.0, self._beat, self)
-        self.world.beat(self.name, self._seen)
+    def _send_heartbeat(self) -> None:
+        self.world.after(1.0, self._send_heartbeat, self)
+        self.world.heartbeat(self.name, self._seen)
 
     def heard(self, writer: str, seen: int) -> Step:
-        return lambda: self.writers.beat(writer, seen, self.clock())
+        return lambda: self.writers.note_heartbeat(writer, seen, self.clock())
 
     # The outbox: one message in flight.
 

@@ -66,15 +66,15 @@ def test_a_process_is_present_by_its_messages_or_beats_if_its_tail_keeps_up() ->
     writers = Writers("me")
     for number in range(10):
         writers.take(number, header("w", number + 1, float(number), number - 1), float(number))
-        writers.beat("me", number, float(number))
-        writers.beat("stalled", 0, float(number))
+        writers.note_heartbeat("me", number, float(number))
+        writers.note_heartbeat("stalled", 0, float(number))
     assert writers.is_present("w", 9.0)
     assert writers.is_present("me", 9.0)
     assert not writers.is_present("stalled", 9.0)
     assert not writers.is_present("unknown", 9.0)
-    writers.beat("me", 9, 12.0)
+    writers.note_heartbeat("me", 9, 12.0)
     assert not writers.is_present("w", 12.0)
-    writers.beat("w", 9, 12.0)
+    writers.note_heartbeat("w", 9, 12.0)
     assert writers.is_present("w", 12.0)
 
 

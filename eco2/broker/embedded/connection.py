@@ -55,6 +55,7 @@ class Embedded:
 
     async def run(self, stop: asyncio.Event) -> None:
         self._draining = False
+        self._server.refuse_old_workers(self._topology)
         self._connect()
         try:
             await stop.wait()

@@ -97,6 +97,11 @@ class Queue:
             self._consumers.remove(consumer)
             self.schedule()
 
+    @property
+    def has_consumers(self) -> bool:
+        """True while any consumer is attached."""
+        return bool(self._consumers)
+
     def others(self, consumer: "Consumer") -> bool:
         """True where another consumer could take what `consumer` holds."""
         return any(other is not consumer for other in self._consumers)
@@ -158,7 +163,7 @@ class Consumer:
         self.queue.unacknowledged += 1
         delivery = QueueDelivery(self, message)
         dice = self.queue.dice
-        if self.queue.others(self) and dice.redeliver():
+        if self.queue.others(self) and dice.happens("redeliver"):
             asyncio.get_running_loop().call_later(dice.delay("redeliver"), delivery.take_away)
         self._on_delivery(delivery)
 
@@ -178,33 +183,20 @@ class QueueDelivery:
 
     def __init__(self, consumer: Consumer, message: Message) -> None:
         self._consumer = consumer
+        self.body = message.body
+        self.message_id = message.id
+        self.redelivered = message.returns > 0
+        self.delivery_count = message.returns
         self._message = message
-        self._returned = message.returns
         self._held = True
         consumer.channel.on_close(self.take_away)
-
-    @property
-    def body(self) -> bytes:
-        return self._message.body
 
     def release_body(self) -> None:
         """The queue itself holds it until the delivery is settled."""
 
-    @property
-    def message_id(self) -> str:
-        return self._message.id
-
-    @property
-    def redelivered(self) -> bool:
-        return self._returned > 0
-
-    @property
-    def delivery_count(self) -> int:
-        return self._returned
-
     async def ack(self) -> None:
         self._settle()
-        if self._consumer.queue.dice.lost_ack():
+        if self._consumer.queue.dice.happens("lost_ack"):
             self._consumer.queue.put_back(self._message)
 
     async def requeue(self) -> None:
@@ -222,7 +214,7 @@ class QueueDelivery:
             self._consumer.queue.put_back(self._message)
 
     def _settle(self) -> None:
-        if self._held and self._consumer.queue.dice.cut():
+        if self._held and self._consumer.queue.dice.happens("cut"):
             self._consumer.channel.cut()
         if not self._held:
             raise DeliveryLost(

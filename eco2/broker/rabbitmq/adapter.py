@@ -16,7 +16,7 @@ from aio_pika.abc import AbstractConnection
 from eco2.broker.rabbitmq import probe, stream, versions
 from eco2.broker.rabbitmq import queue as work
 from eco2.broker.rabbitmq.connect import server
-from eco2.broker.rabbitmq.declare import declare
+from eco2.broker.rabbitmq.declare import declare, refuse_old_workers
 from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.rabbitmq.live_publisher import LivePublisher
 from eco2.broker.rabbitmq.live_subscriber import LiveSubscriber
@@ -174,6 +174,8 @@ class RabbitMQ:
             raise BrokerUnavailable("the broker's connections are not running; nothing was sent")
 
     async def _declare(self, connection: AbstractConnection) -> None:
+        if not self._declared.is_set():
+            await refuse_old_workers(connection, self._topology)
         await declare(connection, self._topology)
         if not self._declared.is_set():
             for caution in versions.cautions(server(connection)):

@@ -91,7 +91,7 @@ def test_the_header_has_an_example() -> None:
         ("json live", lambda body: encode_deltas(decode_deltas(body))),
         ("json ask", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderQuery))),
         ("json say", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderReply))),
-        ("json beat", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=tuple[str, int]))),
+        ("json heartbeat", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=tuple[str, int]))),
     ],
 )
 def test_each_example_says_what_the_program_would_write(info: str, again: Callable[[bytes], bytes]) -> None:

@@ -350,11 +350,11 @@ def test_requests_of_an_absent_process_are_dropped() -> None:
 def test_a_leader_gives_a_sign_while_requests_wait_and_only_then() -> None:
     reader = Reader()
     reader.lead(0.0)
-    assert reader.budget.heartbeat(1.0) is None
+    assert reader.budget.leads(1.0) is None
     reader.read("me", requested("a"), 1.0)
-    assert reader.budget.heartbeat(1.0) == Leads(budget=NAME, epoch=0)
-    assert reader.budget.heartbeat(1.4) is None
-    assert reader.budget.heartbeat(1.5) is not None
+    assert reader.budget.leads(1.0) == Leads(budget=NAME, epoch=0)
+    assert reader.budget.leads(1.4) is None
+    assert reader.budget.leads(1.5) is not None
 
 
 def test_a_leader_whose_tail_stalls_does_nothing() -> None:
@@ -362,7 +362,7 @@ def test_a_leader_whose_tail_stalls_does_nothing() -> None:
     reader.lead(0.0)
     reader.read("me", requested("a"), 1.0)
     assert reader.decide(10.0) == []
-    assert reader.budget.heartbeat(10.0) is None
+    assert reader.budget.leads(10.0) is None
     assert reader.budget.absent(100.0, 15.0) == []
 
 
@@ -409,5 +409,5 @@ def test_a_new_leader_grants_nothing_to_the_silent_one_before_it() -> None:
     reader.read("other", requested("b"), 1.0)
     reader.lead(2.0)
     assert reader.decide(2.0) == ["b"]
-    reader.writers.beat("leader", reader.offset, 2.1)  # it lives, and its tail moves
+    reader.writers.note_heartbeat("leader", reader.offset, 2.1)  # it lives, and its tail moves
     assert reader.decide(2.2) == ["a"]

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from eco2.call import Answer, Call, Reply
-from eco2.calls.breaker import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
+from eco2.calls.provider import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
 from eco2.errors import ProviderDown
 from eco2.ports import no_gate
 from tests.support.virtual_clock import virtual
