@@ -16,7 +16,7 @@ from bench.budget.load import Offered
 from bench.budget.run import Measured
 from bench.budget.windows import Amount, Arrival, fullest, per_second, sliding, total
 from eco2.event import Done, Event, Queued, Released, RunStarted, StageChanged
-from eco2.metrics.series import GRANT_BOUNDS
+from eco2.metrics.series import all_series
 
 CASE = Case("requests", "requests bind", rpm=60, tpm=600_000)
 WALL = 1_000_000.0
@@ -169,7 +169,7 @@ def test_grants_are_judged_by_the_bounds_of_their_histogram(half_within: float, 
 
 
 def test_the_targets_of_grants_are_bounds_of_the_workers_histogram() -> None:
-    assert {verdict.GRANT_P50, verdict.GRANT_P99} <= set(GRANT_BOUNDS)
+    assert {verdict.GRANT_P50, verdict.GRANT_P99} <= set(all_series()["eco2_grant_seconds"].bounds)
 
 
 def test_cases_have_names_of_their_own_and_what_they_are_compared_with_comes_first() -> None:
