@@ -27,6 +27,7 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
+from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
@@ -157,8 +158,6 @@ async def process(
 
 def _presence(settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker) -> Presence:
     """Returns what the process shows of itself to the others."""
-    from eco2.pacer import Limits
-
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     remotes = {} if role == "gateway" else settings.remotes
     limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
@@ -179,8 +178,6 @@ class _Budgets:
 
     def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
-        from eco2.pacer import Limits
-
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
         self.members[provider].update_limits(Limits(*believed))
 
@@ -215,7 +212,6 @@ class _Parts:
         return Core(self.presence, self.pipelines, self.broker, self.journal, self.metrics)
 
     def budgets(self) -> "_Budgets":
-        from eco2.pacer import Limits
         from eco2.wiring import join_budget
 
         core, members = self.core, {}
@@ -244,7 +240,6 @@ class _Parts:
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider
-        from eco2.pacer import Limits
         from eco2.wiring import build_budget
 
         name, budget, concurrency = offer.name, None, self.settings.concurrency

@@ -106,7 +106,6 @@ class View:
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
         self._accepted_steady: dict[str, float] = {}
         """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
-        self._live = False
         self._restored = -1
         """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
@@ -115,14 +114,11 @@ class View:
         self._intake_observers: list[Callable[[], None]] = []
         self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
-        self._resumed = False
-        self._unknown_logged = False
-        self.offset = -1
-        self.changed = -1
+        self._live = self._resumed = self._unknown_logged = False
+        self.offset = self.changed = -1
         """The offset of the last record of more than a marker and budgets."""
-        self.resets = 0
+        self.resets = self.skipped = 0
         self.spending = Spending()
-        self.skipped = 0
         self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
