@@ -249,10 +249,10 @@ class _Parts:
         return Provider(name, offer.model, model, concurrency, self.metrics, budget)
 
     def gateway_deadlines(self) -> Component:
-        from eco2.consumers.sweep import Deadlines, GatewayDeadlines
+        from eco2.consumers.sweep import Deadlines
 
         deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
-        return Component("deadlines", GatewayDeadlines(self.journal, deadlines, self.presence).run)
+        return Component("deadlines", partial(deadlines.run_at_gateway, self.presence))
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build

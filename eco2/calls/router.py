@@ -122,9 +122,9 @@ class Router:
                 await held.enter_async_context(provider.slots)
                 reservation = Reservation(provider, caller, call, self._fence)
                 held.callback(reservation.release)
+                output.begin_call()  # what it writes shares a message with the request for the grant
                 await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
-                output.begin_call()
                 return await self._send(provider, reservation, caller.job.id, output)
 
     async def _send(

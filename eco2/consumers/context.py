@@ -82,6 +82,7 @@ class StageContext(Generic[Input_co]):
             reply = reply_from_json(call, await self._engine.journal.value_of(record))
         if reply is None:
             reply = await self._pay(call, base, digest)
+        self._recorder.show("started")
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
@@ -100,15 +101,12 @@ class StageContext(Generic[Input_co]):
         return done
 
     def begin_call(self) -> None:
-        """Begins the stage's text again; that of an earlier attempt is void.
-
-        Raises `TooLarge` if the broker refused what the job wrote: an output is lost, so nothing is paid.
-        """
-        if self._job.refused is not None:
-            raise self._job.refused
+        """Shows the stage as started; the text of an earlier attempt is void."""
+        self._recorder.show("started")
         self._text = 0
 
     def emit(self, text: str) -> None:
+        self._recorder.show("started")
         run, stage = self._recorder.run, self._recorder.stage
         self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
         self._text += len(text)

@@ -87,7 +87,7 @@ class Executor:
 
     async def _attempt(self, job: ActiveJob) -> Outcome:
         """Makes one attempt at the job, with at most one run."""
-        job.run = job.refused = None
+        job.run = None
         try:
             state = await self._find(job)
             # The order names the deadline by its gateway's clock, which may be wrong; the view measures it.
@@ -214,7 +214,6 @@ class Executor:
         context: StageContext[BaseModel] = StageContext(self._engine, job, recorder, state.recorded)
         try:
             with translate_errors(recorder, self._clock):
-                recorder.started()
                 recorder.completed(await stage.run(context))
             status = "completed"
         except PermanentError as error:

@@ -35,16 +35,12 @@ class StageRecorder:
         self._job = job
         self._clock = clock
         self._place = 1 + job.pipeline.stages.index(stage)
-
-    def started(self) -> None:
-        """Shows the stage to clients; what the stage writes at once shares the message."""
-        self._write("started")
+        self._shown = False
 
     def repeated(self, state: JobState) -> None:
         """Shows a stage whose output came with a job that resumes another, unless it was shown before."""
         if all(shown.seq <= 10 * self._place for shown in state.visible_events):
-            self.started()
-            self._write("completed", output=state.outputs[self.stage.name])
+            self.show("completed", output=state.outputs[self.stage.name])
 
     def add_usage(self, model: str, usage: Usage) -> None:
         """Counts a call that was paid in this run or an earlier one."""
@@ -76,30 +72,42 @@ class StageRecorder:
             raise TypeError(f"stage {self.stage.name} must return {self.stage.output.__name__}")
         recorded = output.model_dump(mode="json")
         self.progress.outputs.add(output)
-        self._write("completed", output=recorded)
+        self.show("completed", output=recorded)
         self.run = replace(self.run, retries=0, started=True)
 
     def failed(self, error: PermanentError) -> None:
         """Records why the stage ends the job."""
-        self._write("failed", error=error_json(error))
+        self.show("failed", error=error_json(error))
 
-    def _write(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
+    def show(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
+        """Writes how far the stage is.
+
+        "started" is written once: when a call of the stage has a slot, with its text, or with its end.
+        """
+        if status == "started" and self._shown:
+            return
         if self.usage:
             self.progress.usage[self.stage.name] = self.usage
-        stages_done = self._place if status == "completed" else self._place - 1
-        event = StageChanged(
-            ts=self._clock(),
-            job=self._job.id,
-            run=self.run.id,
-            stage=self.stage.name,
-            status=status,
-            seq=10 * self._place + (status != "started"),
-            progress=100 * stages_done // len(self._job.pipeline.stages),
-            output=output,
-            error=error,
-            usage=self.usage,
-        )
-        self._job.write(event)
+        now = self._clock()  # one time for both events: clients rely on times in order
+        stages = len(self._job.pipeline.stages)
+        opening: tuple[Status, ...] = () if self._shown or status == "started" else ("started",)
+        events = [
+            StageChanged(
+                ts=now,
+                job=self._job.id,
+                run=self.run.id,
+                stage=self.stage.name,
+                status=each,
+                seq=10 * self._place + (each != "started"),
+                progress=100 * (self._place - (each != "completed")) // stages,
+                output=output if each == status else None,
+                error=error if each == status else None,
+                usage=None if each == "started" else self.usage,
+            )
+            for each in (*opening, status)
+        ]
+        self._job.write(*events)
+        self._shown = True  # not where `write` raised: events that are too large were not shown
 
 
 def added(before: Mapping[str, object] | None, model: str, usage: Usage) -> JSON:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eco2.consumers.scope import CancelScope, Reason
+from eco2.errors import TooLarge
 from eco2.event import JobEvent
 from eco2.job import Job
 from eco2.journal.journal import Journal
@@ -33,7 +34,6 @@ class ActiveJob:
     """A job in this worker's hands, as `order` describes it. `delivery` may be replaced by a redelivery.
 
     `run`: once the journal shows that it is the job's current one; None while the job waits here.
-    `refused`: the error of events that the broker never takes, since they are too large.
     """
 
     def __init__(self, order: Job, pipeline: AnyPipeline, delivery: Delivery, journal: Journal) -> None:
@@ -42,7 +42,6 @@ class ActiveJob:
         self.pipeline = pipeline
         self.delivery = delivery
         self.run: Run | None = None
-        self.refused: BaseException | None = None
         self._journal = journal
         self._scope: CancelScope | None = None
         self._draining = False
@@ -56,11 +55,12 @@ class ActiveJob:
     def write(self, *events: JobEvent) -> None:
         """Puts events of the job into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)
-        self._written.add_done_callback(self._note_refusal)
+        self._written.add_done_callback(self._end_if_refused)
 
-    def _note_refusal(self, written: asyncio.Future[None]) -> None:
-        if not written.cancelled():
-            self.refused = self.refused or written.exception()
+    def _end_if_refused(self, written: asyncio.Future[None]) -> None:
+        """Ends a run whose events the broker never takes: it would pay on although an output is lost."""
+        if not written.cancelled() and isinstance(error := written.exception(), TooLarge):
+            self.cancel(error)
 
     async def confirmed(self) -> None:
         """Returns once everything that was written for the job is confirmed."""

@@ -3,7 +3,7 @@
 One worker leads: of the living ones that can sweep, the one with the lowest process name. Each worker judges
 this alone, from the heartbeats that it hears. So two may lead for a while, and none for a few seconds; both
 are harmless, as is a sweep with a view that lags: the first end of a job counts, and an order that comes
-twice runs once. Where no worker leads, all gateways end overdue jobs (`GatewayDeadlines`).
+twice runs once. Where no worker leads, all gateways end overdue jobs (`Deadlines.run_at_gateway`).
 """
 
 import asyncio
@@ -122,22 +122,13 @@ class Deadlines:
                 self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
                 self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
 
-
-class GatewayDeadlines:
-    """Ends overdue jobs from a gateway if no worker does: all have stopped, or none leads a sweep."""
-
-    def __init__(self, journal: Journal, deadlines: Deadlines, presence: Presence) -> None:
-        self._journal = journal
-        self._deadlines = deadlines
-        self._presence = presence
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Looks every second until `stop` is set."""
+    async def run_at_gateway(self, presence: Presence, stop: asyncio.Event) -> None:
+        """Ends overdue jobs, until `stop` is set, if no worker does: all have stopped, or none leads."""
         if not await self._journal.ready(stop):
             return
         while not stop.is_set():
-            no_workers = self._presence.is_complete and not self._presence.workers()
-            self._deadlines.enforce(OVERDUE if no_workers else OVERDUE_AT_GATEWAY)
+            no_workers = presence.is_complete and not presence.workers()
+            self.enforce(OVERDUE if no_workers else OVERDUE_AT_GATEWAY)
             with suppress(TimeoutError):
                 async with asyncio.timeout(DEADLINE_CHECK_INTERVAL * (0.5 + random.random())):
                     await stop.wait()

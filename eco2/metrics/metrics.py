@@ -49,22 +49,21 @@ OTHER = "other"
 
 
 class LabelCache:
-    """The children of one series by their labels, each bound once; their number is bounded.
+    """The children of one series by their labels, each bound once; their number is bounded."""
 
-    `bind`: makes the child of some labels.
-    """
-
-    def __init__(self, bind: Callable[..., Any]) -> None:
-        self._bind = bind
+    def __init__(self, family: Any) -> None:
+        self._family = family
         self._bound: dict[tuple[str, ...], Any] = {}
 
     def of(self, *values: str) -> Any:
-        """Returns the child of these labels, which is shown from then on."""
+        """Returns the child of these labels, shown from then on; without labels the series itself."""
+        if not values:
+            return self._family
         child = self._bound.get(values)
         if child is None:
             if len(self._bound) >= MAX_LABELS:
                 values = (OTHER,) * len(values)
-            child = self._bound[values] = self._bind(*values)
+            child = self._bound[values] = self._family.labels(*values)
         return child
 
 
@@ -104,11 +103,13 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._families: dict[str, LabelCache] = {}
+        self._families = {
+            series.name: LabelCache(make_family(series, self._registry))
+            for series in all_series().values()
+            if not series.scraped
+        }
         self._budgets = BudgetCollector()
         self._registry.register(self._budgets)
-        self._histogram("eco2_barrier_seconds")
-        self._histogram("eco2_loop_lag_seconds")
         self._without_created = WithoutCreated(self._registry)
 
     # --- announced
@@ -344,21 +345,13 @@ class Metrics:
     # --- made from the table
 
     def _counter(self, name: str, *labels: str) -> Counter:
-        child: Counter = self._family(name).of(*labels)
+        child: Counter = self._families[name].of(*labels)
         return child
 
     def _gauge(self, name: str, *labels: str) -> Gauge:
-        child: Gauge = self._family(name).of(*labels)
+        child: Gauge = self._families[name].of(*labels)
         return child
 
     def _histogram(self, name: str, *labels: str) -> Histogram:
-        child: Histogram = self._family(name).of(*labels)
+        child: Histogram = self._families[name].of(*labels)
         return child
-
-    def _family(self, name: str) -> LabelCache:
-        family = self._families.get(name)
-        if family is None:
-            series = all_series()[name]
-            made = make_family(series, self._registry)
-            family = self._families[name] = LabelCache(made.labels if series.labels else lambda: made)
-        return family

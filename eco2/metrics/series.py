@@ -14,7 +14,10 @@ ShownBy = Literal["gateway", "worker", "each", "leader"]
 
 
 class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One series. `name`: without the suffix `_total` of counters. `bounds`: of a histogram."""
+    """One series. `name`: without the suffix `_total` of counters. `bounds`: of a histogram.
+
+    `scraped`: not counted, but read from its source at each scrape.
+    """
 
     name: str
     kind: SeriesKind
@@ -22,6 +25,7 @@ class Series(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
+    scraped: bool = False
 
     @property
     def shown_as(self) -> str:

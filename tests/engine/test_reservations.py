@@ -241,6 +241,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
     async with World().process(remotes=remotes, pipeline=single(twice)) as process:
         job = (await process.submit(life=800)).job
         await until(lambda: quota.asked == 2)
+        await process.journal.barrier()  # the first reply is recorded
         began = process.journal.view.get(job)
         quota.refusals.append(StaleRun("another run has the job"))
         goes_down(process, "p")  # so that it asks again

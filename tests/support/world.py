@@ -17,7 +17,7 @@ from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
 from eco2.calls.provider import Provider
-from eco2.consumers.sweep import Deadlines, GatewayDeadlines
+from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
@@ -338,7 +338,7 @@ def skewed(
         deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
         return process, [
             *components,
-            Component("deadlines", GatewayDeadlines(journal, deadlines, presence).run),
+            Component("deadlines", partial(deadlines.run_at_gateway, presence)),
         ]
     components += shares(process, [Remote("scripted", model)])
     return process, [*components, *worker(process, 10)]

@@ -40,11 +40,15 @@ def recorder_of(job: Written) -> StageRecorder:
     return StageRecorder(job, run, job.pipeline.stages[0], progress, lambda: float(next(ticks)))
 
 
+@pytest.mark.parametrize("shown_before", [False, True])
 @pytest.mark.parametrize("ends", ["completed", "failed"])
-async def test_a_stage_is_shown_as_started_before_its_end_and_times_never_decrease(ends: str) -> None:
+async def test_a_stage_is_shown_as_started_before_its_end_and_times_never_decrease(
+    shown_before: bool, ends: str
+) -> None:
     job = Written(order("job", "", 0.0))
     recorder = recorder_of(job)
-    recorder.started()
+    if shown_before:
+        recorder.show("started")
     if ends == "completed":
         recorder.completed(Draft(text="a"))
     else:
