@@ -2,14 +2,16 @@
 
 It folds synthetic scans, 42 a second with nine messages each, and prints how much memory a gateway's view
 takes after ten minutes, and how long a start takes from a snapshot that is a minute old: to read that, and
-the records of the minute before it and after it.
+the records of the minute before it and after it. It fails if that is more than a gateway may take.
 """
 
 import argparse
 import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from eco2.event import (
@@ -28,7 +30,7 @@ from eco2.event import (
 )
 from eco2.job import JSON, new_id
 from eco2.journal.snapshots import Collector, messages
-from eco2.journal.view import View
+from eco2.journal.view import MAX_RESULT_BYTES, View
 from eco2.ports import Record
 
 SCANS = 42.0
@@ -44,6 +46,10 @@ USAGE: JSON = {
     "output_tokens": 160,
     "cost_usd": "0.0031",
 }
+IDLE_MB = 60
+"""Memory of a gateway that has read no job (`eco2.sizing.GATEWAY_MB` less the jobs that it keeps)."""
+MAX_MB, MAX_START = 150, 5.0
+"""Bounds: MB of a gateway after ten minutes, and seconds of a start."""
 WRITER = "9f2c41d07be85a36"
 
 
@@ -143,47 +149,81 @@ class Now:
         self.ts = BEGIN + record.offset / (9 * SCANS)
         view.apply(record)
 
-    def view(self) -> View:
-        return View(900.0, lambda: self.ts, monotonic=lambda: self.ts - BEGIN)
+    def view(self, results: int) -> View:
+        return View(900.0, lambda: self.ts, results=results, monotonic=lambda: self.ts - BEGIN)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    scans, minute = int(parser.parse_args().minutes * 60 * SCANS), int(65 * 9 * SCANS)
-    now, size, ended, before = Now(), 0, 9 * scans, 0.0
-    view = now.view()
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured. `grown`: MB of memory since the first `settled` minutes; seconds are of CPU.
+
+    `read`: the snapshot; `start`: that, and the `tail` records behind it and before it.
+    """
+
+    messages: int
+    size: int
+    unended: int
+    kept: int
+    grown: float
+    snapshot: float
+    write: float
+    read: float
+    start: float
+    tail: int
+
+
+def measure(minutes: float, settled: float = 0.0, results: int = MAX_RESULT_BYTES) -> Figures:
+    """Folds so many minutes, then starts from a snapshot. `results`: bytes of ended jobs that are kept."""
+    scans, minute = int(minutes * 60 * SCANS), int(65 * 9 * SCANS)
+    now, size, ended, before, grown = Now(), 0, 9 * scans, 0.0, 0.0
+    view = now.view(results)
+    unended = kept = 0
+    write = 0.0
     tail: list[Record] = []
     snapshot: list[bytes] = []
     for record in records(scans + 2 * minute // 9):
-        before = before or memory()  # with the scans that this program has in work
+        if not before and record.offset >= settled * 60 * 9 * SCANS:
+            before = memory()  # with the scans that this program has in work
         now.fold(view, record)
-        size += len(record.body)
         if record.offset == ended:
-            print(f"{ended:,} messages of {size // ended} bytes; {len(view):,} unended jobs")
-            print(f"{len(view.ended):,} ended ones kept; {memory() - before:.0f} MB more than {before:.0f}")
-        if record.offset > ended:
+            unended, kept, grown = len(view), len(view.ended), memory() - before
+        if record.offset <= ended:
+            size += len(record.body)
+        else:
             tail.append(record)
         if record.offset == ended + minute:
             began = time.process_time()
             snapshot = list(messages(view.save([(now.ts, tail[0].offset)], record.body)))
-            took = time.process_time() - began
-            print(f"snapshot of {sum(map(len, snapshot)) / 1e6:.1f} MB: {took:.2f} s of CPU to write")
-    began, wall = time.process_time(), time.perf_counter()
-    collector = Collector()
+            write = time.process_time() - began
+    began, collector = time.process_time(), Collector()
     for body in snapshot:
         collector.take(body)
     found = collector.newest()
     assert found is not None
-    started = now.view()
+    started = now.view(results)
     started.restore(found)
     read = time.process_time() - began
     for record in tail:
         now.fold(started, record)
+    start = time.process_time() - began
     assert {job.job for job in started} == {job.job for job in view}
-    took, waited = time.process_time() - began, time.perf_counter() - wall
-    print(f"start: {read:.2f} s of CPU to read it, {took:.2f} s with {len(tail):,} records; {waited:.2f} s")
+    stored = sum(map(len, snapshot)) / 1e6
+    return Figures(ended, size, unended, kept, grown, stored, write, read, start, len(tail))
+
+
+def main() -> int:
+    """Prints the figures; returns 1 if one is above its bound."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    found = measure(parser.parse_args().minutes)
+    print(
+        f"{found.messages:,} messages of {found.size // found.messages} bytes; {found.unended:,} unended jobs"
+    )
+    print(f"{found.kept:,} ended ones kept; {found.grown:.0f} MB; a gateway takes {IDLE_MB} without jobs")
+    print(f"snapshot of {found.snapshot:.1f} MB: {found.write:.2f} s of CPU to write")
+    print(f"start: {found.read:.2f} s of CPU to read it, {found.start:.2f} s with {found.tail:,} records")
+    return int(found.grown + IDLE_MB > MAX_MB or found.start > MAX_START)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -27,6 +27,7 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
+from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
@@ -125,6 +126,7 @@ async def process(
         window,
         presence.now,
         life=settings.job_deadline,
+        daily=settings.daily_usd is not None,
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
         presence=presence,
@@ -140,7 +142,6 @@ async def process(
         Component("snapshots", partial(journal.write_snapshots, broker)),
     ]
     if settings.daily_usd is not None:
-        core.append(Component("spending", parts.journal.backfill_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
         probes = parts.probes(stop, listening, own=False)
@@ -157,8 +158,6 @@ async def process(
 
 def _presence(settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker) -> Presence:
     """Returns what the process shows of itself to the others."""
-    from eco2.pacer import Limits
-
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     remotes = {} if role == "gateway" else settings.remotes
     limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
@@ -179,8 +178,6 @@ class _Budgets:
 
     def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
-        from eco2.pacer import Limits
-
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
         self.members[provider].update_limits(Limits(*believed))
 
@@ -215,7 +212,6 @@ class _Parts:
         return Core(self.presence, self.pipelines, self.broker, self.journal, self.metrics)
 
     def budgets(self) -> "_Budgets":
-        from eco2.pacer import Limits
         from eco2.wiring import join_budget
 
         core, members = self.core, {}
@@ -238,14 +234,12 @@ class _Parts:
             call_timeout=settings.call_timeout,
             holder_timeout=settings.holder_timeout,
             window=settings.view_minutes * 60,
-            spending=settings.daily_usd is not None,
             default_model=settings.default_model,
         )
         return worker_components(self.core, providers, options)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider
-        from eco2.pacer import Limits
         from eco2.wiring import build_budget
 
         name, budget, concurrency = offer.name, None, self.settings.concurrency

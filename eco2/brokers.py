@@ -24,8 +24,9 @@ def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequ
     `budgets`: the providers that the process calls.
     """
     names = tuple(pipeline.name for pipeline in pipelines)
+    hours = ceil(settings.retention_hours), ceil(settings.job_deadline / 3600)
     try:
-        return Topology(settings.prefix, names, ceil(settings.retention_hours), tuple(budgets))
+        return Topology(settings.prefix, names, *hours, tuple(budgets))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

@@ -8,7 +8,6 @@ Guarantees: what is decoded has numbers and names in the bounds of this module, 
 An event beyond them is as one of an unknown kind: skipped and counted.
 """
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
@@ -226,21 +225,6 @@ class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
     """An operator resumed the intake."""
 
 
-class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
-    """Records that calls of the UTC day `day` cost `usd` (exact, as text) up to the message at an offset.
-
-    The message at `up_to_offset` (`upto` on the wire) is included.
-    """
-
-    day: str
-    usd: str
-    up_to_offset: Offset = msgspec.field(name="upto")
-
-    def __post_init__(self) -> None:
-        if amount(self.usd) is None or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.day):
-            raise ValueError("no day, or no amount of USD")
-
-
 class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
     """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
 
@@ -337,7 +321,7 @@ BudgetEvent = (
     | Leads
     | WriterAbsent
 )
-Event = JobEvent | IntakeEvent | Spent | Marker | BudgetEvent
+Event = JobEvent | IntakeEvent | Marker | BudgetEvent
 
 
 class _Batch(msgspec.Struct, frozen=True):

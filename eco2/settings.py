@@ -193,7 +193,8 @@ class Settings(BaseSettings):
     tpm: int = _setting(TPM, FIRST, unit="tokens/min", ge=1, le=MAX_TPM)
     """The provider's limit of tokens per minute."""
     job_deadline: float = _setting(180, FIRST, unit="s", gt=0, le=7 * DAY)
-    """Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended."""
+    """Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended. Copies of orders
+    are kept as long, in full hours; `docs/operations.md` shows how to change that later."""
     drain_grace: float = _setting(70, FIRST, unit="s", gt=0, le=DAY)
     """Time that a stopping worker waits for calls in flight. The process needs 20 s more before it is killed
     (terminationGracePeriodSeconds, stop_grace_period)."""
@@ -394,6 +395,11 @@ def conflicts(settings: Settings) -> list[str]:
             settings.metrics_port <= 65_535,
             f"ECO2_PROBES_PORT must be set with ECO2_PORT {settings.port}: the default, 1000 above it, is "
             "no port.",
+        ),
+        (
+            settings.job_deadline <= settings.retention_hours * 3600,
+            f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_JOB_DEADLINE "
+            f"({settings.job_deadline:g} s): the journal would delete what jobs in work have paid for.",
         ),
         (
             settings.port == 0 or settings.metrics_port != settings.port,

@@ -52,30 +52,19 @@ def show_size(
 
 def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str, str]]:
     """Returns name, value and derivation of each figure."""
+    from eco2.stages.photo import DECODERS_MB
+
+    calls, rate = f"{sized.calls_in_flight:,.1f}", f"{sized.jobs_per_second:,.2f} jobs/s"
+    requests = f"{rpm:,} requests ÷ {job.calls} calls = {sized.by_requests:,.1f} jobs/min"
+    tokens = f"{tpm:,} tokens ÷ {job.tokens:,g} = {sized.by_tokens:,.1f}"
     reserve = f"{sizing.SIGMAS:g} √n in reserve"
+    more = f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, the fence and a grant"
+    cores = f"{sized.cores:,.2f} cores ({sizing.CPU_SECONDS * 1000:g} ms a job)"
     return [
-        (
-            "binding limit",
-            sized.binding,
-            f"{rpm:,} requests ÷ {job.calls} calls = {sized.by_requests:,.1f} jobs/min, "
-            f"{tpm:,} tokens ÷ {job.tokens:,g} = {sized.by_tokens:,.1f}",
-        ),
-        (
-            "jobs a minute",
-            f"{sized.jobs_per_minute:,.1f}",
-            f"{sized.jobs_per_second:,.2f} jobs/s at the binding limit",
-        ),
-        (
-            "calls in flight",
-            f"{sized.calls_in_flight:,.1f}",
-            f"Little's law: {sized.jobs_per_second:,.2f} jobs/s × {job.latency:g} s, "
-            "one call of a job at a time",
-        ),
-        (
-            "jobs in flight",
-            f"{sized.jobs_in_flight:,.1f}",
-            f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, the fence and a grant",
-        ),
+        ("binding limit", sized.binding, f"{requests}, {tokens}"),
+        ("jobs a minute", f"{sized.jobs_per_minute:,.1f}", f"{rate} at the binding limit"),
+        ("calls in flight", calls, f"Little's law: {rate} × {job.latency:g} s, one call of a job at a time"),
+        ("jobs in flight", f"{sized.jobs_in_flight:,.1f}", more),
         (
             "ECO2_CONCURRENCY",
             str(sized.concurrency),
@@ -85,18 +74,8 @@ def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str
         (
             "replicas",
             str(sized.replicas),
-            f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
-            f"({sizing.CPU_SECONDS * 1000:g} ms a job), plus one that may fail",
+            f"{sized.needed} for {calls} calls and {cores}, plus one that may fail",
         ),
-        *memory_rows(sized),
-    ]
-
-
-def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
-    """Returns the rows of `rows` about memory."""
-    from eco2.stages.photo import DECODERS_MB
-
-    return [
         (
             "worker, MB",
             str(sized.worker_mb),

@@ -44,8 +44,8 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """`prefetch`: jobs at once per pipeline. `spending`: whether the sum paid per day is written down.
-    `default_model`: of jobs that name none; None: that of the best provider.
+    """`prefetch`: jobs at once per pipeline. `default_model`: of jobs that name none; None: that of the
+    best provider.
 
     Seconds: `drain_grace`, which a drain waits for calls in flight; `call_timeout` of one call;
     `holder_timeout` of a silent holder; `window`, which views reach back.
@@ -56,7 +56,6 @@ class WorkerOptions:
     call_timeout: float
     holder_timeout: float
     window: float
-    spending: bool = False
     default_model: str | None = None
 
 
@@ -88,8 +87,7 @@ def worker_components(core: Core, providers: Sequence[Provider], options: Worker
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
     )
-    window, spending = options.window, options.spending
-    sweep = Sweep(broker, journal, presence, holders, core.pipelines, metrics, window, spending)
+    sweep = Sweep(broker, journal, presence, holders, core.pipelines, metrics, options.window)
     return [
         Component("live text", live.run),
         Component("holders", holders.run),

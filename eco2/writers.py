@@ -42,12 +42,13 @@ class _Writer:
 class Writers:
     """The writers of one journal, as one process reads them; `now` is its monotonic clock.
 
-    `own`: its own writers; heartbeats name the first. `offset`: the last that it read.
+    `own`: its own writers; heartbeats name the first, and `shown` is the number of its last message that was
+    read. `offset`: the last that was read.
     """
 
     def __init__(self, *own: str) -> None:
         self.own = own
-        self.offset = -1
+        self.offset, self.shown = -1, 0
         self._fresh = -math.inf
         self._writers: dict[str, _Writer] = {}
         self._heartbeats: dict[str, tuple[float, int]] = {}
@@ -68,7 +69,9 @@ class Writers:
             self._fresh = now
         if not self._read or now - self._read[-1][0] >= STEP:
             self._read.append((now, offset))
-        if not self.is_own(header.writer):
+        if header.writer == self.own[0]:
+            self.shown = header.number
+        elif not self.is_own(header.writer):
             self.note_heartbeat(header.writer, header.seen, now)
         return True
 
@@ -82,7 +85,7 @@ class Writers:
 
     def clear(self) -> None:
         """Forgets the messages, since the fold begins elsewhere: none of them is a copy there."""
-        self.offset, self._restored = -1, (-1, {})
+        self.offset, self.shown, self._restored = -1, 0, (-1, {})
         self._writers.clear()
 
     def restore(self, offset: int, numbers: dict[str, int]) -> None:

@@ -431,9 +431,10 @@ BROKER = Row(
         ),
         chart(
             "Jobs in view, events skipped",
-            "The recent jobs of a process; journal events that its version cannot read; replacements "
-            "of the journal.",
+            "The recent jobs of a process; the age of the newest snapshot; journal events that its version "
+            "cannot read; replacements of the journal.",
             Query(f"max({here('eco2_view_jobs')})", "jobs in view"),
+            Query(f"min({here('eco2_snapshot_age_seconds')})", "seconds since the newest snapshot"),
             Query(f"max(increase({here('eco2_journal_replaced_total')}[10m]))", "journal replaced in 10 min"),
             Query(f"sum(increase({here('eco2_journal_skipped_total')}[10m]))", "skipped in 10 min"),
         ),

@@ -30,9 +30,6 @@ waits 60 s by default; older versions do not wait, and ignore it."""
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
 
-INPUTS_HOURS = 1
-"""Hours that the store keeps an input at least: longer than any job lives."""
-
 SNAPSHOT_BYTES, SNAPSHOT_SEGMENT_BYTES = 128_000_000, 16_000_000
 """Size of the stream of snapshots, which has to hold at least three, and of its segments."""
 
@@ -82,14 +79,16 @@ Entity = Queue | Exchange
 class Topology:
     """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
 
-    `pipelines` get their work queues. `retention_hours` is how long the journal keeps its records. `budgets`:
-    the providers whose budgets this process shares; no worker of release 0.1 may share one at the same time.
+    `pipelines` get their work queues. `retention_hours`: how long the journal keeps its records;
+    `inputs_hours`: how long the copies of orders are kept, at least as long as a job lives. `budgets`: the
+    providers whose budgets this process shares; no worker of release 0.1 may share one at the same time.
     Raises ValueError for a name that is not lower-case letters, digits and `-`.
     """
 
     prefix: str = "eco2"
     pipelines: tuple[str, ...] = ()
     retention_hours: int = 24
+    inputs_hours: int = 1
     budgets: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = field(init=False)
 
@@ -134,7 +133,7 @@ class Topology:
             Queue(self.queue(DEAD), MappingProxyType(_quorum() | {"x-delivery-limit": UNLIMITED})),
             *(queue for name in self.pipelines for queue in self._work(name)),
             Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
-            Queue(self.inputs, MappingProxyType(_stream(INPUTS_HOURS))),
+            Queue(self.inputs, MappingProxyType(_stream(self.inputs_hours))),
             Queue(
                 self.snapshots,
                 MappingProxyType(
@@ -194,6 +193,8 @@ def _stream(hours: int) -> dict[str, str | int | bool]:
 def difference(entity: Entity, reason: str) -> str:
     """The broker's `reason` for refusing to declare `entity` (a 406), in words that say what to do."""
     advice = "delete it when it is empty, or use another ECO2_PREFIX"
+    if entity.name.endswith(f".{INPUTS}"):
+        advice = "stop all processes and delete it, since it has only copies of orders (ECO2_JOB_DEADLINE)"
     if found := _INEQUIVALENT.search(reason):
         argument = found["argument"]
         actual, expected = (_value(argument, found[side]) for side in ("actual", "expected"))

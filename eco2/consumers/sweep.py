@@ -11,17 +11,15 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from decimal import Decimal
 from functools import partial
 
 from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired
 from eco2.errors import BrokerUnavailable, RetryableError
-from eco2.event import MAX_USD, Paused, Spent
+from eco2.event import Paused
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
 from eco2.journal.presence import Peer, Presence
-from eco2.journal.spending import day_of
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.log import get_logger
@@ -48,9 +46,7 @@ MAX_LEADER_SILENCE = 7.0
 """Seconds without a heartbeat after which a worker is passed over: two were lost. A process counts as stopped
 later, but a second leader does no harm."""
 RENEWALS_PER_WINDOW = 3
-"""Times that a pause, and the sum paid, is written again within the time that views reach back."""
-SPENT_INTERVAL = 60.0
-"""Seconds after which a new sum of today's spending is written."""
+"""Times that a pause is written again within the time that views reach back."""
 
 log = get_logger(__name__)
 
@@ -98,19 +94,6 @@ def renewed_pause(view: View, now: float, window: float) -> Paused | None:
     return Paused(ts=now, reason=paused.reason, renewed=True)
 
 
-def spent_event(view: View, now: float, window: float) -> Spent | None:
-    """Returns the sum paid today, for views that do not reach back to the calls; None if it is known."""
-    spending, day = view.spending, day_of(now)
-    total, last = spending.total(day), spending.written
-    if not (spending.complete and total):
-        return None
-    known = last is not None and last.day == day
-    age = now - last.ts if last is not None and known else math.inf
-    if age > window / RENEWALS_PER_WINDOW or (age > SPENT_INTERVAL and last and Decimal(last.usd) != total):
-        return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", up_to_offset=view.offset)
-    return None
-
-
 class Deadlines:
     """Ends jobs past their deadline, of any pipeline, each at most once however late the journal shows it."""
 
@@ -152,7 +135,7 @@ class Deadlines:
 
 
 class Sweep:
-    """`window`: seconds that views reach back. `spending`: whether today's sum is written."""
+    """`window`: seconds that views reach back."""
 
     def __init__(
         self,
@@ -163,7 +146,6 @@ class Sweep:
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
         window: float,
-        spending: bool = False,
     ) -> None:
         self._broker = broker
         self._journal = journal
@@ -172,7 +154,6 @@ class Sweep:
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
         self._window = window
-        self._spending = spending
         self._deadlines = Deadlines(journal, pipelines, metrics, presence.now)
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
@@ -226,12 +207,10 @@ class Sweep:
                 log.exception("a sweep failed by a bug")
 
     async def sweep(self) -> None:
-        """Writes again what views forget, and publishes lost orders again."""
+        """Writes a pause again that views forget, and publishes lost orders again."""
         now, view = self._presence.now(), self._journal.view
         if event := renewed_pause(view, now, self._window):
             self._journal.put(event)
-        if self._spending and (spent := spent_event(view, now, self._window)):
-            self._journal.put(spent)
         await self._check_queues(now)
         candidates = {job.job: job for job in may_lack_order(self._journal.view, now, self._empty_since)}
         self._watch(candidates)

@@ -193,8 +193,6 @@ class Acceptance:
         if self._daily is None:
             return
         spending, now = self._journal.view.spending, self._clock()
-        if not spending.complete:
-            raise BrokerUnavailable("this gateway is still reading what was paid today; try again soon")
         if spending.unpriced and not self._unpriced_logged:
             self._unpriced_logged = True
             log.warning("calls without a known price count as nothing against ECO2_DAILY_USD")

@@ -51,6 +51,7 @@ class Outbox:
         self._writers = writers
         self._clock = clock
         self._sent = 0
+        self._awaited = (0, 0.0)
         self._entries: deque[_Entry] = deque()
         self._sending: list[_Entry] = []
         self._arrived = asyncio.Event()
@@ -64,6 +65,22 @@ class Outbox:
         """Seconds for which the oldest events have waited for their confirm; 0.0 if none do."""
         waiting = self._sending or self._entries
         return time.monotonic() - waiting[0].since if waiting else 0.0
+
+    @property
+    def behind(self) -> float:
+        """Seconds since the oldest confirmed message that the own tail has not shown; 0.0 without one.
+
+        That is the only proof that a tail is alive: it may fall silent on a healthy connection, or the stream
+        may be another one that ends before the tail's position. One message at a time is awaited.
+        """
+        number, confirmed_at = self._awaited
+        if self._writers.shown >= number:
+            return 0.0
+        return asyncio.get_running_loop().time() - confirmed_at
+
+    def forget(self) -> None:
+        """Awaits no message: another log follows, or another connection to it."""
+        self._awaited = (0, 0.0)
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events after all earlier ones; the future is done once they are confirmed.
@@ -128,6 +145,8 @@ class Outbox:
                 if batch:
                     await self._stream.append(body, message_id)
                     self._sent += 1
+                    if not self.behind:
+                        self._awaited = (self._sent, asyncio.get_running_loop().time())
                 break
             except TooLarge as error:
                 self._refused(batch, error)

@@ -15,7 +15,7 @@ from hashlib import sha256
 import msgspec
 
 from eco2.errors import RetryableError
-from eco2.event import IntakeEvent, Offset, Paused, Spent
+from eco2.event import IntakeEvent, Offset, Paused
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.ports import Clock, FromStart, FromTime, SnapshotStore, Start
@@ -44,12 +44,12 @@ class SavedJob(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class SavedSpending(msgspec.Struct, frozen=True, gc=False):
-    """The sum of a day, of which no cost is missing: see `Spending`."""
+    """The sum of a day: see `Spending`."""
 
+    since: float
     day: str
     usd: str
     unpriced: bool
-    written: Spent | None
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
@@ -64,7 +64,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     passed: list[tuple[float, Offset]]
     since: float
     numbers: dict[str, int]
-    spending: SavedSpending | None
+    spending: SavedSpending
     paused: Paused | None
     resumed: bool
     intake: list[IntakeEvent]
@@ -72,7 +72,7 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True):
     def begin(self, now: float) -> int:
         """Returns where to begin for the budgets' last minute. A wrong clock costs time, or some budget."""
         late_enough = [offset for at, offset in self.passed if at <= now - BUDGET_SECONDS]
-        return min(self.offset, late_enough[-1] if late_enough else self.passed[0][1])
+        return max(0, min(self.offset, late_enough[-1] if late_enough else self.passed[0][1]))
 
 
 @dataclass(frozen=True, slots=True)

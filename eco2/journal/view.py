@@ -21,13 +21,12 @@ from eco2.event import (
     Paused,
     Queued,
     Resumed,
-    Spent,
     StageChanged,
     decode_message,
 )
 from eco2.journal.ended import EndedJobs
 from eco2.journal.snapshots import Saved, SavedJob, Snapshot, digest
-from eco2.journal.spending import Spending
+from eco2.journal.spending import Spending, midnight
 from eco2.journal.state import EventId, JobState, apply, superseded, without_values
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
@@ -67,9 +66,10 @@ class View:
     """The jobs. `since`: Unix seconds of acceptance from which on it knows every job.
 
     `window`: seconds for which a key counts. `life`: seconds that jobs live at the most; the fold begins so
-    long ago, or `window`. `results`: bytes of ended jobs that it keeps.
-    `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
-    offset. `earliest`: the clock for the age of jobs accepted before the start. `steady`: one without jumps.
+    long ago, or `window`; with `daily` not after the day's beginning, so that it knows the day's costs.
+    `results`: bytes of ended jobs that it keeps. `replies`: bytes of recorded calls and steps that it keeps;
+    of more, and in gateways (0), it keeps the offset. `earliest`: the clock for the age of jobs accepted
+    before the start. `steady`: one without jumps.
     `monotonic`: of this process alone, to compare the clocks of `writers`, by which copies are known, too.
 
     Not thread-safe; every call is made on the event loop.
@@ -81,6 +81,7 @@ class View:
         clock: Clock,
         *,
         life: float = 0.0,
+        daily: bool = False,
         results: int = MAX_RESULT_BYTES,
         replies: int = 0,
         earliest: Clock | None = None,
@@ -89,7 +90,7 @@ class View:
     ) -> None:
         self._window = window
         self._reach = max(window, life)
-        self.since = clock() - self._reach
+        self._daily = daily
         self._clock = clock
         self._earliest = earliest or clock
         self._steady = steady or clock
@@ -105,7 +106,6 @@ class View:
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
         self._accepted_steady: dict[str, float] = {}
         """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
-        self._live = False
         self._restored = -1
         """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
@@ -114,17 +114,15 @@ class View:
         self._intake_observers: list[Callable[[], None]] = []
         self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
-        self._resumed = False
-        self._unknown_logged = False
-        self.offset = -1
-        self.changed = -1
+        self._live = self._resumed = self._unknown_logged = False
+        self.offset = self.changed = -1
         """The offset of the last record of more than a marker and budgets."""
-        self.resets = 0
+        self.resets = self.skipped = 0
         self.spending = Spending()
-        self.skipped = 0
         self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
+        self.begin()
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -175,8 +173,13 @@ class View:
         return state.deadline - state.accepted - self.age(state)
 
     def begin(self) -> None:
-        """Starts the window now: the clock is compared, and no record was applied yet."""
-        self.since = self._clock() - self._reach
+        """Chooses the time to fold from: the clock is compared, and no record was applied yet."""
+        now = self._clock()
+        self.since = now - self._reach
+        if self.resets == 0:
+            if self._daily:
+                self.since = min(self.since, midnight(now))
+            self.spending.forget(self.since)
 
     def by_key(self, owner: str, key: str, at: float) -> str | None:
         """The job that holds the idempotency key at the time `at` (Unix seconds)."""
@@ -232,6 +235,7 @@ class View:
         """
         self.resets += 1
         self.clear()
+        self.spending.restart(self._clock())
         self._markers.clear()
         changes, self._changes = self._changes, {}
         for change in changes.values():
@@ -242,8 +246,8 @@ class View:
 
     def clear(self) -> None:
         """Forgets all records, for a fold that begins elsewhere."""
-        self.since, self.offset = self._clock() - self._reach, -1
-        self._restored, self.changed = -1, -1
+        self.begin()
+        self.offset = self._restored = self.changed = -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
         for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_steady):
@@ -252,7 +256,6 @@ class View:
         self._intake.clear()
         self._live, self._resumed, self.paused = False, False, None
         self.writers.clear()
-        self.spending.restart()
         for budget in self._budgets.values():
             budget.reset()
 
@@ -276,6 +279,10 @@ class View:
         ]
         return Snapshot(saved, jobs, self.ended.save(since))
 
+    def is_enough(self, saved: Saved) -> bool:
+        """Returns False for a snapshot that lacks costs of the day which this view needs."""
+        return not self._daily or saved.spending.since <= midnight(self._clock())
+
     def restore(self, snapshot: Snapshot) -> None:
         """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
         saved = snapshot.saved
@@ -288,8 +295,7 @@ class View:
         self.ended.restore(snapshot.ended)
         self.since, self._restored = saved.since, saved.offset
         self.writers.restore(saved.offset, saved.numbers)
-        if saved.spending is not None:
-            self.spending.restore(saved.spending, saved.offset)
+        self.spending.restore(saved.spending)
         self._intake.extend(saved.intake)
         self._resumed, self.paused = saved.resumed, saved.paused
 
@@ -304,8 +310,6 @@ class View:
     def apply(self, record: Record) -> None:
         """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
         passed = record.offset <= self._restored
-        if self.spending.first < 0 and not passed:
-            self.spending.begin(record.offset)
         self.offset = record.offset
         try:
             header, events = decode_message(record.body)
@@ -327,13 +331,13 @@ class View:
                 self._apply(EventId(record.offset, index), event, len(record.body))
                 self._written_at, self._received_at = event.ts, self._clock()
 
-    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker | Spent, size: int) -> None:
+    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker, size: int) -> None:
         match event:
-            case Marker() | Paused() | Resumed() | Spent():
+            case Marker() | Paused() | Resumed():
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
-                self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
+                self.spending.paid(event, self._clock())  # a void run has paid, too
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
             if self.ended.find(event.job) is not None:
@@ -362,19 +366,13 @@ class View:
         if self._live:
             self._accepted_steady[event.job] = self._steady() - max(0.0, age)
 
-    def _note(self, event: Marker | Spent | IntakeEvent) -> None:
+    def _note(self, event: Marker | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
-        match event:
-            case Marker():
-                if marker := self._markers.pop(event.id, None):
-                    marker.set()
-                    self._live = True  # the first one of ours was written at our start
-            case Spent():
-                self.spending.spent(event, self._clock())
-            case _:
-                self._note_intake(event)
-
-    def _note_intake(self, event: IntakeEvent) -> None:
+        if isinstance(event, Marker):
+            if marker := self._markers.pop(event.id, None):
+                marker.set()
+                self._live = True  # the first one of ours was written at our start
+            return
         if event in self._intake:
             return  # a message that was sent twice may come again after newer ones, such as a resumption
         self._intake.append(event)

@@ -58,6 +58,8 @@ class JournalSource(Protocol):
     @property
     def replaced(self) -> int: ...
     @property
+    def snapshot_age(self) -> float | None: ...
+    @property
     def skipped(self) -> int: ...
     @property
     def paused(self) -> bool: ...
@@ -146,6 +148,8 @@ def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]
     yield _gauge("eco2_view_lag_seconds", status.lag)
     yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
     yield _gauge("eco2_tail_behind_seconds", status.behind)
+    if status.snapshot_age is not None:
+        yield _gauge("eco2_snapshot_age_seconds", status.snapshot_age)
     yield _gauge("eco2_intake_paused", float(status.paused))
     yield _counter("eco2_journal_replaced", status.replaced)
     yield _counter("eco2_journal_skipped", status.skipped)

@@ -2,25 +2,28 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import msgspec
 import pytest
 from msgspec.structs import replace
 
 from eco2.broker.embedded.queues import Queue
+from eco2.broker.topology import Topology
 from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, leads, may_lack_order, overdue
 from eco2.event import Done, Queued, decode_events
 from eco2.job import new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Heartbeat, Peer
 from eco2.journal.state import JobState
+from eco2.pipeline import Pipeline
 from eco2.ports import Record, Start
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
 from tests.support.freeze import FreezableLoop, Freezing
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import SILENCE, Process, ScriptedModel, World, running, until
+from tests.support.world import SILENCE, Process, Question, ScriptedModel, World, running, until
 
 SOON = 3 * INTERVAL
 """Seconds within which a sweep that is due has come."""
@@ -161,6 +164,57 @@ async def test_an_order_that_was_purged_comes_again() -> None:
             await asyncio.sleep(5 * LOST_AFTER)
     assert (state.status, len(orders.again)) == ("completed", 1)
     assert [kind for kind, _ in model.calls] == ["draft", "final"]
+
+
+@asynccontextmanager
+async def another_pool(world: World, name: str) -> AsyncIterator[Process]:
+    """A worker that knows another pipeline only, and no queue of `ask`."""
+    known, world.topology = world.topology, Topology(pipelines=("other",))
+    started = world.process(ScriptedModel(), Pipeline("other", Question, (), lambda _: {}), name=name)
+    async with started as process:
+        world.topology = known
+        yield process
+
+
+@virtual
+async def test_a_leader_without_the_pipeline_ends_its_jobs_at_their_deadline() -> None:
+    world = World()
+    async with world.process() as gateway, another_pool(world, "w"):
+        job = await gateway.submit(life=180)
+        state = await gateway.ended(job.job)
+        assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
+    assert (state.status, code(state), ends(world)) == ("failed", "DEADLINE", [job.job])
+
+
+@virtual
+async def test_a_leader_without_the_pipeline_publishes_its_lost_orders_again() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway:
+        job = (await gateway.submit(life=1800)).job
+        purge(world)
+        async with another_pool(world, "a") as leader:
+            orders = Orders(world)
+            await until(lambda: bool(orders.again))
+            again = 'eco2_jobs_swept_total{pipeline="ask",what="ordered again"}'
+            await until(lambda: metric_value(leader.metrics, again) == 1)
+            async with world.process(model, name="b") as other:
+                assert (await gateway.ended(job)).status == "completed"
+                assert metric_value(other.metrics, again) == 0
+    assert [kind for kind, _ in model.calls] == ["draft", "final"]
+
+
+@virtual
+async def test_an_order_that_is_lost_after_hours_comes_again() -> None:
+    world = World(snapshots=True)
+    world.topology = Topology(pipelines=("ask",), inputs_hours=24)
+    async with world.process() as gateway:
+        job = (await gateway.submit(life=86_400)).job
+        for _ in range(200):
+            await asyncio.sleep(60)
+            await gateway.broker.append_order(b"of another job", new_id(VirtualClock.now()))
+        purge(world)
+        async with world.process(ScriptedModel()):
+            assert (await gateway.ended(job)).status == "completed"
 
 
 @virtual

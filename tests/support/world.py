@@ -223,7 +223,7 @@ class Process:
 
 
 class World:
-    """`spending`: what was paid per day is written down. `snapshots`: of views are written and read."""
+    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read."""
 
     def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
         self.spending = spending
@@ -263,16 +263,20 @@ class World:
             components.append(Component("presence", presence.run))
         store = broker if self.snapshots else None
         journal = Journal(
-            broker, KEEP, VirtualClock.now, snapshots=store, presence=presence, monotonic=monotonic
+            broker,
+            KEEP,
+            VirtualClock.now,
+            daily=self.spending,
+            snapshots=store,
+            presence=presence,
+            monotonic=monotonic,
         )
         process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
         components.append(Component("journal", journal.run))
         components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
-        if self.spending:
-            components.append(Component("spending", journal.backfill_spending))
         if remotes:
             components += shares(process, remotes)
-            components += worker(process, prefetch, self.spending)
+            components += worker(process, prefetch)
         return process, components
 
     async def start(
@@ -337,7 +341,7 @@ def skewed(
             Component("deadlines", partial(deadlines.run_at_gateway, presence)),
         ]
     components += shares(process, [Remote("scripted", model)])
-    return process, [*components, *worker(process, 10, spending=False)]
+    return process, [*components, *worker(process, 10)]
 
 
 @asynccontextmanager
@@ -378,13 +382,12 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
     return components
 
 
-def worker(process: Process, prefetch: int, spending: bool) -> Sequence[Component]:
+def worker(process: Process, prefetch: int) -> Sequence[Component]:
     options = WorkerOptions(
         prefetch=prefetch,
         drain_grace=70.0,
         call_timeout=60.0,
         holder_timeout=SILENCE,
         window=KEEP,
-        spending=spending,
     )
     return worker_components(process.core, list(process.providers.values()), options)

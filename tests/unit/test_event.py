@@ -26,7 +26,6 @@ from eco2.event import (
     Queued,
     Released,
     RunStarted,
-    Spent,
     StageChanged,
     StepCompleted,
     Superseded,
@@ -51,7 +50,6 @@ EVENTS: list[Event] = [
     StepCompleted(ts=1.0, job="a", run="r", stage="s", key="step/n/0", value={"x": [1, None]}),
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
-    Spent(ts=1.0, day="2026-11-26", usd="0.0029", up_to_offset=7),
     CallRequested(budget="openai", id="w.1", job="a", run="r", kind="vision", tokens=900.5, offset=7),
     CallRequested(budget="openai", id="w.2", job="a", run="r", kind="", tokens=0.0, started=True),
     CallReleased(budget="openai", id="w.1"),
@@ -114,10 +112,6 @@ def test_what_is_no_batch_of_ours_is_malformed(body: bytes) -> None:
         decode_events(body)
 
 
-def spent(usd: str = "1", day: str = "2026-11-29", upto: int = 1) -> dict[str, object]:
-    return {"type": "spent", "ts": 1, "day": day, "usd": usd, "upto": upto}
-
-
 def queued_as(pipeline: str = "p", deadline: float = 2) -> dict[str, object]:
     return {"type": "queued", "ts": 1, "job": "j", "pipeline": pipeline, "deadline": deadline, "digest": ""}
 
@@ -141,11 +135,7 @@ def granted(**fields: object) -> dict[str, object]:
 
 
 NAMES = ("", "a\n", "a\r\nevent: done", "a\u2028b", "a\0", "\x1b[2J", "a\x85b", "x" * 1000)
-AMOUNTS = ("1e999999999", "NaN", "Infinity", "-1e30", "1000001", "1e-999999", "", "one")
 BEYOND: list[dict[str, object]] = [
-    *(spent(usd) for usd in AMOUNTS),
-    spent(day="9"),
-    spent(upto=10**30),
     {"type": "marker", "ts": 1e308, "id": "m"},
     {"type": "marker", "ts": -1e18, "id": "m"},
     {"type": "marker", "ts": "NaN", "id": "m"},

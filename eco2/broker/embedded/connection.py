@@ -182,6 +182,6 @@ class Embedded:
         return self._server.queues[self._existing(name)]
 
     def _existing(self, name: str) -> str:
-        if name not in self._names:
+        if name not in self._names and name not in self._server.queues:  # another process may know it
             raise Unroutable(f"there is no queue {name}: add it to the topology, then try again")
         return name

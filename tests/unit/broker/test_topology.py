@@ -4,9 +4,11 @@ import math
 
 import pytest
 
+from eco2 import brokers
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
 from eco2.ports import DELAYS, delay_queue, retry_queue
+from eco2.settings import Settings
 
 TOPOLOGY = Topology("eco2", pipelines=("scan",), retention_hours=48)
 
@@ -67,6 +69,21 @@ def test_the_queue_that_a_message_moves_to_is_made_before_the_one_that_it_leaves
         seen.add(entity.name)
         if isinstance(entity, Queue):
             assert entity.arguments.get("x-dead-letter-routing-key") in {None, *seen}
+
+
+@pytest.mark.parametrize(("deadline", "hours"), [(180, 1), (3600, 1), (3601, 2), (86_400, 24)])
+def test_inputs_are_kept_for_as_long_as_a_job_may_live(deadline: float, hours: int) -> None:
+    needed = brokers.topology(Settings(job_deadline=deadline), ())
+    (inputs,) = [each for each in needed.entities if each.name == needed.inputs]
+    assert isinstance(inputs, Queue)
+    assert inputs.age == hours * 3600
+
+
+def test_another_deadline_says_that_the_copies_may_be_deleted() -> None:
+    text = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': "
+    said = difference(queue("eco2.inputs"), f"{text}received '24h' but current is '1h'")
+    assert "x-max-age is 1h at the broker, 24h here; stop all processes and delete it" in said
+    assert "ECO2_JOB_DEADLINE" in said
 
 
 def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eco2.errors import TooLarge
 from eco2.event import (
     BudgetEvent,
     CallCompleted,
@@ -24,19 +25,18 @@ from eco2.event import (
     Released,
     Resumed,
     RunStarted,
-    Spent,
     StageChanged,
     Superseded,
     encode_batch,
     encode_event,
 )
-from eco2.journal.snapshots import Collector, Snapshot, messages
+from eco2.journal.snapshots import Collector, Snapshot, messages, read_snapshot, write_snapshot
 from eco2.journal.spending import day_of
 from eco2.journal.view import View
-from eco2.ports import Record
+from eco2.ports import Clock, Record, SnapshotStore
 from eco2.quota.budget import Budget
 from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import KEEP, ScriptedModel, World
+from tests.support.world import KEEP, Process, ScriptedModel, World
 
 WINDOW = 100.0
 BEGAN = 1_800_000_000.0
@@ -88,7 +88,7 @@ class Log:
     records: list[Record] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     jobs: set[str] = field(default_factory=set)
-    paid: dict[tuple[str, str, str], tuple[int, Decimal]] = field(default_factory=dict)
+    paid: dict[tuple[str, str, str], Decimal] = field(default_factory=dict)
     now: float = BEGAN
 
     def write(self, *events: Event) -> None:
@@ -103,7 +103,7 @@ class Log:
         self.times.append(self.now)
 
     def stage(self, job: str, run: str, stage: str, cost: int) -> StageChanged:
-        self.paid.setdefault((job, run, stage), (len(self.records), Decimal(cost)))
+        self.paid.setdefault((job, run, stage), Decimal(cost))
         return StageChanged(
             ts=self.now,
             job=job,
@@ -116,11 +116,6 @@ class Log:
             usage={"cost_usd": str(cost)},
         )
 
-    def spent(self, behind: int) -> Spent:
-        upto = max(0, len(self.records) - 1 - behind)
-        usd = sum((cost for offset, cost in self.paid.values() if offset <= upto), Decimal())
-        return Spent(ts=self.now, day=day_of(self.now), usd=f"{usd:f}", up_to_offset=upto)
-
 
 @st.composite
 def logs(draw: st.DrawFn) -> Log:  # noqa: C901  # one case for each kind of record
@@ -128,7 +123,7 @@ def logs(draw: st.DrawFn) -> Log:  # noqa: C901  # one case for each kind of rec
     log.write(EpochOpened(budget="openai"))
     number = st.integers(0, 3)
     for kind, job, n in draw(
-        st.lists(st.tuples(st.integers(0, 12), st.sampled_from(JOBS), number), max_size=60)
+        st.lists(st.tuples(st.integers(0, 11), st.sampled_from(JOBS), number), max_size=60)
     ):
         ts, run, key = log.now, f"r{n}", draw(st.sampled_from([None, *KEYS]))
         match kind:
@@ -151,12 +146,10 @@ def logs(draw: st.DrawFn) -> Log:  # noqa: C901  # one case for each kind of rec
             case 8:
                 log.write(Paused(ts=ts, reason=run, renewed=n > 1) if n else Resumed(ts=ts))
             case 9:
-                log.write(log.spent(n))
-            case 10:
                 copied = draw(st.sampled_from(log.records))
                 if b'"w":"worker"' in copied.body:
                     log.copy(copied)
-            case 11:
+            case 10:
                 calls += 1
                 name = f"call {calls}"
                 log.write(CallRequested(budget="openai", id=name, job=job, run=run, kind="k", tokens=1.0))
@@ -197,11 +190,9 @@ def test_a_fold_from_a_snapshot_is_the_fold_of_everything(log: Log, data: st.Dat
     for record in log.records[snapshot.saved.begin(log.now) :]:
         late.view.apply(record)
     assert late.facts() == whole.facts()
-    known, missing = late.view.spending, whole.view.spending
-    if half.view.spending.complete:
-        assert known.complete
-        assert known.total(day_of(log.now)) == missing.total(day_of(log.now))
-        assert known.unpriced == missing.unpriced
+    known, missing, today = late.view.spending, whole.view.spending, day_of(log.now)
+    assert known.total(today) == missing.total(today) == sum(log.paid.values())
+    assert (known.unpriced, known.since) == (missing.unpriced, missing.since)
     now = log.now - BEGAN + late.ahead
     counted = late.counted()
     if late.budget.is_known(now):
@@ -273,6 +264,66 @@ async def test_of_many_processes_about_one_writes_a_snapshot_a_minute_and_none_w
         quiet = len(written)
         await asyncio.sleep(600)
         assert len(written) == quiet
+
+
+@virtual
+async def test_a_snapshot_that_is_written_during_a_start_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(snapshots=True)
+    async with world.process() as one:
+        old = await one.submit(life=86_400)
+        await asyncio.sleep(4 * KEEP)
+
+        async def late(store: SnapshotStore, clock: Clock) -> Snapshot | None:
+            await one.submit()
+            view, last = one.journal.view, one.journal._last
+            assert last is not None
+            await write_snapshot(store, messages(view.save([(clock(), view.offset)], last.body)))
+            return await read_snapshot(store, clock)
+
+        monkeypatch.setattr("eco2.journal.journal.read_snapshot", late)
+        async with world.process() as newcomer:
+            assert newcomer.journal.view.get(old.job) is not None
+
+
+def age(process: Process) -> float:
+    found = process.journal.status().snapshot_age
+    assert found is not None
+    return found
+
+
+@virtual
+async def test_a_process_knows_the_age_of_the_newest_snapshot_whoever_wrote_it() -> None:
+    world = World(snapshots=True)
+    async with world.process() as one, world.process() as other:
+        for _ in range(60):
+            await one.submit()
+            await asyncio.sleep(5)
+            assert max(age(one), age(other)) <= 100
+        await asyncio.sleep(600)
+        async with world.process() as newcomer:
+            assert min(age(one), age(other), age(newcomer)) > 400  # nothing happened meanwhile
+        await one.submit()
+        await asyncio.sleep(100)
+        assert max(age(one), age(other)) <= 100
+
+
+@virtual
+async def test_a_process_that_cannot_write_a_snapshot_keeps_no_other_from_it() -> None:
+    world = World(snapshots=True)
+    async with world.process() as one:
+
+        async def refuse(body: bytes, message_id: str) -> None:
+            raise TooLarge("a message of this size")
+
+        one.broker.append_snapshot = refuse  # type: ignore[method-assign]
+        for _ in range(30):
+            await one.submit()
+            await asyncio.sleep(10)
+        assert age(one) >= 300
+        async with world.process() as other:
+            await one.submit()
+            await asyncio.sleep(100)
+            assert max(age(one), age(other)) <= 100
 
 
 @pytest.mark.parametrize("same_length", [False, True])

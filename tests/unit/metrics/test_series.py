@@ -47,7 +47,9 @@ class Standing:
     factor: float = 1.0
 
 
-STATUS = Status(3, 0.5, 1.5, 2, True, {"scan": Backlog(4, 2, 30.0), "elsewhere": Backlog(9, 9, 9.0)})
+STATUS = Status(
+    3, 0.5, 1.5, 2, True, {"scan": Backlog(4, 2, 30.0), "elsewhere": Backlog(9, 9, 9.0)}, snapshot_age=20.0
+)
 
 
 def everything() -> Metrics:
