@@ -41,7 +41,7 @@ MAX_SKEW = 2.0
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
 MAX_DEPTH_AGE = 4 * INTERVAL
-"""Seconds for which the depths of the queues that a sweep found are shown."""
+"""Seconds for which the depths of the queues found count: a lost connection stops some sweeps."""
 MAX_LEADER_SILENCE = 7.0
 """Seconds without a heartbeat after which a worker is passed over: two were lost. A process counts as stopped
 later, but a second leader does no harm."""
@@ -180,8 +180,12 @@ class Sweep:
     @property
     def leading(self) -> bool:
         """True while this worker sweeps for all."""
+        return self._journal.current and self._elected
+
+    @property
+    def _elected(self) -> bool:
         presence = self._presence
-        return self._journal.current and leads(presence.process, presence.peers, presence.steady())
+        return leads(presence.process, presence.peers, presence.steady())
 
     async def _enforce_deadlines(self) -> None:
         """Ends overdue jobs, also while a sweep waits for the broker."""
@@ -195,9 +199,9 @@ class Sweep:
         """Survives a bug in a sweep, which would otherwise end one leader after the other."""
         while True:
             await asyncio.sleep(INTERVAL)
-            if not self.leading:
+            if not self._elected:
                 self._watch(())
-                self._empty_since.clear()  # the queues may fill and empty again without our notice
+            if not self.leading:
                 continue
             try:
                 await self.sweep()
@@ -219,6 +223,8 @@ class Sweep:
 
     async def _check_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""
+        if self._presence.steady() - self._depths_at >= MAX_DEPTH_AGE:
+            self._empty_since.clear()  # the queues may have filled and emptied again without our notice
         depths = {DEAD: await self._broker.depth(DEAD)}
         others = {job.pipeline for job in self._journal.view if not job.ended} - self._pipelines
         for name in sorted(self._pipelines | others):

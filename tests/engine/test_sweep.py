@@ -166,6 +166,23 @@ async def test_an_order_that_was_purged_comes_again() -> None:
     assert [kind for kind, _ in model.calls] == ["draft", "final"]
 
 
+@virtual
+async def test_an_order_comes_again_although_the_leaders_tail_is_away_now_and_then() -> None:
+    def is_current(journal: Journal) -> bool:
+        return VirtualClock.now() % 30 > 2 * INTERVAL
+
+    world = World()
+    async with world.process() as gateway:
+        job = (await gateway.submit()).job
+        purge(world)
+        async with world.process(ScriptedModel()) as worker:
+            began = VirtualClock.now()
+            worker.journal.__class__ = type("Flapping", (Journal,), {"current": property(is_current)})
+            orders = Orders(world)
+            assert (await gateway.ended(job)).status == "completed"
+    assert orders.again[0] - began <= LOST_AFTER + 2 * SILENCE + 3 * SOON
+
+
 @asynccontextmanager
 async def another_pool(world: World, name: str) -> AsyncIterator[Process]:
     """A worker that knows another pipeline only, and no queue of `ask`."""
