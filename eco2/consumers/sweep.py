@@ -41,7 +41,7 @@ MAX_SKEW = 2.0
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
 MAX_DEPTH_AGE = 4 * INTERVAL
-"""Seconds for which the depths of the queues found count: a lost connection stops some sweeps."""
+"""Seconds for which the depths that a sweep found count: a lost connection stops some sweeps."""
 MAX_LEADER_SILENCE = 7.0
 """Seconds without a heartbeat after which a worker is passed over: two were lost. A process counts as stopped
 later, but a second leader does no harm."""
