@@ -308,6 +308,14 @@ class WriterAbsent(_BudgetEvent, frozen=True, kw_only=True, tag="absent"):
     writer: str
 
 
+class LargeCall(_Event, frozen=True, kw_only=True, tag="large"):
+    """Told release 0.1 of a call that needs much of a minute's budget."""
+
+
+class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
+    """Told release 0.1 what a day had cost so far."""
+
+
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
 IntakeEvent = Paused | Resumed
 BudgetEvent = (
@@ -321,7 +329,9 @@ BudgetEvent = (
     | Leads
     | WriterAbsent
 )
-Event = JobEvent | IntakeEvent | Marker | BudgetEvent
+RetiredEvent = LargeCall | Spent
+"""Written by release 0.1 and without a meaning now: readers pass over them."""
+Event = JobEvent | IntakeEvent | Marker | BudgetEvent | RetiredEvent
 
 
 class _Batch(msgspec.Struct, frozen=True):

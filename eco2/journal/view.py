@@ -21,6 +21,7 @@ from eco2.event import (
     Paused,
     Queued,
     Resumed,
+    RetiredEvent,
     StageChanged,
     decode_message,
 )
@@ -325,7 +326,7 @@ class View:
             elif isinstance(event, BudgetEvent):
                 if header is not None and (budget := self._budgets.get(event.budget)):
                     budget.read(record.offset, header, event, now)
-            elif not passed or isinstance(event, Marker):
+            elif not isinstance(event, RetiredEvent) and (not passed or isinstance(event, Marker)):
                 if not isinstance(event, Marker):
                     self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))

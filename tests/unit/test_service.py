@@ -24,9 +24,8 @@ from eco2.calls.router import Router
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
 from eco2.journal.journal import Journal
-from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
-from eco2.ports import Clock, Model, SnapshotStore, Stream
+from eco2.ports import Clock, Model, Stream
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
@@ -250,29 +249,9 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             super().__init__(name, model, adapter, concurrency, *rest)
 
     class SpiedJournal(Journal):
-        def __init__(
-            self,
-            stream: Stream,
-            keep: float,
-            clock: Clock,
-            *,
-            life: float,
-            results: int,
-            replies: int,
-            presence: Presence,
-            snapshots: SnapshotStore | None,
-        ) -> None:
+        def __init__(self, stream: Stream, keep: float, clock: Clock, *, life: float, **rest: Any) -> None:
             given["journal"] = (keep, life)
-            super().__init__(
-                stream,
-                keep,
-                clock,
-                life=life,
-                results=results,
-                replies=replies,
-                presence=presence,
-                snapshots=snapshots,
-            )
+            super().__init__(stream, keep, clock, life=life, **rest)
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
