@@ -103,8 +103,8 @@ class DeadLetterQueue:
         self._prefix = topology.queue("")
         self._held: dict[int, DeadLetterMessage] = {}
         self._arrived = asyncio.Event()
-        self._next = 0
-        self._drops = asyncio.Lock()
+        self._next = 0  # delivery tag of the letter that `_pass_log` holds; 0: none
+        self._drops = asyncio.Lock()  # one `_pass_log` at a time
 
     async def take(self, limit: int) -> list[DeadLetterMessage]:
         """Takes the oldest letters that no other reader holds, at most `limit`."""
