@@ -228,7 +228,7 @@ class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
 class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
     """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
 
-    `offset`, `started`, `kind`, `tokens`: as in `eco2.ports.GrantRequest`.
+    `offset`, `started`, `kind`, `tokens`, `stage_started`: as in `eco2.ports.GrantRequest`.
     """
 
     id: str
@@ -238,6 +238,7 @@ class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested
     tokens: Tokens
     offset: Offset = -1
     started: bool = False
+    stage_started: StageChanged | None = None
 
 
 class CallReleased(_BudgetEvent, frozen=True, kw_only=True, tag="call_released"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from eco2.call import Call, Reply
+from eco2.event import StageChanged
 from eco2.pacer import Limits
 
 Answer = TypeVar("Answer")
@@ -280,7 +281,8 @@ class GrantRequest:
 
     `job`, `run`: the call is made for them. `offset`, `started`: its rank. Jobs that have `started` go before
     all others, and among equals the job whose `queued` event has the lower offset. `kind`: the call's.
-    `tokens`: the most that the provider may count it as.
+    `tokens`: the most that the provider may count it as. `stage_started`: shows clients that the call's stage
+    started; written with the grant.
     """
 
     job: str
@@ -289,6 +291,7 @@ class GrantRequest:
     started: bool
     kind: str
     tokens: float
+    stage_started: StageChanged | None = None
 
 
 class Grant(Protocol):

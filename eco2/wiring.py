@@ -62,8 +62,8 @@ class WorkerOptions:
 def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
     """Takes part in the budget of the provider `name`, which all processes share through the journal."""
     journal, on_late = core.journal, partial(core.metrics.grant_ended, name, "expired")
-    current, clock = journal.view.may_call, core.presence.steady
-    member = Member(name, journal, core.broker, limits, current, counting, clock, on_late)
+    current, clock, wall = journal.view.may_call, core.presence.steady, core.presence.now
+    member = Member(name, journal, core.broker, limits, current, counting, clock, wall, on_late)
     journal.view.join(member)
     core.metrics.show_budget(name, member.status)
     return member

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol
 
 from eco2.call import Answer, Call, Usage
-from eco2.calls.caller import Caller
+from eco2.calls.caller import Caller, Output
 from eco2.calls.provider import Provider
 from eco2.errors import GrantExpired
 from eco2.metrics import GrantOutcome
@@ -65,6 +65,7 @@ class Reservation(Generic[Answer]):
     provider: Provider
     caller: Caller
     call: Call[Answer]
+    output: Output
     fence: Fence
     sent_at: float | None = field(default=None, init=False)
     _estimate: Estimate | None = field(default=None, init=False)
@@ -85,13 +86,16 @@ class Reservation(Generic[Answer]):
                 started=self.caller.started,
                 kind=self.call.kind,
                 tokens=self._estimate.cost,
+                stage_started=self.output.stage_started,
             )
             asked = time.monotonic()
             self._grant = await budget.quota.acquire(request)
+            self.output.stage_started = None  # it came with the grant
             self._outcome = "refunded"  # unless it is used
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:
+            self.output.show_started()  # before the barrier, and so before the call
             self._passed_at = await self.fence.check(self.caller)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:

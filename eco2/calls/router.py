@@ -120,9 +120,9 @@ class Router:
         async with AsyncExitStack() as held:
             async with provider.waiting():
                 await held.enter_async_context(provider.slots)
-                reservation = Reservation(provider, caller, call, self._fence)
+                output.emitted = 0
+                reservation = Reservation(provider, caller, call, output, self._fence)
                 held.callback(reservation.release)
-                output.begin_call()  # what it writes shares a message with the request for the grant
                 await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
                 return await self._send(provider, reservation, caller.job.id, output)

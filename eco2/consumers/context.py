@@ -15,7 +15,6 @@ from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.run import ActiveJob
 from eco2.errors import StaleRun
-from eco2.event import replace_surrogates
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
@@ -50,7 +49,6 @@ class StageContext(Generic[Input_co]):
         self._recorded = recorded
         self._taken = Counter[str]()
         self._keyed: dict[str, Recorded] = {}
-        self._text = 0
 
     @property
     def job_id(self) -> str:
@@ -82,7 +80,7 @@ class StageContext(Generic[Input_co]):
             reply = reply_from_json(call, await self._engine.journal.value_of(record))
         if reply is None:
             reply = await self._pay(call, base, digest)
-        self._recorder.show("started")
+        self._recorder.show_started()
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
@@ -100,16 +98,8 @@ class StageContext(Generic[Input_co]):
         await self._recorder.step_completed(key, done)
         return done
 
-    def begin_call(self) -> None:
-        """Shows the stage as started; the text of an earlier attempt is void."""
-        self._recorder.show("started")
-        self._text = 0
-
     def emit(self, text: str) -> None:
-        self._recorder.show("started")
-        run, stage = self._recorder.run, self._recorder.stage
-        self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
-        self._text += len(text)
+        self._recorder.emit(text)
 
     async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
         """Makes the call and records its reply.
@@ -120,7 +110,7 @@ class StageContext(Generic[Input_co]):
         run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:
-            paid = await self._engine.router.call(run, call, self)
+            paid = await self._engine.router.call(run, call, self._recorder)
         except PaidCallFailed as error:
             paid = error
         except StaleRun:  # the leader has seen another run, and so will this process: the run ends here

@@ -187,7 +187,7 @@ class Executor:
             async with run.scope:
                 await run.scope.checkpoint()
                 for stage in job.pipeline.stages:
-                    recorder = StageRecorder(job, run, stage, progress, self._clock)
+                    recorder = StageRecorder(job, run, stage, progress, self._engine.live, self._clock)
                     if stage.name in state.outputs:
                         recorder.repeated(state)
                         continue

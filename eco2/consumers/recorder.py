@@ -1,17 +1,19 @@
-"""Writes the events of a stage: that it started, its paid calls and steps, and how it ended."""
+"""Writes the events of a stage: that it started, its live text, its paid calls and steps, and its end."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from eco2.call import Answer, PaidCallFailed, Reply, Usage
 from eco2.calls.replies import reply_to_json
+from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.progress import Progress, error_json
 from eco2.consumers.run import ActiveJob, Run
 from eco2.errors import PermanentError
-from eco2.event import CallCompleted, StageChanged, Status, StepCompleted
+from eco2.event import CallCompleted, StageChanged, Status, StepCompleted, replace_surrogates
 from eco2.job import JSON
 from eco2.journal.state import JobState
 from eco2.pipeline import Stage
@@ -19,23 +21,31 @@ from eco2.ports import Clock
 
 
 class StageRecorder:
-    """One per stage and run. `run`: as it is after the progress that was recorded.
+    """One per stage and run, and the `Output` of its calls. `run`: as it is after the recorded progress.
 
     `usage`: the sum over the stage's calls, those of earlier runs included: `{model, calls, input_tokens,
     cached_tokens, output_tokens, cost_usd}`; None if there were none.
     """
 
     def __init__(
-        self, job: ActiveJob, run: Run, stage: Stage[BaseModel], progress: Progress, clock: Clock
+        self,
+        job: ActiveJob,
+        run: Run,
+        stage: Stage[BaseModel],
+        progress: Progress,
+        live: DeltaSender,
+        clock: Clock,
     ) -> None:
         self.run = run
         self.stage = stage
         self.progress = progress
         self.usage: JSON | None = None
+        self.emitted = 0
         self._job = job
+        self._live = live
         self._clock = clock
         self._place = 1 + job.pipeline.stages.index(stage)
-        self._shown = False
+        self.stage_started: StageChanged | None = self._event("started", clock())
 
     def repeated(self, state: JobState) -> None:
         """Shows a stage whose output came with a job that resumes another, unless it was shown before."""
@@ -54,7 +64,7 @@ class StageRecorder:
             ts=self._clock(), job=self._job.id, run=run, stage=stage, key=key, digest=digest, reply=paid
         )
         self._job.write(event)
-        self.run = replace(self.run, retries=0)
+        self.run = dataclasses.replace(self.run, retries=0)
         return paid
 
     async def step_completed(self, key: str, value: JSON) -> None:
@@ -64,7 +74,7 @@ class StageRecorder:
         )
         self._job.write(event)
         await self._job.confirmed()
-        self.run = replace(self.run, retries=0)
+        self.run = dataclasses.replace(self.run, retries=0)
 
     def completed(self, output: BaseModel) -> None:
         """Records the output, also for the stages to come. Raises `TooLarge`, or TypeError for a bad type."""
@@ -73,41 +83,46 @@ class StageRecorder:
         recorded = output.model_dump(mode="json")
         self.progress.outputs.add(output)
         self.show("completed", output=recorded)
-        self.run = replace(self.run, retries=0, started=True)
+        self.run = dataclasses.replace(self.run, retries=0, started=True)
 
     def failed(self, error: PermanentError) -> None:
         """Records why the stage ends the job."""
         self.show("failed", error=error_json(error))
 
-    def show(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
-        """Writes how far the stage is.
+    def show_started(self) -> None:
+        """Writes that the stage started, unless that was written, by this process or with a grant."""
+        if self.stage_started is not None:
+            self._job.write(replace(self.stage_started, ts=self._clock()))
+            self.stage_started = None
 
-        "started" is written once: when a call of the stage has a slot, with its text, or with its end.
-        """
-        if status == "started" and self._shown:
-            return
+    def emit(self, text: str) -> None:
+        """Shows the next piece of a streamed text."""
+        self.show_started()
+        job, run, stage = self._job.id, self.run.id, self.stage.name
+        self._live.add(job, run, stage, self.emitted, replace_surrogates(text))
+        self.emitted += len(text)
+
+    def show(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
+        """Writes the end of the stage, behind its start where that was not written."""
         if self.usage:
             self.progress.usage[self.stage.name] = self.usage
         now = self._clock()  # one time for both events: clients rely on times in order
+        end = self._event(status, now, output=output, error=error, usage=self.usage)
+        self._job.write(*([replace(self.stage_started, ts=now)] if self.stage_started else ()), end)
+        self.stage_started = None  # not where `write` raised: events that are too large were not shown
+
+    def _event(self, status: Status, now: float, **fields: JSON | None) -> StageChanged:
         stages = len(self._job.pipeline.stages)
-        opening: tuple[Status, ...] = () if self._shown or status == "started" else ("started",)
-        events = [
-            StageChanged(
-                ts=now,
-                job=self._job.id,
-                run=self.run.id,
-                stage=self.stage.name,
-                status=each,
-                seq=10 * self._place + (each != "started"),
-                progress=100 * (self._place - (each != "completed")) // stages,
-                output=output if each == status else None,
-                error=error if each == status else None,
-                usage=None if each == "started" else self.usage,
-            )
-            for each in (*opening, status)
-        ]
-        self._job.write(*events)
-        self._shown = True  # not where `write` raised: events that are too large were not shown
+        return StageChanged(
+            ts=now,
+            job=self._job.id,
+            run=self.run.id,
+            stage=self.stage.name,
+            status=status,
+            seq=10 * self._place + (status != "started"),
+            progress=100 * (self._place - (status != "completed")) // stages,
+            **fields,
+        )
 
 
 def added(before: Mapping[str, object] | None, model: str, usage: Usage) -> JSON:

@@ -212,9 +212,9 @@ class Journal:
                 wait.cancel()
         return not stop.is_set()
 
-    async def append(self, header: Header, event: Event) -> None:
-        """Appends one event at once, beside what is put. Raises like `ports.Appender.append`."""
-        body = encode_batch([encode_event(event)], header)
+    async def append(self, header: Header, *events: Event) -> None:
+        """Appends events at once, beside what is put. Raises like `ports.Appender.append`."""
+        body = encode_batch([encode_event(event) for event in events], header)
         await self._stream.append(body, f"{header.writer}-{header.number}")
 
     def put(self, *events: Event) -> asyncio.Future[None]:

@@ -7,6 +7,7 @@ grant is read by its asker in the same order as all other records, so it is perm
 import asyncio
 import math
 import random
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from itertools import count
 from typing import Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from eco2.errors import BrokerUnavailable, CallTooLarge, GrantExpired, RetryableError, StaleRun
 from eco2.event import (
@@ -58,7 +60,7 @@ class Log(Protocol):
     writers: Writers
 
     def put(self, *events: Event) -> asyncio.Future[None]: ...
-    async def append(self, header: Header, event: Event) -> None: ...
+    async def append(self, header: Header, *events: Event) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +137,13 @@ class Member:
         current: Callable[[str, str], bool],
         counting: Counting = "request",
         clock: Clock = boot_time,
+        wall: Clock = time.time,
         on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.log = log
         self.clock = clock
+        self._wall = wall
         self._live = live
         self._topic = f"budget.{name}"
         self._hearing: Subscription | None = None
@@ -304,13 +308,23 @@ class Member:
         return candidacy
 
     async def _send(self, record: BudgetEvent) -> None:
-        """Appends the record at once, and never again: what comes late is void, by its number."""
+        """Appends the record at once, and never again: what comes late is void, by its number.
+
+        The stages that granted calls start are written with them.
+        """
         self._sent += 1
+        started: list[Event] = []
         if isinstance(record, CallsGranted):
             self._open.append((self._sent, record))
+            requests = [self.budget.waiting[call.id].call for call in record.calls]
+            started += [
+                replace(request.stage_started, ts=self._wall())
+                for request in requests
+                if request.stage_started is not None
+            ]
         header = Header(self._writer, self._sent, self.clock(), self.log.writers.offset)
         try:
-            await self.log.append(header, record)
+            await self.log.append(header, record, *started)
         except BrokerUnavailable:
             if isinstance(record, CallsGranted):
                 self._open.remove((self._sent, record))

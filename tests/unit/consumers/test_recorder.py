@@ -37,7 +37,9 @@ def recorder_of(job: Written) -> StageRecorder:
     ticks: Iterator[int] = count()  # a clock that never shows one time twice
     run = Run("run", job.order, CancelScope(100), 180.0, 0, 1, False)
     progress = Progress(Question(text="q"), Outputs(), {})
-    return StageRecorder(job, run, job.pipeline.stages[0], progress, lambda: float(next(ticks)))
+    return StageRecorder(
+        job, run, job.pipeline.stages[0], progress, cast(Any, None), lambda: float(next(ticks))
+    )
 
 
 @pytest.mark.parametrize("shown_before", [False, True])
@@ -48,7 +50,7 @@ async def test_a_stage_is_shown_as_started_before_its_end_and_times_never_decrea
     job = Written(order("job", "", 0.0))
     recorder = recorder_of(job)
     if shown_before:
-        recorder.show("started")
+        recorder.show_started()
     if ends == "completed":
         recorder.completed(Draft(text="a"))
     else:
