@@ -275,9 +275,9 @@ class Metrics:
         self._gauge("eco2_quota_reserved", provider, "requests").inc(requests)
         self._gauge("eco2_quota_reserved", provider, "tokens").inc(tokens)
 
-    def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
-        """A grant was used, expired, or was refunded because the call was not made."""
-        self._counter("eco2_quota_grants", provider, outcome).inc()
+    def grant_ended(self, provider: str, outcome: GrantOutcome, number: int = 1) -> None:
+        """A `number` of grants were used, expired, or were refunded because the call was not made."""
+        self._counter("eco2_quota_grants", provider, outcome).inc(number)
 
     # --- event streams
 

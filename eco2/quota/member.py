@@ -86,6 +86,7 @@ class CallGrant:
     """Implements `ports.Grant` for one call."""
 
     expires_at: float
+    late: int
     _call: CallRequested
     _granted: GrantedCall
     _member: "Member"
@@ -123,10 +124,7 @@ class _Waiting:
 
 
 class Member:
-    """`limits`: given to this process. `current`: may this run of this job make calls?
-
-    `on_late`: called for each grant that had expired when it was read.
-    """
+    """`limits`: given to this process. `current`: may this run of this job make calls?"""
 
     def __init__(
         self,
@@ -138,7 +136,6 @@ class Member:
         counting: Counting = "request",
         clock: Clock = boot_time,
         wall: Clock = time.time,
-        on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.log = log
@@ -151,7 +148,6 @@ class Member:
         self._limits_given = -math.inf
         self._current = current
         self._counting = counting
-        self._on_late = on_late
         self._writer = f"{log.writers.own[0]}.{name}"  # its own: each budget numbers its messages
         log.writers.own += (self._writer,)
         self.budget = Budget(name, self._writer, log.writers, current)
@@ -203,6 +199,7 @@ class Member:
                 f"a call of {request.tokens:g} tokens is more than the {self._limits.tokens:g} of a whole "
                 "minute: shorten its input or its longest answer, or raise the limit"
             )
+        late = 0
         for tries in count(1):
             name = f"{self.log.writers.own[0]}.{next(self._asked)}"
             call = CallRequested(budget=self.name, id=name, **asdict(request))
@@ -218,12 +215,11 @@ class Member:
             finally:
                 del self._waiting[call.id]
             if granted is not None and self.budget.may_send(granted, call, self.clock()):
-                return CallGrant(granted.by, call, granted, self)
+                return CallGrant(granted.by, late, call, granted, self)
             self.log.put(CallReleased(budget=self.name, id=call.id))
             if not self._current(call.job, call.run):
                 raise StaleRun(f"another run than {call.run} has job {call.job}: stand by")
-            if granted is not None:
-                self._on_late()
+            late += granted is not None
             await AGAIN.sleep(tries)
         raise AssertionError("counting has no end")
 
