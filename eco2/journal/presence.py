@@ -96,11 +96,6 @@ class Bounds:
         """Seconds by which the own clock is ahead of the majority (behind: negative); 0.0 without one."""
         return own - min(max(own, self.low), self.high)
 
-    def corrected(self, own: float) -> float:
-        """Returns the clock to use: the median of all, or the own one if it is close to the median."""
-        difference = self.ahead(own)
-        return own if abs(difference) <= MAX_CLOCK_DIFFERENCE else own - difference
-
 
 def bounds(epochs: Iterable[float]) -> Bounds:
     """Computes the bounds from the clocks of the others. A tie bounds nothing."""
@@ -147,9 +142,13 @@ class Presence:
             self.hello_answered.set()
 
     def now(self) -> float:
-        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show."""
-        steady = self.steady()
-        return steady + self._bounds.corrected(self._clock() - steady)
+        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show.
+
+        A clock that is close to the median is left alone.
+        """
+        own = self._clock()
+        ahead = self._bounds.ahead(own - self.steady())
+        return own - ahead if abs(ahead) > MAX_CLOCK_DIFFERENCE else own
 
     def earliest(self) -> float:
         """As `now`, but of two processes that disagree the earlier clock: for times before the start."""
