@@ -102,7 +102,7 @@ class Status:
 class Journal:
     """`clock`: Unix seconds. For `window`, `life`, `daily`, `results`, `replies`, `monotonic` see `View`.
 
-    `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
+    `presence`: the other processes, if there may be any; then `clock` is its own, which theirs bound.
     """
 
     def __init__(
@@ -121,18 +121,17 @@ class Journal:
     ) -> None:
         self.view = View(
             window,
-            clock if presence is None else presence.now,
+            clock,
             life=life,
             daily=daily,
             results=results,
             replies=replies,
             earliest=None if presence is None else presence.earliest,
-            steady=None if presence is None else presence.steady,
             monotonic=monotonic,
         )
         self.presence = presence
         self._stream = stream
-        self._clock = clock if presence is None else presence.now
+        self._clock = clock
         self.writers = self.view.writers
         self._outbox = Outbox(stream, self.writers, monotonic)
         self._tail: Tail | None = None

@@ -70,8 +70,8 @@ class View:
     long ago, or `window`; with `daily` not after the day's beginning, so that it knows the day's costs.
     `results`: bytes of ended jobs that it keeps. `replies`: bytes of recorded calls and steps that it keeps;
     of more, and in gateways (0), it keeps the offset. `earliest`: the clock for the age of jobs accepted
-    before the start. `steady`: one without jumps.
-    `monotonic`: of this process alone, to compare the clocks of `writers`, by which copies are known, too.
+    before the start. `monotonic`: of this process alone, without jumps: for the age of the others, and to
+    compare the clocks of `writers`, by which copies are known, too.
 
     Not thread-safe; every call is made on the event loop.
     """
@@ -86,7 +86,6 @@ class View:
         results: int = MAX_RESULT_BYTES,
         replies: int = 0,
         earliest: Clock | None = None,
-        steady: Clock | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
         self._window = window
@@ -94,7 +93,6 @@ class View:
         self._daily = daily
         self._clock = clock
         self._earliest = earliest or clock
-        self._steady = steady or clock
         self.monotonic = monotonic
         self.writers = Writers(uuid.uuid4().hex[:16])
         self._budgets: dict[str, Budget] = {}
@@ -105,8 +103,8 @@ class View:
         """Unended jobs by the key that they hold, perhaps for longer than it counts."""
         self._arrived_at: dict[str, float] = {}
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
-        self._accepted_steady: dict[str, float] = {}
-        """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
+        self._accepted_monotonic: dict[str, float] = {}
+        """When a job was accepted, on the monotonic clock: for unended jobs that arrived since the start."""
         self._restored = -1
         """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
@@ -154,20 +152,15 @@ class View:
             return self.ended.find(job_id) is None
         return run not in state.previous_runs
 
-    def _accepted(self, state: JobState) -> float:
-        """When the job was accepted, by this process's clock (Unix seconds)."""
-        return self._arrived_at.get(state.job, state.accepted)
-
     def age(self, state: JobState) -> float:
         """Returns the seconds since the job was accepted.
 
         No wall clock matters if this process saw that happen. Else the earliest one counts: a job may end
         late, but not early.
         """
-        accepted_at = self._accepted_steady.get(state.job)
-        return (
-            self._earliest() - self._accepted(state) if accepted_at is None else self._steady() - accepted_at
-        )
+        if (accepted_at := self._accepted_monotonic.get(state.job)) is not None:
+            return self.monotonic() - accepted_at
+        return self._earliest() - self._arrived_at.get(state.job, state.accepted)
 
     def remaining(self, state: JobState) -> float:
         """Seconds until the job's deadline; negative after it."""
@@ -251,7 +244,7 @@ class View:
         self.offset = self._restored = self.changed = -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_steady):
+        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_monotonic):
             kept.clear()
         self.ended.clear()
         self._intake.clear()
@@ -365,7 +358,7 @@ class View:
             self._arrived_at[event.job] = self._clock()
             age = 0.0
         if self._live:
-            self._accepted_steady[event.job] = self._steady() - max(0.0, age)
+            self._accepted_monotonic[event.job] = self.monotonic() - max(0.0, age)
 
     def _note(self, event: Marker | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
@@ -403,7 +396,7 @@ class View:
         """Moves a job to those that have ended, with its key unless another job holds that."""
         self._jobs.pop(state.job, None)
         self._arrived_at.pop(state.job, None)
-        self._accepted_steady.pop(state.job, None)
+        self._accepted_monotonic.pop(state.job, None)
         self._replies_left += state.kept_bytes
         holds = state.key is not None and self._keys.get((state.owner, state.key)) == state.job
         if state.key is not None and holds:

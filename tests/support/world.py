@@ -265,7 +265,7 @@ class World:
         journal = Journal(
             broker,
             KEEP,
-            VirtualClock.now,
+            VirtualClock.now if presence is None else presence.now,
             daily=self.spending,
             snapshots=store,
             presence=presence,
