@@ -113,7 +113,7 @@ class View:
         self._intake_observers: list[Callable[[], None]] = []
         self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
-        self._live = self._resumed = self._unknown_logged = False
+        self._live = self._resumed = False
         self.offset = self.changed = -1
         """The offset of the last record of more than a marker and budgets."""
         self.resets = self.skipped = 0
@@ -406,7 +406,6 @@ class View:
         self.since = max(self.since, dropped)
 
     def _skip(self, offset: int, why: str) -> None:
-        self.skipped += 1
-        if not self._unknown_logged:
-            self._unknown_logged = True
+        if self.skipped == 0:
             log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
+        self.skipped += 1
