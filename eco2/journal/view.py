@@ -36,6 +36,9 @@ from eco2.writers import Writers, boot_time
 MAX_RESULT_BYTES = 24_000_000
 """Bytes of ended jobs that a process which shows them keeps; the others are read from the journal."""
 
+MAX_REPLY_BYTES = 256_000_000
+"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
+
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
 
@@ -84,14 +87,14 @@ class View:
         life: float = 0.0,
         daily: bool = False,
         results: int = MAX_RESULT_BYTES,
-        replies: int = 0,
+        replies: int = MAX_REPLY_BYTES,
         earliest: Clock | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
         self._window = window
         self._reach = max(window, life)
         self._daily = daily
-        self._clock = clock
+        self.clock = clock
         self._earliest = earliest or clock
         self.monotonic = monotonic
         self.writers = Writers(uuid.uuid4().hex[:16])
@@ -136,7 +139,7 @@ class View:
 
     def recent(self) -> list[JobState]:
         """The jobs that have not ended, and those of the window that are kept, oldest first. Slow."""
-        since = self._clock() - self._window
+        since = self.clock() - self._window
         ended = [state for state in self.ended.states() if state.accepted >= since]
         return sorted([*ended, *self], key=lambda state: state.queued_at)
 
@@ -168,7 +171,7 @@ class View:
 
     def begin(self) -> None:
         """Chooses the time to fold from: the clock is compared, and no record was applied yet."""
-        now = self._clock()
+        now = self.clock()
         self.since = now - self._reach
         if self.resets == 0:
             if self._daily:
@@ -229,7 +232,7 @@ class View:
         """
         self.resets += 1
         self.clear()
-        self.spending.restart(self._clock())
+        self.spending.restart(self.clock())
         self._markers.clear()
         changes, self._changes = self._changes, {}
         for change in changes.values():
@@ -255,7 +258,7 @@ class View:
 
     def save(self, passed: list[tuple[float, int]], last: bytes) -> Snapshot:
         """Returns the view as it is now. `passed`: see `Saved`; `last`: the last record."""
-        since = max(self.since, self._clock() - self._window)
+        since = max(self.since, self.clock() - self._window)
         saved = Saved(
             offset=self.offset,
             last=digest(last),
@@ -275,7 +278,7 @@ class View:
 
     def is_enough(self, saved: Saved) -> bool:
         """Returns False for a snapshot that lacks costs of the day which this view needs."""
-        return not self._daily or saved.spending.since <= midnight(self._clock())
+        return not self._daily or saved.spending.since <= midnight(self.clock())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
@@ -323,7 +326,7 @@ class View:
                 if not isinstance(event, Marker):
                     self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
-                self._written_at, self._received_at = event.ts, self._clock()
+                self._written_at, self._received_at = event.ts, self.clock()
 
     def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker, size: int) -> None:
         match event:
@@ -331,7 +334,7 @@ class View:
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
-                self.spending.paid(event, self._clock())  # a void run has paid, too
+                self.spending.paid(event, self.clock())  # a void run has paid, too
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
             if self.ended.find(event.job) is not None:
@@ -352,10 +355,10 @@ class View:
 
     def _note_acceptance(self, event: Queued) -> None:
         """Notes when the job was accepted; only a live record must be young."""
-        age = self._clock() - event.ts
+        age = self.clock() - event.ts
         soonest, latest = PLAUSIBLE_AGE
         if age < soonest or (self._live and age > latest):
-            self._arrived_at[event.job] = self._clock()
+            self._arrived_at[event.job] = self.clock()
             age = 0.0
         if self._live:
             self._accepted_monotonic[event.job] = self.monotonic() - max(0.0, age)
@@ -402,7 +405,7 @@ class View:
         if state.key is not None and holds:
             del self._keys[state.owner, state.key]
         holds &= state.superseded_by is None  # else it lost to a job that this view has never seen
-        dropped = self.ended.add(state, holds_key=holds, keys_since=self._clock() - self._window)
+        dropped = self.ended.add(state, holds_key=holds, keys_since=self.clock() - self._window)
         self.since = max(self.since, dropped)
 
     def _skip(self, offset: int, why: str) -> None:

@@ -25,6 +25,7 @@ from eco2.errors import (
 from eco2.journal.backlog import Backlog
 from eco2.journal.journal import Journal, Status
 from eco2.journal.presence import Presence
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
 from eco2.metrics.metrics import call_outcome
@@ -157,7 +158,7 @@ def test_the_table_of_the_texts_names_every_series() -> None:
 
 async def test_a_process_shows_the_journal_and_its_links() -> None:
     broker = Embedded(Topology("eco2", ()))
-    metrics = metrics_of("gateway", (), broker, Journal(broker, 60.0, lambda: 1000.0))
+    metrics = metrics_of("gateway", (), broker, Journal(broker, View(60.0, lambda: 1000.0)))
     shown = metrics.render().decode()
     assert "eco2_view_jobs 0.0" in shown
     assert 'eco2_broker_up{link="memory"} 0.0' in shown
