@@ -262,8 +262,10 @@ class Member:
             if (record := self._due(now)) is not None:
                 await self._send(record)
                 continue
-            due = self.budget.due(now, by_rank)
-            wait = TICK if due is None else min(TICK, max(MIN_WAIT, due - now))
+            due = self.budget.candidacy_due(*self._waits(now))
+            if (granting := self.budget.due(now, by_rank)) is not None:
+                due = min(due, granting)
+            wait = min(TICK, max(MIN_WAIT, due - now))
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -290,18 +292,19 @@ class Member:
     def _due(self, now: float) -> BudgetEvent | None:
         """Returns what this process has to write now as the leader, or to become it."""
         budget = self.budget
-        record = (
+        record: BudgetEvent | None = (
             budget.decide(now, self._limits, by_rank, self._counting)
             or next(iter(budget.absent(now, ABSENCE)), None)
             or budget.leads(now)
         )
-        read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
-        if record is not None or not read:
-            return record
-        candidacy = budget.candidacy(now, min(read), patience(now - self._began, self._chance))
-        if candidacy is not None:
+        if record is None and (record := budget.candidacy(now, *self._waits(now))) is not None:
             self._chance = random.random()
-        return candidacy
+        return record
+
+    def _waits(self, now: float) -> tuple[float, float]:
+        """Returns since when its own oldest request waits (infinity: none does), and its patience."""
+        read = (waiting.read for waiting in self._waiting.values() if waiting.read is not None)
+        return min(read, default=math.inf), patience(now - self._began, self._chance)
 
     async def _send(self, record: BudgetEvent) -> None:
         """Appends the record at once, and never again: what comes late is void, by its number."""
