@@ -390,18 +390,13 @@ class Budget:
         return [WriterAbsent(budget=self.name, epoch=self.epoch, writer=each) for each in sorted(silent)]
 
     def candidacy_due(self, since: float, patience: float) -> float:
-        """Returns when this process tries to lead if the leader stays silent.
+        """Returns when this process tries to lead if the leader stays silent: perhaps itself, after a stall.
 
         `since`: when it read its own oldest request that waits. `patience`: seconds of silence that it bears.
         """
         return max(since, self._led_at, self._stood_at) + patience * self._backoff
 
-    def candidacy(self, now: float, since: float, patience: float) -> EpochOpened | None:
-        """Returns the record by which this process tries to lead, if it is due.
-
-        The silent leader may be this process itself, after a stall.
-        """
-        if now <= self.candidacy_due(since, patience):
-            return None
+    def stand(self, now: float) -> EpochOpened:
+        """Returns the record by which this process tries to lead."""
         self._stood_at = now
         return EpochOpened(budget=self.name)
