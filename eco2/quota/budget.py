@@ -36,7 +36,7 @@ GRANT_LIFE = 0.2
 """Seconds from a decision until its call must have left: half of the pacer's transit guard."""
 LEADS_INTERVAL = 0.5
 """Seconds without a record after which a leader writes `leads` while requests wait."""
-PATIENCE = 1.3
+PATIENCE = 1.25
 """Seconds of the leader's silence, at least, after which a process tries to lead."""
 NEWCOMER_DELAY = 0.4
 """Seconds more at a process's start, and less and less during its first minute: who has read for longer
