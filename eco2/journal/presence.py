@@ -30,6 +30,8 @@ HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL
 """Seconds after which a process that sent nothing counts as stopped."""
 HELLO_REPLY_TIME = 0.3
 """Seconds for the others to answer the first message of a process that starts."""
+ATTACH_POLL_INTERVAL = 0.02
+"""Seconds between two looks whether a process that starts can be answered."""
 SAMPLES = 3
 """Messages of a process that its clock is judged by. The least delayed one counts."""
 MAX_CLOCK_DIFFERENCE = 2.0
@@ -203,10 +205,11 @@ class Presence:
 
     async def _send_heartbeats(self, subscription: Subscription) -> None:
         while not self.hello_answered.is_set():
-            attached = subscription.attached
+            while not subscription.attached:  # noqa: ASYNC110  # the port offers no event for it
+                await asyncio.sleep(ATTACH_POLL_INTERVAL)
             self._send(hello=True)
             await asyncio.sleep(HELLO_REPLY_TIME)
-            if attached:
+            if subscription.attached:
                 self.hello_answered.set()
         while True:
             self._send()

@@ -259,11 +259,10 @@ class Member:
         """Writes what is due, one message at a time: a decision never waits for another to be sent."""
         while True:
             now = self.clock()
-            if (record := self._due(now)) is not None:
-                await self._send(record)
+            if not isinstance(due := self._due(now), float):
+                await self._send(due)
                 continue
-            due = self.budget.due(now, by_rank)
-            wait = TICK if due is None else min(TICK, max(MIN_WAIT, due - now))
+            wait = min(TICK, max(MIN_WAIT, due - now))
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -287,21 +286,23 @@ class Member:
             writer, seen = msgspec.json.decode(body, type=tuple[str, int])
             self.log.writers.note_heartbeat(writer, seen, self.clock())
 
-    def _due(self, now: float) -> BudgetEvent | None:
-        """Returns what this process has to write now as the leader, or to become it."""
+    def _due(self, now: float) -> BudgetEvent | float:
+        """Returns what this process has to write now, as the leader or to become it, or when next."""
         budget = self.budget
         record = (
             budget.decide(now, self._limits, by_rank, self._counting)
             or next(iter(budget.absent(now, ABSENCE)), None)
             or budget.leads(now)
         )
-        read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
-        if record is not None or not read:
+        if record is not None:
             return record
-        candidacy = budget.candidacy(now, min(read), patience(now - self._began, self._chance))
-        if candidacy is not None:
+        read = (waiting.read for waiting in self._waiting.values() if waiting.read is not None)
+        due = budget.candidacy_due(min(read, default=math.inf), patience(now - self._began, self._chance))
+        if now > due:
             self._chance = random.random()
-        return candidacy
+            return budget.stand(now)
+        granting = budget.due(now, by_rank)
+        return due if granting is None else min(due, granting)
 
     async def _send(self, record: BudgetEvent) -> None:
         """Appends the record at once, and never again: what comes late is void, by its number.
