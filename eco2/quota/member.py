@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -202,7 +202,17 @@ class Member:
         late = 0
         for tries in count(1):
             name = f"{self.log.writers.own[0]}.{next(self._asked)}"
-            call = CallRequested(budget=self.name, id=name, **asdict(request))
+            call = CallRequested(
+                budget=self.name,
+                id=name,
+                job=request.job,
+                run=request.run,
+                kind=request.kind,
+                tokens=request.tokens,
+                offset=request.offset,
+                started=request.started,
+                stage_started=request.stage_started,
+            )
             self._give_limits()
             waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
             asking = self.log.put(call)
