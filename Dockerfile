@@ -28,7 +28,7 @@ RUN mkdir /opt/eco2/cache \
     fi
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.1
+ARG VERSION=0.2.0.dev0
 ARG REVISION=unknown
 ARG CREATED=unknown
 LABEL org.opencontainers.image.title="Eco²" \

@@ -1,3 +1,3 @@
 """Eco²: an asyncio task queue for LLM pipelines on RabbitMQ."""
 
-__version__ = "0.1.1"
+__version__ = "0.2.0.dev0"

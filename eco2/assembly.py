@@ -13,18 +13,21 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
-from eco2.brokers import open_broker, quota_service, topology
+from eco2.brokers import open_broker, topology
 from eco2.errors import ConfigurationError
-from eco2.journal.journal import MAX_REPLY_BYTES, Journal
+from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
+from eco2.journal.view import MAX_REPLY_BYTES, MAX_RESULT_BYTES, View
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
+from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
@@ -34,12 +37,16 @@ from eco2.validation import problems
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider
+    from eco2.quota.member import Member
     from eco2.quota.named import Named
-    from eco2.wiring import BudgetShare, Core
+    from eco2.wiring import Core
 
 log = get_logger(__name__)
 
 Role = Literal["gateway", "worker", "serve"]
+
+WORKER_RESULT_BYTES = 2_000_000
+"""Bytes of ended jobs that a worker keeps: it shows them to no client, and its own have just ended."""
 
 
 def _ignore(_: int) -> None:
@@ -110,44 +117,48 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     log.info("starting", **in_force(settings, role, loaded))
-    broker = open_broker(settings, topology(settings, loaded), role, alone=role == "serve")
-    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    presence = _presence(settings, role, loaded, broker, name)
+    budgets = () if role == "gateway" else tuple(settings.remotes)
+    broker = open_broker(settings, topology(settings, loaded, budgets), role, alone=role == "serve")
+    presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
-    replies = 0 if role == "gateway" else MAX_REPLY_BYTES
-    journal = Journal(
-        broker, window, presence.now, keep_payloads=role != "worker", replies=replies, presence=presence
+    view = View(
+        window,
+        presence.now,
+        life=settings.job_deadline,
+        daily=settings.daily_usd is not None,
+        results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
+        replies=0 if role == "gateway" else MAX_REPLY_BYTES,
+        earliest=presence.earliest,
     )
+    snapshots = broker if settings.amqp_url is not None else None  # the broker in memory ends with us
+    journal = Journal(broker, view, presence, snapshots)
     metrics = metrics_of(role, loaded, broker, journal)
-    parts = _Parts(settings, loaded, broker, journal, presence, metrics, name)
+    parts = _Parts(settings, loaded, broker, journal, presence, metrics)
     core = [
         Component("loop watch", LoopWatch(parts.metrics).run),
         Component("broker", broker.run),
         Component("presence", presence.run),
         Component("journal", journal.run),
+        Component("snapshots", partial(journal.write_snapshots, broker)),
     ]
     if settings.daily_usd is not None:
-        core.append(Component("spending", parts.journal.backfill_spending))
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
         probes = parts.probes(stop, listening, own=False)
         yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
-    budgets = parts.budgets()
-    async with open_models(settings, budgets.update_limits) as models:
-        worker = [*budgets.components, *parts.worker(models, budgets)]
+    shares = parts.budgets()
+    async with open_models(settings, shares.update_limits) as models:
+        worker = [*shares.components, *parts.worker(models, shares)]
         if role == "worker":
             yield [*core, parts.probes(stop, listening, own=True), *worker]
         else:
             yield [*core, parts.probes(stop, listening, own=False), *worker, parts.gateway(listening)]
 
 
-def _presence(
-    settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker, name: str
-) -> Presence:
+def _presence(settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker) -> Presence:
     """Returns what the process shows of itself to the others."""
-    from eco2.pacer import Limits
-
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     remotes = {} if role == "gateway" else settings.remotes
     limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
     pipelines = tuple(pipeline.name for pipeline in loaded)
@@ -158,19 +169,17 @@ def _presence(
 class _Budgets:
     """The shares of a worker in the budgets of all providers, by name."""
 
-    shares: "Mapping[str, BudgetShare]"
+    members: "Mapping[str, Member]"
     named: "dict[tuple[str, str], Named]" = field(default_factory=dict)
 
     @property
     def components(self) -> list[Component]:
-        return [component for share in self.shares.values() for component in share.components]
+        return [Component(f"budget of {name}", member.run) for name, member in self.members.items()]
 
     def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
-        from eco2.pacer import Limits
-
         believed = (self._named(provider, "requests", requests), self._named(provider, "tokens", tokens))
-        self.shares[provider].asker.update_limits(Limits(*believed))
+        self.members[provider].update_limits(Limits(*believed))
 
     def _named(self, provider: str, what: str, limit: float | None) -> float | None:
         from eco2.quota.named import Named
@@ -182,7 +191,7 @@ class _Budgets:
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The parts that gateway and worker of one process share. `name`: of the process, in the journal."""
+    """The parts that gateway and worker of one process share."""
 
     settings: Settings
     pipelines: tuple[AnyPipeline, ...]
@@ -190,7 +199,6 @@ class _Parts:
     journal: Journal
     presence: Presence
     metrics: Metrics
-    name: str
 
     def show_spending(self, limit: Decimal) -> None:
         spending = self.journal.view.spending
@@ -201,19 +209,17 @@ class _Parts:
         """The parts that `eco2.wiring` builds a worker on. A gateway does without its imports."""
         from eco2.wiring import Core
 
-        return Core(self.name, self.pipelines, self.broker, self.journal, self.metrics, self.presence.now)
+        return Core(self.presence, self.pipelines, self.broker, self.journal, self.metrics)
 
     def budgets(self) -> "_Budgets":
-        from eco2.pacer import Limits
         from eco2.wiring import join_budget
 
-        core, rpc, gone, shares = self.core, self.broker, self.presence.has_stopped, {}
+        core, members = self.core, {}
         for offer in offers(self.settings):
             if (remote := offer.remote) is not None:
-                service, limits = quota_service(offer.name), Limits(remote.rpm, remote.tpm)
-                share = join_budget(core, offer.name, service, limits, remote.counting, rpc, gone)
-                shares[offer.name] = share
-        return _Budgets(shares)
+                limits = Limits(remote.rpm, remote.tpm)
+                members[offer.name] = join_budget(core, offer.name, limits, remote.counting)
+        return _Budgets(members)
 
     def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
         from eco2.wiring import WorkerOptions, worker_components
@@ -228,27 +234,25 @@ class _Parts:
             call_timeout=settings.call_timeout,
             holder_timeout=settings.holder_timeout,
             window=settings.view_minutes * 60,
-            spending=settings.daily_usd is not None,
             default_model=settings.default_model,
         )
         return worker_components(self.core, providers, options)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider
-        from eco2.pacer import Limits
         from eco2.wiring import build_budget
 
         name, budget, concurrency = offer.name, None, self.settings.concurrency
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
-            budget = build_budget(offer.model, budgets.shares[name].asker, limits, remote.counting)
+            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
         return Provider(name, offer.model, model, concurrency, self.metrics, budget)
 
     def gateway_deadlines(self) -> Component:
-        from eco2.consumers.sweep import Deadlines, GatewayDeadlines
+        from eco2.consumers.sweep import Deadlines
 
         deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
-        return Component("deadlines", GatewayDeadlines(self.journal, deadlines, self.presence).run)
+        return Component("deadlines", partial(deadlines.run_at_gateway, self.presence))
 
     def gateway(self, listening: Listening) -> Component:
         from eco2.gateway.app import build

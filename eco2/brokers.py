@@ -18,21 +18,15 @@ ORDER_OVERHEAD = 100_000
 """Bytes of an order beside its upload."""
 
 
-def services(settings: Settings) -> tuple[str, ...]:
-    """Names the request/reply services: `sweep` elects the worker that sweeps, and one per provider elects
-    the leader of its budget."""
-    return ("sweep", *(quota_service(name) for name in settings.remotes))
+def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequence[str] = ()) -> Topology:
+    """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be.
 
-
-def quota_service(provider: str) -> str:
-    return f"quota-{provider}"
-
-
-def topology(settings: Settings, pipelines: Sequence[AnyPipeline]) -> Topology:
-    """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be."""
+    `budgets`: the providers that the process calls.
+    """
     names = tuple(pipeline.name for pipeline in pipelines)
+    hours = ceil(settings.retention_hours), ceil(settings.job_deadline / 3600)
     try:
-        return Topology(settings.prefix, names, services(settings), ceil(settings.retention_hours))
+        return Topology(settings.prefix, names, *hours, tuple(budgets))
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
 

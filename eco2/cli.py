@@ -91,12 +91,12 @@ def demo(
     port: Port = None,
 ) -> None:
     """Scan a photo on this machine, without a broker or a key, then keep the gateway running."""
-    from eco2.demo import Photo
+    from eco2.client import read_upload
     from eco2.demo import demo as run_demo
     from eco2.stages import DEMO_PHOTO
 
     settings = bootstrap.settings("warning", host=host, port=0 if once and port is None else port)
-    if not bootstrap.run(run_demo(settings, Photo.read(photo or DEMO_PHOTO), once)):
+    if not bootstrap.run(run_demo(settings, read_upload("image", photo or DEMO_PHOTO), once)):
         raise typer.Exit(3)
 
 
@@ -138,9 +138,10 @@ def scan(
     json: Annotated[bool, typer.Option("--json", help="Print only the result, as JSON.")] = False,
 ) -> None:
     """Send a photo to a running gateway and show the stages as they happen."""
-    from eco2.demo import Photo, scan_photo
+    from eco2.client import read_upload
+    from eco2.demo import scan_photo
 
-    status = bootstrap.run(scan_photo(url, Photo.read(photo), question, model, as_json=json))
+    status = bootstrap.run(scan_photo(url, read_upload("image", photo), question, model, as_json=json))
     if status != "completed":
         raise typer.Exit(3)
 

@@ -7,10 +7,6 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from mimetypes import guess_type
-from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -29,39 +25,25 @@ CLIENT_TIMEOUT = 10.0
 MARKS = {"started": "…", "completed": "[green]✓[/]", "failed": "[red]✗[/]", "cancelled": "[yellow]–[/]"}
 
 
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """A picture file: its name and its bytes."""
-
-    name: str
-    data: bytes
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        return cls(path.name, path.read_bytes())
-
-
 async def scan_photo(
-    url: str, photo: Photo, question: str | None, model: str | None, *, as_json: bool = False
+    url: str, photo: Upload, question: str | None, model: str | None, *, as_json: bool = False
 ) -> str:
     """Scans a photo at the gateway `url`, shows the stages and the result, and returns the final status."""
     console = Console(stderr=as_json)
     fields = {"user_input": question, "model": model}
-    content_type = guess_type(photo.name)[0] or "application/octet-stream"
-    files = {"image": Upload(photo.name, content_type, photo.data)}
     console.print(
-        f"Scanning {visible(escape(photo.name))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
+        f"Scanning {visible(escape(photo.filename))} ({len(photo.data) / 1000:.0f} kB)", highlight=False
     )
     async with Client(url, patience=CLIENT_TIMEOUT) as client:
         given = {field: value for field, value in fields.items() if value is not None}
-        job = await client.submit("scan", given, files=files)
+        job = await client.submit("scan", given, files={"image": photo})
         result = await follow(client, job, console)
     if as_json:
         print(visible(json.dumps(result, ensure_ascii=False, indent=2)))  # noqa: T201  # the command's output
     return str(result.get("status"))
 
 
-async def demo(settings: Settings, photo: Photo, once: bool) -> bool:
+async def demo(settings: Settings, photo: Upload, once: bool) -> bool:
     """Serves here, scans a photo, and continues to serve unless `once`. True if the scan completed."""
     console = Console()
     stop = asyncio.Event()

@@ -167,7 +167,7 @@ def overview(settings: Settings) -> list[str]:
         if metadata(field)["computed"]:
             computed = getattr(size_for_scans(settings.rpm, settings.tpm), key)
             note = " (computed)" if value == computed else f" (computed: {computed})"
-        lines.append(f"{name} = {given}{note}\n    {field.description}")
+        lines.append(f"{name} = {given}{note}\n    {metadata(field)['text']}")
     return lines + warnings(settings)
 
 
@@ -200,9 +200,10 @@ def table_row(variable: str, field: FieldInfo) -> str:
     """Returns the row of docs/settings.md for one variable."""
     default = default_text(field)
     cell = {"unset": "–", "computed": default, "required": default}.get(default, f"`{default}`")
-    return f"| `{variable}` | {cell} | {metadata(field)['unit'] or '–'} | {field.description} |"
+    return f"| `{variable}` | {cell} | {metadata(field)['unit'] or '–'} | {metadata(field)['text']} |"
 
 
 def metadata(field: FieldInfo) -> dict[str, Any]:
-    """Returns a field's group, unit, and whether its default is computed."""
-    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    """Returns a field's group, unit and text (its docstring), and whether its default is computed."""
+    extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+    return {**extra, "text": " ".join((field.description or "").split())}

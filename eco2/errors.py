@@ -73,10 +73,6 @@ class DeliveryLost(RetryableError):
     """The connection of the delivery is closed; the broker will deliver the message again."""
 
 
-class NoReply(RetryableError):
-    """A request got no reply in time; the request may have been handled."""
-
-
 class ProviderError(RetryableError):
     """The model's provider did not answer, or answered with an error that may be temporary.
 

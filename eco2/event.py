@@ -8,7 +8,6 @@ Guarantees: what is decoded has numbers and names in the bounds of this module, 
 An event beyond them is as one of an unknown kind: skipped and counted.
 """
 
-import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
@@ -30,6 +29,12 @@ Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\
 """The name of a pipeline or stage: on one line, since it becomes a line of an event stream."""
 Seq = Annotated[int, Meta(ge=0, le=1_000_000)]
 Offset = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
+Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]
+"""Seconds of a monotonic clock, which may begin anywhere."""
+Tokens = Annotated[float, Meta(ge=0, le=1e12)]
+Limit = Annotated[float, Meta(gt=0, le=1e12)]
+"""Of requests or tokens a minute."""
+Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 MAX_USD = Decimal(1_000_000)
 """Of one day, or one stage."""
 
@@ -49,6 +54,24 @@ def amount(text: object) -> Decimal | None:
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
     ts: Time
+
+
+class _BudgetEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False, tag_field="type"):
+    budget: str
+
+
+class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "number": "n", "sent": "m"}):
+    """Heads a journal message (`h` on the wire).
+
+    `writer`: fresh for each start of a process, and after each loss of its state. `number`: counts its
+    messages from 1; a message that is sent again keeps it. `sent`: when the message was encoded, in seconds
+    of its writer's monotonic clock. `seen`: the last offset that its writer had read, or -1.
+    """
+
+    writer: str
+    number: Number
+    sent: Moment
+    seen: Offset
 
 
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
@@ -99,7 +122,8 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
 
     The highest attempt is the current run, among equals the first in log order;
     events of every other run are void. `exclusive` (`alone` on the wire): no other job runs in its process,
-    since this one is suspected of crashing it.
+    since this one is suspected of crashing it. `over`: it takes the job over from a run that had no stage
+    open up to this offset; void, but for its attempt, if that run has opened one behind it.
     """
 
     job: str
@@ -107,6 +131,7 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
     attempt: Annotated[int, Meta(ge=1, le=1_000_000)]
     worker: str
     exclusive: bool = msgspec.field(name="alone", default=False)
+    over: Offset | None = None
 
 
 class Released(_Event, frozen=True, kw_only=True, tag="released"):
@@ -202,44 +227,126 @@ class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
     """An operator resumed the intake."""
 
 
+class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
+    """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
+
+    `offset`, `started`, `kind`, `tokens`, `stage_started`: as in `eco2.ports.GrantRequest`.
+    """
+
+    id: str
+    job: str
+    run: str
+    kind: str
+    tokens: Tokens
+    offset: Offset = -1
+    started: bool = False
+    stage_started: StageChanged | None = None
+
+
+class CallReleased(_BudgetEvent, frozen=True, kw_only=True, tag="call_released"):
+    """Call `id` was not sent and will not be, granted or not."""
+
+    id: str
+
+
+class CallCounted(_BudgetEvent, frozen=True, kw_only=True, tag="call_counted"):
+    """The provider counted call `id` as `tokens`."""
+
+    id: str
+    tokens: Tokens
+
+
+class CallThrottled(_BudgetEvent, frozen=True, kw_only=True, tag="throttled"):
+    """The provider refused call `id` as too fast, and asked for `retry_after` seconds, if any."""
+
+    id: str
+    retry_after: float | None = None
+
+
+class LimitsNamed(_BudgetEvent, frozen=True, kw_only=True, tag="limits"):
+    """Its writer may use so many calls and tokens a minute; None where it knows no limit.
+
+    `given`: by its settings, so they hold while it runs. Else a provider's answer named them.
+    """
+
+    requests: Limit | None = None
+    tokens: Limit | None = None
+    given: bool = False
+
+
+class EpochOpened(_BudgetEvent, frozen=True, kw_only=True, tag="epoch"):
+    """Its writer leads from now on, if it had read (`seen`) the last valid record of the leader before it.
+
+    The comparison makes it a compare-and-set: a leader that still writes stays. It also holds for a writer
+    that started after the last leader's records had left its view. The record's offset names the epoch.
+    """
+
+
+class GrantedCall(msgspec.Struct, frozen=True, gc=False):
+    """Call `id` may be sent before `by`, a time of its asker's own clock. `tokens`: as requested."""
+
+    id: str
+    by: Moment
+    tokens: Tokens
+
+
+class CallsGranted(_BudgetEvent, frozen=True, kw_only=True, tag="granted"):
+    """The leader grants `calls`, decided at `at` of its own clock; void unless it leads in `epoch`."""
+
+    epoch: Offset
+    at: Moment
+    calls: tuple[GrantedCall, ...]
+
+
+class Leads(_BudgetEvent, frozen=True, kw_only=True, tag="leads"):
+    """The leader has nothing to grant and is still there."""
+
+    epoch: Offset
+
+
+class WriterAbsent(_BudgetEvent, frozen=True, kw_only=True, tag="absent"):
+    """The leader has not heard from `writer` for long: its requests are dropped."""
+
+    epoch: Offset
+    writer: str
+
+
+class LargeCall(_Event, frozen=True, kw_only=True, tag="large"):
+    """Told release 0.1 of a call that needs much of a minute's budget."""
+
+
 class Spent(_Event, frozen=True, kw_only=True, tag="spent"):
-    """Records that calls of the UTC day `day` cost `usd` (exact, as text) up to the message at an offset.
-
-    The message at `up_to_offset` (`upto` on the wire) is included.
-    """
-
-    day: str
-    usd: str
-    up_to_offset: Offset = msgspec.field(name="upto")
-
-    def __post_init__(self) -> None:
-        if amount(self.usd) is None or not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", self.day):
-            raise ValueError("no day, or no amount of USD")
-
-
-class LargeCallDeclared(_Event, frozen=True, kw_only=True, tag="large"):
-    """Announces that one call may be granted as much as `tokens` of `budget` in the next minute.
-
-    Written before the grant and renewed, if a new leader would not expect so large a call.
-    """
-
-    budget: str
-    tokens: Annotated[float, Meta(ge=0, le=1e12)]
+    """Told release 0.1 what a day had cost so far."""
 
 
 JobEvent = Queued | Superseded | RunStarted | Released | StageChanged | CallCompleted | StepCompleted | Done
 IntakeEvent = Paused | Resumed
-Event = JobEvent | IntakeEvent | Spent | LargeCallDeclared | Marker
+BudgetEvent = (
+    CallRequested
+    | CallReleased
+    | CallCounted
+    | CallThrottled
+    | LimitsNamed
+    | EpochOpened
+    | CallsGranted
+    | Leads
+    | WriterAbsent
+)
+RetiredEvent = LargeCall | Spent
+"""Written by release 0.1 and without a meaning now: readers pass over them."""
+Event = JobEvent | IntakeEvent | Marker | BudgetEvent | RetiredEvent
 
 
 class _Batch(msgspec.Struct, frozen=True):
     v: int
     events: list[Event]
+    h: Header | None = None
 
 
-class _Envelope(msgspec.Struct, frozen=True):
+class _Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     v: int
     events: list[msgspec.Raw] = msgspec.field(default_factory=list)
+    h: Header | None = None
 
 
 _encoder = msgspec.json.Encoder()
@@ -262,9 +369,9 @@ def encode_event(event: Event) -> bytes:
     return _encoder.encode(event)
 
 
-def encode_batch(events: Sequence[bytes]) -> bytes:
+def encode_batch(events: Sequence[bytes], header: Header | None = None) -> bytes:
     """The batch of events that are encoded already."""
-    return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events]))
+    return _encoder.encode(_Envelope(EVENTS_VERSION, [msgspec.Raw(event) for event in events], header))
 
 
 def replace_surrogates(text: str) -> str:
@@ -273,13 +380,19 @@ def replace_surrogates(text: str) -> str:
 
 
 def decode_events(body: bytes) -> list[Event | None]:
-    """The batch in order; None stands where this version does not know the event, so positions hold.
+    """Returns the events of a message in order: see `decode_message`."""
+    return decode_message(body)[1]
 
-    Raises `DecodeError` for what is no batch or has an unknown version.
+
+def decode_message(body: bytes) -> tuple[Header | None, list[Event | None]]:
+    """Returns the header, if there is one, and the events in order.
+
+    None stands where this version does not know the event, so positions hold. Raises `DecodeError` for what
+    is no batch or has an unknown version.
     """
     try:
         if (batch := _batch.decode(body)).v == EVENTS_VERSION:
-            return list(batch.events)
+            return batch.h, list(batch.events)
     except _UNREADABLE:
         pass  # one by one, to find the events that this version knows
     try:
@@ -288,7 +401,7 @@ def decode_events(body: bytes) -> list[Event | None]:
         raise DecodeError(f"undecodable journal message: {error}") from error
     if envelope.v != EVENTS_VERSION:
         raise DecodeError(f"journal message of version {envelope.v}; this program reads {EVENTS_VERSION}")
-    return [_decode_one(raw) for raw in envelope.events]
+    return envelope.h, [_decode_one(raw) for raw in envelope.events]
 
 
 def _decode_one(raw: msgspec.Raw) -> Event | None:

@@ -20,7 +20,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\n|\Z)")
 Ending = Literal["started", "completed", "failed", "cancelled"]
 
 
-class _Data(msgspec.Struct, frozen=True):
+class _Data(msgspec.Struct, frozen=True, kw_only=True):
     """The data of an event; other members are ignored."""
 
     seq: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] | None = None
@@ -31,7 +31,7 @@ class _Data(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
-class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
+class ClientEvent(_Data, frozen=True, kw_only=True):
     """One event of a job. Durable ones have `id` and `seq`; live text (`name` ends in `.delta`) has `text`.
 
     `name`: the stage, or `queued`, `done`. `progress`: per cent. `ts`: Unix seconds. `result`: the stage's
@@ -40,12 +40,6 @@ class ClientEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     id: str | None = None
-    seq: int | None = None
-    status: Ending | None = None
-    ts: float | None = None
-    progress: int | None = None
-    result: JSON | None = None
-    text: str | None = None
     again: bool = False
 
 
@@ -113,9 +107,7 @@ class EventLines:
             raise BrokenEvent(f"the event {name[:MAX_QUOTED]!r} cannot be decoded ({error})") from error
         if name == "done" and values.seq is None:
             raise BrokenEvent("the event 'done' has no seq")
-        return ClientEvent(
-            name=name, id=fields.get("id"), **{key: getattr(values, key) for key in _Data.__struct_fields__}
-        )
+        return ClientEvent(name=name, id=fields.get("id"), **msgspec.structs.asdict(values))
 
 
 class LiveTexts:

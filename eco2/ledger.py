@@ -51,12 +51,6 @@ class Ledger:
         ledger._assumed, ledger._initial_burst = len(ledger._times), min(initial_burst, largest)
         return ledger
 
-    def entries(self, now: float) -> list[tuple[float, float]]:
-        """(time, cost) of what counts at `now`, oldest first."""
-        self._expire(now)
-        costs = self._sum[self._size + self._gone : self._size + len(self._times)]
-        return list(zip(self._times[self._gone :], costs, strict=True))
-
     def used(self, now: float) -> float:
         """The sum of what counts at `now`."""
         self._expire(now)

@@ -10,10 +10,9 @@ each is (derivation: docs/decisions/0012-exact-ledger.md). Providers count token
   their kind each, and `SIGMAS` standard deviations of their sum as room for all.
 """
 
-import heapq
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,8 +25,6 @@ TRANSIT_GUARD = 0.4
 SPAN = MINUTE + TRANSIT_GUARD
 BURST_SECONDS = 2.0
 """Seconds' worth of calls that may go out at once. A leader that knows nothing pauses for about as long."""
-SNAPSHOT_STEP = 0.1
-"""Seconds within which a snapshot joins grants into one entry."""
 SIGMAS = 3.5
 MIN_CALLS = 30
 """Calls of a kind from which on its mean is used; until then the reserved tokens count."""
@@ -43,11 +40,6 @@ class Limits:
 
     requests: float | None = None
     tokens: float | None = None
-
-    @property
-    def burst_tokens(self) -> float:
-        """Tokens that a new leader which knows nothing expects to have been granted just before."""
-        return math.inf if self.tokens is None else self.tokens * BURST_SECONDS / SPAN
 
     def pace(self, tokens: float) -> float:
         """Seconds from one call of so many tokens to the next, by the limit that binds; 0.0 without any."""
@@ -92,19 +84,6 @@ class CallStats:
         return CallStats(calls, mean, self.variance + (deviation * (tokens - mean) - self.variance) / calls)
 
 
-Spent = tuple[tuple[float, float], ...]
-"""(age in seconds, cost), oldest first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The spending of the last `SPAN` seconds. `variances`: of the tokens that calls in flight will take."""
-
-    requests: Spent = ()
-    tokens: Spent = ()
-    variances: Spent = ()
-
-
 Charge = tuple[Ledger, int]
 """Where a cost was entered, and its key there. A new limit gets a new ledger."""
 
@@ -120,7 +99,6 @@ class _Entry:
     tokens: Charge | None
     variance: float
     cost: float
-    closed: bool = False
 
 
 class Pacer:
@@ -138,36 +116,14 @@ class Pacer:
         self._most = limits.tokens
         self._requests = self._ledger(None, limits.requests, now, 1.0)
         self._tokens = self._ledger(None, limits.tokens, now, largest)
-        self._entries: dict[str, _Entry] = {}
+        self._entries: dict[str, _Entry] = {}  # of the last minute, neither settled nor refunded
         self._order: deque[_Entry] = deque()
         self._kinds: dict[str, CallStats] = {}
         self._variance = 0.0
-        self._restored: deque[tuple[float, float]] = deque()
-        """(time, variance) of the calls in flight in the snapshot that was restored."""
 
-    def __len__(self) -> int:
-        """Grants that are remembered one by one."""
-        return len(self._entries)
-
-    def snapshot(self, now: float) -> Snapshot:
-        """Returns the entries that count at `now`, for another pacer to restore."""
-        self._expire(now)
-        in_flight = [(entry.time, entry.variance) for entry in self._order if self._is_in_flight(entry)]
-        return Snapshot(
-            _joined(_entries(self._requests, now), now),
-            _joined(_entries(self._tokens, now), now),
-            _joined(heapq.merge(self._restored, in_flight), now),
-        )
-
-    def restore(self, snapshot: Snapshot, now: float) -> None:
-        """Takes the snapshot as everything that was spent; for a pacer that has granted nothing itself.
-
-        The calls in flight are known as a sum only: their room is kept until it leaves the window.
-        """
-        self._requests = _restored_ledger(self._requests, snapshot.requests, now)
-        self._tokens = _restored_ledger(self._tokens, snapshot.tokens, now)
-        self._restored = deque((now - age, variance) for age, variance in snapshot.variances)
-        self._variance = sum(variance for _, variance in self._restored)
+    def clear(self) -> None:
+        """Takes the window as empty, for a pacer that will be told everything that was spent."""
+        self._requests, self._tokens = _emptied(self._requests), _emptied(self._tokens)
 
     def limit(self, limits: Limits, factor: float, now: float) -> None:
         """From now on `factor` of `limits` may be used.
@@ -266,28 +222,17 @@ class Pacer:
         return known.mean, known.variance
 
     def _close(self, name: str) -> _Entry | None:
-        entry = self._entries.get(name)
-        if entry is None or entry.closed:
-            return None
-        entry.closed = True
-        self._subtract_variance(entry.variance)
+        entry = self._entries.pop(name, None)
+        if entry is not None:
+            # Sums of floats drift: without a call in flight the sum must not fall below 0.
+            self._variance = max(0.0, self._variance - entry.variance)
         return entry
-
-    def _is_in_flight(self, entry: _Entry) -> bool:
-        return entry.variance > 0 and not entry.closed and self._entries.get(entry.name) is entry
-
-    def _subtract_variance(self, variance: float) -> None:
-        # Sums of floats drift: without a call in flight the sum must not fall below 0.
-        self._variance = max(0.0, self._variance - variance)
 
     def _expire(self, now: float) -> None:
         while self._order and self._order[0].time + SPAN <= now:
             entry = self._order.popleft()
             if self._entries.get(entry.name) is entry:
                 self._close(entry.name)
-                del self._entries[entry.name]
-        while self._restored and self._restored[0][0] + SPAN <= now:
-            self._subtract_variance(self._restored.popleft()[1])
 
     def _ledger(
         self, ledger: Ledger | None, limit: float | None, now: float, largest: float
@@ -306,30 +251,8 @@ def _assume(ledger: Ledger | None, before: float | None, limit: float | None) ->
         ledger.assume(limit / before)
 
 
-def _entries(ledger: Ledger | None, now: float) -> list[tuple[float, float]]:
-    return [] if ledger is None else ledger.entries(now)
-
-
-def _joined(entries: Iterable[tuple[float, float]], now: float) -> Spent:
-    """Joins entries within `SNAPSHOT_STEP` seconds, at the time of the last, so that none expires early."""
-    spent: list[tuple[float, float]] = []
-    began = -math.inf
-    for time, cost in entries:
-        if time - began < SNAPSHOT_STEP:
-            spent[-1] = (now - time, spent[-1][1] + cost)
-        else:
-            began = time
-            spent.append((now - time, cost))
-    return tuple(spent)
-
-
-def _restored_ledger(ledger: Ledger | None, spent: Spent, now: float) -> Ledger | None:
-    if ledger is None:
-        return None
-    known = Ledger(ledger.limit, SPAN, BURST_SECONDS)
-    for age, cost in spent:
-        known.add(now - age, cost)
-    return known
+def _emptied(ledger: Ledger | None) -> Ledger | None:
+    return None if ledger is None else Ledger(ledger.limit, SPAN, BURST_SECONDS)
 
 
 def _charge(ledger: Ledger | None, now: float, cost: float) -> Charge | None:

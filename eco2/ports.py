@@ -1,8 +1,8 @@
 """The engine's ports, as Protocols, which `broker/` and `llm/` implement.
 
-A broker gives five things: work queues, a stream (the journal lives on it), a store of orders, transient
-messages and request/reply. Names of queues and services are logical (`jobs.scan`); the adapter adds its
-prefix. Every adapter passes the one suite in `tests/conformance`.
+A broker gives five things: work queues, a stream (the journal lives on it), stores of orders and of
+snapshots, and transient messages. Names of queues are logical (`jobs.scan`); the adapter adds its prefix.
+Every adapter passes the one suite in `tests/conformance`.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from eco2.call import Call, Reply
+from eco2.event import StageChanged
 from eco2.pacer import Limits
 
 Answer = TypeVar("Answer")
@@ -200,6 +201,16 @@ class OrderStore(Protocol):
         """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
 
 
+class SnapshotStore(Protocol):
+    """A third stream, for snapshots of the view. It is bounded by its size, and keeps the newest."""
+
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        """Returns once the store holds `body`. Raises as `OrderStore.append_order`."""
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        """Opens a reader of the store, like `Stream.read`. Its offsets are not the journal's."""
+
+
 class PubSub(Protocol):
     def broadcast(self, topic: str, body: bytes) -> None:
         """Sends to every current subscriber: no confirm, no error; dropped when not connected."""
@@ -208,32 +219,6 @@ class PubSub(Protocol):
         """Calls `on_message(topic, body)`; `*` in the pattern is one word, `#` any number of words.
 
         Of a slow subscriber the oldest messages are dropped. `on_message` must neither block nor raise.
-        """
-
-
-Express = Callable[[bytes], bytes | None]
-"""Answers a copy of a request that came a shorter way, at once; None is silence, and not a refusal."""
-
-
-class Rpc(Protocol):
-    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-        """Returns the reply of the one process that serves `service`.
-
-        `express`: a copy of the request may go ahead to whoever answered last; the first reply counts.
-        Raises `NoReply` after `timeout` seconds (the request may have been handled), `BrokerUnavailable`.
-        """
-
-    def serve(
-        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> Subscription:
-        """Stands for election; the one elected process (single active consumer) gets every request.
-
-        Handlers run side by side. One that raises sends no reply. When the elected process goes, another
-        takes over, and requests that were not answered go to it.
-
-        `express` may get a copy of a request before or after `handler`, or not at all, and possibly while
-        this process is not the elected one, but only while the subscription is attached. Anything that it
-        broadcasts is sent before its reply.
         """
 
 
@@ -246,7 +231,7 @@ class LinkStatus:
     reconnects: int
 
 
-class Broker(WorkQueue, Stream, OrderStore, PubSub, Rpc, Protocol):
+class Broker(WorkQueue, Stream, OrderStore, SnapshotStore, PubSub, Protocol):
     """All five, over connections whose number never depends on jobs or clients."""
 
     @property
@@ -296,7 +281,8 @@ class GrantRequest:
 
     `job`, `run`: the call is made for them. `offset`, `started`: its rank. Jobs that have `started` go before
     all others, and among equals the job whose `queued` event has the lower offset. `kind`: the call's.
-    `tokens`: the most that the provider may count it as.
+    `tokens`: the most that the provider may count it as. `stage_started`: shows clients that the call's stage
+    started; written with the grant.
     """
 
     job: str
@@ -305,6 +291,7 @@ class GrantRequest:
     started: bool
     kind: str
     tokens: float
+    stage_started: StageChanged | None = None
 
 
 class Grant(Protocol):
@@ -316,6 +303,10 @@ class Grant(Protocol):
     @property
     def expires_at(self) -> float:
         """The time from which the call may not be sent: seconds of the caller's own monotonic clock."""
+
+    @property
+    def late(self) -> int:
+        """How many grants came before this one, and had expired when they were read."""
 
     def confirm(self) -> None:
         """Marks the call as sent; called right before its first byte leaves.

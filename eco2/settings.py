@@ -131,12 +131,10 @@ def entries(text: str) -> tuple[str, ...]:
     return tuple(filter(None, map(remote.clean, text.split(","))))
 
 
-def _setting(
-    default: Any, group: str, description: str, *, unit: str = "", computed: bool = False, **options: Any
-) -> Any:
-    """Declares a setting, with what docs/settings.md shows of it. `options`: of pydantic's `Field`."""
+def _setting(default: Any, group: str, *, unit: str = "", computed: bool = False, **options: Any) -> Any:
+    """Declares a setting; its docstring is its text in the docs. `options`: of pydantic's `Field`."""
     extra: dict[str, Any] = {"group": group, "unit": unit, "computed": computed}
-    return Field(default, description=description, json_schema_extra=extra, **options)
+    return Field(default, json_schema_extra=extra, **options)
 
 
 Counting = Literal["request", "input", "usage"]
@@ -145,23 +143,26 @@ Counting = Literal["request", "input", "usage"]
 class ProviderSettings(BaseModel):
     """A further provider. The field `rpm` of a provider GEMINI is `ECO2_PROVIDERS__GEMINI__RPM`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    api_key: ApiKey = _setting(..., MORE, "API key.")
-    base_url: BaseUrl | None = _setting(None, MORE, "Base URL of its OpenAI-compatible API. Unset: OpenAI's.")
-    model: ModelName = _setting(..., MORE, "Model to use.")
-    rpm: int = _setting(RPM, MORE, "Its limit of requests per minute.", unit="requests/min", ge=1, le=MAX_RPM)
-    tpm: int = _setting(TPM, MORE, "Its limit of tokens per minute.", unit="tokens/min", ge=1, le=MAX_TPM)
-    counting: Counting = _setting("request", MORE, "How it counts a call's tokens, as in `ECO2_COUNTING`.")
-    concurrency: Annotated[int, AfterValidator(_by_budget)] = _setting(
-        0,
-        MORE,
-        "Calls in flight per worker. Unset or 0: computed from its limits.",
-        unit="calls",
-        computed=True,
-        ge=0,
-        le=MAX_CONCURRENCY,
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+
+    api_key: ApiKey = _setting(..., MORE)
+    """API key."""
+    base_url: BaseUrl | None = _setting(None, MORE)
+    """Base URL of its OpenAI-compatible API. Unset: OpenAI's."""
+    model: ModelName = _setting(..., MORE)
+    """Model to use."""
+    rpm: int = _setting(RPM, MORE, unit="requests/min", ge=1, le=MAX_RPM)
+    """Its limit of requests per minute."""
+    tpm: int = _setting(TPM, MORE, unit="tokens/min", ge=1, le=MAX_TPM)
+    """Its limit of tokens per minute."""
+    counting: Counting = _setting("request", MORE)
+    """How it counts a call's tokens, as in `ECO2_COUNTING`."""
+    concurrency: Annotated[int, AfterValidator(_by_budget)] = _setting(
+        0, MORE, unit="calls", computed=True, ge=0, le=MAX_CONCURRENCY
+    )
+    """Calls in flight per worker. Unset or 0: computed from its limits."""
 
 
 class Settings(BaseSettings):
@@ -175,266 +176,121 @@ class Settings(BaseSettings):
         populate_by_name=True,
         extra="forbid",
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
-    amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = _setting(
-        None,
-        FIRST,
-        "RabbitMQ's URL; separate the hosts of a cluster by commas, they are tried in turn. "
-        "Escape special characters in the password: `%2F` for `/`. Unset: `eco2 serve` and `eco2 demo` use "
-        "the embedded broker, in memory, and jobs are lost when the process ends.",
-        repr=False,
-    )
-    prefix: Annotated[str, AfterValidator(_prefix)] = _setting(
-        "eco2",
-        FIRST,
-        "Prefix of the names of all queues, streams and exchanges. Two installations on one "
-        "RabbitMQ need different prefixes.",
-    )
-    pipelines: Annotated[str, AfterValidator(_pipelines)] = _setting(
-        "eco2.stages:scan", FIRST, "Import strings of the pipelines to serve, separated by commas."
-    )
-    rpm: int = _setting(
-        RPM,
-        FIRST,
-        "The provider's limit of requests per minute. `eco2 size` shows the workers that it needs.",
-        unit="requests/min",
-        ge=1,
-        le=MAX_RPM,
-    )
-    tpm: int = _setting(
-        TPM, FIRST, "The provider's limit of tokens per minute.", unit="tokens/min", ge=1, le=MAX_TPM
-    )
-    job_deadline: float = _setting(
-        180,
-        FIRST,
-        "Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended.",
-        unit="s",
-        gt=0,
-        le=7 * DAY,
-    )
-    drain_grace: float = _setting(
-        70,
-        FIRST,
-        "Time that a stopping worker waits for calls in flight. The process needs 20 s more "
-        "before it is killed (terminationGracePeriodSeconds, stop_grace_period).",
-        unit="s",
-        gt=0,
-        le=DAY,
-    )
-    retention_hours: float = _setting(
-        72,
-        FIRST,
-        "Age at which the journal deletes events; results can be read until then.",
-        unit="h",
-        gt=0,
-        le=87_600,
-    )
+    amqp_url: Annotated[str, AfterValidator(_amqp_url)] | None = _setting(None, FIRST, repr=False)
+    """RabbitMQ's URL; separate the hosts of a cluster by commas, they are tried in turn. Escape special
+    characters in the password: `%2F` for `/`. Unset: `eco2 serve` and `eco2 demo` use the embedded broker, in
+    memory, and jobs are lost when the process ends."""
+    prefix: Annotated[str, AfterValidator(_prefix)] = _setting("eco2", FIRST)
+    """Prefix of the names of all queues, streams and exchanges. Two installations on one RabbitMQ need
+    different prefixes."""
+    pipelines: Annotated[str, AfterValidator(_pipelines)] = _setting("eco2.stages:scan", FIRST)
+    """Import strings of the pipelines to serve, separated by commas."""
+    rpm: int = _setting(RPM, FIRST, unit="requests/min", ge=1, le=MAX_RPM)
+    """The provider's limit of requests per minute. `eco2 size` shows the workers that it needs."""
+    tpm: int = _setting(TPM, FIRST, unit="tokens/min", ge=1, le=MAX_TPM)
+    """The provider's limit of tokens per minute."""
+    job_deadline: float = _setting(180, FIRST, unit="s", gt=0, le=7 * DAY)
+    """Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended. Copies of orders
+    are kept as long, in full hours; `docs/operations.md` shows how to change that later."""
+    drain_grace: float = _setting(70, FIRST, unit="s", gt=0, le=DAY)
+    """Time that a stopping worker waits for calls in flight. The process needs 20 s more before it is killed
+    (terminationGracePeriodSeconds, stop_grace_period)."""
+    retention_hours: float = _setting(72, FIRST, unit="h", gt=0, le=87_600)
+    """Age at which the journal deletes events; results can be read until then."""
     prefetch: Annotated[int, AfterValidator(_by_budget)] = _setting(
-        0,
-        RUN,
-        "Jobs of one pipeline that a worker runs at once. Unset or 0: computed from `ECO2_RPM` "
-        "and `ECO2_TPM` (`docs/sizing.md`).",
-        unit="jobs",
-        computed=True,
-        ge=0,
-        le=65_535,
+        0, RUN, unit="jobs", computed=True, ge=0, le=65_535
     )
+    """Jobs of one pipeline that a worker runs at once. Unset or 0: computed from `ECO2_RPM` and `ECO2_TPM`
+    (`docs/sizing.md`)."""
     concurrency: Annotated[int, AfterValidator(_by_budget)] = _setting(
-        0,
-        RUN,
-        "Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the "
-        "worker's memory or the provider's connections are exhausted before its rate limit.",
-        unit="calls",
-        computed=True,
-        ge=0,
-        le=MAX_CONCURRENCY,
+        0, RUN, unit="calls", computed=True, ge=0, le=MAX_CONCURRENCY
     )
-    call_timeout: float = _setting(60, RUN, "Time-out of one model call.", unit="s", gt=0, le=DAY)
-    view_minutes: float = _setting(
-        VIEW_MINUTES,
-        RUN,
-        "Time for which each process keeps jobs in memory, and for which idempotency keys are remembered.",
-        unit="min",
-        gt=0,
-        le=10_080,
-    )
-    holder_timeout: float = _setting(
-        15,
-        RUN,
-        "Silence of a worker after which others take its jobs over. It must exceed the time in "
-        "which a worker notices a lost connection and reconnects, or its calls in flight are paid for twice.",
-        unit="s",
-        ge=1,
-        le=3600,
-    )
-    heartbeat: int = _setting(
-        10,
-        RUN,
-        "AMQP heartbeat interval. A dead peer is noticed after two to three intervals.",
-        unit="s",
-        ge=1,
-        le=60,
-    )
-    publish_timeout: float = _setting(
-        5,
-        RUN,
-        "Time that a publish waits for the broker's confirm before it is sent again.",
-        unit="s",
-        gt=0,
-        le=300,
-    )
-    host: Annotated[str, AfterValidator(_host)] = _setting(
-        "127.0.0.1", HTTP, "Address that the gateway listens on; 0.0.0.0 in a container."
-    )
-    port: int = _setting(8000, HTTP, "Port of the gateway; 0: any free port.", ge=0, le=65_535)
-    hosts: Annotated[str, AfterValidator(_hosts)] = _setting(
-        "",
-        HTTP,
-        "Allowed values of the `Host` header, separated by commas; `*.example` allows all "
-        "subdomains. Unset: on a loopback address, loopback names only; else all.",
-    )
-    probes_host: Annotated[str, AfterValidator(_host)] = _setting(
-        "127.0.0.1", HTTP, "Address of a gateway's health checks and metrics; 0.0.0.0 in a container."
-    )
-    probes_port: int | None = _setting(
-        None,
-        HTTP,
-        "Port of the health checks and metrics of a gateway (or `eco2 serve`); clients must not "
-        "reach it. Unset: `ECO2_PORT` + 1000 (9000). 0: any free port.",
-        ge=0,
-        le=65_535,
-    )
-    worker_host: Annotated[str, AfterValidator(_host)] = _setting(
-        "127.0.0.1", HTTP, "Address of a worker's health checks and metrics; 0.0.0.0 in a container."
-    )
-    worker_port: int = _setting(
-        8001, HTTP, "Port of a worker's health checks and metrics; 0: any free port.", ge=0, le=65_535
-    )
-    auth: Literal["none", "header"] = _setting(
-        "none",
-        HTTP,
-        "Owner of a job. `none`: anyone who knows its id may read it. `header`: the user that a "
-        "trusted proxy names in `X-User-ID`; the proxy must remove that header from clients' requests.",
-    )
-    cors_origins: Annotated[str, AfterValidator(_origins)] = _setting(
-        "", HTTP, "Origins (CORS) that may call the gateway with credentials, separated by commas."
-    )
-    sse_comment: float = _setting(
-        4,
-        HTTP,
-        "Interval of comment lines that keep an idle event stream open: read time-outs of HTTP "
-        "clients start at 5 s (httpx) and 10 s (OkHttp), of proxies at 60 s; `eco2.client` uses 45 s.",
-        unit="s",
-        ge=1,
-        le=40,
-    )
-    sse_retry: float = _setting(
-        2,
-        HTTP,
-        "Time that a client waits before it reconnects a broken event stream.",
-        unit="s",
-        gt=0,
-        le=3600,
-    )
-    sse_done_message: bool = _setting(
-        True,
-        HTTP,
-        "Under `/api/v1`, send an unnamed message with the status `completed` after a `done` "
-        "that failed or was cancelled: the existing Eco² app then shows its error page at once, not after "
-        "two minutes. Turn it off if clients of that prefix read unnamed messages.",
-    )
-    compat: bool = _setting(
-        False,
-        HTTP,
-        "Also serve the predecessor's paths for the first of `ECO2_PIPELINES`, with 200 for a "
-        "new job (`docs/http.md`), for its load scripts and clients.",
-    )
-    max_upload_mb: float = _setting(10, HTTP, "Maximum size of a request body.", unit="MB", gt=0, le=1000)
-    image_urls: Literal["auto", "on", "off"] = _setting(
-        "auto",
-        HTTP,
-        "Whether a client may give an `http(s)` URL of its picture, which the provider fetches. "
-        "`auto`: only if all providers are OpenAI, which fetches from its own network; a provider at another "
-        "URL (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network.",
-    )
-    upload_room_mb: float = _setting(
-        64,
-        HTTP,
-        "Maximum total size of the request bodies that a gateway holds at once; further requests "
-        "are refused with 429. Its memory limit must include twice this size.",
-        unit="MB",
-        gt=0,
-    )
-    max_connections: int = _setting(
-        4_000,
-        HTTP,
-        "Maximum number of connections to a gateway; further ones are answered with 503.",
-        unit="connections",
-        ge=1,
-    )
-    streams_per_job: int = _setting(
-        10,
-        HTTP,
-        "Maximum number of open event streams of one job at a gateway; 0: no limit.",
-        unit="streams",
-        ge=0,
-    )
-    streams_per_owner: int = _setting(
-        20,
-        HTTP,
-        "Maximum number of open event streams of one owner at a gateway; 0: no limit. Applies "
-        "only if `ECO2_AUTH` names owners.",
-        unit="streams",
-        ge=0,
-    )
-    default_model: ModelName | None = _setting(
-        None,
-        MODEL,
-        "Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` if a key is set, else `local`.",
-    )
-    openai_model: ModelName = _setting(
-        "gpt-5.1", MODEL, "Model to use at OpenAI or at the compatible provider."
-    )
-    openai_api_key: ApiKey | None = _setting(
-        None,
-        MODEL,
-        "The provider's API key. Unset: only the local model is offered.",
-        validation_alias="OPENAI_API_KEY",
-    )
-    openai_base_url: BaseUrl | None = _setting(
-        None,
-        MODEL,
-        "Base URL of an OpenAI-compatible provider. Unset: OpenAI.",
-        validation_alias="OPENAI_BASE_URL",
-    )
-    counting: Counting = _setting(
-        "request",
-        MODEL,
-        "How the provider counts a call against the token limit. `request`: the greater of the "
-        "prompt and `max_completion_tokens` (OpenAI); `input`: the prompt (Gemini); `usage`: prompt and "
-        "answer.",
-    )
-    providers: dict[str, ProviderSettings] = _setting(
-        {},
-        MODEL,
-        "Further providers by name, each with its own variables (below). A job that names no "
-        "model goes to the provider with the shortest expected wait.",
-    )
-    daily_usd: Decimal | None = _setting(
-        None,
-        MODEL,
-        "Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new "
-        "jobs with `SPEND_LIMIT` until midnight; running jobs finish. Unset: no limit.",
-        unit="USD",
-        gt=0,
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
-        "info", LOG, "Minimum level of log messages that are written."
-    )
-    log_format: Literal["auto", "json", "console"] = _setting(
-        "auto", LOG, "`auto` writes JSON lines unless standard error is a terminal."
-    )
+    """Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the worker's memory or
+    the provider's connections are exhausted before its rate limit."""
+    call_timeout: float = _setting(60, RUN, unit="s", gt=0, le=DAY)
+    """Time-out of one model call."""
+    view_minutes: float = _setting(VIEW_MINUTES, RUN, unit="min", gt=0, le=10_080)
+    """Time for which idempotency keys count, and in which operators are shown jobs that have ended."""
+    holder_timeout: float = _setting(15, RUN, unit="s", ge=1, le=3600)
+    """Silence of a worker after which others take its jobs over. It must exceed the time in which a worker
+    notices a lost connection and reconnects, or its calls in flight are paid for twice."""
+    heartbeat: int = _setting(10, RUN, unit="s", ge=1, le=60)
+    """AMQP heartbeat interval. A dead peer is noticed after two to three intervals."""
+    publish_timeout: float = _setting(5, RUN, unit="s", gt=0, le=300)
+    """Time that a publish waits for the broker's confirm before it is sent again."""
+    host: Annotated[str, AfterValidator(_host)] = _setting("127.0.0.1", HTTP)
+    """Address that the gateway listens on; 0.0.0.0 in a container."""
+    port: int = _setting(8000, HTTP, ge=0, le=65_535)
+    """Port of the gateway; 0: any free port."""
+    hosts: Annotated[str, AfterValidator(_hosts)] = _setting("", HTTP)
+    """Allowed values of the `Host` header, separated by commas; `*.example` allows all subdomains. Unset: on
+    a loopback address, loopback names only; else all."""
+    probes_host: Annotated[str, AfterValidator(_host)] = _setting("127.0.0.1", HTTP)
+    """Address of a gateway's health checks and metrics; 0.0.0.0 in a container."""
+    probes_port: int | None = _setting(None, HTTP, ge=0, le=65_535)
+    """Port of the health checks and metrics of a gateway (or `eco2 serve`); clients must not reach it. Unset:
+    `ECO2_PORT` + 1000 (9000). 0: any free port."""
+    worker_host: Annotated[str, AfterValidator(_host)] = _setting("127.0.0.1", HTTP)
+    """Address of a worker's health checks and metrics; 0.0.0.0 in a container."""
+    worker_port: int = _setting(8001, HTTP, ge=0, le=65_535)
+    """Port of a worker's health checks and metrics; 0: any free port."""
+    auth: Literal["none", "header"] = _setting("none", HTTP)
+    """Owner of a job. `none`: anyone who knows its id may read it. `header`: the user that a trusted proxy
+    names in `X-User-ID`; the proxy must remove that header from clients' requests."""
+    cors_origins: Annotated[str, AfterValidator(_origins)] = _setting("", HTTP)
+    """Origins (CORS) that may call the gateway with credentials, separated by commas."""
+    sse_comment: float = _setting(4, HTTP, unit="s", ge=1, le=40)
+    """Interval of comment lines that keep an idle event stream open: read time-outs of HTTP clients start at
+    5 s (httpx) and 10 s (OkHttp), of proxies at 60 s; `eco2.client` uses 45 s."""
+    sse_retry: float = _setting(2, HTTP, unit="s", gt=0, le=3600)
+    """Time that a client waits before it reconnects a broken event stream."""
+    sse_done_message: bool = _setting(True, HTTP)
+    """Under `/api/v1`, send an unnamed message with the status `completed` after a `done` that failed or was
+    cancelled: the existing Eco² app then shows its error page at once, not after two minutes. Turn it off if
+    clients of that prefix read unnamed messages."""
+    compat: bool = _setting(False, HTTP)
+    """Also serve the predecessor's paths for the first of `ECO2_PIPELINES`, with 200 for a new job
+    (`docs/http.md`), for its load scripts and clients."""
+    max_upload_mb: float = _setting(10, HTTP, unit="MB", gt=0, le=1000)
+    """Maximum size of a request body."""
+    image_urls: Literal["auto", "on", "off"] = _setting("auto", HTTP)
+    """Whether a client may give an `http(s)` URL of its picture, which the provider fetches. `auto`: only if
+    all providers are OpenAI, which fetches from its own network; a provider at another URL
+    (`OPENAI_BASE_URL`, `ECO2_PROVIDERS__NAME__BASE_URL`) might fetch from inside your network."""
+    upload_room_mb: float = _setting(64, HTTP, unit="MB", gt=0)
+    """Maximum total size of the request bodies that a gateway holds at once; further requests are refused
+    with 429. Its memory limit must include twice this size."""
+    max_connections: int = _setting(4_000, HTTP, unit="connections", ge=1)
+    """Maximum number of connections to a gateway; further ones are answered with 503."""
+    streams_per_job: int = _setting(10, HTTP, unit="streams", ge=0)
+    """Maximum number of open event streams of one job at a gateway; 0: no limit."""
+    streams_per_owner: int = _setting(20, HTTP, unit="streams", ge=0)
+    """Maximum number of open event streams of one owner at a gateway; 0: no limit. Applies only if
+    `ECO2_AUTH` names owners."""
+    default_model: ModelName | None = _setting(None, MODEL)
+    """Model of a job that names none. Unset: `ECO2_OPENAI_MODEL` if a key is set, else `local`."""
+    openai_model: ModelName = _setting("gpt-5.1", MODEL)
+    """Model to use at OpenAI or at the compatible provider."""
+    openai_api_key: ApiKey | None = _setting(None, MODEL, validation_alias="OPENAI_API_KEY")
+    """The provider's API key. Unset: only the local model is offered."""
+    openai_base_url: BaseUrl | None = _setting(None, MODEL, validation_alias="OPENAI_BASE_URL")
+    """Base URL of an OpenAI-compatible provider. Unset: OpenAI."""
+    counting: Counting = _setting("request", MODEL)
+    """How the provider counts a call against the token limit. `request`: the greater of the prompt and
+    `max_completion_tokens` (OpenAI); `input`: the prompt (Gemini); `usage`: prompt and answer."""
+    providers: dict[str, ProviderSettings] = _setting({}, MODEL)
+    """Further providers by name, each with its own variables (below). A job that names no model goes to the
+    provider with the shortest expected wait."""
+    daily_usd: Decimal | None = _setting(None, MODEL, unit="USD", gt=0)
+    """Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new jobs with
+    `SPEND_LIMIT` until midnight; running jobs finish. Unset: no limit."""
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", LOG)
+    """Minimum level of log messages that are written."""
+    log_format: Literal["auto", "json", "console"] = _setting("auto", LOG)
+    """`auto` writes JSON lines unless standard error is a terminal."""
 
     @classmethod
     def settings_customise_sources(
@@ -513,7 +369,6 @@ class Settings(BaseSettings):
 
 def conflicts(settings: Settings) -> list[str]:
     """Returns pairs of settings that break a promise together, each as a sentence with the remedy."""
-    view_seconds = settings.view_minutes * 60
     rules = (
         (
             settings.call_timeout < settings.drain_grace,
@@ -532,11 +387,6 @@ def conflicts(settings: Settings) -> list[str]:
             f"({settings.holder_timeout:g} s): no job would survive the crash of its worker.",
         ),
         (
-            settings.job_deadline <= view_seconds,
-            f"ECO2_VIEW_MINUTES ({settings.view_minutes:g} min) must cover ECO2_JOB_DEADLINE "
-            f"({settings.job_deadline:g} s): a running job would leave the view.",
-        ),
-        (
             settings.max_upload_mb <= settings.upload_room_mb,
             f"ECO2_UPLOAD_ROOM_MB ({settings.upload_room_mb:g} MB) must be at least ECO2_MAX_UPLOAD_MB "
             f"({settings.max_upload_mb:g} MB): the largest request would always be refused.",
@@ -547,13 +397,18 @@ def conflicts(settings: Settings) -> list[str]:
             "no port.",
         ),
         (
+            settings.job_deadline <= settings.retention_hours * 3600,
+            f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_JOB_DEADLINE "
+            f"({settings.job_deadline:g} s): the journal would delete what jobs in work have paid for.",
+        ),
+        (
             settings.port == 0 or settings.metrics_port != settings.port,
             f"ECO2_PROBES_PORT must differ from ECO2_PORT ({settings.port}): clients must not read metrics.",
         ),
         (
-            4 * view_seconds <= settings.retention_hours * 3600,
+            4 * settings.view_minutes <= settings.retention_hours * 60,
             f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least 4 × ECO2_VIEW_MINUTES "
-            f"({settings.view_minutes:g} min): the journal would delete events that the view still needs.",
+            f"({settings.view_minutes:g} min): the journal would delete jobs whose keys still count.",
         ),
     )
     return [problem for holds, problem in rules if not holds]

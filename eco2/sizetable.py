@@ -31,19 +31,13 @@ def show_size(
     calls: Annotated[
         int | None, typer.Option(min=1, help="Number of calls of a job.", show_default=OF_A_SCAN)
     ] = None,
-    view_minutes: Annotated[
-        float,
-        typer.Option(
-            min=0.001, envvar="ECO2_VIEW_MINUTES", help="Minutes for which a process keeps jobs in memory."
-        ),
-    ] = sizing.VIEW_MINUTES,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the figures, as JSON.")] = False,
 ) -> None:
     """Compute the prefetch, concurrency and replicas that use a provider's limits completely."""
     from eco2.stages import SIZE
 
     job = JobSize(calls or SIZE.calls, tokens or SIZE.tokens, latency or SIZE.latency)
-    sized = size(rpm, tpm, job, view_minutes)
+    sized = size(rpm, tpm, job)
     if as_json:
         derived = {
             "binding": sized.binding,
@@ -58,30 +52,19 @@ def show_size(
 
 def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str, str]]:
     """Returns name, value and derivation of each figure."""
+    from eco2.stages.photo import DECODERS_MB
+
+    calls, rate = f"{sized.calls_in_flight:,.1f}", f"{sized.jobs_per_second:,.2f} jobs/s"
+    requests = f"{rpm:,} requests ÷ {job.calls} calls = {sized.by_requests:,.1f} jobs/min"
+    tokens = f"{tpm:,} tokens ÷ {job.tokens:,g} = {sized.by_tokens:,.1f}"
     reserve = f"{sizing.SIGMAS:g} √n in reserve"
+    more = f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, the fence and a grant"
+    cores = f"{sized.cores:,.2f} cores ({sizing.CPU_SECONDS * 1000:g} ms a job)"
     return [
-        (
-            "binding limit",
-            sized.binding,
-            f"{rpm:,} requests ÷ {job.calls} calls = {sized.by_requests:,.1f} jobs/min, "
-            f"{tpm:,} tokens ÷ {job.tokens:,g} = {sized.by_tokens:,.1f}",
-        ),
-        (
-            "jobs a minute",
-            f"{sized.jobs_per_minute:,.1f}",
-            f"{sized.jobs_per_second:,.2f} jobs/s at the binding limit",
-        ),
-        (
-            "calls in flight",
-            f"{sized.calls_in_flight:,.1f}",
-            f"Little's law: {sized.jobs_per_second:,.2f} jobs/s × {job.latency:g} s, "
-            "one call of a job at a time",
-        ),
-        (
-            "jobs in flight",
-            f"{sized.jobs_in_flight:,.1f}",
-            f"{sizing.BETWEEN - 1:.0%} more: between calls a job waits for confirms, the fence and a grant",
-        ),
+        ("binding limit", sized.binding, f"{requests}, {tokens}"),
+        ("jobs a minute", f"{sized.jobs_per_minute:,.1f}", f"{rate} at the binding limit"),
+        ("calls in flight", calls, f"Little's law: {rate} × {job.latency:g} s, one call of a job at a time"),
+        ("jobs in flight", f"{sized.jobs_in_flight:,.1f}", more),
         (
             "ECO2_CONCURRENCY",
             str(sized.concurrency),
@@ -91,29 +74,17 @@ def rows(sized: Sizing, rpm: int, tpm: int, job: JobSize) -> list[tuple[str, str
         (
             "replicas",
             str(sized.replicas),
-            f"{sized.needed} for {sized.calls_in_flight:,.1f} calls and {sized.cores:,.2f} cores "
-            f"({sizing.CPU_SECONDS * 1000:g} ms a job), plus one that may fail",
+            f"{sized.needed} for {calls} calls and {cores}, plus one that may fail",
         ),
-        *memory_rows(sized),
-    ]
-
-
-def memory_rows(sized: Sizing) -> list[tuple[str, str, str]]:
-    """Returns the rows of `rows` about memory."""
-    from eco2.stages.photo import DECODERS_MB
-
-    return [
         (
             "worker, MB",
             str(sized.worker_mb),
-            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it runs, "
-            f"{1000 * sizing.WORKER_KEPT_MB:g} kB for each of {sized.kept:,.0f} kept",
+            f"{sizing.WORKER_MB:g} idle, {sizing.JOB_MB:g} for each job that it runs",
         ),
         (
             "gateway, MB",
             str(sized.gateway_mb),
-            f"{sizing.GATEWAY_MB:g} and {1000 * sizing.GATEWAY_KEPT_MB:g} kB for each job kept; "
-            "safe limits are twice these",
+            "with all ended jobs that it keeps; safe limits are twice these",
         ),
         ("pictures, MB", f"{DECODERS_MB:g}", "more in a gateway's limit, for decoding them"),
     ]

@@ -13,15 +13,12 @@ RPM, TPM = 500, 500_000
 
 WORKER_CALLS = 110
 """The most calls in flight that one worker was measured with. More may work."""
-WORKER_MB, JOB_MB = 76.0, 0.4
+WORKER_MB, JOB_MB = 80.0, 0.4
 """Memory of an idle worker, and of each job that it holds."""
-GATEWAY_MB = 60.0
-"""Memory of a gateway with a hundred open event streams."""
+GATEWAY_MB = 110.0
+"""Memory of a gateway with a hundred open event streams, and all ended jobs that it keeps: 50 MB."""
 VIEW_MINUTES = 15.0
-"""How far back each process keeps jobs in memory (`ECO2_VIEW_MINUTES`)."""
-WORKER_KEPT_MB, GATEWAY_KEPT_MB = 0.004, 0.019
-"""Memory of each job of that time: a gateway shows all of its events, a worker knows how it ended. Measured
-over 2,200 jobs of two calls (`docs/benchmarks.md`)."""
+"""How long an idempotency key counts (`ECO2_VIEW_MINUTES`)."""
 CPU_SECONDS = 0.045
 """Of a worker, for a job: 0.036 to 0.042 were measured at four jobs a second (`docs/benchmarks.md`)."""
 CPU_SHARE = 0.7
@@ -48,8 +45,8 @@ class Sizing:
 
     `by_requests`, `by_tokens`: jobs a minute that each limit allows. `calls_in_flight`, `jobs_in_flight`: the
     mean over all workers. `cores`: of all workers. `concurrency`, `prefetch`, `worker_mb`: of one worker.
-    `needed`: workers that carry it. `replicas`: one more, so that one may fail or be replaced. `kept`: jobs
-    that every process keeps in memory. `gateway_mb`: of one gateway.
+    `needed`: workers that carry it. `replicas`: one more, so that one may fail or be replaced. `gateway_mb`:
+    of one gateway.
     """
 
     by_requests: float
@@ -61,7 +58,6 @@ class Sizing:
     cores: float
     needed: int
     replicas: int
-    kept: float
     worker_mb: int
     gateway_mb: int
 
@@ -79,7 +75,7 @@ class Sizing:
         return self.jobs_per_minute / 60
 
 
-def size(rpm: float, tpm: float, job: JobSize, view_minutes: float = VIEW_MINUTES) -> Sizing:
+def size(rpm: float, tpm: float, job: JobSize) -> Sizing:
     """Sizes processes for `rpm` requests and `tpm` tokens a minute. All arguments must be above 0."""
     by_requests, by_tokens = rpm / job.calls, tpm / job.tokens
     jobs_per_second = min(by_requests, by_tokens) / 60
@@ -87,7 +83,6 @@ def size(rpm: float, tpm: float, job: JobSize, view_minutes: float = VIEW_MINUTE
     jobs_in_flight = calls_in_flight * BETWEEN
     prefetch = with_room(min(jobs_in_flight, WORKER_CALLS * BETWEEN))
     cores = jobs_per_second * CPU_SECONDS
-    kept = jobs_per_second * 60 * view_minutes
     needed = max(math.ceil(calls_in_flight / WORKER_CALLS), math.ceil(cores / CPU_SHARE))
     return Sizing(
         by_requests=by_requests,
@@ -99,9 +94,8 @@ def size(rpm: float, tpm: float, job: JobSize, view_minutes: float = VIEW_MINUTE
         cores=cores,
         needed=needed,
         replicas=needed + 1,
-        kept=kept,
-        worker_mb=math.ceil(WORKER_MB + JOB_MB * prefetch + WORKER_KEPT_MB * kept),
-        gateway_mb=math.ceil(GATEWAY_MB + GATEWAY_KEPT_MB * kept),
+        worker_mb=math.ceil(WORKER_MB + JOB_MB * prefetch),
+        gateway_mb=math.ceil(GATEWAY_MB),
     )
 
 

@@ -3,8 +3,7 @@
 `eco2/assembly.py` does so as the settings ask; tests do so with scripted parts around the same engine.
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from eco2.calls.provider import Budget, Provider
@@ -18,14 +17,12 @@ from eco2.consumers.run import ActiveJobs
 from eco2.consumers.sweep import Sweep
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
-from eco2.journal.largest_call_store import LargestCallStore
+from eco2.journal.presence import Presence
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline
-from eco2.ports import Broker, Clock, Quota, Rpc
-from eco2.quota.asker import Asker
-from eco2.quota.leader import Leader
-from eco2.quota.term import Gone, present
+from eco2.ports import Broker, Quota
+from eco2.quota.member import Member
 from eco2.service import Component
 from eco2.tokens.estimate import Counting, Estimator
 
@@ -35,24 +32,19 @@ MARGIN = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Core:
-    """The parts of a process that all others are built on. `name`: of the process, in the journal.
+    """The parts of a process that all others are built on. `presence` has its name and its clocks."""
 
-    `clock`: Unix seconds. `monotonic`: seconds of a clock of this process alone.
-    """
-
-    name: str
+    presence: Presence
     pipelines: tuple[AnyPipeline, ...]
     broker: Broker
     journal: Journal
     metrics: Metrics
-    clock: Clock
-    monotonic: Callable[[], float] = time.monotonic
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """`prefetch`: jobs at once per pipeline. `spending`: whether the sum paid per day is written down.
-    `default_model`: of jobs that name none; None: that of the best provider.
+    """`prefetch`: jobs at once per pipeline. `default_model`: of jobs that name none; None: that of the
+    best provider.
 
     Seconds: `drain_grace`, which a drain waits for calls in flight; `call_timeout` of one call;
     `holder_timeout` of a silent holder; `window`, which views reach back.
@@ -63,35 +55,17 @@ class WorkerOptions:
     call_timeout: float
     holder_timeout: float
     window: float
-    spending: bool = False
     default_model: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class BudgetShare:
-    """The share of a process in one provider's budget; `leader` runs for the lead of that budget."""
-
-    provider: str
-    leader: Leader
-    asker: Asker
-
-    @property
-    def components(self) -> list[Component]:
-        return [
-            Component(f"budget of {self.provider}", self.leader.run),
-            Component(f"share of {self.provider}", self.asker.run),
-        ]
-
-
-def join_budget(
-    core: Core, name: str, service: str, limits: Limits, counting: Counting, rpc: Rpc, gone: Gone = present
-) -> BudgetShare:
-    """Takes part in the budget of the provider `name`, which all processes share through `service`."""
-    may_call, now = core.journal.view.may_call, core.monotonic
-    largest_calls = LargestCallStore(core.journal, name, core.clock)
-    leader = Leader(rpc, core.broker, service, limits, may_call, largest_calls, counting, now, gone)
-    core.metrics.show_budget(name, leader.status)
-    return BudgetShare(name, leader, Asker(rpc, service, core.name, limits, leader.near, now))
+def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
+    """Takes part in the budget of the provider `name`, which all processes share through the journal."""
+    journal, current = core.journal, core.journal.view.may_call
+    clock, wall = core.presence.steady, core.presence.now
+    member = Member(name, journal, core.broker, limits, current, counting, clock, wall)
+    journal.view.join(member)
+    core.metrics.show_budget(name, member.status)
+    return member
 
 
 def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -> Budget:
@@ -101,18 +75,18 @@ def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -
 
 def worker_components(core: Core, providers: Sequence[Provider], options: WorkerOptions) -> list[Component]:
     """Returns the components of a worker, in the order in which they start."""
-    broker, journal, metrics, clock = core.broker, core.journal, core.metrics, core.clock
+    broker, journal, metrics, presence = core.broker, core.journal, core.metrics, core.presence
+    clock = presence.now
     live, jobs = DeltaSender(broker), ActiveJobs()
     holders = HolderMonitor(broker, jobs, options.holder_timeout)
-    fence, timeout, model = Fence(journal, core.monotonic), options.call_timeout, options.default_model
+    fence, timeout, model = Fence(journal, presence.steady), options.call_timeout, options.default_model
     router = Router(providers, fence, timeout, metrics, model)
-    executor = Executor(Engine(router, live, journal, clock), holders, metrics, core.name)
+    executor = Executor(Engine(router, live, journal, clock), holders, metrics, presence.process)
     prefetch, grace = options.prefetch, options.drain_grace
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace
     )
-    window, spending = options.window, options.spending
-    sweep = Sweep(broker, journal, holders, core.pipelines, metrics, clock, window, spending)
+    sweep = Sweep(broker, journal, presence, holders, core.pipelines, metrics, options.window)
     return [
         Component("live text", live.run),
         Component("holders", holders.run),

@@ -7,7 +7,7 @@ from typing import Literal
 from eco2.settings import Counting
 
 PipelineName = Literal["scan", "mixed"]
-Incident = Literal["none", "freeze", "kill", "exchange"]
+Incident = Literal["none", "freeze", "kill", "restart", "exchange"]
 Rank = Literal["oldest job first", "first asked first"]
 
 WINDOW = 60.0
@@ -32,6 +32,7 @@ MEAN_TOKENS = {
 class Case:
     """A case. `rpm`, `tpm`: the provider's limits. `load`: the offered share of the binding limit.
 
+    `workers`: those that run at first. `busy`: other processes keep all cores busy half of the time.
     Judged are `utilisation`, the least used share of it; `calm`, whether jobs take as long as at an unloaded
     provider; `grants`, the time of a grant. None and False: not judged.
     """
@@ -45,6 +46,8 @@ class Case:
     counting: Counting = "request"
     incident: Incident = "none"
     rank: Rank = "oldest job first"
+    workers: int = 3
+    busy: bool = False
     utilisation: float | None = 0.98
     calm: bool = True
     grants: bool = False
@@ -127,14 +130,35 @@ CASES = (
         counting="usage",
         utilisation=0.97,
     ),
+    Case(
+        "restarts",
+        "the only worker is killed every 80 s, and started again",
+        240,
+        1_000_000,
+        incident="restart",
+        workers=1,
+        utilisation=0.92,
+        calm=False,
+    ),
+    Case(
+        "busy",
+        "as mixed, beside programs that keep all cores busy half of the time",
+        1000,
+        400_000,
+        pipelines=("mixed",),
+        busy=True,
+        utilisation=0.95,
+        calm=False,
+    ),
 )
 """In the order in which they run: what later ones are compared with comes first."""
 
 
 def batches(cases: Sequence[Case], at_once: int) -> list[list[Case]]:
-    """Groups the cases that run concurrently, each with separate processes: each light case alone, since
-    one of them measures milliseconds; `at_once` of the others, which measure seconds."""
+    """Groups the cases that run concurrently, each with separate processes: the light cases, since one of
+    them measures milliseconds; `at_once` of the others, which measure seconds; each busy case alone."""
     light = [case for case in cases if case.load < 1]
-    loaded = [case for case in cases if case.load >= 1]
+    loaded = [case for case in cases if case.load >= 1 and not case.busy]
     rest = [loaded[start : start + at_once] for start in range(0, len(loaded), at_once)]
+    rest += [[case] for case in cases if case.busy]
     return [light, *rest] if light else rest

@@ -1,5 +1,6 @@
-"""An installation for one case: the provider, a gateway, and three workers that join and leave."""
+"""An installation for one case: the provider, a gateway, and workers that join and leave."""
 
+import os
 import re
 import signal
 import uuid
@@ -16,9 +17,7 @@ from bench import programs
 from bench.budget.case import Case
 from bench.programs import Program
 from eco2.broker.topology import Exchange, Topology
-from eco2.brokers import quota_service
 
-WORKERS = 3
 SCALE = 0.25
 """Of the latencies of the Celery baseline (12 and 14 s a call): all in flight then fits two cores. Limits and
 clocks are not scaled."""
@@ -122,7 +121,7 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
     the block."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
-    topology = Topology(prefix, case.pipelines, ("sweep", quota_service("openai")))
+    topology = Topology(prefix, case.pipelines)
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
         stack.push_async_callback(_forget, amqp_url, topology)
@@ -136,9 +135,19 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
         await gateway.ready(http)
         here = Fleet(prefix, case, folder, http, provider, gateway, env)
         stack.push_async_callback(here.end)
-        for _ in range(WORKERS):
+        for _ in range(case.workers):
             await here.join()
         yield here
+
+
+@asynccontextmanager
+async def neighbours(case: Case, folder: Path) -> AsyncIterator[None]:
+    """Keeps all cores busy half of the time during the block, in a busy case."""
+    async with AsyncExitStack() as stack:
+        for core in range((os.cpu_count() or 1) if case.busy else 0):
+            burner = await programs.start(f"burner-{core}", ["bench.budget.burner", str(core)], folder, {})
+            stack.push_async_callback(burner.kill)
+        yield
 
 
 def _provider_arguments(case: Case) -> list[str]:
@@ -163,7 +172,6 @@ def _environment(case: Case, amqp_url: str, prefix: str, provider: str) -> dict[
         "ECO2_TPM": str(case.tpm),
         "ECO2_COUNTING": case.counting,
         "ECO2_JOB_DEADLINE": str(DEADLINE),
-        "ECO2_VIEW_MINUTES": str(DEADLINE / 60),
         "ECO2_PORT": "0",
         "ECO2_WORKER_PORT": "0",
         "OPENAI_API_KEY": "bench",

@@ -11,6 +11,8 @@ from bench.programs import Program
 
 KILLS = 20.0
 """Seconds from the death of one leader to that of the next."""
+RESTARTS = 80.0
+"""Seconds from one death of the only worker to the next."""
 RESTART = 1.0
 """Seconds until an orchestrator starts a dead worker anew."""
 FREEZE = 30.0
@@ -41,7 +43,10 @@ async def happen(incident: Incident, fleet: Fleet, start: float, end: float, not
     await _until(start)
     match incident:
         case "kill":
-            await _kill(fleet, end, notes)
+            await _kill(fleet, end, notes, KILLS)
+        case "restart":
+            await _until(min(start + RESTARTS / 2, (start + end) / 2))
+            await _kill(fleet, end, notes, RESTARTS)
         case "freeze":
             await _freeze(fleet, start, end, notes)
         case "exchange":
@@ -50,10 +55,11 @@ async def happen(incident: Incident, fleet: Fleet, start: float, end: float, not
             pass
 
 
-async def _kill(fleet: Fleet, end: float, notes: Notes) -> None:
+async def _kill(fleet: Fleet, end: float, notes: Notes, interval: float) -> None:
+    """Kills the leader every `interval` seconds."""
     async with asyncio.TaskGroup() as group:
         while time.monotonic() < end:
-            again = time.monotonic() + KILLS
+            again = time.monotonic() + interval
             worker = await fleet.leader()
             if worker is not None:
                 await fleet.kill(worker)

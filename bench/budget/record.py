@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 from bench import record
 from bench.budget.case import Case
-from bench.budget.fleet import DEADLINE, SCALE, SEED, WORKERS
+from bench.budget.fleet import DEADLINE, SCALE, SEED
 from bench.record import FOLDER, Results
 
 RESULTS = FOLDER / "budget.json"
@@ -32,7 +32,6 @@ def parameters(case: Case, seconds: float, warm: float) -> Mapping[str, object]:
         "jobs_per_second": case.jobs_per_second,
         "load_seconds": seconds,
         "warm_seconds": warm,
-        "workers": WORKERS,
         "latency_scale": SCALE,
         "seed": SEED,
         "job_deadline": DEADLINE,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.budget import incidents, jobs, load
 from bench.budget.case import Case
-from bench.budget.fleet import Call, Fleet, fleet
+from bench.budget.fleet import Call, Fleet, fleet, neighbours
 from bench.budget.incidents import Note, Notes
 from bench.budget.jobs import JobStory
 
@@ -50,7 +50,7 @@ async def run(
     judged."""
     offered, notes = load.Offered(), Notes()
     async with fleet(case, amqp_url, folder) as here:
-        async with asyncio.TaskGroup() as group:
+        async with neighbours(case, folder), asyncio.TaskGroup() as group:
             url = here.gateway.url
             loading = group.create_task(load.offer(case, url, numbers, math.inf, offered))
             first = await _first(here)

@@ -12,7 +12,7 @@ from bench.budget.windows import Amount, Arrival, fullest, per_second, sliding, 
 
 SLOWER = 1.2
 """From the first grant to the end of a job, at the 95th percentile: so many times as long as unloaded."""
-GRANT_P50, GRANT_P99 = 0.003, 0.020
+GRANT_P50, GRANT_P99 = 0.025, 0.150
 """Seconds."""
 LEAST_OFFERED = 1.1
 """Of the binding limit; less would not show that all of it is used."""

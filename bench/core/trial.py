@@ -145,7 +145,7 @@ class Bench:
     ) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
         """Prepares an installation of eco2 with jobs in its queue and its journal, and removes it
         afterwards."""
-        topology = Topology(f"core-{uuid.uuid4().hex[:8]}", ("core",), ("sweep", "quota-openai"))
+        topology = Topology(f"core-{uuid.uuid4().hex[:8]}", ("core",))
         queue = topology.queue("jobs.core")
         await rabbitmq.apply(self.url, topology)
         try:

@@ -167,7 +167,7 @@ TIME = Row(
         ),
         stack(
             "Mean wait and work of a call",
-            "A call waits for its turn (slot, grant of the budget, fence), then the provider answers.",
+            "A call waits for its turn (slot, grant of the budget), then the provider answers.",
             Query(mean(calls, "eco2_call_wait_seconds"), "waiting for its turn"),
             Query(mean(here, "eco2_call_seconds"), "at the provider"),
             unit="s",
@@ -312,25 +312,25 @@ BUDGET = Row(
         ),
         chart(
             "Wait for a grant",
-            "The part of it until the leader of the budget answers.",
+            "The part of it until the process reads its grant in the journal.",
             *quantiles(calls("eco2_grant_seconds_bucket")),
             unit="s",
         ),
         chart(
             "Calls that wait for a grant, and factor",
-            "Calls that wait at the leader; the used share of the limit, below 1 for some time after a 429.",
+            "Requests of all workers; the used share of the limit, below 1 for some time after a 429.",
             Query(whole(calls("eco2_quota_waiting"), "provider"), "{{provider}} waiting"),
             Query(f"min by (provider) ({calls('eco2_quota_factor')})", "{{provider}} factor"),
         ),
         chart(
             "Grants a minute by outcome",
-            "Many expired ones: the journal or connections to the provider are slow.",
+            "Many expired ones: connections to the provider are slow, or workers have too little CPU.",
             Query(f"60 * {rate(calls('eco2_quota_grants_total'), 'outcome')}", "{{outcome}}"),
             unit="opm",
         ),
         chart(
             "Leaders and epochs",
-            "Leaders: 1 per provider. Epochs begun in the last hour: many mean that workers crash.",
+            "Leaders: 1 per provider. Epochs begun in the last hour: many mean crashes or stalled tails.",
             Query(f"sum by (provider) ({calls('eco2_quota_leader')})", "{{provider}} leaders"),
             Query(
                 f"sum by (provider) (increase({calls('eco2_quota_terms_total')}[1h]))", "{{provider}} epochs"
@@ -417,7 +417,7 @@ BROKER = Row(
         ),
         chart(
             "Barriers",
-            "From writing a marker to reading it. Every paid call waits for one.",
+            "From writing a marker to reading it. Look-ups of jobs wait for one, and calls without limits.",
             *quantiles(here("eco2_barrier_seconds_bucket")),
             unit="s",
         ),
@@ -431,9 +431,10 @@ BROKER = Row(
         ),
         chart(
             "Jobs in view, events skipped",
-            "The recent jobs of a process; journal events that its version cannot read; replacements "
-            "of the journal.",
+            "The recent jobs of a process; the age of the newest snapshot; journal events that its version "
+            "cannot read; replacements of the journal.",
             Query(f"max({here('eco2_view_jobs')})", "jobs in view"),
+            Query(f"min({here('eco2_snapshot_age_seconds')})", "seconds since the newest snapshot"),
             Query(f"max(increase({here('eco2_journal_replaced_total')}[10m]))", "journal replaced in 10 min"),
             Query(f"sum(increase({here('eco2_journal_skipped_total')}[10m]))", "skipped in 10 min"),
         ),

@@ -14,7 +14,7 @@ from bench.observe.alerts import FILE, alerts, hurried
 from bench.observe.findings import Fit, Found, Question, of_alerts, of_panels
 from bench.observe.prometheus import Prometheus, promtool, running
 from bench.observe.scene import Scene, scene
-from eco2.metrics.series import SERIES
+from eco2.metrics.series import all_series
 
 WAIT, WINDOW = "3s", "20s"
 """What each `for` and each range of the rules is made for this run: it has minutes, not days."""
@@ -96,7 +96,9 @@ async def watch(folder: Path, broker: str, say: Callable[[str], None]) -> Outcom
             say("asking every question")
             questions = [*of_panels(), *of_alerts(alerts(text))]
             found = [await _asked(prometheus, question, began) for question in questions]
-            fits = [await _fit(prometheus, name) for name, row in SERIES.items() if row.kind == "histogram"]
+            fits = [
+                await _fit(prometheus, name) for name, row in all_series().items() if row.kind == "histogram"
+            ]
             sizes = await _pages(on)
             outcome = Outcome(found, lives, fits, on.sent, *sizes)
     outcome.complaints = complaints(outcome)

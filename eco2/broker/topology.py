@@ -24,18 +24,18 @@ look counts. Neither none nor -1 means it on all versions: RabbitMQ 4 takes none
 what comes back once."""
 
 DISCONNECTED_TIMEOUT = 5000
-"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held, and the role
-of the single active consumer. RabbitMQ 4.3 waits 60 s by default; older versions do not wait, and ignore
-it."""
+"""Milliseconds after which a quorum queue hands on what consumers of an unreachable node held. RabbitMQ 4.3
+waits 60 s by default; older versions do not wait, and ignore it."""
 
 SEGMENT_BYTES = 64_000_000
 """Size of a stream's segment files: the oldest is dropped only as a whole, so it must not be large."""
 
-INPUTS_HOURS = 1
-"""Hours that the store keeps an input at least: longer than any job lives."""
+SNAPSHOT_BYTES, SNAPSHOT_SEGMENT_BYTES = 128_000_000, 16_000_000
+"""Size of the stream of snapshots, which has to hold at least three, and of its segments."""
 
 EVENTS = "events"
 INPUTS = "inputs"
+SNAPSHOTS = "snapshots"
 LIVE = "live"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*")
@@ -79,18 +79,21 @@ Entity = Queue | Exchange
 class Topology:
     """The queues and exchanges of one installation; `prefix` keeps installations on one broker apart.
 
-    `pipelines` get their work queues, `services` a request queue each. `retention_hours` is how long the
-    journal keeps its records. Raises ValueError for a name that is not lower-case letters, digits and `-`.
+    `pipelines` get their work queues. `retention_hours`: how long the journal keeps its records;
+    `inputs_hours`: how long the copies of orders are kept, at least as long as a job lives. `budgets`: the
+    providers whose budgets this process shares; no worker of release 0.1 may share one at the same time.
+    Raises ValueError for a name that is not lower-case letters, digits and `-`.
     """
 
     prefix: str = "eco2"
     pipelines: tuple[str, ...] = ()
-    services: tuple[str, ...] = ()
     retention_hours: int = 24
+    inputs_hours: int = 1
+    budgets: tuple[str, ...] = ()
     entities: tuple[Entity, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in (*self.prefix.split("."), *self.pipelines, *self.services):
+        for name in (*self.prefix.split("."), *self.pipelines):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} cannot be part of a queue's name: use a-z, 0-9 and '-'")
         if self.retention_hours < 1:
@@ -111,25 +114,37 @@ class Topology:
         return self.queue(INPUTS)
 
     @property
+    def snapshots(self) -> str:
+        """The stream that keeps snapshots of the view."""
+        return self.queue(SNAPSHOTS)
+
+    @property
     def live(self) -> str:
         """The topic exchange of live messages."""
         return self.queue(LIVE)
 
-    def service(self, name: str) -> str:
-        """The queue of requests to `name`."""
-        return self.queue(f"rpc.{name}")
+    @property
+    def old_budgets(self) -> tuple[str, ...]:
+        """The queues from which workers of release 0.1 serve the budgets; the present release has none."""
+        return tuple(self.queue(f"rpc.quota-{name}") for name in self.budgets)
 
     def _describe(self) -> tuple[Entity, ...]:
         return (
             Queue(self.queue(DEAD), MappingProxyType(_quorum() | {"x-delivery-limit": UNLIMITED})),
             *(queue for name in self.pipelines for queue in self._work(name)),
             Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
-            Queue(self.inputs, MappingProxyType(_stream(INPUTS_HOURS))),
-            Exchange(self.live, "topic"),
-            *(
-                Queue(self.service(name), MappingProxyType(_quorum() | {"x-single-active-consumer": True}))
-                for name in self.services
+            Queue(self.inputs, MappingProxyType(_stream(self.inputs_hours))),
+            Queue(
+                self.snapshots,
+                MappingProxyType(
+                    {
+                        "x-queue-type": "stream",
+                        "x-max-length-bytes": SNAPSHOT_BYTES,
+                        "x-stream-max-segment-size-bytes": SNAPSHOT_SEGMENT_BYTES,
+                    }
+                ),
             ),
+            Exchange(self.live, "topic"),
         )
 
     def _work(self, pipeline: str) -> tuple[Queue, ...]:
@@ -178,11 +193,22 @@ def _stream(hours: int) -> dict[str, str | int | bool]:
 def difference(entity: Entity, reason: str) -> str:
     """The broker's `reason` for refusing to declare `entity` (a 406), in words that say what to do."""
     advice = "delete it when it is empty, or use another ECO2_PREFIX"
+    if entity.name.endswith(f".{INPUTS}"):
+        advice = "stop all processes and delete it, since it has only copies of orders (ECO2_JOB_DEADLINE)"
     if found := _INEQUIVALENT.search(reason):
         argument = found["argument"]
         actual, expected = (_value(argument, found[side]) for side in ("actual", "expected"))
         reason = f"{argument} is {actual} at the broker, {expected} here"
     return f"{entity.kind} {entity.name}: {reason}; {advice}"
+
+
+def old_workers(queue: str) -> str:
+    """Why a worker must not start while `queue`, one of `old_budgets`, has consumers; and what to do."""
+    return (
+        f"workers of release 0.1 run: they consume {queue}. Together with this one they would use up to "
+        "twice the provider's limits, since neither reads the other's grants. Stop all of them, wait until "
+        "the last one has exited, then start this one; docs/operations.md has the steps (From 0.1)"
+    )
 
 
 def missing(entity: Entity) -> str:

@@ -6,6 +6,7 @@ The engine implements these protocols.
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from eco2.event import StageChanged
 from eco2.job import Job
 
 
@@ -40,10 +41,17 @@ class Caller(Protocol):
 
 
 class Output(Protocol):
-    """Shows a call to clients."""
+    """Shows a call to clients.
 
-    def begin_call(self) -> None:
-        """Begins an attempt: text that an earlier one emitted is void."""
+    `stage_started`: shows that the call's stage started; None once it was written. `emitted`: characters of
+    the text that the present attempt emitted; 0 voids the text of earlier ones.
+    """
+
+    stage_started: StageChanged | None
+    emitted: int
+
+    def show_started(self) -> None:
+        """Writes `stage_started`, if it was not written."""
 
     def emit(self, text: str) -> None:
         """Shows the next piece of a streamed text."""

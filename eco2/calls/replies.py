@@ -7,6 +7,7 @@ calls that run side by side end in any order (decision 36).
 
 import hashlib
 import json
+from dataclasses import astuple
 from decimal import Decimal
 from functools import lru_cache
 
@@ -25,7 +26,7 @@ from eco2.call import (
 )
 from eco2.job import JSON
 
-_ERRORS = {
+_ERRORS: dict[str, type[PaidCallFailed]] = {
     "UNFIT": InvalidAnswer,
     "UNREADABLE": UnreadableAnswer,
     "REFUSED": ModelRefused,
@@ -49,72 +50,55 @@ def _schema(schema: type) -> object:
     return schema.model_json_schema() if issubclass(schema, BaseModel) else schema.__name__
 
 
-def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:
-    """The form in which the journal keeps what a paid call brought."""
-    usage: JSON = {
-        "input_tokens": reply.usage.input_tokens,
-        "cached_tokens": reply.usage.cached_tokens,
-        "output_tokens": reply.usage.output_tokens,
-        "cost_usd": None if reply.usage.cost is None else str(reply.usage.cost),
-    }
-    paid: JSON = {"model": reply.model, "usage": usage}
-    if isinstance(reply, Reply):
-        value = reply.value
-        return {**paid, "value": value.model_dump(mode="json") if isinstance(value, BaseModel) else value}
-    error: JSON = {"message": str(reply), "kind": _kind(reply)}
-    if isinstance(reply, InvalidAnswer):
-        error |= {"text": reply.text, "problem": reply.problem}
-    return {**paid, "error": error}
-
-
-def _kind(error: PaidCallFailed) -> str:
-    return next(kind for kind, known in _ERRORS.items() if isinstance(error, known))
-
-
 class _Usage(msgspec.Struct, frozen=True):
+    """As `eco2.call.Usage`, field by field."""
+
     input_tokens: int
     cached_tokens: int
     output_tokens: int
-    cost_usd: str | None = None
+    cost_usd: Decimal | None = None
 
 
-class _Error(msgspec.Struct, frozen=True):
+class _Error(msgspec.Struct, frozen=True, omit_defaults=True):
     message: str
     kind: str
     text: str = ""
     problem: str = ""
 
 
-class _Reply(msgspec.Struct, frozen=True):
+class _Reply(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Holds what a paid call brought, as the journal keeps it."""
+
     model: str
     usage: _Usage
     value: object = None
     error: _Error | None = None
 
 
+def reply_to_json(reply: "Reply[Answer] | PaidCallFailed") -> JSON:
+    """The form in which the journal keeps what a paid call brought."""
+    value, error = None, None
+    if isinstance(reply, Reply):
+        value = reply.value.model_dump(mode="json") if isinstance(reply.value, BaseModel) else reply.value
+    else:
+        kind = next(kind for kind, known in _ERRORS.items() if isinstance(reply, known))
+        details = (reply.text, reply.problem) if isinstance(reply, InvalidAnswer) else ()
+        error = _Error(str(reply), kind, *details)
+    kept: JSON = msgspec.to_builtins(_Reply(reply.model, _Usage(*astuple(reply.usage)), value, error))
+    return kept
+
+
 def reply_from_json(call: Call[Answer], recorded: object) -> Reply[Answer] | PaidCallFailed | None:
     """The reply that the journal kept; None if it does not fit the call, which must then be made."""
     try:
         kept = msgspec.convert(recorded, _Reply)
-        cost = None if kept.usage.cost_usd is None else Decimal(kept.usage.cost_usd)
-        counted = kept.usage
-        usage = Usage(counted.input_tokens, counted.cached_tokens, counted.output_tokens, cost)
+        value, usage = kept.value, Usage(*msgspec.structs.astuple(kept.usage))
         if (error := kept.error) is not None:
-            return _error(error, kept.model, usage)
-        value: object = kept.value
+            if error.kind == "UNFIT":
+                return InvalidAnswer(error.message, kept.model, usage, error.text, error.problem)
+            return _ERRORS.get(error.kind, PaidCallFailed)(error.message, kept.model, usage)
         if issubclass(call.schema, BaseModel):
             value = call.schema.model_validate(value)
-    except (msgspec.ValidationError, ValidationError, ArithmeticError):
+    except (msgspec.ValidationError, ValidationError):
         return None
     return Reply(value, kept.model, usage) if isinstance(value, call.schema) else None
-
-
-def _error(error: _Error, model: str, usage: Usage) -> PaidCallFailed:
-    match error.kind:
-        case "UNFIT":
-            return InvalidAnswer(error.message, model, usage, error.text, error.problem)
-        case "UNREADABLE":
-            return UnreadableAnswer(error.message, model, usage)
-        case "REFUSED":
-            return ModelRefused(error.message, model, usage)
-    return PaidCallFailed(error.message, model, usage)

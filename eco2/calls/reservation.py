@@ -3,8 +3,10 @@
 Guarantees: a request is sent only with an unexpired grant and within `LEASE` seconds of the fence check; an
 unused grant is returned at once; the provider's count replaces the estimate.
 
-The fence: a process that was frozen or cut off does not know that its jobs were taken over. So a call begins
-only after a barrier of the journal, and so soon after it that no other worker can have taken the job over.
+The fence: a process that was frozen or cut off does not know that its jobs were taken over. A grant is read
+in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of
+a provider without a budget begins only after a barrier of the journal, and so soon after it that nobody can
+have waited out our silence.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol
 
 from eco2.call import Answer, Call, Usage
-from eco2.calls.caller import Caller
+from eco2.calls.caller import Caller, Output
 from eco2.calls.provider import Provider
 from eco2.errors import GrantExpired
 from eco2.metrics import GrantOutcome
@@ -63,6 +65,7 @@ class Reservation(Generic[Answer]):
     provider: Provider
     caller: Caller
     call: Call[Answer]
+    output: Output
     fence: Fence
     sent_at: float | None = field(default=None, init=False)
     _estimate: Estimate | None = field(default=None, init=False)
@@ -71,7 +74,7 @@ class Reservation(Generic[Answer]):
     _passed_at: float | None = field(default=None, init=False)
 
     async def acquire(self) -> None:
-        """Waits for the call's grant, and then for the fence."""
+        """Waits for the call's grant; without a budget, behind the fence."""
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
@@ -83,13 +86,18 @@ class Reservation(Generic[Answer]):
                 started=self.caller.started,
                 kind=self.call.kind,
                 tokens=self._estimate.cost,
+                stage_started=self.output.stage_started,
             )
             asked = time.monotonic()
             self._grant = await budget.quota.acquire(request)
+            self.output.stage_started = None  # it came with the grant
             self._outcome = "refunded"  # unless it is used
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
+            self.provider.metrics.grant_ended(self.provider.name, "expired", self._grant.late)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
-        self._passed_at = await self.fence.check(self.caller, self._passed_at)
+        else:
+            self.output.show_started()  # before the barrier, and so before the call
+            self._passed_at = await self.fence.check(self.caller)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:
         """Opens the gate of the call: the adapter awaits it right before the first byte.
@@ -109,6 +117,8 @@ class Reservation(Generic[Answer]):
             else:
                 self._outcome = "used"
                 break
+        if self._passed_at is not None:  # the connection may have taken longer than the lease
+            await self.fence.check(self.caller, self._passed_at)
         timer.reschedule(asyncio.get_running_loop().time() + seconds)
         self.sent_at = time.monotonic()
 

@@ -120,11 +120,11 @@ class Router:
         async with AsyncExitStack() as held:
             async with provider.waiting():
                 await held.enter_async_context(provider.slots)
-                reservation = Reservation(provider, caller, call, self._fence)
+                output.emitted = 0
+                reservation = Reservation(provider, caller, call, output, self._fence)
                 held.callback(reservation.release)
                 await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
-                output.begin_call()
                 return await self._send(provider, reservation, caller.job.id, output)
 
     async def _send(

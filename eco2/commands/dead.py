@@ -154,7 +154,8 @@ async def read_list(
         jobs, count = await read_dead_jobs(session, limit)
         selected = select({job.id: job for job in jobs}, ids)
         states = await session.find(job.id for job in selected)
-        return [dead_row(job, states[job.id], session.journal.view) for job in selected], count
+        recent = session.journal.view.recent()
+        return [dead_row(job, states[job.id], recent) for job in selected], count
 
 
 async def read_detail(
@@ -183,7 +184,7 @@ async def read_detail(
             for letter in dead.letters
         ]
         return (
-            dead_row(dead, state, session.journal.view),
+            dead_row(dead, state, session.journal.view.recent()),
             letters,
             shortened(msgspec.to_builtins(dead.order)) if dead.order else dead.unreadable,
             await job_detail(session, state) if state else None,
@@ -236,7 +237,7 @@ async def replay_jobs(
 
             def planned(job: "DeadJob") -> "ReplayPlan | NotReplayable":
                 return plan_replay(
-                    job, states[job.id], session.pipelines, tuple(view), time.time(), settings.job_deadline
+                    job, states[job.id], session.pipelines, view.recent(), time.time(), settings.job_deadline
                 )
 
             answers = [planned(job) for job in dead]

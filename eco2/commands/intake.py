@@ -58,4 +58,4 @@ async def set_intake(settings: "Settings", event: "Paused | Resumed") -> "tuple[
     async with open_session(settings, command) as session:
         with spinner("the journal to confirm"):
             before = await actions.set_intake(session.journal, event)
-        return before, *count_jobs(session.journal.view)
+        return before, *count_jobs(session.journal.view.recent())

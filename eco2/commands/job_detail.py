@@ -21,7 +21,7 @@ async def job_detail(session: OperatorSession, state: JobState) -> JobDetail:
     if not state.ended:
         with spinner("the job's holder to answer"):
             answer = await query_holder(session.broker, state.job, HOLDER_TIMEOUT)
-    replay = successor(state.job, session.journal.view)
+    replay = successor(state.job, session.journal.view.recent())
     return JobDetail(
         state, history, stages(state), holder(state, history, answer), replay.job if replay else None
     )

@@ -27,7 +27,7 @@ def show_list(
     limit: Annotated[int, typer.Option(min=1, help="Show at most this many jobs, the newest ones.")] = 100,
     json: Json = False,
 ) -> None:
-    """List the jobs that were accepted in the last ECO2_VIEW_MINUTES, oldest first."""
+    """List the jobs that have not ended, and those accepted in the last ECO2_VIEW_MINUTES, oldest first."""
     from eco2.commands import tables
     from eco2.operator.cost import document
 
@@ -40,7 +40,11 @@ def show_list(
     out = tables.console()
     if paused is not None:
         out.print(tables.pause_banner(paused), style="bold yellow")
-    out.print(tables.job_table(shown) if shown else "No such jobs in the last minutes (ECO2_VIEW_MINUTES).")
+    out.print(
+        tables.job_table(shown)
+        if shown
+        else "No such jobs have not ended, or were accepted in the last minutes (ECO2_VIEW_MINUTES)."
+    )
     if len(shown) < len(rows):
         out.print(f"These are the newest {len(shown)} of {len(rows)}; --limit shows more.")
 
@@ -82,9 +86,9 @@ async def read_list(
     from eco2.operator.jobs import check_pipeline, job_rows
 
     async with open_session(settings, "jobs list") as session:
-        view = session.journal.view
-        check_pipeline(pipeline, session.pipelines, view)
-        return job_rows(view, status, pipeline), view.paused
+        jobs = session.journal.view.recent()
+        check_pipeline(pipeline, session.pipelines, jobs)
+        return job_rows(jobs, status, pipeline), session.journal.view.paused
 
 
 async def read_detail(settings: "Settings", job: str) -> "JobDetail":

@@ -15,7 +15,6 @@ from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.run import ActiveJob
 from eco2.errors import StaleRun
-from eco2.event import replace_surrogates
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
@@ -50,7 +49,6 @@ class StageContext(Generic[Input_co]):
         self._recorded = recorded
         self._taken = Counter[str]()
         self._keyed: dict[str, Recorded] = {}
-        self._text = 0
 
     @property
     def job_id(self) -> str:
@@ -70,11 +68,19 @@ class StageContext(Generic[Input_co]):
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
-        reply = await self._recorded_reply(call, base, digest)
+        key = base if call.key is not None else f"{base}/{self._taken[base]}"
+        reply: Reply[Answer] | PaidCallFailed | None = None
+        if (record := self._record(key)) is not None:  # perhaps of a void run that is still at work
+            if record.digest != digest:
+                raise CallChanged(
+                    f"the call {call.key!r} of stage {self._recorder.stage.name} asks something else than "
+                    "before: give the new question a key of its own, or submit the job again"
+                )
+            self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
+            reply = reply_from_json(call, await self._engine.journal.value_of(record))
         if reply is None:
             reply = await self._pay(call, base, digest)
-        else:
-            self._recorder.started()
+        self._recorder.show_started()
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
             raise reply
@@ -86,45 +92,26 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
+        self._recorder.show_started()  # who takes the job over must know that a step may be in flight
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint()
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")
         await self._recorder.step_completed(key, done)
         return done
 
-    def begin_call(self) -> None:
-        """Shows the stage as started; the text of an earlier attempt is void."""
-        self._recorder.started()
-        self._text = 0
-
     def emit(self, text: str) -> None:
-        self._recorder.started()
-        run, stage = self._recorder.run, self._recorder.stage
-        self._engine.live.add(self.job_id, run.id, stage.name, self._text, replace_surrogates(text))
-        self._text += len(text)
-
-    async def _recorded_reply(
-        self, call: Call[Answer], base: str, digest: str
-    ) -> Reply[Answer] | PaidCallFailed | None:
-        """Returns the reply of another run, perhaps of a void one that is still at work; None without one."""
-        key = base if call.key is not None else f"{base}/{self._taken[base]}"
-        if (record := self._record(key)) is None:
-            return None
-        if record.digest != digest:
-            raise CallChanged(
-                f"the call {call.key!r} of stage {self._recorder.stage.name} asks something else than "
-                "before: "
-                "give the new question a key of its own, or submit the job again"
-            )
-        self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
-        return reply_from_json(call, await self._engine.journal.value_of(record))
+        self._recorder.emit(text)
 
     async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
-        await self._job.confirmed()
+        """Makes the call and records its reply.
+
+        No wait for a confirm: the call's grant, or its barrier, follows all that the job has written in the
+        journal, and nothing is sent before the own tail has shown it.
+        """
         run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:
-            paid = await self._engine.router.call(run, call, self)
+            paid = await self._engine.router.call(run, call, self._recorder)
         except PaidCallFailed as error:
             paid = error
         except StaleRun:  # the leader has seen another run, and so will this process: the run ends here

@@ -1,17 +1,19 @@
-"""Writes the events of a stage: that it started, its paid calls and steps, and how it ended."""
+"""Writes the events of a stage: that it started, its live text, its paid calls and steps, and its end."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import replace
 from decimal import Decimal
 
+from msgspec.structs import replace
 from pydantic import BaseModel
 
 from eco2.call import Answer, PaidCallFailed, Reply, Usage
 from eco2.calls.replies import reply_to_json
+from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.progress import Progress, error_json
 from eco2.consumers.run import ActiveJob, Run
 from eco2.errors import PermanentError
-from eco2.event import CallCompleted, StageChanged, Status, StepCompleted
+from eco2.event import CallCompleted, StageChanged, Status, StepCompleted, replace_surrogates
 from eco2.job import JSON
 from eco2.journal.state import JobState
 from eco2.pipeline import Stage
@@ -19,33 +21,36 @@ from eco2.ports import Clock
 
 
 class StageRecorder:
-    """One per stage and run. `run`: as it is after the progress that was recorded.
+    """One per stage and run, and the `Output` of its calls. `run`: as it is after the recorded progress.
 
     `usage`: the sum over the stage's calls, those of earlier runs included: `{model, calls, input_tokens,
     cached_tokens, output_tokens, cost_usd}`; None if there were none.
     """
 
     def __init__(
-        self, job: ActiveJob, run: Run, stage: Stage[BaseModel], progress: Progress, clock: Clock
+        self,
+        job: ActiveJob,
+        run: Run,
+        stage: Stage[BaseModel],
+        progress: Progress,
+        live: DeltaSender,
+        clock: Clock,
     ) -> None:
         self.run = run
         self.stage = stage
         self.progress = progress
         self.usage: JSON | None = None
+        self.emitted = 0
         self._job = job
+        self._live = live
         self._clock = clock
         self._place = 1 + job.pipeline.stages.index(stage)
-        self._shown = False
-
-    def started(self) -> None:
-        """Shows the stage to clients: at its first call or text, or with its end if it makes none."""
-        if not self._shown:
-            self._write("started")
+        self.stage_started: StageChanged | None = self._event("started", clock())
 
     def repeated(self, state: JobState) -> None:
         """Shows a stage whose output came with a job that resumes another, unless it was shown before."""
         if all(shown.seq <= 10 * self._place for shown in state.visible_events):
-            self._write("completed", output=state.outputs[self.stage.name])
+            self.show("completed", output=state.outputs[self.stage.name])
 
     def add_usage(self, model: str, usage: Usage) -> None:
         """Counts a call that was paid in this run or an earlier one."""
@@ -59,7 +64,7 @@ class StageRecorder:
             ts=self._clock(), job=self._job.id, run=run, stage=stage, key=key, digest=digest, reply=paid
         )
         self._job.write(event)
-        self.run = replace(self.run, retries=0)
+        self.run = dataclasses.replace(self.run, retries=0)
         return paid
 
     async def step_completed(self, key: str, value: JSON) -> None:
@@ -69,7 +74,7 @@ class StageRecorder:
         )
         self._job.write(event)
         await self._job.confirmed()
-        self.run = replace(self.run, retries=0)
+        self.run = dataclasses.replace(self.run, retries=0)
 
     def completed(self, output: BaseModel) -> None:
         """Records the output, also for the stages to come. Raises `TooLarge`, or TypeError for a bad type."""
@@ -77,25 +82,37 @@ class StageRecorder:
             raise TypeError(f"stage {self.stage.name} must return {self.stage.output.__name__}")
         recorded = output.model_dump(mode="json")
         self.progress.outputs.add(output)
-        self._write("completed", output=recorded)
-        self.run = replace(self.run, retries=0, started=True)
+        self.show("completed", output=recorded)
+        self.run = dataclasses.replace(self.run, retries=0, started=True)
 
     def failed(self, error: PermanentError) -> None:
         """Records why the stage ends the job."""
-        self._write("failed", error=error_json(error))
+        self.show("failed", error=error_json(error))
 
-    def _write(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
-        now = self._clock()  # one time for both events: clients rely on times in order
-        opening = () if self._shown or status == "started" else (self._event(now, "started"),)
+    def show_started(self) -> None:
+        """Writes that the stage started, unless that was written, by this process or with a grant."""
+        if self.stage_started is not None:
+            self._job.write(replace(self.stage_started, ts=self._clock()))
+            self.stage_started = None
+
+    def emit(self, text: str) -> None:
+        """Shows the next piece of a streamed text."""
+        self.show_started()
+        job, run, stage = self._job.id, self.run.id, self.stage.name
+        self._live.add(job, run, stage, self.emitted, replace_surrogates(text))
+        self.emitted += len(text)
+
+    def show(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
+        """Writes the end of the stage, behind its start where that was not written."""
         if self.usage:
             self.progress.usage[self.stage.name] = self.usage
-        self._job.write(*opening, self._event(now, status, output, error))
-        self._shown = True  # not where `write` raised: events that are too large were not shown
+        now = self._clock()  # one time for both events: clients rely on times in order
+        end = self._event(status, now, output=output, error=error, usage=self.usage)
+        self._job.write(*([replace(self.stage_started, ts=now)] if self.stage_started else ()), end)
+        self.stage_started = None  # not where `write` raised: events that are too large were not shown
 
-    def _event(
-        self, now: float, status: Status, output: JSON | None = None, error: JSON | None = None
-    ) -> StageChanged:
-        stages_done = self._place if status == "completed" else self._place - 1
+    def _event(self, status: Status, now: float, **fields: JSON | None) -> StageChanged:
+        stages = len(self._job.pipeline.stages)
         return StageChanged(
             ts=now,
             job=self._job.id,
@@ -103,10 +120,8 @@ class StageRecorder:
             stage=self.stage.name,
             status=status,
             seq=10 * self._place + (status != "started"),
-            progress=100 * stages_done // len(self._job.pipeline.stages),
-            output=output,
-            error=error,
-            usage=None if status == "started" else self.usage,
+            progress=100 * (self._place - (status != "completed")) // stages,
+            **fields,
         )
 
 

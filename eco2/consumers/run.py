@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from eco2.consumers.scope import CancelScope, Reason
+from eco2.errors import TooLarge
 from eco2.event import JobEvent
 from eco2.job import Job
 from eco2.journal.journal import Journal
@@ -54,6 +55,12 @@ class ActiveJob:
     def write(self, *events: JobEvent) -> None:
         """Puts events of the job into the journal, in order, without waiting."""
         self._written = self._journal.put(*events)
+        self._written.add_done_callback(self._end_if_refused)
+
+    def _end_if_refused(self, written: asyncio.Future[None]) -> None:
+        """Ends a run whose events the broker never takes: it would pay on although an output is lost."""
+        if not written.cancelled() and isinstance(error := written.exception(), TooLarge):
+            self.cancel(error)
 
     async def confirmed(self) -> None:
         """Returns once everything that was written for the job is confirmed."""

@@ -1,6 +1,6 @@
 """Ends the work on a job before its time, for a reason.
 
-The reason is a drain, a newer run, the job's end, or its deadline.
+The reason is a drain, a newer run, the job's end, its deadline, or an output that the broker refused.
 
 The block of a scope is ended as by `asyncio.timeout`, so no task is cancelled from outside. A drain waits for
 calls in flight and until their replies are recorded, but not for the stage around them.
@@ -14,6 +14,7 @@ from types import TracebackType
 
 from eco2.call import PaidCallFailed
 from eco2.consumers.outcome import AlreadyEnded, LostOwnership, Released
+from eco2.errors import TooLarge
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class DeadlineExceeded:
     """The job's time is over."""
 
 
-Reason = Released | AlreadyEnded | LostOwnership | DeadlineExceeded
+Reason = Released | AlreadyEnded | LostOwnership | DeadlineExceeded | TooLarge
 DRAINED = Released("drain")
 
 

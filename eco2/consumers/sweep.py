@@ -1,9 +1,9 @@
 """The sweep: ends or orders again the jobs that no run will end, of every pipeline.
 
-All workers request it every few seconds, and the broker gives each request to the same worker (single active
-consumer), which thereby leads; no worker needs to know which one does. A repeated sweep, or one with a view
-that lags, is harmless: the first end of a job counts, and an order that comes twice runs once. Where no
-worker lives, all gateways end overdue jobs (`GatewayDeadlines`): they have no connection for requests.
+One worker leads: of the living ones that can sweep, the one with the lowest process name. Each worker judges
+this alone, from the heartbeats that it hears. So two may lead for a while, and none for a few seconds; both
+are harmless, as is a sweep with a view that lags: the first end of a job counts, and an order that comes
+twice runs once. Where no worker leads, all gateways end overdue jobs (`Deadlines.run_at_gateway`).
 """
 
 import asyncio
@@ -11,17 +11,15 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
-from decimal import Decimal
 from functools import partial
 
 from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired
-from eco2.errors import BrokerUnavailable, NoReply, RetryableError
-from eco2.event import MAX_USD, Paused, Spent
+from eco2.errors import BrokerUnavailable, RetryableError
+from eco2.event import Paused
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
-from eco2.journal.presence import Presence
-from eco2.journal.spending import day_of
+from eco2.journal.presence import Peer, Presence
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.log import get_logger
@@ -30,7 +28,6 @@ from eco2.pipeline import AnyPipeline
 from eco2.ports import DEAD, DELAYS, Broker, Clock, delay_queue, jobs_queue, retry_queue
 from eco2.retry import PUBLISH
 
-SERVICE = "sweep"
 INTERVAL = 5.0
 """Seconds between two sweeps."""
 OVERDUE = 5.0
@@ -44,13 +41,27 @@ MAX_SKEW = 2.0
 LOST_AFTER = 60.0
 """Seconds in which a job and its queues must have been quiet for its order to count as lost."""
 MAX_DEPTH_AGE = 4 * INTERVAL
-"""Seconds for which the depths of the queues that a sweep found are shown."""
+"""Seconds for which the depths that a sweep found count: a lost connection stops some sweeps."""
+MAX_LEADER_SILENCE = 7.0
+"""Seconds without a heartbeat after which a worker is passed over: two were lost. A process counts as stopped
+later, but a second leader does no harm."""
 RENEWALS_PER_WINDOW = 3
-"""Times that a pause, and the sum paid, is written again within the time that views reach back."""
-SPENT_INTERVAL = 60.0
-"""Seconds after which a new sum of today's spending is written."""
+"""Times that a pause is written again within the time that views reach back."""
 
 log = get_logger(__name__)
+
+
+def leads(process: str, peers: Iterable[Peer], now: float) -> bool:
+    """Decides whether a worker that can sweep leads: none that can has a lower name than `process`.
+
+    `peers`: those that it hears; without any it leads. `now`: its monotonic clock.
+    """
+    return not any(
+        peer.heartbeat.can_sweep
+        and peer.heartbeat.process < process
+        and now - peer.received_at <= MAX_LEADER_SILENCE
+        for peer in peers
+    )
 
 
 def overdue(
@@ -83,19 +94,6 @@ def renewed_pause(view: View, now: float, window: float) -> Paused | None:
     return Paused(ts=now, reason=paused.reason, renewed=True)
 
 
-def spent_event(view: View, now: float, window: float) -> Spent | None:
-    """Returns the sum paid today, for views that do not reach back to the calls; None if it is known."""
-    spending, day = view.spending, day_of(now)
-    total, last = spending.total(day), spending.written
-    if not (spending.complete and total):
-        return None
-    known = last is not None and last.day == day
-    age = now - last.ts if last is not None and known else math.inf
-    if age > window / RENEWALS_PER_WINDOW or (age > SPENT_INTERVAL and last and Decimal(last.usd) != total):
-        return Spent(ts=now, day=day, usd=f"{min(total, MAX_USD):f}", up_to_offset=view.offset)
-    return None
-
-
 class Deadlines:
     """Ends jobs past their deadline, of any pipeline, each at most once however late the journal shows it."""
 
@@ -124,109 +122,99 @@ class Deadlines:
                 self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
                 self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
 
-
-class GatewayDeadlines:
-    """Ends overdue jobs from a gateway if no worker does: all have stopped, or none leads a sweep."""
-
-    def __init__(self, journal: Journal, deadlines: Deadlines, presence: Presence) -> None:
-        self._journal = journal
-        self._deadlines = deadlines
-        self._presence = presence
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Looks every second until `stop` is set."""
+    async def run_at_gateway(self, presence: Presence, stop: asyncio.Event) -> None:
+        """Ends overdue jobs, until `stop` is set, if no worker does: all have stopped, or none leads."""
         if not await self._journal.ready(stop):
             return
         while not stop.is_set():
-            no_workers = self._presence.is_complete and not self._presence.workers()
-            self._deadlines.enforce(OVERDUE if no_workers else OVERDUE_AT_GATEWAY)
+            no_workers = presence.is_complete and not presence.workers()
+            self.enforce(OVERDUE if no_workers else OVERDUE_AT_GATEWAY)
             with suppress(TimeoutError):
                 async with asyncio.timeout(DEADLINE_CHECK_INTERVAL * (0.5 + random.random())):
                     await stop.wait()
 
 
 class Sweep:
-    """`window`: seconds that views reach back. `spending`: whether today's sum is written."""
+    """`window`: seconds that views reach back."""
 
     def __init__(
         self,
         broker: Broker,
         journal: Journal,
+        presence: Presence,
         holders: HolderMonitor,
         pipelines: tuple[AnyPipeline, ...],
         metrics: Metrics,
-        clock: Clock,
         window: float,
-        spending: bool = False,
     ) -> None:
         self._broker = broker
         self._journal = journal
+        self._presence = presence
         self._holders = holders
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
-        self._clock = clock
         self._window = window
-        self._spending = spending
-        self._deadlines = Deadlines(journal, pipelines, metrics, clock)
-        self._last = -math.inf
-        self._sweeping = asyncio.Lock()
+        self._deadlines = Deadlines(journal, pipelines, metrics, presence.now)
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()
         self._depths: dict[str, int] = {}
+        self._depths_at = -math.inf
         metrics.show_queues(self.depths)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Requests sweeps, and sweeps while it is the leader, until `stop` is set."""
+        """Sweeps while it is the leader, until `stop` is set; then it is passed over."""
         if not await self._journal.ready(stop):
             return
-        serving = self._broker.serve(SERVICE, self._answer)
         async with asyncio.TaskGroup() as group:
-            working = [
-                group.create_task(self._request_sweeps()),
+            leading = [
                 group.create_task(self._enforce_deadlines()),
+                group.create_task(self._sweep_repeatedly()),
             ]
             await stop.wait()
-            for task in working:
+            for task in leading:
                 task.cancel()
-        await serving.cancel()
+        self._presence.can_sweep = False
         self._watch(())
 
-    async def _request_sweeps(self) -> None:
-        while True:
-            await asyncio.sleep(INTERVAL * (0.5 + random.random()))
-            try:
-                await self._broker.request(SERVICE, b"", 2 * INTERVAL)
-            except (NoReply, RetryableError) as error:
-                log.info("no sweep this time", why=str(error))
+    @property
+    def leading(self) -> bool:
+        """True while this worker sweeps for all."""
+        return self._journal.current and self._elected
+
+    @property
+    def _elected(self) -> bool:
+        presence = self._presence
+        return leads(presence.process, presence.peers, presence.steady())
 
     async def _enforce_deadlines(self) -> None:
-        """Ends overdue jobs between two sweeps as well, as long as this process must be the leader."""
+        """Ends overdue jobs, also while a sweep waits for the broker."""
         while True:
-            await asyncio.sleep(DEADLINE_CHECK_INTERVAL)
-            if asyncio.get_running_loop().time() - self._last < 2 * INTERVAL:
+            self._presence.can_sweep = self._journal.current
+            if self.leading:
                 self._deadlines.enforce(OVERDUE)
+            await asyncio.sleep(DEADLINE_CHECK_INTERVAL)
 
-    async def _answer(self, _: bytes) -> bytes:
-        """Sweeps, unless it has just done so: all workers send requests."""
-        async with self._sweeping:
-            now = asyncio.get_running_loop().time()
-            if now - self._last >= INTERVAL / 2:
-                self._last = now
+    async def _sweep_repeatedly(self) -> None:
+        """Survives a bug in a sweep, which would otherwise end one leader after the other."""
+        while True:
+            await asyncio.sleep(INTERVAL)
+            if not self._elected:
+                self._watch(())
+            if not self.leading:
+                continue
+            try:
                 await self.sweep()
-        return b""
+            except RetryableError as error:
+                log.info("no sweep this time", why=str(error))
+            except Exception:
+                log.exception("a sweep failed by a bug")
 
     async def sweep(self) -> None:
-        """Ends the overdue jobs, and publishes lost orders again."""
-        if not self._journal.current:
-            log.warning("no sweep: the view of this worker does not follow the journal")
-            return
-        now, view = self._clock(), self._journal.view
+        """Writes a pause again that views forget, and publishes lost orders again."""
+        now, view = self._presence.now(), self._journal.view
         if event := renewed_pause(view, now, self._window):
             self._journal.put(event)
-        if self._spending and (spent := spent_event(view, now, self._window)):
-            self._journal.put(spent)
-        self._deadlines.enforce(OVERDUE)
         await self._check_queues(now)
         candidates = {job.job: job for job in may_lack_order(self._journal.view, now, self._empty_since)}
         self._watch(candidates)
@@ -235,6 +223,8 @@ class Sweep:
 
     async def _check_queues(self, now: float) -> None:
         """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""
+        if self._presence.steady() - self._depths_at >= MAX_DEPTH_AGE:
+            self._empty_since.clear()  # the queues may have filled and emptied again without our notice
         depths = {DEAD: await self._broker.depth(DEAD)}
         others = {job.pipeline for job in self._journal.view if not job.ended} - self._pipelines
         for name in sorted(self._pipelines | others):
@@ -251,11 +241,11 @@ class Sweep:
                 self._empty_since.pop(name, None)
             else:
                 self._empty_since.setdefault(name, now)
-        self._depths = depths
+        self._depths, self._depths_at = depths, self._presence.steady()
 
     def depths(self) -> dict[str, int]:
         """Returns the messages by queue as of the last sweep; none where that is too long ago."""
-        age = asyncio.get_running_loop().time() - self._last
+        age = self._presence.steady() - self._depths_at
         return self._depths if age < MAX_DEPTH_AGE else {}
 
     def _watch(self, jobs: Iterable[str]) -> None:
@@ -271,8 +261,7 @@ class Sweep:
     async def _publish_order(self, job: JobState) -> None:
         order = await find_order(self._broker, job.job)
         self._silent.discard(job.job)
-        if watch := self._watched.pop(job.job, None):  # else the process is stopping
-            watch.close()
+        self._watched.pop(job.job).close()
         if order is None:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return

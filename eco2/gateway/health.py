@@ -45,7 +45,7 @@ def unserved(journal: Journal, pipelines: Iterable[str]) -> list[str]:
     presence = journal.presence
     if presence is None or not presence.is_complete:
         return []
-    wanted = {*pipelines, *(job.pipeline for job in journal.view if not job.ended)}
+    wanted = {*pipelines, *(job.pipeline for job in journal.view)}
     return [
         f"no worker serves the pipeline {name}: its jobs wait, and end at their deadline"
         for name in sorted(wanted - presence.workers().keys())

@@ -55,16 +55,10 @@ def frame(job_id: str, shown: VisibleEvent) -> bytes:
     """Writes a durable event with its id. The one that stands for lost events has none."""
     if shown.stage == TRUNCATED:
         return b"event: truncated\ndata: %s\n\n" % msgspec.json.encode({"job_id": job_id})
-    data: dict[str, object] = {
-        "job_id": job_id,
-        "stage": shown.stage,
-        "status": shown.status,
-        "seq": shown.seq,
-        "ts": shown.ts,
-        "progress": shown.progress,
-    }
-    if shown.result is not None:
-        data["result"] = shown.result
+    data = {"job_id": job_id, **msgspec.structs.asdict(shown)}
+    del data["id"]
+    if shown.result is None:
+        del data["result"]
     return b"event: %s\ndata: %s\nid: %s\n\n" % (
         shown.stage.encode(),
         msgspec.json.encode(data),

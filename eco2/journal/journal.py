@@ -10,22 +10,43 @@ import asyncio
 import random
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
-from eco2.errors import BrokerUnavailable, RetryableError
-from eco2.event import Event, Marker, Queued
+from eco2.errors import BrokerUnavailable, RetryableError, TooLarge
+from eco2.event import Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
 from eco2.journal.past_jobs import PastJobs
 from eco2.journal.presence import Presence
-from eco2.journal.spending import backfill_spending
+from eco2.journal.snapshots import (
+    BUDGET_SECONDS,
+    FOLD,
+    Saved,
+    Snapshot,
+    digest,
+    messages,
+    read_snapshot,
+    write_snapshot,
+)
 from eco2.journal.state import JobState, Recorded
 from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
-from eco2.ports import Appender, Clock, FromLast, FromStart, FromTime, Record, Start, Stream, Tail
+from eco2.ports import (
+    FromLast,
+    FromOffset,
+    FromStart,
+    FromTime,
+    PubSub,
+    Record,
+    SnapshotStore,
+    Start,
+    Stream,
+    Tail,
+)
 
 log = get_logger(__name__)
 
@@ -46,14 +67,22 @@ MAX_EXAMINATION = 5.0
 """Seconds that a second reader gets to find a marker."""
 MAX_REATTACH_INTERVAL = 60.0
 """Seconds at the most between two attachments of a tail that stays silent; doubled from `MAX_SILENCE` on."""
-MAX_REPLY_BYTES = 256_000_000
-"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
+SNAPSHOT_INTERVAL = (BUDGET_SECONDS, BUDGET_SECONDS + 15.0)
+"""Seconds between two snapshots, at least and at most."""
+PASSED_INTERVAL, MAX_PASSED = 5.0, 16
+"""Seconds between two offsets that a snapshot names as passed, at the most, and how many."""
+SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
+"""Of the live message that says that one of a version is being written, or (with the offset of the last
+change in it) was."""
+WRITING_TIME = 10.0
+"""Seconds for which others wait for a snapshot that is being written."""
 
 
 @dataclass(frozen=True, slots=True)
 class Status:
     """Figures of this process's journal. Seconds: `lag` of its view; `unconfirmed`: of the oldest event that
-    it wrote; `behind`: of the oldest confirmed one that its tail has not shown. `replaced`: logs replaced."""
+    it wrote; `behind`: of the oldest confirmed one that its tail has not shown. `replaced`: logs replaced.
+    `snapshot_age`: of the newest snapshot that it knows of, or else of its view; None without a store."""
 
     jobs: int
     lag: float
@@ -63,107 +92,56 @@ class Status:
     backlog: Mapping[str, Backlog]
     behind: float = 0.0
     replaced: int = 0
-
-
-class TailMonitor:
-    """Appends for the outbox, and measures how long the own tail takes to show the appended messages.
-
-    That is the only proof that a tail is alive. A tail may fall silent on a healthy connection, or the stream
-    may be another one that ends before the tail's position. One message at a time is awaited: the log has one
-    order, so the later ones follow it.
-    """
-
-    def __init__(self, stream: Appender) -> None:
-        self._stream = stream
-        self._awaited: bytes | None = None
-        self._confirmed_at: float | None = None
-        self._shown_at = 0.0
-
-    async def append(self, body: bytes, message_id: str) -> None:
-        """See `ports.Appender.append`."""
-        if self._confirmed_at is None:
-            self._awaited = body
-        await self._stream.append(body, message_id)
-        if body is self._awaited and self._confirmed_at is None:
-            self._confirmed_at = asyncio.get_running_loop().time()
-
-    def saw(self, record: Record) -> None:
-        """Notes a record that the tail has shown."""
-        self._shown_at = asyncio.get_running_loop().time()
-        if record.body == self._awaited:
-            self._awaited = self._confirmed_at = None
-
-    def reset(self) -> None:
-        """Forgets the confirmed message: another log follows, or another connection to it."""
-        self._awaited = self._confirmed_at = None
-        self._shown_at = asyncio.get_running_loop().time()
-
-    @property
-    def behind(self) -> float:
-        """Seconds since the oldest confirmed message that the tail has not shown; 0.0 without one."""
-        return 0.0 if self._confirmed_at is None else asyncio.get_running_loop().time() - self._confirmed_at
-
-    @property
-    def silence(self) -> float:
-        """Seconds since the tail showed anything."""
-        return asyncio.get_running_loop().time() - self._shown_at
+    snapshot_age: float | None = None
 
 
 class Journal:
-    """`window`: seconds of event time in the view. `clock`: Unix seconds. The others: see `View`.
+    """`view`: empty; the journal fills it, and has its clocks.
 
-    `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
+    `presence`: the other processes, if there may be any; then the clock is its own, which theirs bound.
     """
 
     def __init__(
         self,
         stream: Stream,
-        window: float,
-        clock: Clock,
-        *,
-        keep_payloads: bool = True,
-        replies: int = MAX_REPLY_BYTES,
+        view: View,
         presence: Presence | None = None,
+        snapshots: SnapshotStore | None = None,
     ) -> None:
-        if presence is None:
-            self.view = View(window, clock, keep_payloads=keep_payloads, replies=replies)
-        else:
-            clock = presence.now
-            self.view = View(
-                window,
-                clock,
-                keep_payloads=keep_payloads,
-                replies=replies,
-                earliest=presence.earliest,
-                steady=presence.steady,
-            )
+        self.view = view
         self.presence = presence
         self._stream = stream
-        self._clock = clock
-        self._window = window
-        self._monitor = TailMonitor(stream)
-        self._outbox = Outbox(self._monitor)
+        self.writers = view.writers
+        self._outbox = Outbox(stream, view.writers, view.monotonic)
         self._tail: Tail | None = None
+        self._snapshots = snapshots
+        self._snapshot_at = view.monotonic()
+        self._last: Record | None = None
+        self._shown_at = 0.0
+        self._restored: Saved | None = None
+        self._fits = False
+        """True once the tail has shown the last record of the snapshot that the view was restored from."""
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
-        self._past_jobs = PastJobs(stream, self.view)
+        self._past_jobs = PastJobs(stream, view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._barrier_observers: list[Callable[[float], None]] = []
         self.filled = asyncio.Event()
 
     def status(self) -> Status:
-        """Returns figures for dashboards; reads every job of the view. The lag is 0.0 until it is filled."""
-        view, filled, now = self.view, self.filled.is_set(), self._clock()
+        """Returns figures for dashboards; reads every unended job. The lag is 0.0 until it is filled."""
+        view, filled, now = self.view, self.filled.is_set(), self.view.clock()
         return Status(
-            jobs=len(view),
+            jobs=len(view) + len(view.ended),
             lag=view.lag(now) if filled else 0.0,
             unconfirmed=self._outbox.oldest,
-            behind=self._monitor.behind,
+            behind=self._outbox.behind,
             replaced=view.resets,
             skipped=view.skipped,
             paused=view.paused is not None,
             backlog=backlog(view, view.age) if filled else {},
+            snapshot_age=None if self._snapshots is None else self.view.monotonic() - self._snapshot_at,
         )
 
     @property
@@ -179,8 +157,13 @@ class Journal:
     @property
     def is_stalled(self) -> bool:
         """True while the tail does not show what was confirmed."""
-        silent = self._monitor.behind > MAX_SILENCE and self._monitor.silence > MAX_SILENCE
+        silent = self._outbox.behind > MAX_SILENCE and self._silence > MAX_SILENCE
         return silent and self.view.offset >= 0
+
+    @property
+    def _silence(self) -> float:
+        """Seconds since the tail showed anything."""
+        return asyncio.get_running_loop().time() - self._shown_at
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
         """Calls `observer(seconds)` for each barrier that was passed. It must neither block nor raise."""
@@ -205,6 +188,11 @@ class Journal:
             for wait in waits:
                 wait.cancel()
         return not stop.is_set()
+
+    async def append(self, header: Header, *events: Event) -> None:
+        """Appends events at once, beside what is put. Raises like `ports.Appender.append`."""
+        body = encode_batch([encode_event(event) for event in events], header)
+        await self._stream.append(body, f"{header.writer}-{header.number}")
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events in order; the future is done once they are confirmed (see `Outbox.put`)."""
@@ -236,10 +224,11 @@ class Journal:
         return await self.recent(job_id) or await self._past_jobs.find(job_id)
 
     async def recent(self, job_id: str) -> JobState | None:
-        """Returns the job's state, or None if it is unknown or older than the view, however far that lags."""
-        if self.view.get(job_id) is None:
+        """Returns the job's state, or None if the view does not have it, however far that lags."""
+        if (state := self.view.get(job_id)) is None:
             await self.barrier()
-        return self.view.get(job_id)
+            state = self.view.get(job_id)
+        return state
 
     async def value_of(self, record: Recorded) -> object:
         """Returns the value of a recorded call or step, from memory or the journal; None if it is gone.
@@ -248,24 +237,52 @@ class Journal:
         """
         return record.value if record.kept else await self._past_jobs.value_at(record.at)
 
-    async def backfill_spending(self, stop: asyncio.Event) -> None:
-        """Completes today's spending once the view is filled; then it idles until `stop`."""
-        if await self.ready(stop):
-            reading = asyncio.ensure_future(
-                backfill_spending(self._stream, self.view.spending, self._clock, self._window)
-            )
-            stopping = asyncio.ensure_future(stop.wait())
-            await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                reading.result()
-            reading.cancel()
-            await stopping
+    async def write_snapshots(self, live: PubSub, stop: asyncio.Event) -> None:
+        """Writes a snapshot every minute, if something changed and no other process was faster."""
+        if self._snapshots is None or not await self.ready(stop):
+            await stop.wait()
+            return
+        loop, written, resets = asyncio.get_running_loop(), -1, self.view.resets
+        passed: deque[tuple[float, int]] = deque(maxlen=MAX_PASSED)
+        due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+
+        def note(_: str, body: bytes) -> None:
+            nonlocal due, written
+            pause = WRITING_TIME
+            with suppress(ValueError):
+                written, self._snapshot_at = int(body), self.view.monotonic()
+                pause = random.uniform(*SNAPSHOT_INTERVAL)
+            due = max(due, loop.time() + pause)
+
+        subscription = live.subscribe(SNAPSHOT_TOPIC, note)
+        while not stop.is_set():
+            if resets != self.view.resets:
+                resets, written, due = self.view.resets, -2, loop.time()  # the day's sum is in no other place
+                passed.clear()
+            passed.append((self.view.clock(), self.view.offset))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PASSED_INTERVAL * random.uniform(0.9, 1.0)):
+                    await stop.wait()
+            due_now = loop.time() >= due and self.current and resets == self.view.resets
+            if due_now and self.view.changed != written and self._last is not None:
+                changed = b"%d" % self.view.changed
+                snapshot = self.view.save(list(passed), self._last.body)
+                due = loop.time() + random.uniform(*SNAPSHOT_INTERVAL)
+                live.broadcast(SNAPSHOT_TOPIC, b"")
+                try:
+                    await write_snapshot(self._snapshots, messages(snapshot))
+                    note(SNAPSHOT_TOPIC, changed)
+                    live.broadcast(SNAPSHOT_TOPIC, changed)
+                except (RetryableError, TooLarge) as error:
+                    log.warning("no snapshot this time", why=str(error))
+        await subscription.cancel()
 
     async def _follow(self) -> None:
         """Reads the log for as long as it is the same one, then forgets it and reads the next."""
         while True:
             self._replaced.clear()
-            self._monitor.reset()
+            self._outbox.forget()
+            self._shown_at = asyncio.get_running_loop().time()
             async with asyncio.TaskGroup() as group:
                 parts = (self._fill(), self._serve_barriers(), self._watch())
                 reading = [group.create_task(part) for part in parts]
@@ -289,10 +306,17 @@ class Journal:
         """
         if self.presence is not None:
             await self.presence.hello_answered.wait()  # else a clock ahead would begin after the log's end
-            self.view.begin()
-        marker = self._marker()
+        self.view.begin()
+        found = None
+        if self._snapshots is not None and self.view.resets == 0:
+            found = await read_snapshot(self._snapshots, self.view.clock)
+        marker = self._marker()  # after the snapshot, whose last record must come before it
         seen = self.view.expect(marker.id)
         await self.put(marker)
+        if found and self.view.is_enough(found.saved):
+            if await self._resume(found, seen):
+                return
+            seen = self.view.expect(marker.id)
         starts: tuple[Start, ...] = (FromTime(self.view.since), FromTime(self.view.since - DAY), FromStart())
         for start in cycle(starts):
             self._tail = self._stream.tail(start, self._show, self._replaced.set)
@@ -304,6 +328,23 @@ class Journal:
             await self._tail.cancel()
         self.filled.set()
         log.info("journal filled", jobs=len(self.view), offset=self.view.offset)
+
+    async def _resume(self, snapshot: Snapshot, seen: asyncio.Event) -> bool:
+        """Fills the view from a snapshot; False if it does not fit the journal."""
+        self.view.restore(snapshot)
+        self._restored, self._fits = snapshot.saved, False
+        start = FromOffset(snapshot.saved.begin(self.view.clock()))
+        self._tail = self._stream.tail(start, self._show, self._replaced.set)
+        if await self._shown(self._tail, seen) and self._fits:
+            age = self.view.clock() - snapshot.saved.passed[-1][0]
+            self._snapshot_at = self.view.monotonic() - max(0.0, age)
+            self.filled.set()
+            log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
+            return True
+        log.warning("the snapshot does not fit the journal, which is read without it")
+        await self._tail.cancel()
+        self.view.clear()
+        return False
 
     async def _shown(self, tail: Tail, seen: asyncio.Event) -> bool:
         """Returns True once the tail has shown the own marker; False if the tail begins after it."""
@@ -318,7 +359,10 @@ class Journal:
         return False
 
     def _show(self, record: Record) -> None:
-        self._monitor.saw(record)
+        self._shown_at = asyncio.get_running_loop().time()
+        self._last = record
+        if self._restored and record.offset == self._restored.offset:
+            self._fits = digest(record.body) == self._restored.last
         self.view.apply(record)
 
     async def _watch(self) -> None:
@@ -331,7 +375,7 @@ class Journal:
                 attached = loop.time()  # or it is begun by `_fill` again and again
             if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
                 reattach_after = MAX_SILENCE
-                if self._monitor.silence > self._idle and not (self._outbox.oldest or self._monitor.behind):
+                if self._silence > self._idle and not (self._outbox.oldest or self._outbox.behind):
                     self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
                 self._replaced.set()
@@ -378,4 +422,4 @@ class Journal:
                     reached.exception()  # perhaps nothing waits for it any more
 
     def _marker(self) -> Marker:
-        return Marker(id=uuid.uuid4().hex, ts=self._clock())
+        return Marker(id=uuid.uuid4().hex, ts=self.view.clock())

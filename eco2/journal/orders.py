@@ -1,4 +1,4 @@
-"""Finds the orders of accepted jobs, which are stored beside their queue for an hour.
+"""Finds the orders of accepted jobs, which are stored beside their queue for as long as jobs may live.
 
 So a job whose order was lost can be ordered again, with the very same bytes, whatever becomes of the queue.
 """

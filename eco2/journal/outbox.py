@@ -18,10 +18,11 @@ from itertools import count
 from typing import NamedTuple
 
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
-from eco2.event import Event, encode_batch, encode_event
+from eco2.event import Event, Header, encode_batch, encode_event
 from eco2.log import get_logger
-from eco2.ports import Appender
+from eco2.ports import Appender, Clock
 from eco2.retry import Backoff
+from eco2.writers import Writers, boot_time
 
 BATCH_BYTES = 1_000_000
 """Size of one message, unless a single put is larger."""
@@ -43,8 +44,14 @@ class _Entry(NamedTuple):
 
 
 class Outbox:
-    def __init__(self, stream: Appender) -> None:
+    """`writers`: of the journal; the first own one is this outbox. `clock`: monotonic, of this process."""
+
+    def __init__(self, stream: Appender, writers: Writers, clock: Clock = boot_time) -> None:
         self._stream = stream
+        self._writers = writers
+        self._clock = clock
+        self._sent = 0
+        self._awaited = (0, 0.0)
         self._entries: deque[_Entry] = deque()
         self._sending: list[_Entry] = []
         self._arrived = asyncio.Event()
@@ -58,6 +65,22 @@ class Outbox:
         """Seconds for which the oldest events have waited for their confirm; 0.0 if none do."""
         waiting = self._sending or self._entries
         return time.monotonic() - waiting[0].since if waiting else 0.0
+
+    @property
+    def behind(self) -> float:
+        """Seconds since the oldest confirmed message that the own tail has not shown; 0.0 without one.
+
+        That is the only proof that a tail is alive: it may fall silent on a healthy connection, or the stream
+        may be another one that ends before the tail's position. One message at a time is awaited.
+        """
+        number, confirmed_at = self._awaited
+        if self._writers.shown >= number:
+            return 0.0
+        return asyncio.get_running_loop().time() - confirmed_at
+
+    def forget(self) -> None:
+        """Awaits no message: another log follows, or another connection to it."""
+        self._awaited = (0, 0.0)
 
     def put(self, *events: Event) -> asyncio.Future[None]:
         """Queues the events after all earlier ones; the future is done once they are confirmed.
@@ -116,10 +139,14 @@ class Outbox:
         for attempt in count(1):
             if not sent:
                 batch = [entry for entry in batch if not entry.confirmed.cancelled()]
-                body = encode_batch([event for entry in batch for event in entry.events])
+                header = Header(self._writers.own[0], self._sent + 1, self._clock(), self._writers.offset)
+                body = encode_batch([event for entry in batch for event in entry.events], header)
             try:
                 if batch:
                     await self._stream.append(body, message_id)
+                    self._sent += 1
+                    if not self.behind:
+                        self._awaited = (self._sent, asyncio.get_running_loop().time())
                 break
             except TooLarge as error:
                 self._refused(batch, error)

@@ -1,9 +1,9 @@
-"""Looks up jobs that are older than the view: reads a few messages of the journal again."""
+"""Looks up jobs that the view does not have: reads a few messages of the journal again."""
 
 import asyncio
 
 from eco2.errors import DecodeError, JobForgotten
-from eco2.event import CallCompleted, JobEvent, StepCompleted, decode_events
+from eco2.event import BudgetEvent, CallCompleted, JobEvent, StepCompleted, decode_events
 from eco2.job import id_time
 from eco2.journal.state import EventId, JobState, apply, truncated_state
 from eco2.journal.view import View
@@ -26,35 +26,42 @@ class PastJobs:
         self._readers = asyncio.Semaphore(READERS)
 
     async def find(self, job_id: str) -> JobState | None:
-        """Returns the job's last state, or None if unknown. Raises `JobForgotten`, `BrokerUnavailable`."""
-        accepted = id_time(job_id)
-        if accepted is None or accepted > self._view.since + SEEK_BEFORE:
-            return None  # no id of ours, or so young that the view would hold it
-        offset = self._view.evicted_offset(job_id)
-        start: Start = FromTime(accepted - SEEK_BEFORE) if offset is None else FromOffset(offset)
+        """Returns the job's last state, or None if unknown. The view takes over a job that has not ended.
+
+        Raises `JobForgotten`, `BrokerUnavailable`.
+        """
+        start: Start
+        accepted, ended = id_time(job_id), self._view.ended.find(job_id)
+        if ended is not None:
+            accepted, start = ended.accepted, FromOffset(ended.queued_at)
+        elif accepted is None or accepted > self._view.since + SEEK_BEFORE:
+            return None  # no id of ours, or so young that the view would have it
+        else:
+            start = FromTime(accepted - SEEK_BEFORE)
         async with self._readers:
             if self._view.offset < 0:
                 return None
-            search = JobSearch(job_id, accepted, known=offset is not None)
+            search = JobSearch(job_id, accepted, known=ended is not None)
             async with self._stream.read(start) as records:
                 async for record in records:
-                    if search.take(record) or record.offset >= self._view.offset:
+                    # The view shows what is behind its offset; folding that twice would not be the same.
+                    beyond = record.offset > self._view.offset
+                    if beyond or search.take(record) or record.offset == self._view.offset:
                         break
-            return search.result()
+                state = search.result()
+                if state is not None and not (state.ended or state.is_truncated):
+                    self._view.adopt(state)
+            return state
 
     async def value_at(self, at: EventId) -> object:
         """Reads the value of the call or step recorded at `at`; None if the journal has dropped it."""
         async with self._readers, self._stream.read(FromOffset(at.offset)) as records:
             async for record in records:
-                if record.offset != at.offset:
-                    return None
-                event = decode_events(record.body)[at.place]
-                match event:
-                    case CallCompleted():
-                        return event.reply
-                    case StepCompleted():
-                        return event.value
-                return None
+                if record.offset == at.offset:
+                    match decode_events(record.body)[at.place]:
+                        case CallCompleted(reply=value) | StepCompleted(value=value):
+                            return value
+                break
         return None
 
 
@@ -75,7 +82,7 @@ class JobSearch:
         except DecodeError:
             return False  # the view has counted and logged it
         for index, event in enumerate(events):
-            if event is None:
+            if event is None or isinstance(event, BudgetEvent):
                 continue
             if self._oldest is None:
                 self._oldest = event.ts
@@ -83,7 +90,7 @@ class JobSearch:
                 at = EventId(record.offset, index)
                 if self._state is None and self.is_truncated:
                     self._state = truncated_state(self._job_id, self._accepted, at, event)
-                self._state = apply(self._state, at, event)
+                self._state = apply(self._state, at, event, keep=None)
                 if self._state is not None and self._state.ended:
                     return True
             elif self._state is None and event.ts > self._accepted + (

@@ -11,7 +11,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,6 +21,7 @@ from msgspec.structs import replace
 from eco2.log import get_logger
 from eco2.pacer import Limits
 from eco2.ports import Clock, PubSub, Subscription
+from eco2.writers import boot_time
 
 TOPIC = "presence"
 HEARTBEAT_INTERVAL = 3.0
@@ -29,6 +30,8 @@ HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL
 """Seconds after which a process that sent nothing counts as stopped."""
 HELLO_REPLY_TIME = 0.3
 """Seconds for the others to answer the first message of a process that starts."""
+ATTACH_POLL_INTERVAL = 0.02
+"""Seconds between two looks whether a process that starts can be answered."""
 SAMPLES = 3
 """Messages of a process that its clock is judged by. The least delayed one counts."""
 MAX_CLOCK_DIFFERENCE = 2.0
@@ -36,8 +39,6 @@ MAX_CLOCK_DIFFERENCE = 2.0
 MAX_CLOCK_ERROR = 10.0
 """Seconds by which the clock of a process that is ready may differ from the majority's."""
 
-MAX_STOPPED = 1000
-"""Processes that are known to have stopped; a name is never used again."""
 MAX_NAMED = 3
 """Processes that one warning names."""
 
@@ -50,7 +51,8 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One message of a process to all others. `now`: its clock, Unix seconds.
 
     `limits`: given to it, by provider. `hello`: it has just started, and asks the others for theirs.
-    `leaving`: it stops.
+    `leaving`: it stops. `can_sweep`: it may lead the sweep; a process of a version that has another way of
+    choosing the leader does not send it, and is passed over.
     """
 
     process: str
@@ -60,6 +62,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     limits: dict[str, Limits] = msgspec.field(default_factory=dict)
     hello: bool = False
     leaving: bool = False
+    can_sweep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +98,6 @@ class Bounds:
         """Seconds by which the own clock is ahead of the majority (behind: negative); 0.0 without one."""
         return own - min(max(own, self.low), self.high)
 
-    def corrected(self, own: float) -> float:
-        """Returns the clock to use: the median of all, or the own one if it is close to the median."""
-        difference = self.ahead(own)
-        return own if abs(difference) <= MAX_CLOCK_DIFFERENCE else own - difference
-
 
 def bounds(epochs: Iterable[float]) -> Bounds:
     """Computes the bounds from the clocks of the others. A tie bounds nothing."""
@@ -125,7 +123,7 @@ class Presence:
         *,
         alone: bool = False,
         clock: Clock = time.time,
-        monotonic: Clock = time.monotonic,
+        monotonic: Clock = boot_time,
     ) -> None:
         self._live = live
         self._own = Heartbeat(
@@ -135,23 +133,38 @@ class Presence:
         self.steady = monotonic
         self._began = monotonic()
         self._peers: dict[str, Peer] = {}
-        self._stopped: dict[str, None] = {}
         self._bounds = Bounds()
         self._warned = False
         self._differing: set[tuple[str, str]] = set()
+        self.can_sweep = False
+        """Whether this process may lead the sweep; the next message says so."""
         self.hello_answered = asyncio.Event()
         """Set once the others had time to answer the first message: then `now` uses their clocks, too."""
         if alone:
             self.hello_answered.set()
 
     def now(self) -> float:
-        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show."""
-        steady = self.steady()
-        return steady + self._bounds.corrected(self._clock() - steady)
+        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show.
+
+        A clock that is close to the median is left alone.
+        """
+        own = self._clock()
+        ahead = self._bounds.ahead(own - self.steady())
+        return own - ahead if abs(ahead) > MAX_CLOCK_DIFFERENCE else own
 
     def earliest(self) -> float:
         """As `now`, but of two processes that disagree the earlier clock: for times before the start."""
         return min(self.now(), self.steady() + self._bounds.earliest)
+
+    @property
+    def process(self) -> str:
+        """The name of this process."""
+        return self._own.process
+
+    @property
+    def peers(self) -> Collection[Peer]:
+        """The other processes that are heard of."""
+        return self._peers.values()
 
     @property
     def pipelines(self) -> tuple[str, ...]:
@@ -180,10 +193,6 @@ class Presence:
             name for heartbeat in heartbeats if heartbeat.role != "gateway" for name in heartbeat.pipelines
         )
 
-    def has_stopped(self, process: str) -> bool:
-        """True for a process that once sent a message, and has stopped or fallen silent."""
-        return process in self._stopped
-
     async def run(self, stop: asyncio.Event) -> None:
         """Receives and sends until `stop` is set, then sends that this process leaves."""
         subscription = self._live.subscribe(TOPIC, self._on_heartbeat)
@@ -196,10 +205,11 @@ class Presence:
 
     async def _send_heartbeats(self, subscription: Subscription) -> None:
         while not self.hello_answered.is_set():
-            attached = subscription.attached
+            while not subscription.attached:  # noqa: ASYNC110  # the port offers no event for it
+                await asyncio.sleep(ATTACH_POLL_INTERVAL)
             self._send(hello=True)
             await asyncio.sleep(HELLO_REPLY_TIME)
-            if attached:
+            if subscription.attached:
                 self.hello_answered.set()
         while True:
             self._send()
@@ -208,7 +218,9 @@ class Presence:
             self._warn()
 
     def _send(self, *, hello: bool = False, leaving: bool = False) -> None:
-        heartbeat = replace(self._own, now=self._clock(), hello=hello, leaving=leaving)
+        heartbeat = replace(
+            self._own, now=self._clock(), hello=hello, leaving=leaving, can_sweep=self.can_sweep
+        )
         self._live.broadcast(TOPIC, msgspec.json.encode(heartbeat))
 
     def _on_heartbeat(self, _: str, body: bytes) -> None:
@@ -219,7 +231,7 @@ class Presence:
         if heartbeat.process == self._own.process:
             return
         if heartbeat.leaving:
-            self._remove_peer(heartbeat.process)
+            self._peers.pop(heartbeat.process, None)
         else:
             self._update_peer(heartbeat)
         if heartbeat.hello:
@@ -230,20 +242,13 @@ class Presence:
         now, before = self.steady(), self._peers.get(heartbeat.process)
         epochs = (*(before.epochs if before else ()), heartbeat.now - now)[-SAMPLES:]
         self._peers[heartbeat.process] = Peer(heartbeat, now, epochs)
-        self._stopped.pop(heartbeat.process, None)
         for provider, limits in heartbeat.limits.items():
             self._compare_limits(heartbeat.process, provider, limits)
-
-    def _remove_peer(self, process: str) -> None:
-        if self._peers.pop(process, None) is not None:
-            self._stopped[process] = None
-            if len(self._stopped) > MAX_STOPPED:
-                del self._stopped[next(iter(self._stopped))]
 
     def _remove_silent(self) -> None:
         silent = self.steady() - HEARTBEAT_TIMEOUT
         for process in [name for name, peer in self._peers.items() if peer.received_at < silent]:
-            self._remove_peer(process)
+            del self._peers[process]
         self._compare()
 
     def _compare(self) -> None:

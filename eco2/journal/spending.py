@@ -1,32 +1,20 @@
 """The spending of the present day (UTC), folded from the journal by every process alike.
 
-Each stage event carries the cost of its calls, and is counted once even if it comes twice. Views do not reach
-back to midnight, so the leader of the sweep writes the sum as `spent` every minute. The total is the last
-`spent` plus the costs after the offset that it includes. A process without a `spent` in its view reads back
-until it finds one, or midnight (`backfill_spending`).
+Each stage event carries the cost of its calls, and is counted once even if it comes twice. Snapshots have the
+sum. A process that needs it and starts without a snapshot reads the journal from midnight on.
 """
 
-import asyncio
+import math
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 
-from eco2.errors import DecodeError, RetryableError
-from eco2.event import Spent, StageChanged, amount, decode_events
-from eco2.log import get_logger
-from eco2.ports import Clock, FromTime, Stream
+from eco2.event import StageChanged, amount
+from eco2.journal.snapshots import SavedSpending
 
-MAX_COUNTED = 20_000
-"""Stage events that are remembered as counted: a second copy comes within minutes."""
-RETRY_INTERVAL = 1.0
-"""Seconds before a read that failed is repeated."""
-
-MAX_SKEW = 60.0
-"""Seconds by which clocks may differ."""
-
-_Name = tuple[str, str, str, str]
-"""Job, run, stage and status, which identify a stage event."""
-
-log = get_logger(__name__)
+MAX_COUNTED = 5_000
+"""Stage events that are remembered one by one: a second copy comes soon."""
+RESEND_TIME = 20.0
+"""Seconds in which an event that was written before the journal was replaced may come in the next one."""
 
 
 def day_of(ts: float) -> str:
@@ -45,117 +33,49 @@ def until_midnight(ts: float) -> float:
 
 
 class Spending:
-    """Sums a day's costs. `first`: the offset from which on every message was folded.
+    """Sums a day's costs. `since`: from when on it knows all (Unix s).
 
-    `complete`: no cost of the day is missing. `unpriced`: a call had no known price, and counts as 0.
-    `written`: the last `spent`, perhaps of an earlier day. `counted`: events that may come a second time.
+    `unpriced`: a call had no known price, and counts as 0.
     """
 
     def __init__(self) -> None:
-        self.first = -1
-        self.day = ""
-        self.complete = False
+        self.forget(-math.inf)
+
+    def forget(self, since: float) -> None:
+        """Begins as a new one, with costs from `since` on."""
+        self.since = self._counts_from = since
         self.unpriced = False
-        self.written: Spent | None = None
-        self._base = Decimal()
-        self._up_to_offset = -1
-        self._since: dict[_Name, tuple[int, Decimal]] = {}
-        self.counted: dict[_Name, None] = {}
+        self._day, self._usd = "", Decimal()
+        self._counted: dict[int, None] = {}
 
     def total(self, day: str) -> Decimal:
         """Returns the USD paid on `day`, the present or a later one."""
-        if day != self.day:
-            return Decimal()
-        return self._base + sum((cost for _, cost in self._since.values()), Decimal())
+        return self._usd if day == self._day else Decimal()
 
-    def begin(self, offset: int) -> None:
-        """Notes the first message that is folded: from there on nothing is missed."""
-        if self.first < 0:
-            self.first = offset
-
-    def paid(self, offset: int, event: StageChanged, now: float) -> None:
+    def paid(self, event: StageChanged, now: float) -> None:
         """Counts the cost of a stage. `now`: a clock that is ahead must not begin the next day."""
-        if event.usage is None:
+        name = hash((event.job, event.run, event.stage, event.status))  # the texts would take 300 bytes
+        if event.usage is None or name in self._counted or event.ts < self._counts_from:
             return
-        name = (event.job, event.run, event.stage, event.status)
-        if name in self.counted:
-            return
-        self.counted[name] = None
-        if len(self.counted) > MAX_COUNTED:
-            del self.counted[next(iter(self.counted))]
-        cost = amount(event.usage.get("cost_usd"))
+        self._counted[name] = None
+        if len(self._counted) > MAX_COUNTED:
+            del self._counted[next(iter(self._counted))]
+        cost, day = amount(event.usage.get("cost_usd")), day_of(min(event.ts, now))
         self.unpriced |= cost is None
-        if cost and self._today(day_of(min(event.ts, now))) and offset > self._up_to_offset:
-            self._since[name] = (offset, cost)
+        if day > self._day:
+            self._day, self._usd = day, Decimal()
+        if cost is not None and day == self._day:
+            self._usd += cost
 
-    def spent(self, event: Spent, now: float) -> None:
-        """Takes the sum that the leader wrote, unless it includes less than the last one."""
-        usd = amount(event.usd)
-        if usd is None or event.day > day_of(now + MAX_SKEW):
-            return
-        if not self._today(event.day) or event.up_to_offset < self._up_to_offset:
-            return
-        self.written, self._base, self._up_to_offset = event, usd, event.up_to_offset
-        self._since = {name: paid for name, paid in self._since.items() if paid[0] > event.up_to_offset}
-        self.complete |= 0 <= self.first <= event.up_to_offset
+    def save(self) -> SavedSpending:
+        """Returns the sum so far."""
+        return SavedSpending(self.since, self._day, f"{self._usd:f}", self.unpriced)
 
-    def restart(self) -> None:
-        """Continues with the journal that replaced this one: the sum so far is where it begins."""
-        self._base, self._since = self.total(self.day), {}
-        self.first = self._up_to_offset = -1
-        self.written = None
+    def restore(self, saved: SavedSpending) -> None:
+        """Begins with what `save` returned."""
+        self.forget(saved.since)
+        self._day, self._usd, self.unpriced = saved.day, Decimal(saved.usd), saved.unpriced
 
-    def merge_earlier(self, earlier: "Spending") -> None:
-        """Adds `earlier`, the fold of the log before `first`."""
-        if not self.complete and earlier.day and self._today(earlier.day):
-            self._base, self._up_to_offset = earlier.total(earlier.day), self.first - 1
-            self._since = {name: paid for name, paid in self._since.items() if name not in earlier.counted}
-            self.unpriced |= earlier.unpriced
-            self.written = self.written or earlier.written
-        self.complete = True
-
-    def _today(self, day: str) -> bool:
-        """True if `day` is the present day; a later one becomes it."""
-        if day > self.day:
-            self.day, self._base, self._since = day, Decimal(), {}
-        return day == self.day
-
-
-async def backfill_spending(stream: Stream, spending: Spending, clock: Clock, window: float) -> None:
-    """Completes the `spending` of a view of `window` seconds that found no `spent` in the journal.
-
-    Reads from ever earlier times, since no `spent` was written while no process ran; at most from midnight.
-    """
-    reach = 2 * window
-    while not spending.complete:
-        now = clock()
-        start = max(midnight(now), now - reach)
-        try:
-            earlier = await read_spending(stream, start, spending.first, now)
-        except RetryableError as error:
-            log.info("today's spending is not known yet; reading again", why=str(error))
-            await asyncio.sleep(RETRY_INTERVAL)
-            continue
-        if earlier.complete or start == midnight(now):
-            spending.merge_earlier(earlier)
-        reach *= 2
-
-
-async def read_spending(stream: Stream, start: float, end: int, now: float) -> Spending:
-    """Folds the records from the time `start` up to, but without, the offset `end`."""
-    spending = Spending()
-    async with stream.read(FromTime(start)) as records:
-        async for record in records:
-            if record.offset >= end:
-                break
-            spending.begin(record.offset)
-            try:
-                events = decode_events(record.body)
-            except DecodeError:
-                continue  # the view has counted and logged it
-            for event in events:
-                if isinstance(event, Spent):
-                    spending.spent(event, now)
-                elif isinstance(event, StageChanged):
-                    spending.paid(record.offset, event, now)
-    return spending
+    def restart(self, now: float) -> None:
+        """Continues with the journal that replaced this one: what it has of before is in the sum already."""
+        self._counts_from = now - RESEND_TIME

@@ -1,35 +1,43 @@
-"""The view: the recent jobs, folded from the journal's tail. Gateways and workers answer from it.
+"""The view: the jobs, folded from the journal's tail. Gateways and workers answer from it.
 
-It holds the jobs accepted in the last `window` seconds of event time, which is also the life of idempotency
-keys: of several jobs with one (owner, key) the first in log order wins, and every view decides alike. Of an
-older job it keeps one offset, so that a look-up reads from there instead of searching.
+It holds every job that has not ended, however old, and remembers the others (`ended.py`). Of several jobs
+with one (owner, key), accepted within `window` seconds of event time, the first in log order wins, and every
+view decides alike.
 """
 
 import asyncio
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten
 from eco2.event import (
-    Event,
+    BudgetEvent,
+    Header,
     IntakeEvent,
-    LargeCallDeclared,
+    JobEvent,
     Marker,
     Paused,
     Queued,
     Resumed,
-    Spent,
+    RetiredEvent,
     StageChanged,
-    decode_events,
+    decode_message,
 )
-from eco2.journal.largest_calls import LargestCalls
-from eco2.journal.spending import Spending
-from eco2.journal.state import EventId, JobState, apply, superseded, without_payloads
+from eco2.journal.ended import EndedJobs
+from eco2.journal.snapshots import Saved, SavedJob, Snapshot, digest
+from eco2.journal.spending import Spending, midnight
+from eco2.journal.state import EventId, JobState, apply, superseded, without_values
 from eco2.log import get_logger
 from eco2.ports import Clock, Record
+from eco2.writers import Writers, boot_time
 
-INDEX_SIZE = 200_000
-"""Jobs whose offset is remembered: about a day at 140 a minute, 30 MB at the most."""
+MAX_RESULT_BYTES = 24_000_000
+"""Bytes of ended jobs that a process which shows them keeps; the others are read from the journal."""
+
+MAX_REPLY_BYTES = 256_000_000
+"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
@@ -45,12 +53,28 @@ REPLACED = "the journal at the broker was replaced, and the jobs in it are lost;
 log = get_logger(__name__)
 
 
-class View:
-    """The jobs of the last `window` seconds. `since`: Unix seconds from which on it holds every job.
+class Budget(Protocol):
+    """A reader of the records of one provider's budget."""
 
-    `keep_payloads`: false for a process that shows no jobs; it keeps ended ones without their texts.
-    `replies`: bytes of recorded calls and steps that it keeps; of more, and in gateways (0), it keeps the
-    offset. `earliest`: the clock for the age of jobs accepted before the start. `steady`: one without jumps.
+    @property
+    def name(self) -> str: ...
+
+    def read(self, offset: int, header: Header, event: BudgetEvent, now: float) -> None:
+        """Folds one record. It must neither block nor raise."""
+
+    def reset(self) -> None:
+        """Forgets the records of a journal that was replaced."""
+
+
+class View:
+    """The jobs. `since`: Unix seconds of acceptance from which on it knows every job.
+
+    `window`: seconds for which a key counts. `life`: seconds that jobs live at the most; the fold begins so
+    long ago, or `window`; with `daily` not after the day's beginning, so that it knows the day's costs.
+    `results`: bytes of ended jobs that it keeps. `replies`: bytes of recorded calls and steps that it keeps;
+    of more, and in gateways (0), it keeps the offset. `earliest`: the clock for the age of jobs accepted
+    before the start. `monotonic`: of this process alone, without jumps: for the age of the others, and to
+    compare the clocks of `writers`, by which copies are known, too.
 
     Not thread-safe; every call is made on the event loop.
     """
@@ -60,65 +84,76 @@ class View:
         window: float,
         clock: Clock,
         *,
-        keep_payloads: bool = True,
-        replies: int = 0,
+        life: float = 0.0,
+        daily: bool = False,
+        results: int = MAX_RESULT_BYTES,
+        replies: int = MAX_REPLY_BYTES,
         earliest: Clock | None = None,
-        steady: Clock | None = None,
+        monotonic: Clock = boot_time,
     ) -> None:
-        self.since = clock() - window
         self._window = window
-        self._clock = clock
+        self._reach = max(window, life)
+        self._daily = daily
+        self.clock = clock
         self._earliest = earliest or clock
-        self._steady = steady or clock
-        self._keep_payloads = keep_payloads
+        self.monotonic = monotonic
+        self.writers = Writers(uuid.uuid4().hex[:16])
+        self._budgets: dict[str, Budget] = {}
         self._replies_left = replies
         self._jobs: dict[str, JobState] = {}
+        self.ended = EndedJobs(results)
         self._keys: dict[tuple[str, str], str] = {}
-        self._evicted: dict[str, int] = {}
+        """Unended jobs by the key that they hold, perhaps for longer than it counts."""
         self._arrived_at: dict[str, float] = {}
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
-        self._accepted_steady: dict[str, float] = {}
-        """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
-        self._live = False
-        self._changes: dict[str, asyncio.Event] = {}
+        self._accepted_monotonic: dict[str, float] = {}
+        """When a job was accepted, on the monotonic clock: for unended jobs that arrived since the start."""
+        self._restored = -1
+        """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
+        self._changes: dict[str, asyncio.Future[JobState]] = {}
         self._markers: dict[str, asyncio.Event] = {}
         self._observers: list[Callable[[JobState], None]] = []
         self._intake_observers: list[Callable[[], None]] = []
         self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
-        self._resumed = False
-        self._unknown_logged = False
-        self.offset = -1
-        self.resets = 0
+        self._live = self._resumed = False
+        self.offset = self.changed = -1
+        """The offset of the last record of more than a marker and budgets."""
+        self.resets = self.skipped = 0
         self.spending = Spending()
-        self.largest_calls = LargestCalls()
-        self.skipped = 0
         self._written_at = self._received_at = 0.0
         self.paused: Paused | None = None
         """Why the intake is halted at present, as far as the view reaches back: the sweep renews it."""
+        self.begin()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def get(self, job_id: str) -> JobState | None:
-        """The job's state, or None if it is unknown or older than the view."""
-        return self._jobs.get(job_id)
+        """The job's state, or None if it is unknown, or has ended and is not kept."""
+        return self._jobs.get(job_id) or self.ended.get(job_id)
 
     def __iter__(self) -> Iterator[JobState]:
-        """The jobs, oldest first. The view must not change meanwhile: no await between two of them."""
+        """The jobs that have not ended. The view must not change meanwhile: no await between two of them."""
         return iter(self._jobs.values())
+
+    def recent(self) -> list[JobState]:
+        """The jobs that have not ended, and those of the window that are kept, oldest first. Slow."""
+        since = self.clock() - self._window
+        ended = [state for state in self.ended.states() if state.accepted >= since]
+        return sorted([*ended, *self], key=lambda state: state.queued_at)
 
     def may_call(self, job_id: str, run: str) -> bool:
         """False only if the run is known to be void.
 
-        A run that is not seen here yet may be the current one.
+        A run that is not seen here yet may be the current one. So may any while records are read for the
+        budgets that the jobs have passed: a grant counts although its job has ended since.
         """
-        state = self._jobs.get(job_id)
-        return state is None or not (state.ended or run in state.previous_runs)
-
-    def _accepted(self, state: JobState) -> float:
-        """When the job was accepted, by this process's clock (Unix seconds)."""
-        return self._arrived_at.get(state.job, state.accepted)
+        if self.offset <= self._restored:
+            return True
+        if (state := self._jobs.get(job_id)) is None:
+            return self.ended.find(job_id) is None
+        return run not in state.previous_runs
 
     def age(self, state: JobState) -> float:
         """Returns the seconds since the job was accepted.
@@ -126,28 +161,29 @@ class View:
         No wall clock matters if this process saw that happen. Else the earliest one counts: a job may end
         late, but not early.
         """
-        accepted_at = self._accepted_steady.get(state.job)
-        return (
-            self._earliest() - self._accepted(state) if accepted_at is None else self._steady() - accepted_at
-        )
+        if (accepted_at := self._accepted_monotonic.get(state.job)) is not None:
+            return self.monotonic() - accepted_at
+        return self._earliest() - self._arrived_at.get(state.job, state.accepted)
 
     def remaining(self, state: JobState) -> float:
         """Seconds until the job's deadline; negative after it."""
         return state.deadline - state.accepted - self.age(state)
 
-    def evicted_offset(self, job_id: str) -> int | None:
-        """The offset of the `queued` of a job that left the view, if it is still remembered."""
-        return self._evicted.get(job_id)
-
     def begin(self) -> None:
-        """Starts the window now: the clock is compared, and no record was applied yet."""
-        self.since = self._clock() - self._window
+        """Chooses the time to fold from: the clock is compared, and no record was applied yet."""
+        now = self.clock()
+        self.since = now - self._reach
+        if self.resets == 0:
+            if self._daily:
+                self.since = min(self.since, midnight(now))
+            self.spending.forget(self.since)
 
-    def by_key(self, owner: str, key: str, at: float) -> JobState | None:
+    def by_key(self, owner: str, key: str, at: float) -> str | None:
         """The job that holds the idempotency key at the time `at` (Unix seconds)."""
-        job_id = self._keys.get((owner, key))
-        holder = self._jobs.get(job_id) if job_id else None
-        return holder if holder is not None and holder.accepted >= at - self._window else None
+        if (job_id := self._keys.get((owner, key))) is not None:
+            return job_id if self._jobs[job_id].accepted >= at - self._window else None
+        ended = self.ended.holder(owner, key)
+        return ended.id if ended is not None and ended.accepted >= at - self._window else None
 
     def lag(self, now: float) -> float:
         """Seconds from the newest event's time, by its writer's clock, to its arrival here.
@@ -167,18 +203,23 @@ class View:
     async def change(self, job_id: str, seen: JobState | None) -> JobState:
         """Waits until the job's state is an object other than `seen`, and returns it.
 
-        Raises `JobForgotten` if the job leaves the view first, `BrokerUnavailable` if the journal is gone.
+        Raises `JobForgotten` if it has ended and is not kept, `BrokerUnavailable` if the journal is gone.
         """
-        resets = self.resets
-        while True:
-            state = self._jobs.get(job_id)
-            if state is not None and state is not seen:
-                return state
-            if job_id in self._evicted:
-                raise JobForgotten(f"job {job_id} has left the view; its time is over")
-            if resets != self.resets or (state is None and seen is not None):
-                raise BrokerUnavailable(REPLACED)
-            await self._changes.setdefault(job_id, asyncio.Event()).wait()
+        state = self._jobs.get(job_id) or self.ended.get(job_id)
+        if state is not None and state is not seen:
+            return state
+        if self.ended.find(job_id) is not None:
+            raise JobForgotten(f"job {job_id} has ended")
+        if state is None and seen is not None:
+            raise BrokerUnavailable(REPLACED)
+        if job_id not in self._changes:
+            self._changes[job_id] = asyncio.get_running_loop().create_future()
+        state = await asyncio.shield(self._changes[job_id])
+        return self._jobs.get(job_id, state)
+
+    def adopt(self, state: JobState) -> None:
+        """Takes over an unended job from before `since`, with all of its events that the view has passed."""
+        self._jobs.setdefault(state.job, state)
 
     def observe_resets(self, observer: Callable[[], None]) -> None:
         """Calls `observer()` after each `reset`. It must neither block nor raise."""
@@ -190,101 +231,145 @@ class View:
         Today's spending stays: it was paid, whatever became of the record.
         """
         self.resets += 1
-        self.since, self.offset = self._clock() - self._window, -1
-        self._written_at = self._received_at = 0.0
-        self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (
-            self._jobs,
-            self._keys,
-            self._evicted,
-            self._markers,
-            self._arrived_at,
-            self._accepted_steady,
-        ):
-            kept.clear()
-        self._intake.clear()
-        self._live, self._resumed, self.paused = False, False, None
-        self.spending.restart()
+        self.clear()
+        self.spending.restart(self.clock())
+        self._markers.clear()
         changes, self._changes = self._changes, {}
         for change in changes.values():
-            change.set()
+            change.set_exception(BrokerUnavailable(REPLACED))
+            change.exception()  # perhaps nothing waits for it any more
         for notify in (*self._intake_observers, *self._reset_observers):
             notify()
+
+    def clear(self) -> None:
+        """Forgets all records, for a fold that begins elsewhere."""
+        self.begin()
+        self.offset = self._restored = self.changed = -1
+        self._written_at = self._received_at = 0.0
+        self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
+        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_monotonic):
+            kept.clear()
+        self.ended.clear()
+        self._intake.clear()
+        self._live, self._resumed, self.paused = False, False, None
+        self.writers.clear()
+        for budget in self._budgets.values():
+            budget.reset()
+
+    def save(self, passed: list[tuple[float, int]], last: bytes) -> Snapshot:
+        """Returns the view as it is now. `passed`: see `Saved`; `last`: the last record."""
+        since = max(self.since, self.clock() - self._window)
+        saved = Saved(
+            offset=self.offset,
+            last=digest(last),
+            passed=passed,
+            since=since,
+            numbers=self.writers.numbers,
+            spending=self.spending.save(),
+            paused=self.paused,
+            resumed=self._resumed,
+            intake=list(self._intake),
+        )
+        holders = set(self._keys.values())
+        jobs = [
+            SavedJob(without_values(job), job.job in holders, self._arrived_at.get(job.job)) for job in self
+        ]
+        return Snapshot(saved, jobs, self.ended.save(since))
+
+    def is_enough(self, saved: Saved) -> bool:
+        """Returns False for a snapshot that lacks costs of the day which this view needs."""
+        return not self._daily or saved.spending.since <= midnight(self.clock())
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
+        saved = snapshot.saved
+        for each in snapshot.jobs:
+            state = self._jobs[each.state.job] = each.state
+            if each.holds_key and state.key is not None:
+                self._keys[state.owner, state.key] = state.job
+            if each.arrived_at is not None:
+                self._arrived_at[state.job] = each.arrived_at
+        self.ended.restore(snapshot.ended)
+        self.since, self._restored = saved.since, saved.offset
+        self.writers.restore(saved.offset, saved.numbers)
+        self.spending.restore(saved.spending)
+        self._intake.extend(saved.intake)
+        self._resumed, self.paused = saved.resumed, saved.paused
 
     def expect(self, marker_id: str) -> asyncio.Event:
         """Returns an event that is set when the view has applied the marker."""
         return self._markers.setdefault(marker_id, asyncio.Event())
 
+    def join(self, budget: Budget) -> None:
+        """Shows all records of the budget to it, from now on."""
+        self._budgets[budget.name] = budget
+
     def apply(self, record: Record) -> None:
-        """Folds one journal message. Unknown events are skipped, counted, logged once."""
-        if self.offset < 0:
-            self.spending.begin(record.offset)
+        """Folds a journal message, unless it is a copy. Unknown events are skipped, counted, logged once."""
+        passed = record.offset <= self._restored
         self.offset = record.offset
         try:
-            events = decode_events(record.body)
+            header, events = decode_message(record.body)
         except DecodeError as error:
             self._skip(record.offset, str(error))
+            return
+        now = self.monotonic()
+        if header is not None and not self.writers.take(record.offset, header, now):
             return
         for index, event in enumerate(events):
             if event is None:
                 self._skip(record.offset, "unknown kind of event")
-            else:
+            elif isinstance(event, BudgetEvent):
+                if header is not None and (budget := self._budgets.get(event.budget)):
+                    budget.read(record.offset, header, event, now)
+            elif not isinstance(event, RetiredEvent) and (not passed or isinstance(event, Marker)):
+                if not isinstance(event, Marker):
+                    self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
-                self._written_at, self._received_at = event.ts, self._clock()
+                self._written_at, self._received_at = event.ts, self.clock()
 
-    def _apply(self, at: EventId, event: Event, size: int) -> None:
+    def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker, size: int) -> None:
         match event:
-            case Marker() | Paused() | Resumed() | Spent() | LargeCallDeclared():
+            case Marker() | Paused() | Resumed():
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
-                self.spending.paid(at.offset, event, self._clock())  # a void run has paid, too
-            case Queued():
-                now = min(event.ts, self._clock())  # a clock ahead must not empty the view
-                self._evict(now - self._window)
+                self.spending.paid(event, self.clock())  # a void run has paid, too
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
+            if self.ended.find(event.job) is not None:
+                return  # a copy of it that has no number
             self._note_acceptance(event)
         after = apply(before, at, event, keep=size if size <= self._replies_left else None)
         if after is None or after is before:
             return
         if before is None:
             after = self._claim(after, at)
-        elif after.superseded_by is not None:
-            self._release_key(after)  # it lost to a job that this view has never seen
-        if before is not None and before.recorded is not after.recorded:
+        elif before.recorded is not after.recorded:
             self._replies_left += before.kept_bytes - after.kept_bytes
         if after.ended:
-            self._accepted_steady.pop(event.job, None)
-            after = after if self._keep_payloads else without_payloads(after)
-        self._jobs[event.job] = after
+            self._end(after)
+        else:
+            self._jobs[event.job] = after
         self._announce(after)
 
     def _note_acceptance(self, event: Queued) -> None:
         """Notes when the job was accepted; only a live record must be young."""
-        age = self._clock() - event.ts
+        age = self.clock() - event.ts
         soonest, latest = PLAUSIBLE_AGE
         if age < soonest or (self._live and age > latest):
-            self._arrived_at[event.job] = self._clock()
+            self._arrived_at[event.job] = self.clock()
             age = 0.0
         if self._live:
-            self._accepted_steady[event.job] = self._steady() - max(0.0, age)
+            self._accepted_monotonic[event.job] = self.monotonic() - max(0.0, age)
 
-    def _note(self, event: Marker | Spent | LargeCallDeclared | IntakeEvent) -> None:
+    def _note(self, event: Marker | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
-        match event:
-            case Marker():
-                if marker := self._markers.pop(event.id, None):
-                    marker.set()
-                    self._live = True  # the first one of ours was written at our start
-            case Spent():
-                self.spending.spent(event, self._clock())
-            case LargeCallDeclared():
-                self.largest_calls.apply(event, self._clock())
-            case _:
-                self._note_intake(event)
-
-    def _note_intake(self, event: IntakeEvent) -> None:
+        if isinstance(event, Marker):
+            if marker := self._markers.pop(event.id, None):
+                marker.set()
+                self._live = True  # the first one of ours was written at our start
+            return
         if event in self._intake:
             return  # a message that was sent twice may come again after newer ones, such as a resumption
         self._intake.append(event)
@@ -297,7 +382,7 @@ class View:
 
     def _announce(self, state: JobState) -> None:
         if changed := self._changes.pop(state.job, None):
-            changed.set()
+            changed.set_result(state)
         for observer in self._observers:
             observer(state)
 
@@ -306,33 +391,24 @@ class View:
             return state
         holder = self.by_key(state.owner, state.key, state.accepted)
         if holder is not None:
-            return superseded(state, holder.job, at.offset)
+            return superseded(state, holder, at.offset)
         self._keys[state.owner, state.key] = state.job
         return state
 
-    def _evict(self, before: float) -> None:
-        self.since = max(self.since, before)
-        while self._jobs:
-            state = next(iter(self._jobs.values()))
-            if max(state.accepted, self._accepted(state)) >= before:  # keys go by the log's times
-                return
-            del self._jobs[state.job]
-            self._arrived_at.pop(state.job, None)
-            self._accepted_steady.pop(state.job, None)
-            self._replies_left += state.kept_bytes
-            self._evicted[state.job] = state.queued_at
-            if changed := self._changes.pop(state.job, None):
-                changed.set()
-            if len(self._evicted) > INDEX_SIZE:
-                del self._evicted[next(iter(self._evicted))]
-            self._release_key(state)
-
-    def _release_key(self, state: JobState) -> None:
-        if state.key is not None and self._keys.get((state.owner, state.key)) == state.job:
+    def _end(self, state: JobState) -> None:
+        """Moves a job to those that have ended, with its key unless another job holds that."""
+        self._jobs.pop(state.job, None)
+        self._arrived_at.pop(state.job, None)
+        self._accepted_monotonic.pop(state.job, None)
+        self._replies_left += state.kept_bytes
+        holds = state.key is not None and self._keys.get((state.owner, state.key)) == state.job
+        if state.key is not None and holds:
             del self._keys[state.owner, state.key]
+        holds &= state.superseded_by is None  # else it lost to a job that this view has never seen
+        dropped = self.ended.add(state, holds_key=holds, keys_since=self.clock() - self._window)
+        self.since = max(self.since, dropped)
 
     def _skip(self, offset: int, why: str) -> None:
-        self.skipped += 1
-        if not self._unknown_logged:
-            self._unknown_logged = True
+        if self.skipped == 0:
             log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
+        self.skipped += 1

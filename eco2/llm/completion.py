@@ -16,40 +16,26 @@ MAX_DIGITS = 19
 
 Ending = Literal["stop", "length", "filter", "tool", "error", "unknown"]
 
-_ENDINGS: Mapping[str, Ending] = {
-    "stop": "stop",
-    "stop_sequence": "stop",
-    "end_turn": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "complete": "stop",
-    "completed": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "max_output_tokens": "length",
-    "max_completion_tokens": "length",
-    "model_length": "length",
-    "content_filter": "filter",
-    "content_filtered": "filter",
-    "refusal": "filter",
-    "safety": "filter",
-    "image_safety": "filter",
-    "blocklist": "filter",
-    "prohibited_content": "filter",
-    "recitation": "filter",
-    "spii": "filter",
-    "sensitive": "filter",
-    "tool_calls": "tool",
-    "tool_call": "tool",
-    "tool_use": "tool",
-    "function_call": "tool",
-    "error": "error",
-    "abort": "error",
-    "cancelled": "error",
-    "timeout": "error",
-    "network_error": "error",
-    "insufficient_system_resource": "error",
+_REASONS: Mapping[Ending, tuple[str, ...]] = {
+    "stop": ("stop", "stop_sequence", "end_turn", "eos", "eos_token", "complete", "completed"),
+    "length": ("length", "max_tokens", "max_output_tokens", "max_completion_tokens", "model_length"),
+    "filter": (
+        "content_filter",
+        "content_filtered",
+        "refusal",
+        "safety",
+        "image_safety",
+        "blocklist",
+        "prohibited_content",
+        "recitation",
+        "spii",
+        "sensitive",
+    ),
+    "tool": ("tool_calls", "tool_call", "tool_use", "function_call"),
+    "error": ("error", "abort", "cancelled", "timeout", "network_error", "insufficient_system_resource"),
 }
+"""The words of providers for each ending."""
+_ENDINGS = {reason: ending for ending, reasons in _REASONS.items() for reason in reasons}
 
 
 @dataclass(frozen=True, slots=True)

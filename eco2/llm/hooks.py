@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 import httpx2
 import openai
 
+from eco2.retry import number
+
 CONNECTIONS = httpx2.Limits(max_connections=1000, max_keepalive_connections=1000, keepalive_expiry=60.0)
 """Kept open between calls: a new one costs a handshake, and grants do not wait for handshakes."""
 
@@ -46,9 +48,5 @@ def named(headers: httpx2.Headers) -> tuple[float | None, float | None]:
 
 def _limit(headers: httpx2.Headers, what: str) -> float | None:
     """Reads a limit per minute; None where the provider names none that makes sense."""
-    text = headers.get(f"x-ratelimit-limit-{what}", "")
-    try:
-        limit = float(text) if text.isascii() else math.nan
-    except ValueError:
-        return None
-    return limit if MIN_LIMIT[what] <= limit < math.inf else None
+    limit = number(headers.get(f"x-ratelimit-limit-{what}", ""))
+    return limit if limit is not None and MIN_LIMIT[what] <= limit < math.inf else None

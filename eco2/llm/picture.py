@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from eco2.errors import ProviderRefused
+from eco2.thumbnail import opaque
 
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 50_000_000
@@ -53,7 +54,7 @@ def views(data: bytes, side: int) -> NDArray[np.float32]:
             if image.width * image.height > MAX_PIXELS:
                 raise too_large()
             image.draft("RGB", (2 * side, 2 * side))
-            upright = on_white(ImageOps.exif_transpose(image))
+            upright = opaque(ImageOps.exif_transpose(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_large() from error
     except (OSError, ValueError, SyntaxError) as error:
@@ -66,14 +67,6 @@ def views(data: bytes, side: int) -> NDArray[np.float32]:
     values = np.stack([np.asarray(centre), np.asarray(whole)]).astype(np.float32)
     scaled = (values - np.float32(127)) / np.float32(128)
     return scaled.transpose(0, 3, 1, 2)
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Returns the picture as RGB on white: the colour of transparent pixels is arbitrary, often black."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layers = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layers.size, "white"), layers).convert("RGB")
 
 
 def too_large() -> ProviderRefused:

@@ -1,89 +1,18 @@
-"""Collectors of the series that are not counted but read from their source at each scrape.
-
-A source is a plain value with the properties declared here; the layers above implement it.
-"""
+"""Collectors of the series that are not counted but read from their source at each scrape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from eco2.metrics.series import SERIES
-from eco2.pacer import Limits
+from eco2.journal.journal import Status as JournalStatus
+from eco2.journal.presence import Presence
+from eco2.metrics.series import all_series
+from eco2.ports import LinkStatus
+from eco2.quota.member import Status as BudgetStatus
 
 Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
-
-
-class BudgetSource(Protocol):
-    """The state of a budget at its leader (`eco2.quota.term.Status`)."""
-
-    @property
-    def epoch(self) -> str: ...
-    @property
-    def limits(self) -> Limits: ...
-    @property
-    def used(self) -> Limits: ...
-    @property
-    def assumed(self) -> Limits: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def factor(self) -> float: ...
-
-
-class BacklogSource(Protocol):
-    """The unended jobs of one pipeline (`eco2.journal.backlog.Backlog`)."""
-
-    @property
-    def jobs(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def oldest(self) -> float: ...
-
-
-class JournalSource(Protocol):
-    """The state of a process's journal client (`eco2.journal.journal.Status`). Times are seconds."""
-
-    @property
-    def jobs(self) -> int: ...
-    @property
-    def lag(self) -> float: ...
-    @property
-    def unconfirmed(self) -> float: ...
-    @property
-    def behind(self) -> float: ...
-    @property
-    def replaced(self) -> int: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def paused(self) -> bool: ...
-    @property
-    def backlog(self) -> Mapping[str, BacklogSource]: ...
-
-
-class LinkSource(Protocol):
-    """A connection to the broker (`eco2.ports.LinkStatus`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def up(self) -> bool: ...
-    @property
-    def reconnects(self) -> int: ...
-
-
-class PresenceSource(Protocol):
-    """The other processes as this one sees them (`eco2.journal.presence.Presence`)."""
-
-    @property
-    def ahead(self) -> float: ...
-    @property
-    def pipelines(self) -> tuple[str, ...]: ...
-    def workers(self) -> Mapping[str, int]: ...
 
 
 class BudgetCollector(Collector):
@@ -93,7 +22,7 @@ class BudgetCollector(Collector):
     """
 
     def __init__(self) -> None:
-        self.statuses: dict[str, Callable[[], BudgetSource | None]] = {}
+        self.statuses: dict[str, Callable[[], BudgetStatus | None]] = {}
         self._epochs: dict[str, str] = {}
         self._terms: dict[str, int] = {}
 
@@ -122,90 +51,71 @@ class BudgetCollector(Collector):
         yield from (leader, terms, limit, used, assumed, waiting, factor)
 
 
-class SpendingCollector(Collector):
-    """The USD spent today and the daily limit."""
+class Scraped(Collector):
+    """The series that `read` makes at each scrape: one of the functions below."""
 
-    def __init__(self, limit: float, spent: Callable[[], float]) -> None:
-        self._limit = limit
-        self._spent = spent
-
-    def collect(self) -> Families:
-        yield _gauge("eco2_daily_limit_usd", self._limit)
-        yield _gauge("eco2_spent_today_usd", self._spent())
-
-
-class JournalCollector(Collector):
-    """The state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
-
-    def __init__(self, pipelines: tuple[str, ...], status: Callable[[], JournalSource]) -> None:
-        self._pipelines = pipelines
-        self._status = status
+    def __init__(self, read: Callable[[], Families]) -> None:
+        self._read = read
 
     def collect(self) -> Families:
-        status = self._status()
-        yield _gauge("eco2_view_jobs", status.jobs)
-        yield _gauge("eco2_view_lag_seconds", status.lag)
-        yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
-        yield _gauge("eco2_tail_behind_seconds", status.behind)
-        yield _gauge("eco2_intake_paused", float(status.paused))
-        replaced = _counter("eco2_journal_replaced")
-        replaced.add_metric([], status.replaced)
-        yield replaced
-        skipped = _counter("eco2_journal_skipped")
-        skipped.add_metric([], status.skipped)
-        yield skipped
-        backlog, waiting, oldest = map(
-            _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
-        )
-        for pipeline in self._pipelines:
-            jobs = status.backlog.get(pipeline)
-            backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
-            waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
-            oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
-        yield from (backlog, waiting, oldest)
+        """Called by the registry."""
+        return self._read()
 
 
-class PresenceCollector(Collector):
-    """Workers by pipeline (0 for a pipeline of this process without one), and the clock's offset."""
-
-    def __init__(self, presence: PresenceSource) -> None:
-        self._presence = presence
-
-    def collect(self) -> Families:
-        workers = _gauge("eco2_pipeline_workers")
-        served = self._presence.workers()
-        for pipeline in sorted({*self._presence.pipelines, *served}):
-            workers.add_metric([pipeline], served.get(pipeline, 0))
-        yield workers
-        yield _gauge("eco2_clock_ahead_seconds", self._presence.ahead)
+def spending(limit: float, spent: Callable[[], float]) -> Families:
+    """Yields the USD spent today and the daily limit."""
+    yield _gauge("eco2_daily_limit_usd", limit)
+    yield _gauge("eco2_spent_today_usd", spent())
 
 
-class BrokerCollector(Collector):
-    """The connections to the broker, and its alarms."""
+def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalStatus]) -> Families:
+    """Yields the state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
+    status = read_status()
+    yield _gauge("eco2_view_jobs", status.jobs)
+    yield _gauge("eco2_view_lag_seconds", status.lag)
+    yield _gauge("eco2_outbox_oldest_seconds", status.unconfirmed)
+    yield _gauge("eco2_tail_behind_seconds", status.behind)
+    if status.snapshot_age is not None:
+        yield _gauge("eco2_snapshot_age_seconds", status.snapshot_age)
+    yield _gauge("eco2_intake_paused", float(status.paused))
+    yield _counter("eco2_journal_replaced", status.replaced)
+    yield _counter("eco2_journal_skipped", status.skipped)
+    backlog, waiting, oldest = map(
+        _gauge, ("eco2_jobs_backlog", "eco2_jobs_waiting", "eco2_jobs_oldest_waiting_seconds")
+    )
+    for pipeline in pipelines:
+        jobs = status.backlog.get(pipeline)
+        backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
+        waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
+        oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
+    yield from (backlog, waiting, oldest)
 
-    def __init__(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
-        self._links = links
-        self._blocked = blocked
 
-    def collect(self) -> Families:
-        up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
-        for link in self._links():
-            up.add_metric([link.name], float(link.up))
-            reconnects.add_metric([link.name], link.reconnects)
-        yield from (up, reconnects, _gauge("eco2_broker_blocked", float(self._blocked())))
+def presence(source: Presence) -> Families:
+    """Yields workers by pipeline (0 for one of this process without any), and the clock's offset."""
+    workers = _gauge("eco2_pipeline_workers")
+    served = source.workers()
+    for pipeline in sorted({*source.pipelines, *served}):
+        workers.add_metric([pipeline], served.get(pipeline, 0))
+    yield workers
+    yield _gauge("eco2_clock_ahead_seconds", source.ahead)
 
 
-class QueueCollector(Collector):
-    """Messages by queue."""
+def broker(links: Callable[[], Iterable[LinkStatus]], blocked: Callable[[], bool]) -> Families:
+    """Yields the connections to the broker, and its alarms."""
+    up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
+    for link in links():
+        up.add_metric([link.name], float(link.up))
+        reconnects.add_metric([link.name], link.reconnects)
+    yield from (up, reconnects, _gauge("eco2_broker_blocked", float(blocked())))
 
-    def __init__(self, depths: Callable[[], Mapping[str, int]]) -> None:
-        self._depths = depths
 
-    def collect(self) -> Families:
-        messages = _gauge("eco2_queue_messages")
-        for queue, count in self._depths().items():
-            messages.add_metric([queue], count)
-        yield messages
+def queues(depths: Callable[[], Mapping[str, int]]) -> Families:
+    """Yields the messages by queue."""
+    messages = _gauge("eco2_queue_messages")
+    for queue, count in depths().items():
+        messages.add_metric([queue], count)
+    yield messages
 
 
 class WithoutCreated(CollectorRegistry):
@@ -225,9 +135,10 @@ class WithoutCreated(CollectorRegistry):
 
 
 def _gauge(name: str, value: float | None = None) -> GaugeMetricFamily:
-    series = SERIES[name]
+    series = all_series()[name]
     return GaugeMetricFamily(name, series.help, value, labels=series.labels or None)
 
 
-def _counter(name: str) -> CounterMetricFamily:
-    return CounterMetricFamily(name, SERIES[name].help, labels=SERIES[name].labels)
+def _counter(name: str, value: float | None = None) -> CounterMetricFamily:
+    series = all_series()[name]
+    return CounterMetricFamily(name, series.help, value, labels=series.labels or None)

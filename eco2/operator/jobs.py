@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import asdict
+
 from eco2.errors import PermanentError
 from eco2.job import JSON
 from eco2.journal.state import JobState
@@ -60,15 +62,7 @@ class JobDetail:
             "runs": [document(run) for run in self.runs],
             "stages": [document(stage) for stage in self.stages],
             "shown": [
-                {
-                    "id": str(shown.id),
-                    "stage": shown.stage,
-                    "status": shown.status,
-                    "seq": shown.seq,
-                    "ts": shown.ts,
-                    "progress": shown.progress,
-                    "result": shortened(shown.result),
-                }
+                {**asdict(shown), "id": str(shown.id), "result": shortened(shown.result)}
                 for shown in state.visible_events
             ],
         }

@@ -32,12 +32,6 @@ class Throttle:
         """The share of the limits that is in use: 0 in a pause that a 429 asked for."""
         return 0.0 if now < self.paused and self.factor < 1.0 else self.at(now)
 
-    def changes(self, now: float) -> float:
-        """When `at` will be more than it is."""
-        if self.at(now) >= 1.0:
-            return math.inf
-        return self.since + QUIET * (max(0, math.floor((now - self.since) / QUIET)) + 1)
-
     def pushed_back(self, now: float, granted: float, retry_after: float | None) -> "Throttle":
         """A call that was granted at `granted` met a 429.
 

@@ -18,51 +18,15 @@ PORTS = (None, 80, 443)
 _UNSAFE = re.compile(r"[\x00-\x20\x7f\\]")
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _TOP = re.compile(r"[a-z]{2,63}|xn--[a-z0-9-]{1,59}")
-_PRIVATE_TOPS = frozenset(
-    {
-        "local",
-        "localhost",
-        "localdomain",
-        "internal",
-        "intranet",
-        "private",
-        "corp",
-        "home",
-        "lan",
-        "svc",
-        "cluster",
-        "consul",
-        "arpa",
-        "onion",
-        "test",
-        "invalid",
-        "alt",
-        "default",
-        "scan",
-        "eco2",
-        "rabbitmq",
-        "monitoring",
-    }
+_PRIVATE_TOP = re.compile(
+    r"local|localhost|localdomain|internal|intranet|private|corp|home|lan|svc|cluster|consul|arpa|onion|test|"
+    r"invalid|alt|default|scan|eco2|rabbitmq|monitoring"
 )
 """Last labels of names that no public resolver has: those of networks, and usual namespaces of Kubernetes."""
 _PRIVATE_LABELS = frozenset({"svc", "localhost", "internal"})
-_ADDRESS_NAMES = frozenset(
-    {
-        "nip.io",
-        "sslip.io",
-        "xip.io",
-        "traefik.me",
-        "localtest.me",
-        "lvh.me",
-        "vcap.me",
-        "lacolhost.com",
-        "local.gd",
-        "readme.localtest.me",
-        "1u.ms",
-        "rbndr.us",
-        "backname.io",
-        "ip.addr.tools",
-    }
+_ADDRESS_NAME = re.compile(
+    r"(?:.*\.)?(?:(?:nip|sslip|xip|backname)\.io|traefik\.me|localtest\.me|lvh\.me|vcap\.me|lacolhost\.com|"
+    r"local\.gd|1u\.ms|rbndr\.us|ip\.addr\.tools)"
 )
 """Public domains whose names resolve to whatever address they contain, or to this machine."""
 _CARRIED = re.compile(r"(?<![0-9])(?=(\d{1,3})[.-](\d{1,3})[.-](\d{1,3})[.-](\d{1,3})(?![0-9]))")
@@ -127,9 +91,9 @@ def is_public(host: str) -> bool:
         and len(host) <= 253
         and all(_LABEL.fullmatch(label) for label in labels)
         and _TOP.fullmatch(labels[-1]) is not None
-        and labels[-1] not in _PRIVATE_TOPS
+        and not _PRIVATE_TOP.fullmatch(labels[-1])
         and not _PRIVATE_LABELS & set(labels)
-        and not any(host == name or host.endswith(f".{name}") for name in _ADDRESS_NAMES)
+        and not _ADDRESS_NAME.fullmatch(host)
         and all(map(is_public_address, quads))
     )
 

@@ -13,7 +13,7 @@ from eco2.stages.labels import known_labels
 from eco2.stages.language import Text
 from eco2.stages.reward import DEFAULT, Character, characters
 from eco2.stages.tags import Tag
-from eco2.stages.taxonomy import ENGLISH, Major, Middle, Taxonomy, major_of, taxonomy
+from eco2.stages.taxonomy import Major, Middle, Taxonomy, major_of, taxonomy
 
 
 def check() -> None:
@@ -38,7 +38,7 @@ def problems(
     yield from (f"{middle} has no rules" for middle in Middle if middle not in {*rules, Middle.UNKNOWN})
     recyclables = {middle for middle in Middle if major_of(middle) is Major.RECYCLABLE}
     yield from (f"{name} has no character" for name in sorted({*recyclables, DEFAULT} - set(cast)))
-    yield from (f"{middle} has no English name" for middle in Middle if not ENGLISH.get(middle.value))
+    yield from (f"{middle} has no English name" for middle in Middle if not middle.english)
     yield from lost_names(items)
     yield from idle_tags(rules)
     texts = [text for document in rules.values() for text in document.texts()]

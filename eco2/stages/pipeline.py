@@ -10,7 +10,7 @@ from eco2.stages.integrity import check
 from eco2.stages.language import Language
 from eco2.stages.request import ScanInput, check_local, parse
 from eco2.stages.tags import Tag
-from eco2.stages.taxonomy import ENGLISH, Major, Middle, major_of, taxonomy
+from eco2.stages.taxonomy import Major, Middle, major_of, taxonomy
 
 SIZE = JobSize(calls=2, tokens=2000.0, latency=26.0)
 """Tokens as `docs/prompts.md` counts them; `vision` takes 12 s and `answer` 14 s at GPT-5.1 under load."""
@@ -72,11 +72,11 @@ def categories() -> JSON:
         "majors": [
             {
                 "ko": major.value,
-                "en": ENGLISH[major.value],
+                "en": major.english,
                 "middles": [
                     {
                         "ko": middle.value,
-                        "en": ENGLISH[middle.value],
+                        "en": middle.english,
                         "items": [
                             {"ko": item.name, "en": item.en} for item in items if item.middle is middle
                         ],

@@ -15,65 +15,52 @@ from pydantic import TypeAdapter
 from eco2.stages.language import Frozen, Text
 
 
-class Major(StrEnum):
+class Class(StrEnum):
+    """A class of waste. Its value is its Korean name, as clients read it; `english`: in English."""
+
+    english: str
+
+    def __new__(cls, name: str, english: str = "") -> "Class":  # the default: a look-up by value
+        named = str.__new__(cls, name)
+        named._value_, named.english = name, english
+        return named
+
+
+class Major(Class):
     """A class of waste with a bag, bin or collection of its own."""
 
-    RECYCLABLE = "재활용폐기물"
-    GENERAL = "일반종량제폐기물"
-    FOOD = "음식물류폐기물"
-    BULKY = "대형폐기물"
-    INCOMBUSTIBLE = "불연성종량제폐기물"
-    CONSTRUCTION = "공사장생활폐기물"
-    HAZARDOUS = "생활계유해폐기물"
-    UNKNOWN = "미분류"
+    RECYCLABLE = "재활용폐기물", "recyclables"
+    GENERAL = "일반종량제폐기물", "general waste"
+    FOOD = "음식물류폐기물", "food waste"
+    BULKY = "대형폐기물", "bulky waste"
+    INCOMBUSTIBLE = "불연성종량제폐기물", "incombustible waste"
+    CONSTRUCTION = "공사장생활폐기물", "household construction waste"
+    HAZARDOUS = "생활계유해폐기물", "hazardous household waste"
+    UNKNOWN = "미분류", "not identified"
 
 
-class Middle(StrEnum):
+class Middle(Class):
     """A sort of recyclables; of every other major the middle equals the major."""
 
-    PAPER = "종이"
-    CARTON = "종이팩"
-    CLEAR_PET = "무색페트병"
-    PLASTIC = "플라스틱류"
-    FILM = "비닐류"
-    FOAM = "발포합성수지"
-    GLASS = "유리병"
-    METAL = "금속류"
-    CLOTHING = "의류및원단"
-    BATTERY = "전지"
-    LIGHTING = "조명제품"
-    ELECTRONICS = "전기전자제품"
-    GENERAL = "일반종량제폐기물"
-    FOOD = "음식물류폐기물"
-    BULKY = "대형폐기물"
-    INCOMBUSTIBLE = "불연성종량제폐기물"
-    CONSTRUCTION = "공사장생활폐기물"
-    HAZARDOUS = "생활계유해폐기물"
-    UNKNOWN = "미분류"
-
-
-ENGLISH: Mapping[str, str] = {
-    Major.RECYCLABLE: "recyclables",
-    Middle.PAPER: "paper",
-    Middle.CARTON: "beverage cartons",
-    Middle.CLEAR_PET: "clear PET bottles",
-    Middle.PLASTIC: "plastics",
-    Middle.FILM: "plastic bags and film",
-    Middle.FOAM: "foam plastic",
-    Middle.GLASS: "glass bottles",
-    Middle.METAL: "metal",
-    Middle.CLOTHING: "clothes and fabric",
-    Middle.BATTERY: "batteries",
-    Middle.LIGHTING: "lamps",
-    Middle.ELECTRONICS: "electrical and electronic devices",
-    Middle.GENERAL: "general waste",
-    Middle.FOOD: "food waste",
-    Middle.BULKY: "bulky waste",
-    Middle.INCOMBUSTIBLE: "incombustible waste",
-    Middle.CONSTRUCTION: "household construction waste",
-    Middle.HAZARDOUS: "hazardous household waste",
-    Middle.UNKNOWN: "not identified",
-}
+    PAPER = "종이", "paper"
+    CARTON = "종이팩", "beverage cartons"
+    CLEAR_PET = "무색페트병", "clear PET bottles"
+    PLASTIC = "플라스틱류", "plastics"
+    FILM = "비닐류", "plastic bags and film"
+    FOAM = "발포합성수지", "foam plastic"
+    GLASS = "유리병", "glass bottles"
+    METAL = "금속류", "metal"
+    CLOTHING = "의류및원단", "clothes and fabric"
+    BATTERY = "전지", "batteries"
+    LIGHTING = "조명제품", "lamps"
+    ELECTRONICS = "전기전자제품", "electrical and electronic devices"
+    GENERAL = "일반종량제폐기물", "general waste"
+    FOOD = "음식물류폐기물", "food waste"
+    BULKY = "대형폐기물", "bulky waste"
+    INCOMBUSTIBLE = "불연성종량제폐기물", "incombustible waste"
+    CONSTRUCTION = "공사장생활폐기물", "household construction waste"
+    HAZARDOUS = "생활계유해폐기물", "hazardous household waste"
+    UNKNOWN = "미분류", "not identified"
 
 
 def major_of(middle: Middle) -> Major:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.ports import Broker
-from tests.conformance.harness import SERVICE, Node
+from tests.conformance.harness import Node
 
 
 class EmbeddedNode:
@@ -14,19 +14,19 @@ class EmbeddedNode:
 
     def __init__(self, server: Server) -> None:
         self._server = server
-        self._topology = Topology("t", pipelines=("work",), services=(SERVICE,))
+        self.topology = Topology("t", pipelines=("work",))
 
-    def process(self) -> Broker:
-        return Embedded(self._topology, self._server)
+    def process(self, topology: Topology | None = None) -> Broker:
+        return Embedded(topology or self.topology, self._server)
 
     async def disrupt(self) -> None:
         self._server.disrupt()
 
     async def replace_stream(self, *bodies: bytes) -> None:
-        self._server.delete(self._topology.stream)
-        self._server.declare(self._topology)
+        self._server.delete(self.topology.stream)
+        self._server.declare(self.topology)
         for body in bodies:
-            self._server.logs[self._topology.stream].append(body)
+            self._server.logs[self.topology.stream].append(body)
 
 
 @asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Generic, Protocol, TypeVar
 
+from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, PublishUncertain
 from eco2.ports import Broker, Subscription, jobs_queue, retry_queue
 
@@ -16,21 +17,20 @@ PATIENCE = 20.0
 """Seconds after which a condition that did not come is a failure."""
 
 QUEUE = jobs_queue("work")
-"""The work queue that every node has, with `RETRIES` and its wait queues; `dead`, the streams and the service
-`SERVICE` exist too."""
+"""The work queue that every node has, with `RETRIES` and its wait queues; `dead` and both streams exist."""
 
 RETRIES = retry_queue("work")
-
-SERVICE = "quota"
 
 Item = TypeVar("Item")
 
 
 class Node(Protocol):
-    """One broker as the test's world."""
+    """One broker as the test's world. `topology`: what its processes declare."""
 
-    def process(self) -> Broker:
-        """The broker object of a new process of ours, not running yet."""
+    topology: Topology
+
+    def process(self, topology: Topology | None = None) -> Broker:
+        """The broker object of a new process of ours, not running yet. `topology`: by default the node's."""
 
     async def disrupt(self) -> None:
         """Every process loses every connection at once; all may connect again."""
@@ -86,9 +86,14 @@ class Brokers:
         self._node = node
         self._running: dict[Broker, tuple[asyncio.Event, asyncio.Task[None]]] = {}
 
-    def create(self) -> Broker:
+    @property
+    def topology(self) -> Topology:
+        """What processes declare."""
+        return self._node.topology
+
+    def create(self, topology: Topology | None = None) -> Broker:
         """A process that does not run yet."""
-        return self._node.process()
+        return self._node.process(topology)
 
     async def start(self, broker: Broker | None = None) -> Broker:
         """Runs `broker` (or a new one); returns when it is ready."""

@@ -4,6 +4,7 @@ To add an implementation, write an `Installation` of it and enter it in `OPEN`; 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,16 +15,16 @@ import pytest
 from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
 from eco2.pacer import Counting, Limits
-from eco2.ports import Broker, Quota
+from eco2.ports import Broker, Clock, Quota
 from tests.conformance.rabbitmq_node import delete
 from tests.support.proxy import Proxy
-from tests.support.quotas import Quotas
+from tests.support.quotas import Fleet, InMemory
 from tests.support.recorded_quota import RecordedQuota
 from tests.support.virtual_clock import run_virtual
 
-TIMELESS = ("request/reply, embedded",)
+TIMELESS = ("journal, embedded",)
 """Those in virtual time: no grant expires on its way because the machine is busy."""
-SHARED = (*TIMELESS, "request/reply, RabbitMQ")
+SHARED = (*TIMELESS, "journal, RabbitMQ")
 EVERY = (*SHARED, "recorded")
 TIME_OUT = 180.0
 """Seconds for one test, in real or in virtual time more than the longest may take."""
@@ -34,6 +35,13 @@ class Process(Protocol):
 
     @property
     def quota(self) -> Quota: ...
+
+    @property
+    def cut(self) -> Callable[[], None]:
+        """Ends all its connections; it may connect again."""
+
+    async def leave(self) -> None:
+        """Stops it in order."""
 
     async def die(self) -> None:
         """Ends it as `kill -9` does: nothing is put in order, nothing more is sent."""
@@ -63,8 +71,8 @@ Scenario = Callable[[Any], Coroutine[Any, Any, None]]
 Open = Callable[[pytest.FixtureRequest, Limits, Counting], AbstractAsyncContextManager[Installation]]
 
 
-class Embedded(Quotas):
-    """Request/reply over the embedded broker, in virtual time."""
+class Embedded(InMemory):
+    """Records of the journal, over the embedded broker, in virtual time."""
 
     span = 240.0
     least_used = 0.95
@@ -74,7 +82,7 @@ class Embedded(Quotas):
 async def embedded(
     _: pytest.FixtureRequest, limits: Limits, counting: Counting
 ) -> AsyncIterator[Installation]:
-    world = Embedded(limits, counting=counting)
+    world = Embedded(limits, counting)
     try:
         yield world
     finally:
@@ -82,14 +90,16 @@ async def embedded(
 
 
 @dataclass
-class OnRabbitMQ(Quotas):
-    """Request/reply over RabbitMQ, in real time; each process has a proxy of its own to be cut off at."""
+class OnRabbitMQ(Fleet):
+    """Records of the journal, over RabbitMQ, in real time; each process has a proxy of its own to be cut off
+    at."""
 
     url: str = ""
     topology: Topology = field(default_factory=lambda: Topology(""))
     proxies: AsyncExitStack = field(default_factory=AsyncExitStack)
+    clock: Clock = time.time
     span = 66.0
-    least_used = 0.0  # on a busy machine grants expire before they come
+    least_used = 0.9
 
     async def connect(self) -> tuple[Broker, Callable[[], None]]:
         proxy = await self.proxies.enter_async_context(Proxy.to(self.url))
@@ -101,9 +111,9 @@ async def on_rabbitmq(
     fixtures: pytest.FixtureRequest, limits: Limits, counting: Counting
 ) -> AsyncIterator[Installation]:
     url = fixtures.getfixturevalue("amqp_url")
-    topology = Topology(fixtures.getfixturevalue("prefix"), services=("quota",))
+    topology = Topology(fixtures.getfixturevalue("prefix"))
     async with AsyncExitStack() as proxies:
-        world = OnRabbitMQ(limits, counting=counting, url=url, topology=topology, proxies=proxies)
+        world = OnRabbitMQ(limits, counting, url=url, topology=topology, proxies=proxies)
         try:
             yield world
         finally:
@@ -116,6 +126,12 @@ class Alone:
 
     def __init__(self) -> None:
         self.quota = RecordedQuota()
+
+    def cut(self) -> None:
+        """It has no connections."""
+
+    async def leave(self) -> None:
+        """It does nothing that could be stopped."""
 
     async def die(self) -> None:
         """Nothing else notices."""
@@ -143,8 +159,8 @@ async def recorded(_: pytest.FixtureRequest, __: Limits, ___: Counting) -> Async
 
 
 OPEN: dict[str, Open] = {
-    "request/reply, embedded": embedded,
-    "request/reply, RabbitMQ": on_rabbitmq,
+    "journal, embedded": embedded,
+    "journal, RabbitMQ": on_rabbitmq,
     "recorded": recorded,
 }
 
@@ -158,7 +174,7 @@ def conforms(
         @pytest.mark.timeout(4 * TIME_OUT)  # RabbitMQ starts in it, too
         @pytest.mark.parametrize("implementation", implementations)
         def test(request: pytest.FixtureRequest, implementation: str) -> None:
-            async def run() -> None:
+            async def scene() -> None:
                 async with (
                     asyncio.timeout(3 * TIME_OUT),
                     OPEN[implementation](request, limits, counting) as installation,
@@ -166,10 +182,10 @@ def conforms(
                 ):
                     await scenario(installation)
 
-            if implementation == "request/reply, RabbitMQ":
-                asyncio.run(run())
+            if implementation == "journal, RabbitMQ":
+                asyncio.run(scene())
             else:
-                run_virtual(run())
+                run_virtual(scene())
 
         test.__name__, test.__doc__, test.__module__ = (
             scenario.__name__,

@@ -10,7 +10,6 @@ from eco2.ports import Broker, Delivery, FromLast, FromStart, Record
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
-    SERVICE,
     Brokers,
     Heard,
     Received,
@@ -42,14 +41,10 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
     records: Received[Record] = Received()
     heard = Heard()
 
-    async def echo(body: bytes) -> bytes:
-        return body
-
     subscriptions = [
         broker.consume(QUEUE, 10, deliveries),
         broker.tail(FromStart(), records),
         broker.subscribe("#", heard.hear),
-        broker.serve(SERVICE, echo),
     ]
     await attached(*subscriptions)
     await publish(broker, b"before")
@@ -65,7 +60,6 @@ async def test_every_subscription_comes_back(brokers: Brokers) -> None:
             broker.broadcast("topic", b"cast")
             await asyncio.sleep(0.02)
     assert heard.items[0] == ("topic", b"cast")
-    assert await broker.request(SERVICE, b"again", PATIENCE) == b"again"
 
 
 async def test_a_cancelled_subscription_does_not_come_back(brokers: Brokers) -> None:

@@ -1,11 +1,13 @@
 """Starting and stopping: what holds before `run`, while it runs and after it ended."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from eco2.errors import BrokerUnavailable
-from eco2.ports import Delivery, FromStart, Record
+from eco2.broker.topology import Queue, Topology
+from eco2.errors import BrokerUnavailable, ConfigurationError
+from eco2.ports import Broker, Delivery, FromStart, Record
 from tests.conformance.harness import QUEUE, Brokers, Heard, Received, append, attached, eventually, publish
 
 
@@ -103,3 +105,32 @@ async def test_what_was_published_outlives_every_process(brokers: Brokers) -> No
     successor.tail(FromStart(), records)
     assert (await deliveries.take()).body == b"job"
     assert (await records.take()).body == b"event"
+
+
+def of_release_01(topology: Topology) -> Topology:
+    """With the queue from which workers of release 0.1 serve a budget."""
+    arguments: dict[str, str | int | bool] = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+    old = replace(topology)
+    served = Queue(topology.queue("rpc.quota-openai"), arguments)
+    object.__setattr__(old, "entities", (*topology.entities, served))
+    return old
+
+
+async def test_a_process_does_not_start_beside_an_old_worker_that_shares_its_budget(brokers: Brokers) -> None:
+    old = await brokers.start(brokers.create(of_release_01(brokers.topology)))
+    serving = old.consume("rpc.quota-openai", 10, lambda delivery: None)
+    await attached(serving)
+
+    def create(provider: str) -> Broker:
+        broker = brokers.create(replace(brokers.topology, budgets=(provider,)))
+        broker.tail(FromStart(), lambda record: None)
+        return broker
+
+    async with asyncio.timeout(20):
+        with pytest.raises(
+            ConfigurationError, match=r"release 0\.1 run.*rpc\.quota-openai.*Stop all of them"
+        ):
+            await create("openai").run(asyncio.Event())
+    await brokers.start(create("gemini"))
+    await serving.cancel()
+    await brokers.start(create("openai"))

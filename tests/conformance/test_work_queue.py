@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -121,6 +122,16 @@ async def test_the_depth_is_what_nobody_holds(brokers: Brokers) -> None:
     await until_depth(broker, 5)
     await brokers.disrupt()
     await until_depth(broker, 5)
+
+
+async def test_a_process_reads_and_fills_the_queues_of_a_pipeline_that_only_others_know(
+    brokers: Brokers,
+) -> None:
+    received = consume(await brokers.start(), prefetch=1)
+    broker = await brokers.start(brokers.create(replace(brokers.topology, pipelines=())))
+    await publish(broker, b"first", b"second")
+    assert (await received.take()).body == b"first"
+    await until_depth(broker, 1)
 
 
 async def until_depth(broker: Broker, expected: int) -> None:

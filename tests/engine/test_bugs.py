@@ -7,17 +7,18 @@ import pytest
 from pydantic import BaseModel, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
-from eco2.journal.journal import TailMonitor
-from eco2.journal.outbox import MAX_PUT_BYTES
+from eco2.journal.outbox import MAX_PUT_BYTES, Outbox
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
 from tests.support.virtual_clock import virtual
 from tests.support.world import (
     Draft,
+    Final,
     Question,
     ScriptedModel,
     World,
     draft,
+    final,
     result,
 )
 
@@ -200,7 +201,7 @@ async def at_once(value: JSON) -> JSON:
 async def test_what_is_too_large_for_this_broker_ends_its_job_and_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("eco2.journal.journal.TailMonitor", lambda stream: TailMonitor(Narrow(stream)))
+    monkeypatch.setattr("eco2.journal.journal.Outbox", lambda stream, *given: Outbox(Narrow(stream), *given))
     pipeline = Pipeline("ask", Question, (Stage("draft", wide, Draft),), twice)
     async with World().process(ScriptedModel(), pipeline) as process, asyncio.timeout(100):
         states = {
@@ -214,6 +215,31 @@ async def test_what_is_too_large_for_this_broker_ends_its_job_and_holds_up_no_ot
         assert isinstance(result["error"], dict)
         assert result["error"]["code"] == "OUTPUT_TOO_LARGE"
         assert "rabbitmq" not in str(result)
+
+
+@virtual
+async def test_nothing_is_paid_after_an_output_that_is_too_large_for_this_broker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def outgrown(_: Context[Question]) -> Draft:
+        return Draft(text="x" * NARROW)
+
+    async def quiet(_: Context[Question]) -> Quiet:
+        return Quiet()
+
+    monkeypatch.setattr("eco2.journal.journal.Outbox", lambda stream, *given: Outbox(Narrow(stream), *given))
+    stages = (Stage("draft", outgrown, Draft), Stage("quiet", quiet, Quiet), Stage("final", final, Final))
+    pipeline, model = Pipeline("ask", Question, stages, lambda _: {"answer": None}), ScriptedModel()
+    async with World().process(model, pipeline) as process, asyncio.timeout(100):
+        state = await process.ended((await process.submit()).job)
+    assert (state.status, model.calls) == ("failed", [])
+    assert state.result is not None
+    assert isinstance(state.result["error"], dict)
+    assert state.result["error"]["code"] == "OUTPUT_TOO_LARGE"
+
+
+class Quiet(BaseModel):
+    """The output of a stage that makes no calls."""
 
 
 class Secret(BaseModel):

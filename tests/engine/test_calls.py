@@ -10,12 +10,16 @@ from eco2.call import InvalidAnswer, Usage
 from eco2.consumers.deltas import DeltaSender
 from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, decode_deltas, encode_deltas
 from eco2.errors import PermanentError, ProviderError
+from eco2.event import CallsGranted, StageChanged, decode_events
+from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
+from eco2.ports import FromStart, Record
 from tests.support.engine_fixtures import Held, single, used
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     Draft,
     Question,
+    Remote,
     ScriptedModel,
     World,
     until,
@@ -170,6 +174,32 @@ async def test_a_job_that_waits_for_a_slot_is_not_shown_as_started() -> None:
         assert sorted(len(state.visible_events) for state in states if state) == [1, 2]
         for job in jobs:
             await process.ended(job)
+
+
+@virtual
+async def test_a_stage_is_shown_as_started_by_the_message_with_the_grant_of_its_first_call() -> None:
+    remote = Remote("p", ScriptedModel(), Limits(requests=1))
+    records: list[Record] = []
+    world = World()
+    async with world.process(remotes=[remote], pipeline=single(_ask)) as process:
+        process.broker.tail(FromStart(), records.append)
+        jobs = [(await process.submit(str(n))).job for n in range(2)]
+        await asyncio.sleep(90)  # one has had its grant, and the other waits for the next minute
+        states = [process.journal.view.get(job) for job in jobs]
+        assert [len(state.visible_events) for state in states if state] == [4, 1]
+        await process.ended(jobs[1])
+    messages = [decode_events(record.body) for record in records]
+    for job in jobs:
+        shown = [each for each in messages if any(_starts(event, job) for event in each)]
+        assert [isinstance(each[0], CallsGranted) for each in shown] == [True]
+
+
+async def _ask(context: Context[Question]) -> Draft:
+    return Draft(text=(await context.call(Call("draft", "", "q", str, 100))).value)
+
+
+def _starts(event: object, job: str) -> bool:
+    return isinstance(event, StageChanged) and event.job == job and event.status == "started"
 
 
 @virtual

@@ -182,7 +182,9 @@ async def gateway_crashes(point: Point, chaos: Chaos, again: bool) -> bool:
                 answer = await patiently(acceptance, "key")
             assert (await watching.ended(answer.job_id)).status == "completed"
         await watching.journal.barrier()
-        states = await asyncio.gather(*(watching.ended(state.job) for state in tuple(watching.journal.view)))
+        states = await asyncio.gather(
+            *(watching.ended(state.job) for state in watching.journal.view.recent())
+        )
         await at_rest(world)
     completed = [state for state in states if state.status == "completed"]
     accepted = again or any(state.superseded_by is None for state in states)
@@ -197,7 +199,7 @@ def test_a_worker_may_crash_between_any_two_of_its_writes(chaos: Chaos, side: Si
     for write in count():
         if not run_virtual(worker_crashes(Point(write, side), chaos)):
             break
-    assert write >= 8
+    assert write >= 7
 
 
 @pytest.mark.parametrize("side", ["before", "after"])

@@ -320,7 +320,7 @@ async def test_what_a_stage_brought_is_written_though_the_broker_was_away_at_the
         await asyncio.sleep(25)
         world.server.unblock()
         state = await process.ended(job)
-    assert [shown.seq for shown in state.visible_events] == [0, 10, 11, 31]
+    assert [shown.seq for shown in state.visible_events] == [0, 10, 11, 20, 31]
 
 
 @virtual

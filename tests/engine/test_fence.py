@@ -1,21 +1,24 @@
 """The last look before a paid call: behind a barrier, and no longer ago than the lease."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
 
 import pytest
 
+from eco2.call import Answer, Call, Reply
 from eco2.calls.reservation import LEASE, Fence
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.run import Run
 from eco2.consumers.scope import CancelScope
 from eco2.journal.journal import Journal
+from eco2.ports import no_gate
 from eco2.service import run
+from tests.support.engine_fixtures import single
 from tests.support.freeze import Freezable, FreezableLoop
 from tests.support.virtual_clock import virtual
-from tests.support.world import SILENCE, Process, ScriptedModel, World, order, until
+from tests.support.world import SILENCE, Process, ScriptedModel, World, draft, order, until
 
 
 class Clockwork:
@@ -85,6 +88,31 @@ async def test_an_overtaken_run_does_not_pass() -> None:
     assert not passed
 
 
+@pytest.mark.parametrize(("seconds", "barriers"), [(LEASE - 0.1, 1), (LEASE + 0.1, 2)])
+@virtual
+async def test_a_connection_that_takes_longer_than_the_lease_asks_again(
+    seconds: float, barriers: int
+) -> None:
+    async with World().process(Connecting(seconds), single(draft)) as process:
+        counted = Barriers(process, seconds=None)
+        state = await process.ended((await process.submit()).job)
+    assert (state.status, counted.asked) == ("completed", barriers)
+
+
+class Connecting(ScriptedModel):
+    """A model whose connection stands after `seconds` only."""
+
+    async def complete(
+        self,
+        call: Call[Answer],
+        job_id: str,
+        on_text: Callable[[str], None],
+        before_send: Callable[[], Awaitable[None]] = no_gate,
+    ) -> Reply[Answer]:
+        await asyncio.sleep(self.seconds)
+        return await super().complete(call, job_id, on_text, before_send)
+
+
 class Frozen(World):
     """A world whose processes can stand still."""
 
@@ -93,9 +121,9 @@ class Frozen(World):
 
 
 class Barriers:
-    """Lets a process stand still for `seconds` behind the first barrier that it asks for in a run."""
+    """Counts the barriers of a process in runs; it stands still for `seconds` behind the first, if given."""
 
-    def __init__(self, process: Process, seconds: float) -> None:
+    def __init__(self, process: Process, seconds: float | None) -> None:
         self.asked = 0
         self.freezing: asyncio.Task[None] | None = None
         self._process = process
@@ -107,7 +135,7 @@ class Barriers:
         in_a_run = any(state.is_held for state in self._process.journal.view)
         self.asked += in_a_run
         await self._barrier()
-        if in_a_run and self.freezing is None:
+        if in_a_run and self.freezing is None and self._seconds is not None:
             broker = self._process.broker
             assert isinstance(broker, Freezable)
             loop = asyncio.get_running_loop()

@@ -10,11 +10,11 @@ from eco2.broker.embedded.stream import Log, Tail
 from eco2.errors import BrokerUnavailable
 from eco2.event import StepCompleted, decode_events
 from eco2.gateway.health import readiness
-from eco2.journal.largest_call_store import LargestCallStore
 from eco2.journal.spending import day_of
-from eco2.ports import FromStart, Record
+from eco2.pacer import Limits
+from eco2.ports import FromStart, GrantRequest, Record
 from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import KEEP, Process, ScriptedModel, World, order, until
+from tests.support.world import KEEP, Process, Remote, ScriptedModel, World, order, until
 
 
 def log(world: World) -> Log:
@@ -96,18 +96,22 @@ async def test_who_waits_for_the_old_journal_is_told_and_does_not_hang() -> None
 
 
 @virtual
-async def test_the_leader_of_a_budget_outlives_the_journal() -> None:
-    world = World()
-    async with world.process() as process:
+async def test_calls_that_wait_for_the_budget_go_on_in_the_new_journal() -> None:
+    world, model = World(), ScriptedModel()
+    remotes = [Remote("p", model, Limits(requests=60.0))]
+    async with world.process() as gateway, world.process(remotes=remotes) as worker:
         for n in range(20):
-            await process.submit(str(n))
-        log(world).append = lambda body: None  # type: ignore[method-assign]
-        store = LargestCallStore(process.journal, "openai", VirtualClock.now)
-        waiting = asyncio.ensure_future(store.catch_up())
-        await asyncio.sleep(1)
+            await gateway.submit(str(n))
+        quota = worker.members["p"]
+        waiting = [
+            asyncio.create_task(quota.acquire(GrantRequest(f"job {n}", "run", n, False, "answer", 1.0)))
+            for n in range(5)
+        ]
+        await until(lambda: worker.members["p"].budget.leading)
         world.server.wipe()
-        await asyncio.wait_for(waiting, 60)
-        assert process.journal.view.resets == 1
+        await noticed(gateway, worker)
+        for grant in await asyncio.wait_for(asyncio.gather(*waiting), 60):
+            grant.release()
 
 
 @virtual
@@ -141,13 +145,13 @@ async def test_orders_that_outlive_the_journal_are_dead_letters() -> None:
 
 @virtual
 async def test_what_was_paid_today_is_still_known_in_the_next_journal() -> None:
-    world, model = World(spending=True), ScriptedModel(cost=Decimal("0.25"))
+    world, model = World(spending=True, snapshots=True), ScriptedModel(cost=Decimal("0.25"))
     async with world.process() as gateway, world.process(model) as worker:
         await gateway.ended((await gateway.submit("one")).job)
         world.server.wipe()
         await noticed(gateway, worker)
         await gateway.ended((await gateway.submit("two")).job)
-        await asyncio.sleep(200)  # the sweep's leader writes the sum
+        await asyncio.sleep(200)  # a snapshot has the sum
         await gateway.journal.barrier()
         day = day_of(VirtualClock.now())
         totals = {each.journal.view.spending.total(day) for each in (gateway, worker)}
@@ -252,7 +256,7 @@ def ends(world: World, job: str) -> int:
     return sum(getattr(event, "job", "") == job and type(event).__name__ == "Done" for event in events)
 
 
-@pytest.mark.parametrize("name", ["jobs.ask", "dead", "inputs", "jobs.ask.wait-5s", "rpc.sweep"])
+@pytest.mark.parametrize("name", ["jobs.ask", "dead", "inputs", "jobs.ask.wait-5s"])
 @virtual
 async def test_a_queue_that_was_deleted_is_made_again(name: str) -> None:
     world = World()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from eco2.calls.breaker import FAILURES
+from eco2.calls.provider import FAILURES
 from eco2.consumers.sweep import INTERVAL, MAX_DEPTH_AGE, OVERDUE
 from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError
 from eco2.event import Marker, Queued, encode_events
@@ -16,6 +16,7 @@ from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
+from eco2.writers import Writers
 from tests.support.engine_fixtures import at_rest
 from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -159,7 +160,6 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
     ("jobs", "expected"),
     [
         ([], {}),
-        ([replace(JOB, ended_at=5)], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
         ([replace(HELD, released=True, retry_pending=True)], {"ask": Backlog(1, 1, 30.0)}),
@@ -168,7 +168,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),
     ],
 )
-def test_the_backlog_is_what_has_not_ended_and_waits_until_somebody_is_at_it(
+def test_a_job_of_the_backlog_waits_until_somebody_is_at_it(
     jobs: list[JobState], expected: dict[str, Backlog]
 ) -> None:
     assert backlog(jobs, lambda job: 130.0 - job.accepted) == expected
@@ -223,7 +223,7 @@ async def test_a_view_that_is_being_filled_has_no_lag() -> None:
 async def test_the_outbox_says_how_long_its_oldest_event_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("eco2.journal.outbox.time.monotonic", lambda: asyncio.get_running_loop().time())
     stream, stop = ScriptedStream([ProviderDown("x")] * 5), asyncio.Event()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     assert outbox.oldest == 0
     async with asyncio.TaskGroup() as group:
         group.create_task(outbox.run(stop))

@@ -46,7 +46,9 @@ async def buried(process: Process) -> tuple[JobState, DeadJob, FakeLetter]:
 
 
 def planned(process: Process, dead: DeadJob, state: JobState) -> ReplayPlan:
-    found = plan_replay(dead, state, {"ask": PIPELINE}, tuple(process.journal.view), VirtualClock.now(), LIFE)
+    found = plan_replay(
+        dead, state, {"ask": PIPELINE}, process.journal.view.recent(), VirtualClock.now(), LIFE
+    )
     assert isinstance(found, ReplayPlan), found
     return found
 
@@ -148,7 +150,7 @@ async def test_a_broker_that_takes_nothing_is_asked_for_nothing() -> None:
         blocked.blocked = "memory alarm"  # type: ignore[assignment]
         with pytest.raises(BrokerUnavailable, match="memory alarm"):
             await replay(planned(process, dead, old), blocked, process.journal)
-        assert len(process.journal.view) == 1
+        assert len(process.journal.view.recent()) == 1
     assert letter.dropped == []
 
 

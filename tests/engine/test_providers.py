@@ -5,8 +5,7 @@ from collections import Counter
 
 import pytest
 
-from eco2.calls.breaker import FAILURES
-from eco2.calls.provider import HALF_LIFE, BreakerOpened, Provider
+from eco2.calls.provider import FAILURES, HALF_LIFE, BreakerOpened, Provider
 from eco2.calls.router import best
 from eco2.errors import ProviderAccessDenied, ProviderDown, RateLimited
 from eco2.journal.state import JobState
@@ -326,7 +325,7 @@ async def test_the_time_that_a_call_may_take_begins_when_it_is_sent() -> None:
 @virtual
 async def test_an_outage_of_one_provider_fails_no_job_and_overruns_no_limit_of_the_other() -> None:
     one, other = Windowed(Limits(300.0, 1e6)), Windowed(Limits(300.0, 1e6), seed=1)
-    world = World(budgets=("one", "other"))
+    world = World()
     remotes = [
         Remote(name, model, model.limits, concurrency=30) for name, model in (("one", one), ("other", other))
     ]

@@ -11,9 +11,9 @@ from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateL
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
-from eco2.quota.asker import LIFE
 from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
+from tests.support.quotas import Line
 from tests.support.rate_limited_provider import Windowed
 from tests.support.recorded_quota import RecordedQuota
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -142,14 +142,41 @@ async def test_a_grant_that_grew_old_is_given_back_at_once_and_replaced() -> Non
     assert quota.words == [["released"], ["released"], ["confirmed", "settled 400", "released"]]
 
 
+class Disturbed(World):
+    """Its processes have lines that a test can disturb."""
+
+    def connection(self) -> Line:
+        return Line(self.topology, self.server)
+
+
+@virtual
+async def test_a_grant_that_had_expired_when_it_was_read_is_counted() -> None:
+    remotes = [Remote("p", ScriptedModel(), Limits(requests=60.0))]
+    async with Disturbed().process(remotes=remotes, pipeline=ONE_CALL) as process:
+        line = process.broker
+        assert isinstance(line, Line)
+        await process.ended((await process.submit()).job)
+        assert (grants(process, "expired"), grants(process, "used")) == (0, 1)
+        job = (await process.submit()).job
+        line.delay = 0.05
+        await until(lambda: shown(process, 'eco2_calls_waiting{provider="p"}') == 1)
+        await asyncio.sleep(0.07)  # the request is written, and the grant on its way
+        line.disturb(deaf=True)
+        await asyncio.sleep(1.0)
+        line.delay = 0.0
+        line.hear()
+        await process.ended(job)
+        assert (grants(process, "expired"), grants(process, "used")) == (1, 2)
+
+
 @virtual
 async def test_a_slow_connection_counts_once_in_the_budget() -> None:
     limits, model = Limits(600.0, 1e6), Connecting(seconds=2.0)
     remotes = [Remote("p", model, limits)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
 
         def used() -> float:
-            status = process.leaders["p"].status()
+            status = process.members["p"].status()
             assert status is not None
             return status.used.requests or 0.0
 
@@ -235,22 +262,6 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
 
 
 @virtual
-async def test_a_journal_that_is_slower_than_grants_live_stops_no_call() -> None:
-    model = Windowed(PLENTY)
-    remotes = [Remote("p", model, PLENTY)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
-        barrier = process.journal.barrier
-
-        async def slow() -> None:
-            await asyncio.sleep(2 * LIFE)
-            await barrier()
-
-        process.journal.barrier = slow  # type: ignore[method-assign]
-        assert (await process.ended((await process.submit(life=60)).job)).status == "completed"
-        assert grants(process, "expired") == 1
-
-
-@virtual
 async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogCaptureFixture) -> None:
     quota, model = RecordedQuota(), ScriptedModel()
     quota.shut_after = 1
@@ -258,6 +269,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
     async with World().process(remotes=remotes, pipeline=single(twice)) as process:
         job = (await process.submit(life=800)).job
         await until(lambda: quota.asked == 2)
+        await process.journal.barrier()  # the first reply is recorded
         began = process.journal.view.get(job)
         quota.refusals.append(StaleRun("another run has the job"))
         goes_down(process, "p")  # so that it asks again
@@ -277,7 +289,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
 async def test_a_call_that_no_minute_holds_ends_its_job_and_says_why() -> None:
     model = Windowed(SMALL)
     remotes = [Remote("p", model, SMALL)]
-    async with World(budgets=("p",)).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         state = await process.ended((await process.submit("x" * 6000)).job)
     assert state.result is not None
     error = state.result["error"]
@@ -291,7 +303,7 @@ async def test_a_call_that_no_minute_holds_ends_its_job_and_says_why() -> None:
 async def test_a_call_that_is_too_large_for_one_provider_goes_to_another() -> None:
     small, large = Windowed(SMALL), Windowed(PLENTY)
     remotes = [Remote("small", small, SMALL), Remote("large", large, PLENTY)]
-    async with World(budgets=("small", "large")).process(remotes=remotes, pipeline=ONE_CALL) as process:
+    async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
         assert (await process.ended((await process.submit("x" * 6000)).job)).status == "completed"
     assert (len(small.sent), len(large.sent)) == (0, 1)
 

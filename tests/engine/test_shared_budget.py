@@ -12,17 +12,15 @@ import pytest
 
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
-from eco2.ports import Rpc
 from tests.support.engine_fixtures import single
+from tests.support.freeze import FreezableLoop, Freezing
 from tests.support.provider_windows import fullest
-from tests.support.quotas import Freezer
 from tests.support.rate_limited_provider import Windowed
-from tests.support.virtual_clock import virtual
-from tests.support.world import Draft, Process, Question, Remote, World, monotonic
+from tests.support.world import Draft, Process, Question, Remote, monotonic
 
 MINUTES = 4.1
-BEGIN = 62.0
-"""Seconds: by then the window of the first leader, which nobody knows, has emptied."""
+BEGIN = 82.0
+"""Seconds: by then a leader has begun that knows all of the last minute, also where leaders die."""
 AHEAD = 1.2
 SLOTS = 10
 SYSTEM = "How to throw this away? " * 10
@@ -44,32 +42,26 @@ class Fleet:
 
     def __init__(self, provider: Windowed, per_minute: float, texts: tuple[str, ...] = (SMALL,)) -> None:
         self.provider = provider
-        self.world = World(budgets=("p",))
+        self.world = Freezing()
         self.workers: list[Process] = []
-        self.freezers: list[Freezer] = []
         self._offered = AHEAD * per_minute / 60
         self._texts = cycle(texts)
         self._names = count()
 
     async def join(self) -> Process:
-        def freezable(rpc: Rpc) -> Rpc:
-            self.freezers.append(Freezer(rpc))
-            return self.freezers[-1]
-
         limits, counting = self.provider.limits, self.provider.counting
         worker = await self.world.start(
             pipeline=PIPELINE,
             prefetch=SLOTS,
             name=f"w{next(self._names)}",
             remotes=[Remote("p", self.provider, limits, counting, concurrency=SLOTS)],
-            rpc=freezable,
         )
         self.workers.append(worker)
         return worker
 
     @property
     def leader(self) -> Process | None:
-        return next((worker for worker in self.workers if worker.leaders["p"].leading), None)
+        return next((worker for worker in self.workers if worker.members["p"].budget.leading), None)
 
     async def offer(self, gateway: Process) -> None:
         """Jobs at an even pace, without end."""
@@ -90,18 +82,20 @@ async def frozen(fleet: Fleet) -> None:
     """Twice a worker that does not lead stands still for 20 s, with all that it has asked for."""
     for _ in range(2):
         await asyncio.sleep(70)
-        place = next(n for n, worker in enumerate(fleet.workers) if worker is not fleet.leader)
-        fleet.freezers[place].freeze()
-        await asyncio.sleep(20)
-        fleet.freezers[place].thaw()
+        worker = next(worker for worker in fleet.workers if worker is not fleet.leader)
+        await fleet.world.freeze(worker, 20.0)
+
+
+async def frozen_leader(fleet: Fleet) -> None:
+    """Twice the leader stands still for 30 s, and wakes with all that it had decided and asked for."""
+    for _ in range(2):
+        await asyncio.sleep(60)
+        if (leader := fleet.leader) is not None:
+            await fleet.world.freeze(leader, 30.0)
 
 
 async def killed(fleet: Fleet) -> None:
-    """Every 20 s the leader dies, and another worker comes.
-
-    A successor knows nothing, and so grants nothing for the two seconds' worth of calls that may have gone
-    out at once: with one every 20 s, a tenth of the budget. It is over all the more never.
-    """
+    """Every 20 s the leader dies, and another worker comes."""
     while True:
         await asyncio.sleep(20)
         if (leader := fleet.leader) is not None:
@@ -131,6 +125,7 @@ CASES: dict[str, Case] = {
     "mixed sizes": (lambda: Windowed(BY_INPUT, "input"), 222, (SMALL, LARGE), undisturbed, 0.98),
     "usage": (lambda: Windowed(BY_USAGE, "usage"), 300, (SMALL,), undisturbed, 0.97),
     "a frozen worker": (lambda: Windowed(REQUESTS), 300, (SMALL,), frozen, 0.98),
+    "a frozen leader": (lambda: Windowed(REQUESTS), 300, (SMALL,), frozen_leader, 0.95),
     "leaders that die": (lambda: Windowed(REQUESTS), 300, (SMALL,), killed, 0.97),
     "replicas come and go": (lambda: Windowed(REQUESTS), 300, (SMALL,), rolling, 0.98),
 }
@@ -143,7 +138,6 @@ def test_three_workers_use_one_budget_and_nothing_more(case: str) -> None:
     fleet = Fleet(provider, per_minute, texts)
     end = MINUTES * 60
 
-    @virtual
     async def run() -> None:
         async with fleet.world.process() as gateway:
             for _ in range(3):
@@ -154,11 +148,10 @@ def test_three_workers_use_one_budget_and_nothing_more(case: str) -> None:
             for task in (offering, disturbing):
                 task.cancel()
                 await asyncio.wait({task})
-            for freezer in fleet.freezers:
-                freezer.thaw()
             await asyncio.gather(*(worker.leave() for worker in fleet.workers))
 
-    run()
+    with asyncio.Runner(loop_factory=FreezableLoop) as runner:
+        runner.run(run())
     used = {
         "requests": (provider.requests, provider.limits.requests),
         "tokens": (provider.tokens, provider.limits.tokens),

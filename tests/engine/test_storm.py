@@ -22,7 +22,7 @@ from eco2.journal.state import EventId, JobState, apply
 from eco2.ports import no_gate
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
-from tests.support.freeze import Freezable, FreezableLoop
+from tests.support.freeze import FreezableLoop, Freezing, freezable
 from tests.support.virtual_clock import VirtualClock
 from tests.support.world import PIPELINE, Process, ScriptedModel, World
 
@@ -71,13 +71,6 @@ class Provider(ScriptedModel):
         return await super().complete(call, job_id, on_text)
 
 
-class Freezing(World):
-    """A world whose processes can stand still."""
-
-    def connection(self) -> Freezable:
-        return Freezable(self.topology, self.server)
-
-
 class Disturbances:
     """A fleet of workers, and what befalls it."""
 
@@ -111,7 +104,7 @@ class Disturbances:
     def _hire(self) -> None:
         process, components = self._world.components(self.provider, PIPELINE, prefetch=6, concurrency=4)
         living = run(components, process.stop)
-        context = _broker(process).freezer.context.copy()
+        context = freezable(process).freezer.context.copy()
         self._workers[asyncio.get_running_loop().create_task(living, context=context)] = process
 
     def _pick(self) -> tuple[asyncio.Task[None], Process]:
@@ -135,17 +128,17 @@ class Disturbances:
 
     async def _vanish(self) -> None:
         task, process = self._dismissed()
-        _broker(process)._disconnect()
+        freezable(process)._disconnect()
         task.cancel()
 
     async def _freeze(self) -> None:
-        broker = _broker(self._pick()[1])
+        broker = freezable(self._pick()[1])
         if not broker.freezer.frozen:
             seconds = self._dice.choice((1.0, 3.0, 12.0, 20.0, 40.0))
             self._passing.append(asyncio.get_running_loop().create_task(broker.freeze(seconds)))
 
     async def _disrupt(self) -> None:
-        broker = _broker(self._pick()[1])
+        broker = freezable(self._pick()[1])
         if not broker.freezer.frozen:
             broker.disrupt()
 
@@ -174,11 +167,6 @@ class Disturbances:
 
     async def _purge(self) -> None:
         self._world.server.queues[self._world.topology.queue("jobs.ask")]._ready.clear()
-
-
-def _broker(process: Process) -> Freezable:
-    assert isinstance(process.broker, Freezable)
-    return process.broker
 
 
 class Witness:

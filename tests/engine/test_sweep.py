@@ -1,22 +1,29 @@
 """The sweep: what nobody will ever end by himself is ended, and an order that was lost comes again."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
 from eco2.broker.embedded.queues import Queue
-from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, may_lack_order, overdue
+from eco2.broker.topology import Topology
+from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, leads, may_lack_order, overdue
 from eco2.event import Done, Queued, decode_events
 from eco2.job import new_id
+from eco2.journal.journal import Journal
+from eco2.journal.presence import Heartbeat, Peer
 from eco2.journal.state import JobState
+from eco2.pipeline import Pipeline
 from eco2.ports import Record, Start
 from eco2.service import run
 from tests.support.engine_fixtures import at_rest
+from tests.support.freeze import FreezableLoop, Freezing
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import SILENCE, Process, ScriptedModel, World, until
+from tests.support.world import SILENCE, Process, Question, ScriptedModel, World, running, until
 
 SOON = 3 * INTERVAL
 """Seconds within which a sweep that is due has come."""
@@ -67,6 +74,38 @@ class Orders:
             put(message)  # type: ignore[arg-type]
 
         first.put = counted  # type: ignore[method-assign]
+
+
+def heard(name: str, seconds_ago: float = 1.0, can_sweep: bool = True) -> Peer:
+    """Another process at the time 100."""
+    heartbeat = Heartbeat(process=name, role="worker", now=0.0, can_sweep=can_sweep)
+    return Peer(heartbeat, 100.0 - seconds_ago, ())
+
+
+@pytest.mark.parametrize(
+    ("peers", "is_leader"),
+    [
+        ([], True),
+        ([heard("a")], False),
+        ([heard("c"), heard("d")], True),
+        ([heard("c"), heard("a")], False),
+        ([heard("a", can_sweep=False)], True),
+        ([heard("a", can_sweep=False), heard("aa")], False),
+        ([heard("a", seconds_ago=4.0)], False),
+        ([heard("a", seconds_ago=10.0)], True),
+    ],
+)
+def test_of_those_that_are_heard_and_can_sweep_the_one_with_the_lowest_name_leads(
+    peers: list[Peer], is_leader: bool
+) -> None:
+    assert leads("b", peers, 100.0) is is_leader
+
+
+def test_a_worker_that_says_nothing_about_the_sweep_is_passed_over() -> None:
+    """As one of a version whose leader was chosen by the broker."""
+    old = b'{"process":"a","role":"worker","now":1.5,"pipelines":["scan"]}'
+    heartbeat = msgspec.json.decode(old, type=Heartbeat)
+    assert leads("b", [Peer(heartbeat, 100.0, ())], 100.0)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +164,74 @@ async def test_an_order_that_was_purged_comes_again() -> None:
             await asyncio.sleep(5 * LOST_AFTER)
     assert (state.status, len(orders.again)) == ("completed", 1)
     assert [kind for kind, _ in model.calls] == ["draft", "final"]
+
+
+@virtual
+async def test_an_order_comes_again_although_the_leaders_tail_is_away_now_and_then() -> None:
+    def is_current(journal: Journal) -> bool:
+        return VirtualClock.now() % 30 > 2 * INTERVAL
+
+    world = World()
+    async with world.process() as gateway:
+        job = (await gateway.submit()).job
+        purge(world)
+        async with world.process(ScriptedModel()) as worker:
+            began = VirtualClock.now()
+            worker.journal.__class__ = type("Flapping", (Journal,), {"current": property(is_current)})
+            orders = Orders(world)
+            assert (await gateway.ended(job)).status == "completed"
+    assert orders.again[0] - began <= LOST_AFTER + 2 * SILENCE + 3 * SOON
+
+
+@asynccontextmanager
+async def another_pool(world: World, name: str) -> AsyncIterator[Process]:
+    """A worker that knows another pipeline only, and no queue of `ask`."""
+    known, world.topology = world.topology, Topology(pipelines=("other",))
+    started = world.process(ScriptedModel(), Pipeline("other", Question, (), lambda _: {}), name=name)
+    async with started as process:
+        world.topology = known
+        yield process
+
+
+@virtual
+async def test_a_leader_without_the_pipeline_ends_its_jobs_at_their_deadline() -> None:
+    world = World()
+    async with world.process() as gateway, another_pool(world, "w"):
+        job = await gateway.submit(life=180)
+        state = await gateway.ended(job.job)
+        assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
+    assert (state.status, code(state), ends(world)) == ("failed", "DEADLINE", [job.job])
+
+
+@virtual
+async def test_a_leader_without_the_pipeline_publishes_its_lost_orders_again() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process() as gateway:
+        job = (await gateway.submit(life=1800)).job
+        purge(world)
+        async with another_pool(world, "a") as leader:
+            orders = Orders(world)
+            await until(lambda: bool(orders.again))
+            again = 'eco2_jobs_swept_total{pipeline="ask",what="ordered again"}'
+            await until(lambda: metric_value(leader.metrics, again) == 1)
+            async with world.process(model, name="b") as other:
+                assert (await gateway.ended(job)).status == "completed"
+                assert metric_value(other.metrics, again) == 0
+    assert [kind for kind, _ in model.calls] == ["draft", "final"]
+
+
+@virtual
+async def test_an_order_that_is_lost_after_hours_comes_again() -> None:
+    world = World(snapshots=True)
+    world.topology = Topology(pipelines=("ask",), inputs_hours=24)
+    async with world.process() as gateway:
+        job = (await gateway.submit(life=86_400)).job
+        for _ in range(200):
+            await asyncio.sleep(60)
+            await gateway.broker.append_order(b"of another job", new_id(VirtualClock.now()))
+        purge(world)
+        async with world.process(ScriptedModel()):
+            assert (await gateway.ended(job)).status == "completed"
 
 
 @virtual
@@ -206,6 +313,105 @@ async def test_when_the_one_that_sweeps_vanishes_the_next_goes_on() -> None:
         second.stop.set()
         await next_living
     assert code(state) == "DEADLINE"
+
+
+async def fall_behind(process: Process) -> None:
+    """From now on its view does not follow the journal."""
+    process.journal.__class__ = type("Behind", (Journal,), {"current": False})
+
+
+async def fall_silent(process: Process) -> None:
+    """From now on no other process hears it."""
+    process.broker.broadcast = lambda *_: None  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("fail", [fall_behind, fall_silent, Process.leave, Process.kill])
+def test_a_leader_that_fails_or_drains_is_passed_over_within_seconds(
+    fail: Callable[[Process], Awaitable[None]],
+) -> None:
+    @virtual
+    async def check() -> None:
+        world, model = World(), ScriptedModel(seconds=50)
+        async with world.process() as gateway:
+            leader = await world.start(model)
+            await gateway.submit()
+            await until(lambda: model.in_flight == 1)  # it drains for as long as this call takes
+            successor = await world.start(ScriptedModel())
+            await asyncio.sleep(SOON)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(as_coroutine(fail(leader)))
+                await ends_in_time(gateway)
+            if not leader.stop.is_set() and leader.task is not None and not leader.task.done():
+                await leader.leave()
+            await successor.leave()
+
+    check()
+
+
+async def as_coroutine(awaitable: Awaitable[None]) -> None:
+    await awaitable
+
+
+async def ends_in_time(gateway: Process) -> None:
+    job = await announce(gateway, life=1)
+    async with asyncio.timeout(13):
+        assert code(await gateway.ended(job.job)) == "DEADLINE"
+
+
+async def _freeze_the_leader() -> None:
+    world = Freezing()
+    async with world.process() as gateway:
+        first, second = await world.start(ScriptedModel()), await world.start(ScriptedModel())
+        await asyncio.sleep(SOON)
+        freezing = asyncio.ensure_future(world.freeze(first, 40.0))
+        await ends_in_time(gateway)
+        await freezing
+        await ends_in_time(gateway)
+        await first.leave()
+        await second.leave()
+
+
+def test_a_leader_that_stands_still_is_passed_over_and_harms_nothing_when_it_goes_on() -> None:
+    with asyncio.Runner(loop_factory=FreezableLoop) as runner:
+        runner.run(_freeze_the_leader())
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_worker_that_hears_nobody_sweeps_as_well_and_keeps_nobody_from_it(first: bool) -> None:
+    @virtual
+    async def check() -> None:
+        world = World()
+        workers = [world.components(ScriptedModel()) for _ in range(2)]
+        deaf, _ = workers[0 if first else 1]
+        assert deaf.journal.presence is not None
+        deaf.journal.presence._on_heartbeat = lambda *_: None  # type: ignore[method-assign]
+        async with world.process() as gateway, running(*workers):
+            await asyncio.sleep(SOON)
+            job = await announce(gateway, life=1)
+            state = await gateway.ended(job.job)
+            await asyncio.sleep(60)
+            assert gateway.journal.view.get(job.job) == state
+            assert len(ends(world)) == (1 if first else 2)
+
+    check()
+
+
+@virtual
+async def test_a_sweep_that_fails_by_a_bug_ends_neither_its_worker_nor_later_sweeps() -> None:
+    world = World()
+    async with world.process() as gateway, world.process(ScriptedModel()) as worker:
+        depth, asked = worker.broker.depth, list[str]()
+
+        async def fail_once(queue: str) -> int:
+            asked.append(queue)
+            if len(asked) == 1:
+                raise ZeroDivisionError
+            return await depth(queue)
+
+        worker.broker.depth = fail_once  # type: ignore[method-assign]
+        await until(lambda: "eco2_queue_messages{" in worker.metrics.render().decode())
+        assert asked[:2] == ["dead", "dead"]
+        assert (await gateway.ended((await gateway.submit()).job)).status == "completed"
 
 
 @virtual

@@ -1,8 +1,8 @@
 """The provider of the suite: the fake in a process of its own, and what the suite asks of it.
 
-`python -m tests.fault.provider SECONDS [TPM]` serves it on a free port until SIGTERM: vision sees the same
-can each time, so that no answer needs a repair. A call takes `SECONDS` on average; one in a hundred 2.5 times
-as long.
+`python -m tests.fault.provider SECONDS [RPM TPM]` serves it on a free port until SIGTERM: vision sees the
+same can each time, so that no answer needs a repair. A call takes `SECONDS` on average; one in a hundred 2.5
+times as long. Limits of 0 are none.
 """
 
 import asyncio
@@ -53,6 +53,12 @@ class Provider:
             for one in answer["calls"]
         )
 
+    async def minute(self) -> tuple[int, int]:
+        """Calls that were refused with 429, and the most requests in any minute."""
+        answer = (await self.http.get("/_fake/calls")).raise_for_status().json()
+        windows = (await self.http.get("/_fake/windows")).raise_for_status().json()
+        return sum(one["status"] == 429 for one in answer["calls"]), int(windows["requests"]["peak"])
+
     async def in_flight(self) -> set[str]:
         """Jobs with a call that has not ended."""
         answer = (await self.http.get("/_fake/calls")).raise_for_status().json()
@@ -60,10 +66,11 @@ class Provider:
 
 
 @asynccontextmanager
-async def providing(seconds: float, tpm: int | None = None) -> AsyncIterator[Provider]:
-    """Runs the provider. `tpm`: its limit of tokens a minute; None: no limit."""
-    limit = () if tpm is None else (str(tpm),)
-    program = await spawn("tests.fault.provider", str(seconds), *limit)
+async def providing(
+    seconds: float, tpm: int | None = None, rpm: int | None = None
+) -> AsyncIterator[Provider]:
+    """Runs the provider. `tpm`, `rpm`: its limits of tokens and requests a minute; None: no limit."""
+    program = await spawn("tests.fault.provider", str(seconds), str(rpm or 0), str(tpm or 0))
     async with asyncio.TaskGroup() as group:
         group.create_task(program.read())
         try:
@@ -80,21 +87,22 @@ async def providing(seconds: float, tpm: int | None = None) -> AsyncIterator[Pro
                     program.process.kill()
 
 
-def config(seconds: float, tpm: int | None = None) -> FakeConfig:
-    """Latencies that vary by job, no limits but `tpm`."""
+def config(seconds: float, tpm: int | None = None, rpm: int | None = None) -> FakeConfig:
+    """Latencies that vary by job, no limits but `tpm` and `rpm`."""
     kinds = {kind: CallKind(seconds, 2.5 * seconds, 40) for kind in (VISION, ANSWER)}
-    return replace(Sighting(seconds=seconds).config(), kinds=kinds, chunks=8, tpm=tpm)
+    return replace(Sighting(seconds=seconds).config(), kinds=kinds, chunks=8, tpm=tpm, rpm=rpm)
 
 
-async def _main(seconds: float, tpm: int | None) -> None:
+async def _main(seconds: float, rpm: int | None, tpm: int | None) -> None:
     stop = asyncio.Event()
     stop_on_signals(stop)
 
     def say(port: int) -> None:
         print(f"fake provider on http://127.0.0.1:{port}/v1", file=sys.stderr, flush=True)
 
-    await serve(config(seconds, tpm), "127.0.0.1", 0, stop, say)
+    await serve(config(seconds, tpm, rpm), "127.0.0.1", 0, stop, say)
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None))
+    rpm, tpm = (int(limit) or None for limit in sys.argv[2:4] or ("0", "0"))
+    asyncio.run(_main(float(sys.argv[1]), rpm, tpm))

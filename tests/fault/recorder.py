@@ -7,7 +7,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
@@ -23,6 +25,26 @@ LOSSES = (AMQPError, TransportError, OSError, RuntimeError, asyncio.TimeoutError
 """What a broker that is being maltreated does to its clients."""
 
 
+@dataclass(frozen=True, slots=True)
+class BudgetRecord:
+    """A record of a budget: of grants, of a leader, of what a call cost. `at`: when it reached us.
+
+    `epoch`: that it belongs to, -1 without one. `calls`: the ids that it names.
+    """
+
+    at: float
+    type: str
+    epoch: int
+    calls: tuple[str, ...]
+
+    @classmethod
+    def read(cls, at: float, event: Mapping[str, Any]) -> "BudgetRecord":
+        """Reads an event of the journal. An `epoch` record counts only once its leader has written more."""
+        calls = [str(call["id"]) for call in event.get("calls", ())]
+        named = [str(event["id"])] if "id" in event else []
+        return cls(at, event["type"], event.get("epoch", -1), (*calls, *named))
+
+
 class Recorder:
     """`url()`: a living node, asked before each connection. `stream`: the journal's name at the broker."""
 
@@ -32,6 +54,7 @@ class Recorder:
         self._last = -1
         self._news = asyncio.Event()
         self.facts: list[Fact] = []
+        self.budget: list[BudgetRecord] = []
         self.markers: set[str] = set()
 
     async def run(self) -> None:
@@ -69,6 +92,8 @@ class Recorder:
         for place, event in enumerate(json.loads(body)["events"]):
             if event["type"] == "marker":
                 self.markers.add(event["id"])
+            elif "budget" in event:
+                self.budget.append(BudgetRecord.read(now, event))
             elif "job" in event:
                 self.facts.append(Fact(offset, place, now, event["ts"], event["type"], event["job"], event))
         self._news.set()

@@ -1,6 +1,6 @@
 """All faults, in the order in which they are made; the cluster's last, since it takes the node's place."""
 
-from tests.fault import broker, cluster, gateways, model, poison, workers
+from tests.fault import broker, budget, cluster, gateways, model, poison, workers
 from tests.fault.fault import Fault
 
 FAULTS = (
@@ -26,13 +26,23 @@ FAULTS = (
     ),
     Fault(
         "leader-kill9",
-        "`kill -9` of the oldest of three workers; then jobs without an order run out of time.",
+        "`kill -9` of the worker that leads the sweep; then jobs without an order run out of time.",
         workers.leader_killed,
     ),
     Fault(
         "clock-ahead",
         "The clock of one of three workers, the one that leads the sweep, is 10 minutes ahead.",
         workers.clock_ahead,
+    ),
+    Fault(
+        "budget-leader-frozen",
+        "`SIGSTOP` of the worker that grants, with grants on their way; `SIGCONT` 30 s later. Calls wait.",
+        budget.leader_frozen,
+    ),
+    Fault(
+        "budget-leader-cut-off",
+        "A proxy lets nothing of the worker that grants pass for 30 s, and refuses its new connections.",
+        budget.leader_partitioned,
     ),
     Fault("clock-behind", "The clock of one of two gateways is 20 minutes behind.", gateways.clock_behind),
     Fault("broker-restart", "An orderly stop and start of RabbitMQ under load.", broker.restarted),

@@ -33,7 +33,7 @@ _COLUMNS_SAY = (
     "  until the last of the jobs that it touched had its next event in the journal (`gateway-kill9`:",
     "  until the last client was served again). Touched are the jobs that the worker held, else all that",
     "  had not ended. The time that a job waits for its model is in it.",
-    "- Every run also checks that no process had more connections to the broker than 2 (gateway) or 4",
+    "- Every run also checks that no process had more connections to the broker than 2 (gateway) or 3",
     "  (worker), that the work queues are empty at the end, that every drain ends with exit code 0, and",
     "  that each gateway has each result.",
 )

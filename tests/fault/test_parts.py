@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tests.fault.budget import used_late
+from tests.fault.recorder import BudgetRecord
 from tests.fault.registry import FAULTS, named
 from tests.fault.report import Result, as_json, markdown, table
 from tests.fault.verdict import Verdict
@@ -42,6 +44,22 @@ def test_nothing_is_kept_back_before_it_is_told_to() -> None:
     wire, through = sieve(None)
     assert through(publish(2, QUEUE)) == publish(2, QUEUE)
     assert not wire.kept_back.is_set()
+
+
+def granted(epoch: int, *names: str) -> BudgetRecord:
+    calls = [{"id": name, "by": 1.0, "tokens": 1.0} for name in names]
+    return BudgetRecord.read(0.0, {"type": "granted", "budget": "b", "epoch": epoch, "calls": calls})
+
+
+def test_a_grant_behind_a_later_epoch_must_not_be_used() -> None:
+    counted = [
+        BudgetRecord.read(0.0, {"type": "call_counted", "budget": "b", "id": name, "tokens": 1.0})
+        for name in ("a", "b", "c")
+    ]
+    leads = BudgetRecord.read(0.0, {"type": "leads", "budget": "b", "epoch": 7})
+    records = [granted(3, "a"), leads, granted(3, "b", "c", "d"), granted(7, "b"), *counted]
+    assert used_late(records) == ({"b", "c", "d"}, {"c"})
+    assert used_late([granted(3, "a"), granted(7, "b"), *counted]) == (set(), set())
 
 
 def test_faults_are_found_by_name() -> None:

@@ -181,6 +181,19 @@ def taken_over() -> Journal:
     return journal
 
 
+@pytest.mark.parametrize(("place", "beyond"), [(4, 1), (12, 0)], ids=["before the next run", "behind it"])
+def test_a_reply_counts_as_recorded_from_its_place_in_the_journal_on(place: int, beyond: int) -> None:
+    """A frozen process may write before it stops what the journal has only when it goes on."""
+    journal = taken_over()
+    reply = Fact(
+        2 * place - 1, 0, 140.0, 103.4, "call_completed", "a", {"run": "run-1", "key": "vision", "reply": {}}
+    )
+    journal.facts.append(reply)
+    seen = evidence(journal)
+    calls = (Call("a", "vision", 101.5, paid=True), Call("a", "vision", 110.5, paid=True), seen.calls[1])
+    assert judge(replace(seen, calls=calls, deaths=(Death(VICTIM, 103.5),))).overpaid == beyond
+
+
 def test_a_kill_excuses_one_call_of_each_job_that_the_victim_held() -> None:
     seen = evidence(taken_over())
     twice = replace(seen, calls=(*seen.calls, seen.calls[1]), deaths=(Death(VICTIM, 103.5),))
@@ -255,10 +268,10 @@ def test_the_loser_of_a_race_is_nobodys_loss() -> None:
 
 
 def test_too_many_connections_are_said() -> None:
-    most = {"gateway": 2, "worker": 4}
+    most = {"gateway": 2, "worker": 3}
     seen = evidence(right())
     assert judge(replace(seen, connections=most)).breaches == ()
-    assert len(judge(replace(seen, connections={"gateway": 3, "worker": 5})).breaches) == 2
+    assert len(judge(replace(seen, connections={"gateway": 3, "worker": 4})).breaches) == 2
 
 
 def test_what_is_left_in_the_queues_is_said() -> None:

@@ -290,11 +290,13 @@ async def trial(
     pipelines: Mapping[str, str] | None = None,
     url: Callable[[], str] | None = None,
     tpm: int | None = None,
+    rpm: int | None = None,
 ) -> AsyncIterator[Trial]:
     """A fleet that is ready, and what is needed to maltreat it; the evidence is gathered on leaving.
 
     `pipelines`: import strings by name (default: the scan). `url`: a living node (default: the lab's).
-    `wire`: what the processes reach it over. `tpm`: the provider's true limit of tokens a minute.
+    `wire`: what the processes reach it over. `tpm`, `rpm`: the provider's true limits of tokens and
+    requests a minute.
     """
     served = {"scan": SCAN} if pipelines is None else pipelines
     prefix = f"f{uuid.uuid4().hex[:10]}"
@@ -302,7 +304,7 @@ async def trial(
     folder.mkdir(parents=True)
     lab.say(f"logs in {folder}")
     where = url or await lab.url()
-    async with providing(size.call, tpm) as provider:
+    async with providing(size.call, tpm, rpm) as provider:
         settings = {
             **size.env,
             **provider.env,
@@ -311,6 +313,7 @@ async def trial(
             "ECO2_PIPELINES": ",".join(served.values()),
             "ECO2_LOG_FORMAT": "json",
             **({} if tpm is None else {"ECO2_TPM": str(tpm)}),
+            **({} if rpm is None else {"ECO2_RPM": str(rpm)}),
             **(env or {}),
         }
         async with (

@@ -1,4 +1,4 @@
-"""Workers that die, stand still, are replaced; and the oldest of them, who sweeps for all."""
+"""Workers that die, stand still, are replaced; and the one that leads the sweep."""
 
 import asyncio
 import time
@@ -82,18 +82,18 @@ async def rolling(lab: Lab, size: Size) -> Evidence:
 
 
 async def leader_killed(lab: Lab, size: Size) -> Evidence:
-    """kill -9 of the oldest worker; what nobody runs must still be ended, by its successor."""
+    """kill -9 of the leader; what nobody runs must still be ended, by its successor."""
     size = size.lasting
     async with trial(lab, size, workers=3) as run:
         run.submit(size.jobs, over=size.call / 2)
-        oldest = run.fleet.workers[0]
-        held = await run.holding(oldest, size.jobs // 4)
-        lab.say(f"kill -9 of the oldest worker with {held} jobs")
-        name = oldest.worker
-        run.moment = Moment(oldest.kill9(away=True), worker=name, limit=size.takeover)
+        leader = min(run.fleet.workers, key=lambda slot: slot.worker)
+        held = await run.holding(leader, size.jobs // 4)
+        lab.say(f"kill -9 of the leader with {held} jobs")
+        name = leader.worker
+        run.moment = Moment(leader.kill9(away=True), worker=name, limit=size.takeover)
         orphans = await abandon(run, ORPHANS, life=5.0)
         await swept(run, orphans, within=5.0 + SWEPT)
-        oldest.back()
+        leader.back()
         await run.over()
     return run.seen()
 
@@ -105,7 +105,7 @@ async def clock_ahead(lab: Lab, size: Size) -> Evidence:
         lab.say("a worker's clock goes ten minutes ahead")
         await wrong.set_clock(AHEAD)
         for worker in right:
-            await worker.replace()  # so that the wrong one is the oldest, and sweeps
+            await worker.replace()  # so that the wrong one has the lowest name, and leads
         run.moment = Moment(time.time())
         run.submit(size.jobs, over=size.call)
         await run.over()

@@ -16,6 +16,7 @@ from eco2.calls.provider import Provider
 from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
 from eco2.errors import ProviderAccessDenied, ProviderError, ProviderRefused, ProviderTimeout
+from eco2.event import StageChanged
 from eco2.fake.config import ANSWER, VISION, CallKind, FakeConfig
 from eco2.job import Job
 from eco2.llm.openai import OpenAIModel
@@ -93,7 +94,10 @@ class LoneRun:
     def in_call(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def begin_call(self) -> None: ...
+    stage_started: StageChanged | None = None
+    emitted = 0
+
+    def show_started(self) -> None: ...
 
     def emit(self, text: str) -> None: ...
 

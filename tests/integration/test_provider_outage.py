@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from eco2.assembly import Listening, process
-from eco2.calls.breaker import FAILURES
+from eco2.calls.provider import FAILURES
 from eco2.client import Client
 from eco2.fake.config import FakeConfig
 from eco2.service import run

@@ -18,6 +18,7 @@ from eco2.journal.outbox import Outbox
 from eco2.ports import FromStart
 from eco2.service import run
 from eco2.settings import Settings
+from eco2.writers import Writers
 from tests.conformance.harness import eventually
 from tests.support import pictures
 from tests.support.rabbitmq import Node
@@ -213,7 +214,7 @@ async def test_events_that_together_exceed_the_limit_are_split_and_one_that_does
     node: Node, prefix: str
 ) -> None:
     broker, stop = RabbitMQ(node.url, Topology(prefix, pipelines=("scan",))), asyncio.Event()
-    outbox = Outbox(broker)
+    outbox = Outbox(broker, Writers("me"))
     async with running(broker):
         await eventually(lambda: broker.ready)
         markers = [Marker(ts=0.0, id=f"{number} {'x' * (SMALL // 3)}") for number in range(9)]

@@ -1,4 +1,4 @@
-"""What only RabbitMQ does: consumers cancelled by the broker, requests that expire, channels that add up."""
+"""What only RabbitMQ does: consumers cancelled by the broker, channels that add up."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,12 +11,11 @@ from aio_pika.abc import AbstractConnection
 from eco2.broker.rabbitmq import RabbitMQ, apply
 from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.topology import Topology
-from eco2.errors import BrokerUnavailable, DeliveryLost, NoReply, PublishUncertain
+from eco2.errors import BrokerUnavailable, DeliveryLost, PublishUncertain
 from eco2.ports import Delivery
 from tests.conformance.harness import (
     PATIENCE,
     QUEUE,
-    SERVICE,
     Brokers,
     Received,
     attached,
@@ -29,7 +28,7 @@ from tests.support.proxy import Proxy
 
 @pytest.fixture
 def topology(prefix: str) -> Topology:
-    return Topology(prefix, pipelines=("work",), services=(SERVICE,))
+    return Topology(prefix, pipelines=("work",))
 
 
 @pytest.fixture
@@ -58,24 +57,6 @@ async def test_a_consumer_whose_queue_was_deleted_comes_back_with_the_queue(
     await attached(subscription)
     await publish(broker, b"job")
     assert (await received.take()).body == b"job"
-
-
-async def test_a_request_that_nobody_waits_for_any_more_is_never_handled(
-    brokers: Brokers, amqp_url: str, topology: Topology
-) -> None:
-    broker = await brokers.start()
-    asked: Received[bytes] = Received()
-
-    async def echo(body: bytes) -> bytes:
-        asked(body)
-        return body
-
-    with pytest.raises(NoReply):
-        await broker.request(SERVICE, b"stale", 0.1)
-    await until_empty(amqp_url, topology.service(SERVICE))
-    broker.serve(SERVICE, echo)
-    assert await broker.request(SERVICE, b"fresh", PATIENCE) == b"fresh"
-    assert asked.items == [b"fresh"]
 
 
 async def test_what_arrives_during_a_cancel_is_given_back(brokers: Brokers) -> None:
@@ -120,32 +101,6 @@ async def test_many_settles_and_publishes_end_when_the_connection_is_cut(
     assert {DeliveryLost, PublishUncertain} <= outcomes
 
 
-async def test_a_handler_outlives_the_connection_that_brought_its_request(brokers: Brokers) -> None:
-    client, server = await brokers.start(), await brokers.start()
-    begun: Received[bytes] = Received()
-    ended: Received[bytes] = Received()
-    release = asyncio.Event()
-
-    async def slow(body: bytes) -> bytes:
-        begun(body)
-        await release.wait()
-        ended(body)
-        return body
-
-    subscription = server.serve(SERVICE, slow)
-    with pytest.raises(NoReply):
-        await asyncio.gather(client.request(SERVICE, b"x", PATIENCE), cut_when(brokers, begun))
-    await attached(subscription)
-    await begun.count(2)  # the request was delivered again
-    release.set()
-    await ended.count(2)
-
-
-async def cut_when(brokers: Brokers, begun: Received[bytes]) -> None:
-    await begun.count(1)
-    await brokers.disrupt()
-
-
 async def test_a_link_ends_although_a_library_swallowed_its_cancellation(amqp_url: str) -> None:
     preparing = asyncio.Event()
 
@@ -174,23 +129,9 @@ async def test_a_process_started_before_its_broker_gets_ready_with_it(
         tasks.create_task(broker.run(stop))
         await asyncio.sleep(0)
         with pytest.raises(BrokerUnavailable):
-            await broker.request(SERVICE, b"", 0.3)
-        with pytest.raises(BrokerUnavailable):
             await broker.publish(QUEUE, b"x", "x")
         assert not broker.ready
         proxy.refusing = False
         await eventually(lambda: broker.ready)
         stop.set()
     await delete(amqp_url, topology)
-
-
-async def until_empty(url: str, queue: str) -> None:
-    """Returns when the broker holds no message in `queue`."""
-    async with (
-        asyncio.timeout(PATIENCE),
-        await aio_pika.connect(url) as connection,
-        connection.channel() as channel,
-    ):
-        # The broker has no notice of an expiry to wait for.
-        while (await channel.get_queue(queue)).declaration_result.message_count:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)

@@ -13,8 +13,9 @@ from eco2.broker.rabbitmq import RabbitMQ, check
 from eco2.broker.topology import Topology
 from eco2.event import Queued
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.ports import FromStart, Record
-from tests.conformance.harness import QUEUE, SERVICE, Received, append, attached, eventually, publish
+from tests.conformance.harness import QUEUE, Received, append, attached, eventually, publish
 from tests.conformance.rabbitmq_node import delete
 from tests.support.proxy import Proxy
 from tests.support.rabbitmq import Node
@@ -25,7 +26,7 @@ PATIENCE = 60.0
 
 @pytest.fixture
 async def topology(prefix: str, amqp_url: str) -> AsyncIterator[Topology]:
-    topology = Topology(prefix, pipelines=("work",), services=(SERVICE,))
+    topology = Topology(prefix, pipelines=("work",))
     yield topology
     await delete(amqp_url, topology)
 
@@ -34,7 +35,7 @@ async def topology(prefix: str, amqp_url: str) -> AsyncIterator[Topology]:
 async def process(url: str, topology: Topology) -> AsyncIterator[tuple[RabbitMQ, Journal]]:
     """A process with a journal, once its view is filled."""
     broker, stop = RabbitMQ(url, topology), asyncio.Event()
-    journal = Journal(broker, 900, time.time)
+    journal = Journal(broker, View(900, time.time))
     async with asyncio.TaskGroup() as tasks:
         running, reading = asyncio.Event(), asyncio.Event()
         tasks.create_task(broker.run(running))
@@ -78,7 +79,7 @@ async def test_a_deleted_stream_is_made_again_and_read_by_every_process(
         await announced(one, "new")
         await other.barrier()
         for journal in (one, other):
-            assert [job.job for job in journal.view] == ["new"]
+            assert [job.job for job in journal.view.recent()] == ["new"]
 
 
 async def test_a_stream_that_was_made_again_and_outgrew_the_old_one_is_another_one(
@@ -102,17 +103,13 @@ async def test_a_stream_that_was_made_again_and_outgrew_the_old_one_is_another_o
         assert [job.job for job in one.view] == [f"new-{number}" for number in range(50)]
 
 
-@pytest.mark.parametrize("name", [QUEUE, "dead", "inputs", f"rpc.{SERVICE}"])
+@pytest.mark.parametrize("name", [QUEUE, "dead", "inputs"])
 async def test_a_deleted_queue_is_made_again_by_those_who_use_it(
     amqp_url: str, topology: Topology, name: str
 ) -> None:
     async with process(amqp_url, topology) as (broker, journal):
         received: Received[object] = Received()
-
-        async def echo(body: bytes) -> bytes:
-            return body
-
-        await attached(broker.consume(QUEUE, 10, received), broker.serve(SERVICE, echo))
+        await attached(broker.consume(QUEUE, 10, received))
         await delete_queue(amqp_url, topology.queue(name))
         await announced(journal, "job")
         async with asyncio.timeout(PATIENCE):
@@ -125,13 +122,12 @@ async def test_a_deleted_queue_is_made_again_by_those_who_use_it(
             await eventually(lambda: broker.ready)
         await publish(broker, b"job")
         await received.count(1)
-        assert await broker.request(SERVICE, b"x", 20) == b"x"
         assert journal.view.resets == 0
 
 
 @pytest.mark.timeout(240)
 async def test_a_wiped_node_is_noticed_and_every_process_serves_again(own_node: Node, prefix: str) -> None:
-    topology = Topology(prefix, pipelines=("work",), services=(SERVICE,))
+    topology = Topology(prefix, pipelines=("work",))
     url = own_node.url
     async with process(url, topology) as (broker, one), process(url, topology) as (_, other):
         for number in range(20):
@@ -141,7 +137,7 @@ async def test_a_wiped_node_is_noticed_and_every_process_serves_again(own_node: 
         await announced(one, "new")
         await other.barrier()
         for journal in (one, other):
-            assert [job.job for job in journal.view] == ["new"]
+            assert [job.job for job in journal.view.recent()] == ["new"]
         assert broker.ready
 
 

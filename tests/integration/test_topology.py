@@ -17,7 +17,7 @@ UNREACHABLE = "amqp://guest:guest@127.0.0.1:1/"
 
 @pytest.fixture
 def topology(prefix: str) -> Topology:
-    return Topology(prefix, pipelines=("scan", "other"), services=("quota",))
+    return Topology(prefix, pipelines=("scan", "other"))
 
 
 async def test_check_names_what_is_missing_and_creates_nothing(amqp_url: str, topology: Topology) -> None:

@@ -11,7 +11,7 @@ from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, PublishUncertain
 from tests.support.virtual_clock import VirtualClock
 
-TOPOLOGY = Topology("t", pipelines=("work",), services=("quota",))
+TOPOLOGY = Topology("t", pipelines=("work",))
 QUEUE = "jobs.work"
 
 

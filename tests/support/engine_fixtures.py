@@ -78,12 +78,4 @@ class Held:
 
 async def at_rest(world: World) -> None:
     """Returns once no order is in any queue, and nobody holds one."""
-    await until(
-        lambda: (
-            not any(
-                len(queue) or queue.unacknowledged
-                for queue in world.server.queues.values()
-                if ".rpc." not in queue.name
-            )
-        )
-    )
+    await until(lambda: not any(len(queue) or queue.unacknowledged for queue in world.server.queues.values()))

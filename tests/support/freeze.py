@@ -7,7 +7,7 @@ belongs to a frozen one.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import Unpack
@@ -15,8 +15,9 @@ from typing import Unpack
 from eco2.broker.embedded import Embedded, Server
 from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail
 from eco2.broker.topology import Topology
-from eco2.ports import Delivery, Express, Record, Start, ignore
+from eco2.ports import Delivery, Record, Start, ignore
 from tests.support.virtual_clock import Arguments, VirtualLoop
+from tests.support.world import Process, World
 
 HEARTBEAT = 10.0
 """Seconds of standing still after which the broker closes the connection."""
@@ -127,7 +128,7 @@ class Freezable(Embedded):
             self._disconnect()
             await asyncio.sleep(seconds - HEARTBEAT)
         self.freezer.thaw()
-        if seconds > HEARTBEAT and self._channel is None and self._handler is not None:
+        if seconds > HEARTBEAT and self._channel is None and self._connects:
             if self._reconnect is not None:
                 self._reconnect.cancel()  # of a disruption while it stood still
             self.freezer.enter(self._connect)
@@ -146,19 +147,22 @@ class Freezable(Embedded):
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> EmbeddedSubscription:
         return super().subscribe(pattern, partial(self.freezer.enter, on_message))
 
-    def serve(
-        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> EmbeddedSubscription:
-        async def handled(body: bytes) -> bytes:
-            handling = self.freezer.context.copy().run(asyncio.ensure_future, handler(body))
-            try:
-                return await handling
-            finally:
-                handling.cancel()
 
-        def answered(body: bytes) -> bytes | None:
-            if express is None or self.freezer.frozen:
-                return None
-            return self.freezer.context.copy().run(express, body)
+class Freezing(World):
+    """A world whose processes can stand still."""
 
-        return super().serve(service, handled, answered)
+    def connection(self) -> Freezable:
+        return Freezable(self.topology, self.server)
+
+    def context(self, process: Process) -> Context:
+        return freezable(process).freezer.context.copy()
+
+    async def freeze(self, process: Process, seconds: float) -> None:
+        """The process stands still for so long."""
+        await freezable(process).freeze(seconds)
+
+
+def freezable(process: Process) -> Freezable:
+    """The process's connection, by which it can be frozen."""
+    assert isinstance(process.broker, Freezable)
+    return process.broker

@@ -12,11 +12,11 @@ from eco2.fake.config import FakeConfig
 from eco2.fake.windows import RateLimits
 from eco2.pacer import TRANSIT_GUARD, Limits
 from eco2.ports import no_gate
-from eco2.quota.asker import LIFE
+from eco2.quota.budget import GRANT_LIFE
 from eco2.tokens.estimate import Counting
 from tests.support.provider_windows import Arrival
 
-WAY = TRANSIT_GUARD - LIFE
+WAY = TRANSIT_GUARD - GRANT_LIFE
 """Seconds that a call may be on its way."""
 
 

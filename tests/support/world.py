@@ -3,8 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import partial
+from itertools import count
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -14,18 +17,19 @@ from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.call import Answer, Call, Reply, Usage
 from eco2.calls.provider import Provider
-from eco2.consumers.sweep import Deadlines, GatewayDeadlines
+from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
 from eco2.event import Queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, Quota, Rpc, no_gate
-from eco2.quota.leader import Leader
+from eco2.ports import Broker, Model, Quota, no_gate
+from eco2.quota.member import Member
 from eco2.service import Component, run
 from eco2.tokens.estimate import Counting
 from eco2.wiring import (
@@ -162,17 +166,15 @@ class Process:
     stop: asyncio.Event
     metrics: Metrics = field(default_factory=Metrics)
     providers: dict[str, Provider] = field(default_factory=dict)
-    leaders: dict[str, Leader] = field(default_factory=dict)
+    members: dict[str, Member] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
     clock: Callable[[], float] = VirtualClock.now
-    name: str = "w"
     pipeline: Pipeline[Any] = PIPELINE
 
     @property
     def core(self) -> Core:
-        return Core(
-            self.name, (self.pipeline,), self.broker, self.journal, self.metrics, self.clock, monotonic
-        )
+        assert self.journal.presence is not None, "only a worker has one"
+        return Core(self.journal.presence, (self.pipeline,), self.broker, self.journal, self.metrics)
 
     async def leave(self) -> None:
         """Stops in order what `World.start` started."""
@@ -221,23 +223,23 @@ class Process:
         return state
 
 
-def itself(rpc: Rpc) -> Rpc:
-    return rpc
-
-
 class World:
-    """`budgets`: names of the providers whose budgets its processes share. `spending`: what was paid per day
-    is written down."""
+    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read."""
 
-    def __init__(self, chaos: Chaos = CALM, budgets: Sequence[str] = (), spending: bool = False) -> None:
+    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
         self.spending = spending
-        services = ("sweep", *(f"quota-{name}" for name in budgets))
-        self.topology = Topology(pipelines=("ask",), services=services)
+        self.topology = Topology(pipelines=("ask",))
+        self.snapshots = snapshots
         self.server = Server(chaos, clock=VirtualClock.now)
+        self._workers = count(1)
 
     def connection(self) -> Embedded:
         """A process's way to the broker."""
         return Embedded(self.topology, self.server)
+
+    def context(self, _: Process) -> ContextVars | None:
+        """What a process runs in; None for the one of its starter."""
+        return None
 
     def components(
         self,
@@ -245,23 +247,31 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> tuple[Process, list[Component]]:
         """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
-        gateway. `rpc`: what stands between its share of the budgets and the broker."""
-        broker = self.connection()
-        journal = Journal(broker, KEEP, VirtualClock.now)
-        process = Process(broker, journal, asyncio.Event(), name=name, pipeline=pipeline)
-        components = [Component("broker", broker.run), Component("journal", journal.run)]
-        if self.spending:
-            components.append(Component("spending", journal.backfill_spending))
+        gateway. Without a `name` the first worker that is made has the lowest."""
+        broker, presence = self.connection(), None
+        components = [Component("broker", broker.run)]
         if model is not None:
             remotes = [Remote("scripted", model, concurrency=concurrency)]
         if remotes:
-            components += shares(process, remotes, rpc(broker))
-            components += worker(process, prefetch, self.spending)
+            name = name or f"w{next(self._workers):04}"
+            presence = Presence(
+                broker, name, "worker", (pipeline.name,), clock=VirtualClock.now, monotonic=monotonic
+            )
+            components.append(Component("presence", presence.run))
+        store = broker if self.snapshots else None
+        clock, earliest = (presence.now, presence.earliest) if presence else (VirtualClock.now, None)
+        view = View(KEEP, clock, daily=self.spending, earliest=earliest, monotonic=monotonic)
+        journal = Journal(broker, view, presence, store)
+        process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
+        components.append(Component("journal", journal.run))
+        components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
+        if remotes:
+            components += shares(process, remotes)
+            components += worker(process, prefetch)
         return process, components
 
     async def start(
@@ -270,13 +280,14 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> Process:
         """A running process, once its view is filled; end it by `leave` or `kill`."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
-        process.task = asyncio.get_running_loop().create_task(run(components, process.stop))
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
+        process.task = asyncio.get_running_loop().create_task(
+            run(components, process.stop), context=self.context(process)
+        )
         await process.journal.filled.wait()
         return process
 
@@ -287,12 +298,11 @@ class World:
         pipeline: Pipeline[Any] = PIPELINE,
         prefetch: int = 10,
         concurrency: int = 10,
-        name: str = "w",
+        name: str = "",
         remotes: Sequence[Remote] = (),
-        rpc: Callable[[Rpc], Rpc] = itself,
     ) -> AsyncIterator[Process]:
         """A running process, once its view is filled; on leaving it stops in order."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes, rpc)
+        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
         async with asyncio.TaskGroup() as group:
             group.create_task(run(components, process.stop))
             await process.journal.filled.wait()
@@ -312,8 +322,10 @@ def skewed(
     served = (PIPELINE.name,) if model else ()
     wall = lambda: VirtualClock.now() + ahead  # noqa: E731
     presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
-    journal = Journal(broker, KEEP, presence.now, presence=presence)
-    process = Process(broker, journal, asyncio.Event(), clock=presence.now, name=name)
+    journal = Journal(
+        broker, View(KEEP, presence.now, earliest=presence.earliest, monotonic=monotonic), presence
+    )
+    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
     components = [
         Component("broker", broker.run),
         Component("presence", presence.run),
@@ -323,10 +335,10 @@ def skewed(
         deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
         return process, [
             *components,
-            Component("deadlines", GatewayDeadlines(journal, deadlines, presence).run),
+            Component("deadlines", partial(deadlines.run_at_gateway, presence)),
         ]
-    components += shares(process, [Remote("scripted", model)], broker)
-    return process, [*components, *worker(process, 10, spending=False)]
+    components += shares(process, [Remote("scripted", model)])
+    return process, [*components, *worker(process, 10)]
 
 
 @asynccontextmanager
@@ -349,17 +361,15 @@ def monotonic() -> float:
     return asyncio.get_running_loop().time()
 
 
-def shares(process: Process, remotes: Sequence[Remote], rpc: Rpc) -> Sequence[Component]:
+def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
     """The providers of a process, and its shares in their budgets."""
     components: list[Component] = []
     for remote in remotes:
         quota, limits = remote.quota, remote.limits
         if quota is None and limits is not None:
-            service = f"quota-{remote.name}"
-            share = join_budget(process.core, remote.name, service, limits, remote.counting, rpc)
-            quota = share.asker
-            process.leaders[remote.name] = share.leader
-            components += share.components
+            quota = member = join_budget(process.core, remote.name, limits, remote.counting)
+            process.members[remote.name] = member
+            components.append(Component(f"budget of {remote.name}", member.run))
         budget = None
         if quota is not None:
             budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
@@ -369,13 +379,12 @@ def shares(process: Process, remotes: Sequence[Remote], rpc: Rpc) -> Sequence[Co
     return components
 
 
-def worker(process: Process, prefetch: int, spending: bool) -> Sequence[Component]:
+def worker(process: Process, prefetch: int) -> Sequence[Component]:
     options = WorkerOptions(
         prefetch=prefetch,
         drain_grace=70.0,
         call_timeout=60.0,
         holder_timeout=SILENCE,
         window=KEEP,
-        spending=spending,
     )
     return worker_components(process.core, list(process.providers.values()), options)

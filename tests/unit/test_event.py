@@ -10,19 +10,31 @@ import pytest
 from eco2.errors import DecodeError
 from eco2.event import (
     CallCompleted,
+    CallCounted,
+    CallReleased,
+    CallRequested,
+    CallsGranted,
+    CallThrottled,
     Done,
+    EpochOpened,
     Event,
-    LargeCallDeclared,
+    GrantedCall,
+    Header,
+    Leads,
+    LimitsNamed,
     Marker,
     Queued,
     Released,
     RunStarted,
-    Spent,
     StageChanged,
     StepCompleted,
     Superseded,
+    WriterAbsent,
     amount,
     decode_events,
+    decode_message,
+    encode_batch,
+    encode_event,
     encode_events,
 )
 
@@ -38,13 +50,48 @@ EVENTS: list[Event] = [
     StepCompleted(ts=1.0, job="a", run="r", stage="s", key="step/n/0", value={"x": [1, None]}),
     Done(ts=1.0, job="a", run=None, status="failed", seq=51, result={"status": "failed"}),
     Marker(ts=1.0, id="m"),
-    Spent(ts=1.0, day="2026-11-26", usd="0.0029", up_to_offset=7),
-    LargeCallDeclared(ts=1.0, budget="openai", tokens=40_000.0),
+    CallRequested(budget="openai", id="w.1", job="a", run="r", kind="vision", tokens=900.5, offset=7),
+    CallRequested(budget="openai", id="w.2", job="a", run="r", kind="", tokens=0.0, started=True),
+    CallReleased(budget="openai", id="w.1"),
+    CallCounted(budget="openai", id="w.1", tokens=812.0),
+    CallThrottled(budget="openai", id="w.1", retry_after=2.5),
+    CallThrottled(budget="openai", id="w.1"),
+    LimitsNamed(budget="openai", requests=500.0, given=True),
+    EpochOpened(budget="openai"),
+    CallsGranted(budget="openai", epoch=1, at=5.5, calls=(GrantedCall("w.1", 5.7, 900.5),)),
+    Leads(budget="openai", epoch=1),
+    WriterAbsent(budget="openai", epoch=1, writer="w"),
 ]
 
 
 def test_every_kind_survives_the_wire_in_order() -> None:
     assert decode_events(encode_events(EVENTS)) == EVENTS
+
+
+def test_a_header_survives_the_wire_and_may_be_missing() -> None:
+    header = Header("w", 3, 5.25, -1)
+    body = encode_batch([encode_event(EVENTS[0])], header)
+    assert msgspec.json.decode(body)["h"] == {"w": "w", "n": 3, "m": 5.25, "seen": -1}
+    assert decode_message(body) == (header, [EVENTS[0]])
+    assert decode_message(encode_events(EVENTS[:1])) == (None, [EVENTS[0]])
+
+
+def test_a_header_outlives_a_newer_kind_beside_it() -> None:
+    header = Header("w", 3, 5.25, -1)
+    batch = msgspec.json.decode(encode_batch([encode_event(EVENTS[0])], header))
+    batch["events"].insert(0, {"type": "from the future"})
+    assert decode_message(msgspec.json.encode(batch)) == (header, [None, EVENTS[0]])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n": 0}, {"n": -1}, {"m": 1e300}, {"seen": -2}, {"seen": 10**30}, {"w": 1}]
+)
+def test_a_message_whose_header_is_beyond_its_bounds_is_malformed(wrong: dict[str, object]) -> None:
+    """Its records cannot be folded: it may be a copy, and its writer's clock is unknown."""
+    batch = msgspec.json.decode(encode_batch([encode_event(EVENTS[0])], Header("w", 3, 5.25, -1)))
+    batch["h"] |= wrong
+    with pytest.raises(DecodeError):
+        decode_message(msgspec.json.encode(batch))
 
 
 def test_a_newer_kind_leaves_a_gap_so_that_places_hold() -> None:
@@ -65,10 +112,6 @@ def test_what_is_no_batch_of_ours_is_malformed(body: bytes) -> None:
         decode_events(body)
 
 
-def spent(usd: str = "1", day: str = "2026-11-29", upto: int = 1) -> dict[str, object]:
-    return {"type": "spent", "ts": 1, "day": day, "usd": usd, "upto": upto}
-
-
 def queued_as(pipeline: str = "p", deadline: float = 2) -> dict[str, object]:
     return {"type": "queued", "ts": 1, "job": "j", "pipeline": pipeline, "deadline": deadline, "digest": ""}
 
@@ -82,12 +125,17 @@ def stage(name: str = "s", seq: object = 1, progress: int = 0) -> dict[str, obje
     return {**known, "stage": name, "seq": seq, "progress": progress}
 
 
+def of_budget(kind: str, **fields: object) -> dict[str, object]:
+    return {"type": kind, "budget": "b", "id": "c", "job": "j", "run": "r", "kind": "", **fields}
+
+
+def granted(**fields: object) -> dict[str, object]:
+    known = {"epoch": 1, "at": 1.0, "calls": [{"id": "c", "by": 1.0, "tokens": 1.0}]}
+    return of_budget("granted", **{**known, **fields})
+
+
 NAMES = ("", "a\n", "a\r\nevent: done", "a\u2028b", "a\0", "\x1b[2J", "a\x85b", "x" * 1000)
-AMOUNTS = ("1e999999999", "NaN", "Infinity", "-1e30", "1000001", "1e-999999", "", "one")
 BEYOND: list[dict[str, object]] = [
-    *(spent(usd) for usd in AMOUNTS),
-    spent(day="9"),
-    spent(upto=10**30),
     {"type": "marker", "ts": 1e308, "id": "m"},
     {"type": "marker", "ts": -1e18, "id": "m"},
     {"type": "marker", "ts": "NaN", "id": "m"},
@@ -95,10 +143,23 @@ BEYOND: list[dict[str, object]] = [
     queued_as(pipeline="p\nq"),
     run(0),
     run(10**30),
-    {"type": "large", "ts": 1, "budget": "b", "tokens": 1e300},
     *(stage(name) for name in NAMES),
     *(stage(seq=seq) for seq in (-1, 10**30, "1e9")),
     *(stage(progress=progress) for progress in (-1, 101)),
+    *(
+        of_budget(kind, tokens=tokens)
+        for kind in ("call_requested", "call_counted")
+        for tokens in (-1, 1e300)
+    ),
+    *(of_budget("call_requested", tokens=1, offset=offset) for offset in (-2, 10**30)),
+    *(of_budget("limits", requests=requests) for requests in (0, -1, 1e300)),
+    *(of_budget("limits", tokens=tokens) for tokens in (0, -1, 1e300)),
+    *(granted(epoch=epoch) for epoch in (-2, 10**30)),
+    granted(at=1e300),
+    granted(calls=[{"id": "c", "by": 1e300, "tokens": 1}]),
+    granted(calls=[{"id": "c", "by": 1, "tokens": -1}]),
+    of_budget("leads", epoch=-2),
+    of_budget("absent", epoch=10**30, writer="w"),
 ]
 
 

@@ -1,6 +1,6 @@
 """No 60 s of arrivals exceed a limit, whatever happens; single decisions one by one."""
 
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import pytest
 from hypothesis import given, settings
@@ -236,51 +236,6 @@ def test_the_room_for_usage_grows_with_the_root_of_the_calls_in_flight() -> None
     for number in range(granted):
         pacer.settle(f"open {number}", 100.0)
     assert pacer.when(now, 100.0) <= now + BURST_SECONDS  # the room is given back
-
-
-def in_flight(now: float) -> tuple[Pacer, int]:
-    """A leader by usage whose window is full of calls in flight of 100 ± 30 tokens, and their number."""
-    pacer = Pacer(Limits(tokens=10_000.0), now - 10 * SPAN, "usage")
-    for number in range(300):
-        pacer.grant(now - 5 * SPAN, str(number), 150.0)
-        pacer.settle(str(number), 70.0 if number % 2 else 130.0)
-    pacer.limit(Limits(tokens=10_000.0), 1.0, now)
-    flying, moment = 0, now - 50.0
-    while (moment := pacer.when(moment, 150.0)) < now:
-        pacer.grant(moment, f"open {flying}", 150.0)
-        flying += 1
-    return pacer, flying
-
-
-def test_who_was_just_told_leaves_room_for_what_calls_in_flight_may_take() -> None:
-    now = 1000.0
-    leader, flying = in_flight(now)
-    past = leader.snapshot(now)
-    assert sum(variance for _, variance in past.variances) == pytest.approx(flying * 900.0)
-    for known, kept in ((past, True), (replace(past, variances=()), False)):
-        told = Pacer(Limits(tokens=10_000.0), now, "usage")
-        told.restore(known, now)
-        moment, own = now, 0
-        while (moment := told.when(moment, 100.0)) < now + 10.0:  # the first of them are still in the window
-            told.grant(moment, f"own {own}", 100.0)
-            own += 1
-        taken = flying * 100.0 + 3.4 * 30.0 * flying**0.5
-        assert own > 0
-        assert (taken + own * 100.0 <= 10_000.0) is kept
-
-
-def test_the_room_for_calls_in_flight_is_told_on_and_ends_with_the_window() -> None:
-    now = 1000.0
-    leader, flying = in_flight(now)
-    leader.settle("open 0", 100.0)
-    second, third = (Pacer(Limits(tokens=10_000.0), now, "usage") for _ in range(2))
-    second.restore(leader.snapshot(now), now)
-    third.restore(second.snapshot(now), now)
-    for pacer in (second, third):
-        told = pacer.snapshot(now).variances
-        assert sum(variance for _, variance in told) == pytest.approx((flying - 1) * 900.0)
-        assert pacer.snapshot(now + SPAN).variances == ()
-        assert pacer.when(now + SPAN, 10_000.0) == now + SPAN
 
 
 def test_a_kind_forgets() -> None:

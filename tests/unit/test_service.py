@@ -23,10 +23,9 @@ from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
-from eco2.journal.journal import Journal
-from eco2.journal.presence import Presence
+from eco2.journal.view import View
 from eco2.metrics import Metrics
-from eco2.ports import Clock, Model, Stream
+from eco2.ports import Clock, Model
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
@@ -185,6 +184,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "deadlines",
         "gateway",
@@ -194,6 +194,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "live text",
         "holders",
@@ -205,6 +206,7 @@ async def test_a_process_starts_first_what_the_others_need_to_the_end() -> None:
         "broker",
         "presence",
         "journal",
+        "snapshots",
         "probes",
         "live text",
         "holders",
@@ -246,33 +248,24 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             given["provider"] = (name, model, concurrency)
             super().__init__(name, model, adapter, concurrency, *rest)
 
-    class SpiedJournal(Journal):
-        def __init__(
-            self,
-            stream: Stream,
-            keep: float,
-            clock: Clock,
-            *,
-            keep_payloads: bool,
-            replies: int,
-            presence: Presence,
-        ) -> None:
-            given["journal"] = (keep,)
-            super().__init__(
-                stream, keep, clock, keep_payloads=keep_payloads, replies=replies, presence=presence
-            )
+    class SpiedView(View):
+        def __init__(self, window: float, clock: Clock, *, life: float, **rest: Any) -> None:
+            given["view"] = (window, life)
+            super().__init__(window, clock, life=life, **rest)
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
-    monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
-    settings = Settings(prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13)
+    monkeypatch.setattr("eco2.assembly.View", SpiedView)
+    settings = Settings(
+        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, job_deadline=3600
+    )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "journal": (13 * 60,),
+        "view": (13 * 60, 3600),
     }
 
 

@@ -105,8 +105,8 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ({"ECO2_CALL_TIMEOUT": "70"}, "ECO2_DRAIN_GRACE"),
         ({"ECO2_JOB_DEADLINE": "60"}, "ECO2_JOB_DEADLINE"),
-        ({"ECO2_JOB_DEADLINE": "901"}, "ECO2_VIEW_MINUTES"),
         ({"ECO2_RETENTION_HOURS": "0.9"}, "ECO2_RETENTION_HOURS"),
+        ({"ECO2_JOB_DEADLINE": "259201"}, "ECO2_RETENTION_HOURS"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(
@@ -123,7 +123,7 @@ def test_settings_that_contradict_each_other_stop_the_start(
     [
         {"ECO2_CALL_TIMEOUT": "69.9"},
         {"ECO2_JOB_DEADLINE": "60.1"},
-        {"ECO2_JOB_DEADLINE": "900"},
+        {"ECO2_JOB_DEADLINE": "259200"},
         {"ECO2_RETENTION_HOURS": "1"},
     ],
 )

@@ -7,6 +7,5 @@ unkind as a real broker can be.
 from eco2.broker.embedded.chaos import CALM, Chaos
 from eco2.broker.embedded.connection import Embedded
 from eco2.broker.embedded.server import Server
-from eco2.broker.embedded.stream import Retention
 
-__all__ = ["CALM", "Chaos", "Embedded", "Retention", "Server"]
+__all__ = ["CALM", "Chaos", "Embedded", "Server"]

@@ -1,8 +1,7 @@
 """The resources of one connection to the embedded broker.
 
-Everything that must end with the connection (unsettled deliveries, readers, requests without a reply)
-registers itself here; closing runs all of it once, the youngest first, so that messages return in their old
-order.
+Everything that must end with the connection (unsettled deliveries, readers) registers itself here;
+closing runs all of it once, the youngest first, so that messages return in their old order.
 """
 
 from collections.abc import Callable
@@ -14,11 +13,7 @@ class Channel:
     def __init__(self, on_cut: Callable[[], None]) -> None:
         self._on_cut = on_cut
         self._closing: dict[Callable[[], object], None] = {}
-        self._open = True
-
-    @property
-    def open(self) -> bool:
-        return self._open
+        self.open = True
 
     def on_close(self, end: Callable[[], object]) -> None:
         """Calls `end` when the connection goes, unless it is forgotten before."""
@@ -29,12 +24,12 @@ class Channel:
 
     def close(self) -> None:
         """The connection is gone. A second call does nothing."""
-        self._open = False
+        self.open = False
         while self._closing:
             end, _ = self._closing.popitem()
             end()
 
     def cut(self) -> None:
         """Breaks the connection from the broker's side."""
-        if self._open:
+        if self.open:
             self._on_cut()

@@ -6,7 +6,8 @@ same seed, the n-th publish, acknowledgement, … of a server meets the same fat
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +40,7 @@ class Chaos:
     silent: float = 0.0005
     """Batches from which on a tail shows nothing any more until it is attached again."""
     lost_live: float = 0.01
-    """Live messages, requests and replies that are lost."""
+    """Live messages that are lost."""
     early: int = 300
     """`FromTime` starts up to so many records early."""
     most_gap: int = 50
@@ -48,24 +49,11 @@ class Chaos:
     """Seconds that anything late takes, at most; ghosts and alarms take up to five times as long."""
 
 
-CALM = Chaos(
-    seed=0,
-    late_confirm=0,
-    lost_confirm=0,
-    ghost=0,
-    lost_publish=0,
-    block=0,
-    cut=0,
-    lost_ack=0,
-    redeliver=0,
-    gap=0,
-    lag=0,
-    withheld=0,
-    silent=0,
-    lost_live=0,
-    early=0,
-    delay=0,
-)
+CALM = Chaos(**{each.name: 0 for each in fields(Chaos) if each.name != "most_gap"})
+
+
+Unkindness = Literal["cut", "lost_ack", "redeliver", "lost_live", "withheld", "silent"]
+"""Those that a broker has or has not, each by its rate in `Chaos`."""
 
 
 class Fate(enum.Enum):
@@ -99,38 +87,21 @@ class Dice:
             point -= rate
         return Fate.CONFIRMED
 
-    def cut(self) -> bool:
-        """Does the connection break at this settlement?"""
-        return self._happens("cut", self.chaos.cut)
+    def happens(self, what: Unkindness) -> bool:
+        """Draws whether it happens this time."""
+        return self._draw(what, getattr(self.chaos, what))
 
     def half(self) -> bool:
         """Did it take effect before the connection broke?"""
         return self._of("half").random() < 0.5
 
-    def lost_ack(self) -> bool:
-        return self._happens("lost_ack", self.chaos.lost_ack)
-
-    def redeliver(self) -> bool:
-        return self._happens("redeliver", self.chaos.redeliver)
-
-    def lost_live(self) -> bool:
-        return self._happens("lost_live", self.chaos.lost_live)
-
     def lag(self) -> float:
         """Seconds by which a tail's next batch is late."""
-        return self.delay("lag") if self._happens("lags", self.chaos.lag) else 0.0
-
-    def withheld(self) -> bool:
-        """Does the connection get no confirms from this publish on?"""
-        return self._happens("withheld", self.chaos.withheld)
-
-    def silent(self) -> bool:
-        """Does the tail fall silent at this batch?"""
-        return self._happens("silent", self.chaos.silent)
+        return self.delay("lag") if self._draw("lags", self.chaos.lag) else 0.0
 
     def gap(self) -> int:
         """Offsets to leave out in front of the next record."""
-        return self._of("size").randint(1, self.chaos.most_gap) if self._happens("gap", self.chaos.gap) else 0
+        return self._of("size").randint(1, self.chaos.most_gap) if self._draw("gap", self.chaos.gap) else 0
 
     def early(self) -> int:
         """Records by which a `FromTime` starts early."""
@@ -140,7 +111,7 @@ class Dice:
         """Seconds until something late happens: never 0, at most `times` the longest delay."""
         return (1 - self._of(f"{kind} delay").random()) * self.chaos.delay * times
 
-    def _happens(self, kind: str, rate: float) -> bool:
+    def _draw(self, kind: str, rate: float) -> bool:
         return rate > 0 and self._of(kind).random() < rate
 
     def _of(self, kind: str) -> random.Random:

@@ -5,7 +5,7 @@ exactly the promises that the port does not make. One event loop serves all conn
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TypeVar
@@ -13,15 +13,14 @@ from typing import TypeVar
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.live import Exchange, Listener
 from eco2.broker.embedded.publishing import Publisher
-from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
-from eco2.broker.embedded.rpc import MAX_REQUESTS, Answered, RequestHandler, request
+from eco2.broker.embedded.queues import Consumer, Message, Queue
 from eco2.broker.embedded.server import Server
 from eco2.broker.embedded.stream import Log, Reader
 from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail, Link
 from eco2.broker.position import Position
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, Unroutable
-from eco2.ports import Delivery, Express, LinkStatus, Record, Start, ignore
+from eco2.ports import Delivery, LinkStatus, Record, Start, ignore
 
 AnySubscription = TypeVar("AnySubscription", bound=EmbeddedSubscription)
 
@@ -36,8 +35,6 @@ class Embedded:
         self._publisher = Publisher(self._server)
         self._subscriptions: dict[EmbeddedSubscription, None] = {}
         self._channel: Channel | None = None
-        self._handler: RequestHandler | None = None
-        self._answered: Answered = {}
         self._draining = False
         self._connects = 0
         self._reconnect: asyncio.TimerHandle | None = None
@@ -57,19 +54,17 @@ class Embedded:
         return (LinkStatus("memory", self._channel is not None, max(0, self._connects - 1)),)
 
     async def run(self, stop: asyncio.Event) -> None:
-        self._server.declare(self._topology)  # before the group, which would wrap the refusal
-        async with asyncio.TaskGroup() as tasks:
-            self._handler, self._draining = RequestHandler(tasks), False
-            self._connect()
-            try:
-                await stop.wait()
-                self._draining = True
-                await self._publisher.all_confirmed()
-            finally:
-                self._disconnect()
-                self._handler.close()
-                if self._reconnect is not None:
-                    self._reconnect.cancel()
+        self._draining = False
+        self._server.refuse_old_workers(self._topology)
+        self._connect()
+        try:
+            await stop.wait()
+            self._draining = True
+            await self._publisher.all_confirmed()
+        finally:
+            self._disconnect()
+            if self._reconnect is not None:
+                self._reconnect.cancel()
 
     def disrupt(self) -> None:
         """Breaks the connection; it comes back by itself, at once or, under chaos, after a while."""
@@ -115,34 +110,18 @@ class Embedded:
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._reader(self._topology.inputs, start)
 
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        await self._add(self._topology.snapshots, body, message_id)
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._reader(self._topology.snapshots, start)
+
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._channel is not None and self._server.blocked is None:
             self._exchange().publish(topic, body)
 
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> EmbeddedSubscription:
         return self._subscribe(lambda _: Listener(self._exchange(), pattern, on_message))
-
-    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-        channel = self._connected()
-        if self._server.blocked is not None:
-            raise BrokerUnavailable(f"the broker takes no requests ({self._server.blocked}): ask again later")
-        queue = self._queue(self._topology.service(service))
-        return await request(queue, channel, body, timeout, self._answered, express)
-
-    def serve(
-        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> EmbeddedSubscription:
-        name = self._existing(self._topology.service(service))
-
-        def answer(body: bytes) -> bytes | None:
-            return express(body) if express is not None and serving.attached else None
-
-        def handle(delivery: QueueDelivery) -> None:
-            if self._handler is not None:
-                self._handler.handle(delivery, handler, answer)
-
-        serving = self._subscribe(lambda channel: Consumer(self._queue(name), channel, MAX_REQUESTS, handle))
-        return serving
 
     def _subscribe(self, link: Callable[[Channel], Link]) -> EmbeddedSubscription:
         return self._add_subscription(EmbeddedSubscription(link, self._forget))
@@ -166,7 +145,6 @@ class Embedded:
 
     def _disconnect(self) -> None:
         """Consumers go first, so that what they held is not handed back to them."""
-        self._answered.clear()
         channel, self._channel = self._channel, None
         if channel is None:
             return
@@ -204,6 +182,6 @@ class Embedded:
         return self._server.queues[self._existing(name)]
 
     def _existing(self, name: str) -> str:
-        if name not in self._names:
+        if name not in self._names and name not in self._server.queues:  # another process may know it
             raise Unroutable(f"there is no queue {name}: add it to the topology, then try again")
         return name

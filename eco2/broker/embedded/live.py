@@ -24,7 +24,7 @@ class Exchange:
 
     def publish(self, topic: str, body: bytes) -> None:
         """Sends it to every subscriber whose pattern fits, or to none."""
-        if self._dice.lost_live():
+        if self._dice.happens("lost_live"):
             return
         for listener in self.listeners:
             listener.offer(topic, body)

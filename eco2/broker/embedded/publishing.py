@@ -50,7 +50,7 @@ class Publisher:
             await self._all_confirmed.wait()
 
     async def _confirmed(self, channel: Channel, effect: Callable[[], None]) -> bool:
-        if self._server.dice.withheld():
+        if self._server.dice.happens("withheld"):
             self.withhold(channel)
         fate = self._server.dice.publish()
         if fate is Fate.BLOCKED:

@@ -1,40 +1,35 @@
 """Work queues in memory, with the rules of a quorum queue.
 
 Guarantees: a message leaves a queue only by an acknowledgement, a rejection, its delivery limit or the end of
-its time (the queue's own, or that of a request whose asker stopped waiting); whatever a consumer held
-unsettled when its connection went comes again, marked as redelivered. Callbacks run from the loop, one per
-turn, never inside `put`.
+its time; whatever a consumer held unsettled when its connection went comes again, marked as redelivered.
+Callbacks run from the loop, one per turn, never inside `put`.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 
 from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.errors import DeliveryLost
-from eco2.ports import Express
 
 
 @dataclass(slots=True, eq=False)
 class Message:
     """One message in a queue. `returns` counts how often it came back unsettled.
 
-    A request carries where its `reply` goes (and who answered). Nobody gets a message after `expires` (loop
-    time).
+    Nobody gets it after `expires` (loop time).
     """
 
     body: bytes
     id: str
     returns: int = 0
-    reply: Callable[[bytes, Express | None], None] | None = None
     expires: float | None = None
 
 
 class Queue:
-    """Hands its messages to consumers in turn, or to the oldest consumer only (`single_active`).
+    """Hands its messages to consumers in turn.
 
     A message that came back more than `limit` times, was rejected, or has been here for `ttl` seconds goes to
     `dead`. `unacknowledged`: messages that consumers hold, cancelled ones too.
@@ -45,7 +40,6 @@ class Queue:
         name: str,
         dice: Dice,
         *,
-        single_active: bool = False,
         limit: int | None = None,
         ttl: float | None = None,
         dead: Callable[[Message], None] | None = None,
@@ -53,7 +47,6 @@ class Queue:
         self.name = name
         self.dice = dice
         self.unacknowledged = 0
-        self._single_active = single_active
         self._limit = limit
         self._ttl = ttl
         self._dead = dead
@@ -104,9 +97,14 @@ class Queue:
             self._consumers.remove(consumer)
             self.schedule()
 
+    @property
+    def has_consumers(self) -> bool:
+        """True while any consumer is attached."""
+        return bool(self._consumers)
+
     def others(self, consumer: "Consumer") -> bool:
         """True where another consumer could take what `consumer` holds."""
-        return not self._single_active and any(other is not consumer for other in self._consumers)
+        return any(other is not consumer for other in self._consumers)
 
     def schedule(self) -> None:
         """Hands out the next message soon, if there is one and a consumer with room for it."""
@@ -115,8 +113,7 @@ class Queue:
             asyncio.get_running_loop().call_soon(self._hand_out)
 
     def _next(self) -> "Consumer | None":
-        candidates = islice(self._consumers, 1 if self._single_active else None)
-        return next((consumer for consumer in candidates if consumer.has_room), None)
+        return next((consumer for consumer in self._consumers if consumer.has_room), None)
 
     def _hand_out(self) -> None:
         self._scheduled = False
@@ -124,9 +121,8 @@ class Queue:
         consumer = self._next()
         if consumer is None or not self._ready:
             return
-        if not self._single_active:
-            self._consumers.remove(consumer)
-            self._consumers.append(consumer)
+        self._consumers.remove(consumer)
+        self._consumers.append(consumer)
         try:
             consumer.take(self._ready.popleft())
         finally:
@@ -167,7 +163,7 @@ class Consumer:
         self.queue.unacknowledged += 1
         delivery = QueueDelivery(self, message)
         dice = self.queue.dice
-        if self.queue.others(self) and dice.redeliver():
+        if self.queue.others(self) and dice.happens("redeliver"):
             asyncio.get_running_loop().call_later(dice.delay("redeliver"), delivery.take_away)
         self._on_delivery(delivery)
 
@@ -187,43 +183,20 @@ class QueueDelivery:
 
     def __init__(self, consumer: Consumer, message: Message) -> None:
         self._consumer = consumer
+        self.body = message.body
+        self.message_id = message.id
+        self.redelivered = message.returns > 0
+        self.delivery_count = message.returns
         self._message = message
-        self._returned = message.returns
         self._held = True
         consumer.channel.on_close(self.take_away)
-
-    @property
-    def body(self) -> bytes:
-        return self._message.body
 
     def release_body(self) -> None:
         """The queue itself holds it until the delivery is settled."""
 
-    @property
-    def message_id(self) -> str:
-        return self._message.id
-
-    @property
-    def redelivered(self) -> bool:
-        return self._returned > 0
-
-    @property
-    def delivery_count(self) -> int:
-        return self._returned
-
-    @property
-    def held(self) -> bool:
-        """True until it is settled or lost."""
-        return self._held
-
-    def reply(self, body: bytes, express: Express | None) -> None:
-        """Answers the request that the message is, if its asker wants one. `express`: of who answers."""
-        if self._message.reply is not None:
-            self._message.reply(body, express)
-
     async def ack(self) -> None:
         self._settle()
-        if self._consumer.queue.dice.lost_ack():
+        if self._consumer.queue.dice.happens("lost_ack"):
             self._consumer.queue.put_back(self._message)
 
     async def requeue(self) -> None:
@@ -241,7 +214,7 @@ class QueueDelivery:
             self._consumer.queue.put_back(self._message)
 
     def _settle(self) -> None:
-        if self._held and self._consumer.queue.dice.cut():
+        if self._held and self._consumer.queue.dice.happens("cut"):
             self._consumer.channel.cut()
         if not self._held:
             raise DeliveryLost(

@@ -5,7 +5,6 @@ Several `Embedded` connections, one per "process", share one server. Everything 
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from eco2.broker import topology
 from eco2.broker.embedded.channel import Channel
@@ -24,9 +23,7 @@ class Server:
     `chaos` makes it unkind; without it everything is prompt and nothing fails by itself.
     """
 
-    def __init__(
-        self, chaos: Chaos = CALM, clock: Clock = time.time, retention: Retention | None = None
-    ) -> None:
+    def __init__(self, chaos: Chaos = CALM, clock: Clock = time.time) -> None:
         self.dice = Dice(chaos)
         self.blocked: str | None = None
         self.queues: dict[str, Queue] = {}
@@ -34,7 +31,6 @@ class Server:
         self.exchanges: dict[str, Exchange] = {}
         self.channels: set[Channel] = set()
         self._clock = clock
-        self._retention = retention or Retention()
         self._declared: dict[str, topology.Entity] = {}
 
     def declare(self, needed: topology.Topology) -> None:
@@ -46,10 +42,15 @@ class Server:
             if isinstance(entity, topology.Exchange):
                 self.exchanges.setdefault(entity.name, Exchange(self.dice))
             elif entity.arguments["x-queue-type"] == "stream":
-                retention = replace(self._retention, age=min(self._retention.age, entity.age))
-                self.logs.setdefault(entity.name, Log(retention, self._clock, self.dice))
+                self.logs.setdefault(entity.name, Log(Retention(age=entity.age), self._clock, self.dice))
             else:
                 self.queues.setdefault(entity.name, self._queue(entity))
+
+    def refuse_old_workers(self, needed: topology.Topology) -> None:
+        """Raises `ConfigurationError` if workers of release 0.1 share a budget with this process."""
+        for name in needed.old_budgets:
+            if (queue := self.queues.get(name)) is not None and queue.has_consumers:
+                raise ConfigurationError(topology.old_workers(name))
 
     def block(self, reason: str) -> None:
         """Refuses publishes, as under a memory alarm, until `unblock`."""
@@ -87,7 +88,6 @@ class Server:
         return Queue(
             entity.name,
             self.dice,
-            single_active=bool(entity.arguments.get("x-single-active-consumer")),
             limit=None if limit is None else int(limit),
             ttl=None if ttl is None else int(ttl) / 1000,
             dead=None if dead is None else lambda message: self._dead_letter(str(dead), message),

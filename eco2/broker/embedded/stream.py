@@ -133,7 +133,7 @@ class Tail:
 
     def _hand_out(self) -> None:
         self._scheduled = False
-        self._silent = self._silent or self._log.dice.silent()
+        self._silent = self._silent or self._log.dice.happens("silent")
         records = [] if self._silent else self._log.after(self._position)
         try:
             for record in records:

@@ -1,7 +1,7 @@
-"""The RabbitMQ adapter: `ports.Broker` on quorum queues, a stream, a topic exchange and reply queues.
+"""The RabbitMQ adapter: `ports.Broker` on quorum queues, streams and a topic exchange.
 
 aio-pika's robust connection is not used: it re-attaches streams at their original offset and may forget a
-channel while the broker is down. Instead each of at most four connections has a loop of its own (`link.py`).
+channel while the broker is down. Instead each of at most three connections has a loop of its own (`link.py`).
 """
 
 from eco2.broker.rabbitmq.adapter import RabbitMQ

@@ -1,22 +1,22 @@
 """`RabbitMQ`: puts links, publishers and consumers together as a `ports.Broker`.
 
-A process has at most four connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
-queues), `journal` (tails, readers, listening, depths) and `quota` (request and reply, short heartbeat). A
-gateway never uses `jobs` and `quota`, so it has two. Publishing has its own because a broker in
-memory alarm stops reading from connections that publish, and acks must not wait for that.
+A process has at most three connections, whatever it does: `publish` (orders, events, casts), `jobs` (work
+queues) and `journal` (tails, readers, listening, depths). A gateway never uses `jobs`, so it has two.
+Publishing has its own because a broker in memory alarm stops reading from connections that publish, and acks
+must not wait for that.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 from aio_pika.abc import AbstractConnection
 
-from eco2.broker.rabbitmq import probe, rpc, stream, versions
+from eco2.broker.rabbitmq import probe, stream, versions
 from eco2.broker.rabbitmq import queue as work
 from eco2.broker.rabbitmq.connect import server
-from eco2.broker.rabbitmq.declare import declare
+from eco2.broker.rabbitmq.declare import declare, refuse_old_workers
 from eco2.broker.rabbitmq.link import Link, Nodes
 from eco2.broker.rabbitmq.live_publisher import LivePublisher
 from eco2.broker.rabbitmq.live_subscriber import LiveSubscriber
@@ -27,14 +27,12 @@ from eco2.broker.rabbitmq.recovery import TopologyRecovery
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
-from eco2.ports import Delivery, Express, LinkStatus, Record, Start, Subscription, Tail, ignore
+from eco2.ports import Delivery, LinkStatus, Record, Start, Subscription, Tail, ignore
 
 log = get_logger(__name__)
 
 JOBS_HEARTBEAT = 5.0
 """Seconds; the broker hands jobs to a half-open connection until it has missed two to three of them."""
-QUOTA_HEARTBEAT = 2.0
-"""Seconds; a frozen quota leader is replaced after two to three of them."""
 LIVE_FLUSH_TIMEOUT = 1.0
 """Seconds that live messages get to leave when the process stops."""
 
@@ -58,14 +56,11 @@ class RabbitMQ:
         self._timeout = publish_timeout
         self._running = False
         self._declared = asyncio.Event()
-        self._tasks: asyncio.TaskGroup | None = None
-        self._answers: set[asyncio.Task[None]] = set()
         self._recovery = TopologyRecovery(topology)
         link, wait = partial(Link, Nodes(url)), self._wait_for_topology
         self._publish = link(f"{process} publish", heartbeat, self._declare)
         self._jobs = link(f"{process} jobs", min(heartbeat, JOBS_HEARTBEAT), wait)
         self._journal = link(f"{process} journal", heartbeat, wait)
-        self._quota = link(f"{process} quota", min(heartbeat, QUOTA_HEARTBEAT), wait)
         for each in self._links:
             each.on_missing = self._recovery.missing
         self._orders = Publisher(self._publish, publish_timeout, self._recovery.missing)
@@ -78,7 +73,6 @@ class RabbitMQ:
             Probe(self._journal, probe.ask, publish_timeout),
         )
         self._live_subscriber = LiveSubscriber(self._journal, topology.live)
-        self._rpc = rpc.RpcClient(self._quota)
         self._queue_depth = QueueDepth(self._journal, publish_timeout, self._recovery.missing)
 
     async def publish(self, queue: str, body: bytes, message_id: str) -> None:
@@ -111,21 +105,19 @@ class RabbitMQ:
     def read_orders(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
         return self._read(self._topology.inputs, start)
 
+    async def append_snapshot(self, body: bytes, message_id: str) -> None:
+        self._must_run()
+        await self._store.append(self._topology.snapshots, body, message_id)
+
+    def read_snapshots(self, start: Start) -> AbstractAsyncContextManager[AsyncIterator[Record]]:
+        return self._read(self._topology.snapshots, start)
+
     def broadcast(self, topic: str, body: bytes) -> None:
         if self._running:
             self._live_publisher.publish(self._topology.live, topic, body)
 
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Subscription:
         return self._live_subscriber.subscribe(pattern, on_message)
-
-    async def request(self, service: str, body: bytes, timeout: float, *, express: bool = False) -> bytes:
-        self._must_run()
-        return await self._rpc.request(self._topology.service(service), body, timeout, express)
-
-    def serve(
-        self, service: str, handler: Callable[[bytes], Awaitable[bytes]], express: Express | None = None
-    ) -> Subscription:
-        return rpc.serve(self._quota, self._topology.service(service), handler, self._spawn, express)
 
     @property
     def blocked(self) -> str | None:
@@ -142,18 +134,18 @@ class RabbitMQ:
     async def run(self, stop: asyncio.Event) -> None:
         """See `ports.Broker.run`; once per object."""
         try:
-            async with asyncio.TaskGroup() as self._tasks:
+            async with asyncio.TaskGroup() as group:
                 loops = [link.run() for link in self._links] + [each.run() for each in self._probes]
                 loops += [self._live_publisher.run(), self._recovery.run(self._publish)]
-                upkeep = [self._tasks.create_task(loop) for loop in loops]
+                upkeep = [group.create_task(loop) for loop in loops]
                 self._running = True
                 await stop.wait()
                 self._running = False
                 await self._flush()
-                for task in (*upkeep, *self._answers):
+                for task in upkeep:
                     task.cancel()
-        except BaseExceptionGroup as group:
-            if refused := find_error(group, ConfigurationError):
+        except BaseExceptionGroup as errors:
+            if refused := find_error(errors, ConfigurationError):
                 raise refused from None
             raise
         finally:
@@ -161,7 +153,7 @@ class RabbitMQ:
 
     @property
     def _links(self) -> tuple[Link, ...]:
-        return (self._publish, self._jobs, self._journal, self._quota)
+        return (self._publish, self._jobs, self._journal)
 
     async def _flush(self) -> None:
         """Waits until what was sent is confirmed, and what was cast is on its way."""
@@ -181,15 +173,9 @@ class RabbitMQ:
         if not self._running:
             raise BrokerUnavailable("the broker's connections are not running; nothing was sent")
 
-    def _spawn(self, answer: Coroutine[None, None, None]) -> None:
-        if self._tasks is None or not self._running:
-            answer.close()  # the connection is about to close, and the request goes to another server
-            return
-        task = self._tasks.create_task(answer)
-        self._answers.add(task)
-        task.add_done_callback(self._answers.discard)
-
     async def _declare(self, connection: AbstractConnection) -> None:
+        if not self._declared.is_set():
+            await refuse_old_workers(connection, self._topology)
         await declare(connection, self._topology)
         if not self._declared.is_set():
             for caution in versions.cautions(server(connection)):

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import NamedTuple
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aiormq import spec
 from aiormq.abc import AbstractChannel as AmqpChannel
 from aiormq.abc import DeliveredMessage
 
@@ -111,23 +110,6 @@ class ConsumerChannel:
             queue, on_message, no_ack=prefetch is None, arguments=dict(arguments) if arguments else None
         )
         self._tag = started.consumer_tag
-
-    async def send(self, queue: str, body: bytes, properties: spec.Basic.Properties) -> None:
-        """Publishes to `queue`, not mandatory: a message to a deleted queue is dropped."""
-        await self.amqp.basic_publish(body, routing_key=queue, properties=properties)
-
-    async def open_direct_queue(self, on_message: OnMessage, length: int) -> str:
-        """Declares a queue in memory that is deleted with the channel, and returns its name.
-
-        Of more than `length` messages the oldest are dropped. None needs settling.
-        """
-        queue = await self.channel.declare_queue(
-            exclusive=True,
-            auto_delete=True,
-            arguments={"x-max-length": length, "x-overflow": "drop-head"},
-        )
-        await self.amqp.basic_consume(queue.name, on_message, no_ack=True)
-        return queue.name
 
     def _cancelled_by_broker(self, _: object) -> None:
         # The queue was deleted or its leader moved; there is no other notice.

@@ -13,7 +13,7 @@ from eco2.broker.addresses import parse
 from eco2.broker.rabbitmq import versions
 from eco2.broker.rabbitmq.connect import Server, connect, server
 from eco2.broker.rabbitmq.connection_errors import map_connection_errors, reason_of
-from eco2.broker.topology import Entity, Exchange, Topology, difference, missing
+from eco2.broker.topology import Entity, Exchange, Topology, difference, missing, old_workers
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import jobs_queue
@@ -86,17 +86,28 @@ async def _unserved(connection: AbstractConnection, topology: Topology) -> list[
     """A sentence for each pipeline whose work queue has no consumer."""
     found = []
     for name in topology.pipelines:
-        try:
-            async with connection.channel(publisher_confirms=False) as channel:
-                queue = await channel.get_queue(topology.queue(jobs_queue(name)))
-        except ChannelNotFoundEntity:
-            continue  # it is listed as a difference
-        if not queue.declaration_result.consumer_count:
+        if await _consumers(connection, topology.queue(jobs_queue(name))) == 0:
             found.append(
                 f"no worker takes jobs of the pipeline {name}: start one that serves it (or `eco2 resume`, "
                 "if the intake is paused); until then its jobs wait, and end at their deadline"
             )
     return found
+
+
+async def refuse_old_workers(connection: AbstractConnection, topology: Topology) -> None:
+    """Raises `ConfigurationError` if workers of release 0.1 share a budget with this process."""
+    for queue in topology.old_budgets:
+        if await _consumers(connection, queue):
+            raise ConfigurationError(old_workers(queue))
+
+
+async def _consumers(connection: AbstractConnection, queue: str) -> int | None:
+    """The number of consumers of `queue`; None if it does not exist."""
+    try:
+        async with connection.channel(publisher_confirms=False) as channel:
+            return (await channel.get_queue(queue)).declaration_result.consumer_count
+    except ChannelNotFoundEntity:
+        return None
 
 
 async def declare(connection: AbstractConnection, topology: Topology) -> None:

@@ -11,7 +11,6 @@ OLDEST = (3, 10, 0)
 """The first version with dead letters that are kept until they have arrived (at-least-once)."""
 DISCONNECTED = (4, 3, 0)
 """From here on a quorum queue waits for the consumers of a node that is gone."""
-STALL_FIXED = (4, 3, 7)
 
 
 def too_old(server: Server) -> str | None:
@@ -31,12 +30,6 @@ def cautions(server: Server) -> list[str]:
     if version is None:
         return [f"{server} is not a version of RabbitMQ that is known here: nothing was tried on it."]
     found = []
-    if DISCONNECTED <= version < STALL_FIXED:
-        found.append(
-            f"{server}: a queue whose single active consumers were all cut off by consumer_timeout "
-            "(30 minutes without an ack, as of processes that were frozen) can stop forever "
-            "(rabbitmq-server issue 17317). Upgrade to 4.3.7 or newer."
-        )
     if version >= DISCONNECTED:
         found.append(
             f"{server}: when a node of a cluster dies, quorum queues without "

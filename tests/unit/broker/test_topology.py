@@ -4,11 +4,13 @@ import math
 
 import pytest
 
+from eco2 import brokers
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
 from eco2.ports import DELAYS, delay_queue, retry_queue
+from eco2.settings import Settings
 
-TOPOLOGY = Topology("eco2", pipelines=("scan",), services=("quota",), retention_hours=48)
+TOPOLOGY = Topology("eco2", pipelines=("scan",), retention_hours=48)
 
 
 def queue(name: str) -> Queue:
@@ -29,15 +31,10 @@ def test_it_names_everything_under_its_prefix() -> None:
         "eco2.jobs.scan.wait-30s",
         "eco2.jobs.scan.wait-5s",
         "eco2.live",
-        "eco2.rpc.quota",
+        "eco2.snapshots",
     ]
     assert TOPOLOGY.queue("jobs.scan") == "eco2.jobs.scan"
-    assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live, TOPOLOGY.service("quota")) == (
-        "eco2.events",
-        "eco2.inputs",
-        "eco2.live",
-        "eco2.rpc.quota",
-    )
+    assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live) == ("eco2.events", "eco2.inputs", "eco2.live")
 
 
 @pytest.mark.parametrize("name", ["eco2.jobs.scan", "eco2.jobs.scan.first"])
@@ -74,6 +71,21 @@ def test_the_queue_that_a_message_moves_to_is_made_before_the_one_that_it_leaves
             assert entity.arguments.get("x-dead-letter-routing-key") in {None, *seen}
 
 
+@pytest.mark.parametrize(("deadline", "hours"), [(180, 1), (3600, 1), (3601, 2), (86_400, 24)])
+def test_inputs_are_kept_for_as_long_as_a_job_may_live(deadline: float, hours: int) -> None:
+    needed = brokers.topology(Settings(job_deadline=deadline), ())
+    (inputs,) = [each for each in needed.entities if each.name == needed.inputs]
+    assert isinstance(inputs, Queue)
+    assert inputs.age == hours * 3600
+
+
+def test_another_deadline_says_that_the_copies_may_be_deleted() -> None:
+    text = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': "
+    said = difference(queue("eco2.inputs"), f"{text}received '24h' but current is '1h'")
+    assert "x-max-age is 1h at the broker, 24h here; stop all processes and delete it" in said
+    assert "ECO2_JOB_DEADLINE" in said
+
+
 def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> None:
     arguments = queue("eco2.inputs").arguments
     assert (arguments["x-queue-type"], arguments["x-max-age"]) == ("stream", "1h")
@@ -85,14 +97,15 @@ def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> 
     assert queue("eco2.dead").age == math.inf
 
 
+def test_the_stream_of_snapshots_is_bounded_by_its_size() -> None:
+    arguments = queue(TOPOLOGY.snapshots).arguments
+    assert int(arguments["x-max-length-bytes"]) >= 4 * int(arguments["x-stream-max-segment-size-bytes"])
+
+
 def test_the_stream_follows_the_retention_and_has_small_segments() -> None:
     arguments = queue("eco2.events").arguments
     assert (arguments["x-queue-type"], arguments["x-max-age"]) == ("stream", "48h")
     assert int(arguments["x-stream-max-segment-size-bytes"]) < 100_000_000
-
-
-def test_a_service_has_a_single_active_consumer() -> None:
-    assert queue("eco2.rpc.quota").arguments["x-single-active-consumer"] is True
 
 
 @pytest.mark.parametrize("name", ["", "Scan", "a.b", "a b", "-x", "사진"])

@@ -37,7 +37,9 @@ def recorder_of(job: Written) -> StageRecorder:
     ticks: Iterator[int] = count()  # a clock that never shows one time twice
     run = Run("run", job.order, CancelScope(100), 180.0, 0, 1, False)
     progress = Progress(Question(text="q"), Outputs(), {})
-    return StageRecorder(job, run, job.pipeline.stages[0], progress, lambda: float(next(ticks)))
+    return StageRecorder(
+        job, run, job.pipeline.stages[0], progress, cast(Any, None), lambda: float(next(ticks))
+    )
 
 
 @pytest.mark.parametrize("shown_before", [False, True])
@@ -48,10 +50,11 @@ async def test_a_stage_is_shown_as_started_before_its_end_and_times_never_decrea
     job = Written(order("job", "", 0.0))
     recorder = recorder_of(job)
     if shown_before:
-        recorder.started()
+        recorder.show_started()
     if ends == "completed":
         recorder.completed(Draft(text="a"))
     else:
         recorder.failed(PermanentError("no"))
     assert [event.status for event in job.events] == ["started", ends]
     assert job.events[0].ts <= job.events[1].ts
+    assert [event.seq for event in job.events] == [10, 11]

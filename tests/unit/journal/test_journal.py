@@ -12,6 +12,7 @@ from eco2.errors import JobForgotten
 from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, Superseded, encode_events
 from eco2.job import JSON, new_id
 from eco2.journal.journal import Journal
+from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.ports import Record, Start, ignore
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -74,8 +75,7 @@ async def test_of_two_jobs_with_one_key_the_first_in_the_log_wins_everywhere() -
             assert seen is not None
             assert (seen.status, seen.superseded_by) == ("superseded", winner.job)
             held = process.journal.view.by_key("", "k", VirtualClock.now())
-            assert held is not None
-            assert held.job == winner.job
+            assert held == winner.job
 
 
 @virtual
@@ -88,15 +88,44 @@ async def test_a_key_is_free_again_when_its_job_has_left_the_view() -> None:
 
 
 @virtual
-async def test_a_job_that_left_the_view_is_read_again_with_all_its_events() -> None:
+async def test_an_ended_job_that_is_not_kept_is_read_again_with_all_its_events() -> None:
     world = World()
     async with world.process() as process:
         job = (await process.submit()).job
         await end(process, job)
         before = await process.ended(job)
-        await pass_by(process, KEEP + 1)
+        process.journal.view.ended.max_bytes = 0
+        await end(process, (await process.submit()).job)
+        await process.journal.barrier()
         assert process.journal.view.get(job) is None
         assert await process.journal.find(job) == before
+
+
+@virtual
+async def test_a_job_that_has_not_ended_never_leaves_the_view() -> None:
+    async with World().process() as process:
+        job = (await process.submit("q", key="k")).job
+        waiting = asyncio.ensure_future(process.journal.view.change(job, process.journal.view.get(job)))
+        await pass_by(process, 10 * KEEP)
+        run = RunStarted(ts=VirtualClock.now(), job=job, run="r", attempt=1, worker="w")
+        await process.journal.put(run)
+        assert (await waiting).run == "r"
+        await end(process, job)
+        assert (await process.ended(job)).status == "completed"
+
+
+@virtual
+async def test_an_unended_job_from_before_the_start_is_found_and_then_followed() -> None:
+    world = World()
+    async with world.process() as process:
+        job = (await process.submit()).job
+        await pass_by(process, KEEP + 60)
+        async with world.process() as newcomer:
+            found = await newcomer.journal.find(job)
+            assert found == process.journal.view.get(job)
+            change = asyncio.ensure_future(newcomer.journal.view.change(job, found))
+            await process.journal.put(RunStarted(ts=0.0, job=job, run="r", attempt=1, worker="w"))
+            assert (await change).run == "r"
 
 
 @virtual
@@ -109,7 +138,7 @@ async def test_a_process_that_never_saw_the_job_searches_by_the_time_in_its_id()
             await process.submit("more than an early seek goes back")
         await pass_by(process, KEEP + 60)
         async with world.process() as newcomer:
-            assert newcomer.journal.view.evicted_offset(job) is None
+            assert newcomer.journal.view.ended.find(job) is None
             found = await newcomer.journal.find(job)
     assert found is not None
     assert found.result == {"job": job}
@@ -132,16 +161,6 @@ async def test_an_id_older_than_the_journal_is_gone() -> None:
         await process.submit()
         with pytest.raises(JobForgotten):
             await process.journal.find(new_id(VirtualClock.now() - 3600))
-
-
-@virtual
-async def test_waiting_for_a_job_that_leaves_the_view_ends() -> None:
-    async with World().process() as process:
-        state = await process.submit()
-        waiting = asyncio.ensure_future(process.journal.view.change(state.job, state))
-        await pass_by(process, KEEP + 1)
-        with pytest.raises(JobForgotten):
-            await waiting
 
 
 @virtual
@@ -232,7 +251,7 @@ class Withheld:
 @virtual
 async def test_a_view_counts_as_filled_only_once_it_shows_its_own_marker() -> None:
     stream, stop = Withheld(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: bool(stream.records))
@@ -256,7 +275,7 @@ class EndLater(Withheld):
 @virtual
 async def test_a_view_is_filled_although_a_tail_from_a_time_may_begin_behind_what_is_being_written() -> None:
     stream, stop = EndLater(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: bool(stream.records))
@@ -269,7 +288,7 @@ async def test_a_view_is_filled_although_a_tail_from_a_time_may_begin_behind_wha
 @virtual
 async def test_a_barrier_waits_for_what_came_into_the_log_while_an_earlier_one_was_on_its_way() -> None:
     stream, stop = Withheld(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: len(stream.records) == 1)
@@ -303,44 +322,43 @@ async def test_whoever_gives_up_on_a_barrier_leaves_it_to_the_others() -> None:
 class Fold:
     """A view by itself, under a wall clock that the test sets."""
 
-    def __init__(self, *, keep_payloads: bool = True) -> None:
+    def __init__(self, results: int = 1_000_000) -> None:
         self.now = 1_000.0
-        self.view = View(100.0, lambda: self.now, keep_payloads=keep_payloads)
+        self.view = View(100.0, lambda: self.now, results=results)
 
     def take(self, *events: Event) -> None:
         self.view.apply(Record(self.view.offset + 1, encode_events(events)))
 
     def holder(self, at: float, owner: str = "") -> str | None:
-        state = self.view.by_key(owner, "k", at)
-        return state.job if state else None
+        return self.view.by_key(owner, "k", at)
 
 
 def queued(job: str, ts: float, key: str | None = None, owner: str = "") -> Queued:
     return Queued(ts=ts, job=job, pipeline="ask", deadline=ts + 60, digest="d", key=key, owner=owner)
 
 
-def test_a_job_and_its_key_live_for_as_long_as_the_view_keeps() -> None:
-    fold = Fold()
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_key_counts_as_long_as_the_view_reaches_back(ended: bool) -> None:
+    fold = Fold(results=0)
     fold.take(queued("a", 1_000.0, "k"))
-    fold.now = 1_100.0
-    fold.take(queued("b", 1_100.0))
-    assert fold.view.get("a") is not None
+    if ended:
+        fold.take(done("a"), queued("other", 1_000.0), done("other"))
+    assert (fold.view.get("a") is None) is ended
     assert fold.holder(at=1_100.0) == "a"
     assert fold.holder(at=1_100.1) is None
-    fold.now = 1_100.1
-    fold.take(queued("c", 1_100.1))
-    assert fold.view.get("a") is None
-    assert fold.view.since == pytest.approx(1_000.1)
+    fold.take(queued("b", 1_100.1, "k"), queued("c", 1_100.1, "k"))
+    assert fold.holder(at=1_100.1) == "b"
+    fold.take(done("b"), *([] if ended else [done("a")]))
+    assert fold.holder(at=1_100.1) == "b"
 
 
-@pytest.mark.parametrize("keep_payloads", [True, False])
-def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(keep_payloads: bool) -> None:
-    fold = Fold(keep_payloads=keep_payloads)
-    output: JSON = {"text": "long"}
-    usage: JSON = {"calls": 1}
-    run = RunStarted(ts=1_000.0, job="a", run="r", attempt=1, worker="w")
-    fold.take(queued("a", 1_000.0, "k"), run)
+def test_an_ended_job_is_shown_as_it_was() -> None:
+    fold, output, usage = Fold(), JSON(text="long"), JSON(calls=1)
+    changes: list[JobState] = []
+    fold.view.observe(changes.append)
     fold.take(
+        queued("a", 1_000.0, "k"),
+        RunStarted(ts=1_000.0, job="a", run="r", attempt=1, worker="w"),
         StageChanged(
             ts=1_000.0,
             job="a",
@@ -351,20 +369,39 @@ def test_who_shows_jobs_to_nobody_keeps_no_texts_of_those_that_have_ended(keep_p
             progress=50,
             output=output,
             usage=usage,
-        )
+        ),
+        Done(ts=1_001.0, job="a", run="r", status="failed", seq=21, result={"text": "x"}, dead=True),
     )
-    state = fold.view.get("a")
-    assert state is not None
-    assert (state.outputs, state.usage) == ({"draft": output}, {"draft": usage})
-    fold.take(Done(ts=1_001.0, job="a", run="r", status="failed", seq=21, result={"text": "x"}, dead=True))
-    state = fold.view.get("a")
-    assert state is not None
-    assert (state.status, state.ended, state.dead, state.run) == ("failed", True, True, "r")
-    assert fold.holder(1_001.0) == "a"
-    assert bool(state.outputs) is bool(state.usage) is bool(state.result) is keep_payloads
-    assert [bool(one.result) for one in state.visible_events] == (
-        [False, True, True] if keep_payloads else [False]
-    )
+    assert fold.view.get("a") == changes[-1]
+    assert changes[-1].outputs == {"draft": output}
+    assert list(fold.view) == []
+    assert fold.view.recent() == [changes[-1]]
+
+
+def test_ended_jobs_are_kept_up_to_a_bound_and_the_index_names_the_others() -> None:
+    fold, text = Fold(results=20_000), "".join(map(str, range(200)))
+    for number in range(500):
+        name = f"job {number}"
+        fold.take(queued(name, 1_000.0), done(name, text=f"{text} {number}", dead=number % 2 == 1))
+    kept = [number for number in range(500) if fold.view.get(f"job {number}")]
+    assert kept == list(range(500 - len(kept), 500))
+    assert 10 < len(kept) < 200
+    found = [fold.view.ended.find(f"job {number}") for number in range(500)]
+    assert [(each.id, each.dead) for each in found if each] == [
+        (f"job {number}", number % 2 == 1) for number in range(500)
+    ]
+    assert fold.view.ended.find("job 500") is None
+    assert fold.view.ended.find("a name of someone else, longer than one of ours") is None
+
+
+def test_a_copy_of_an_ended_jobs_beginning_does_not_begin_it_anew() -> None:
+    fold = Fold(results=0)
+    fold.take(queued("a", 1_000.0), done("a"), queued("b", 1_000.0), done("b"), queued("a", 1_000.0))
+    assert list(fold.view) == []
+
+
+def done(job: str, *, text: str = "x", dead: bool = False) -> Done:
+    return Done(ts=1_001.0, job=job, run=None, status="completed", seq=21, result={"text": text}, dead=dead)
 
 
 def test_one_key_of_two_owners_is_two_keys() -> None:
@@ -374,15 +411,13 @@ def test_one_key_of_two_owners_is_two_keys() -> None:
     assert fold.holder(1_000.0) is None
 
 
-def test_an_event_from_a_clock_ahead_takes_a_key_that_is_over_but_empties_no_view() -> None:
+def test_an_event_from_a_clock_ahead_takes_a_key_that_is_over() -> None:
     fold = Fold()
     fold.take(queued("a", 1_000.0, "k"))
     fold.take(queued("ahead", 1_101.0, "k"))
     assert fold.view.get("a") is not None
     assert fold.holder(at=1_101.0) == "ahead"
-    fold.now = 1_102.0
-    fold.take(queued("c", 1_102.0))
-    assert fold.view.get("a") is None
+    fold.take(done("a"))
     assert fold.holder(at=1_102.0) == "ahead"
 
 
@@ -392,21 +427,21 @@ def test_a_job_that_lost_to_one_before_the_view_holds_no_key() -> None:
     assert fold.holder(at=1_001.0) is None
 
 
-def test_the_offsets_of_jobs_that_left_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("eco2.journal.view.INDEX_SIZE", 2)
-    fold = Fold()
-    fold.take(*(queued(name, 1_000.0) for name in "abc"))
+def test_the_index_drops_the_oldest_jobs_but_none_whose_key_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco2.journal.ended.SEGMENT_ROWS", 2)
+    monkeypatch.setattr("eco2.journal.ended.INDEX_SIZE", 4)
+    fold = Fold(results=0)
+
+    def found() -> list[str]:
+        return [name for name in "abcdefgh" if fold.view.ended.find(name)]
+
+    for name in "abcdef":
+        fold.take(queued(name, 1_000.0, f"key of {name}"), done(name))
+    assert found() == list("abcdef")
     fold.now = 1_200.0
-    fold.take(queued("d", 1_200.0))
-    assert [fold.view.evicted_offset(name) for name in "abcd"] == [None, 0, 0, None]
-
-
-@virtual
-async def test_a_job_that_left_the_view_without_an_end_is_found_as_it_was() -> None:
-    async with World().process() as process:
-        before = await process.submit()
-        await pass_by(process, KEEP + 1)
-        assert await process.journal.find(before.job) == before
+    fold.take(queued("g", 1_200.0), done("g"))
+    assert found() == list("cdefg")
+    assert fold.view.since == 1_000.0
 
 
 @virtual

@@ -8,6 +8,7 @@ import pytest
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
 from eco2.event import Marker, decode_events
 from eco2.journal.outbox import BATCH_BYTES, MAX_PUT_BYTES, Outbox
+from eco2.writers import Writers
 from tests.support.virtual_clock import virtual
 
 
@@ -42,7 +43,7 @@ async def flush(outbox: Outbox) -> None:
 @virtual
 async def test_what_gathers_while_one_message_is_on_its_way_goes_as_one() -> None:
     stream, stop = ScriptedStream(), asyncio.Event()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     async with asyncio.TaskGroup() as group:
         group.create_task(outbox.run(stop))
         first = outbox.put(marker("a"))
@@ -56,7 +57,7 @@ async def test_what_gathers_while_one_message_is_on_its_way_goes_as_one() -> Non
 @virtual
 async def test_one_put_is_never_split_and_a_long_queue_goes_in_several_messages() -> None:
     stream = ScriptedStream()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     fifth = "x" * (BATCH_BYTES // 5)
     outbox.put(*(marker(f"{n} {fifth}") for n in range(6)))
     for n in range(6, 18):
@@ -69,7 +70,7 @@ async def test_one_put_is_never_split_and_a_long_queue_goes_in_several_messages(
 @virtual
 async def test_a_failed_message_is_sent_again_with_its_id_before_anything_later() -> None:
     stream = ScriptedStream([BrokerUnavailable("down"), PublishUncertain("no confirm")])
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     first, second = outbox.put(marker("a")), outbox.put(marker("0" * BATCH_BYTES))
     await flush(outbox)
     assert first.done()
@@ -82,7 +83,7 @@ async def test_a_failed_message_is_sent_again_with_its_id_before_anything_later(
 @virtual
 async def test_a_withdrawn_put_is_not_sent() -> None:
     stream = ScriptedStream()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     outbox.put(marker("gone")).cancel()
     outbox.put(marker("kept"))
     await flush(outbox)
@@ -92,7 +93,7 @@ async def test_a_withdrawn_put_is_not_sent() -> None:
 @virtual
 async def test_what_is_withdrawn_while_nothing_could_be_sent_never_arrives() -> None:
     stream = ScriptedStream([BrokerUnavailable("blocked")])
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     withdrawn, kept = outbox.put(marker("gone")), outbox.put(marker("kept"))
     asyncio.get_running_loop().call_later(0.0005, withdrawn.cancel)
     await flush(outbox)
@@ -104,7 +105,7 @@ async def test_what_is_withdrawn_while_nothing_could_be_sent_never_arrives() -> 
 async def test_what_may_have_been_sent_is_sent_again_as_it_was_though_withdrawn() -> None:
     """The first copy may still arrive: only the same message under the same id keeps the order."""
     stream = ScriptedStream([PublishUncertain("no confirm")])
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     withdrawn = outbox.put(marker("gone"))
     asyncio.get_running_loop().call_later(0.0005, withdrawn.cancel)
     await flush(outbox)
@@ -114,7 +115,7 @@ async def test_what_may_have_been_sent_is_sent_again_as_it_was_though_withdrawn(
 @virtual
 async def test_stop_flushes_what_is_left() -> None:
     stream = ScriptedStream([PublishUncertain("slow")] * 3)
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     confirmed = outbox.put(marker("last"))
     await flush(outbox)
     assert confirmed.result() is None
@@ -124,7 +125,7 @@ async def test_stop_flushes_what_is_left() -> None:
 @virtual
 async def test_what_no_broker_takes_is_refused_at_once_and_holds_up_nothing() -> None:
     stream = ScriptedStream()
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     with pytest.raises(TooLarge, match=r"8,000,0.. bytes are too much"):
         outbox.put(marker("x" * MAX_PUT_BYTES))
     outbox.put(marker("next"))
@@ -150,7 +151,7 @@ class Sized(ScriptedStream):
 @virtual
 async def test_a_batch_that_the_broker_never_takes_is_split_and_keeps_its_order() -> None:
     stream = Sized(5_000)
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     puts = [outbox.put(marker(f"{n} {'x' * 1_000}")) for n in range(40)]
     await flush(outbox)
     assert all(put.result() is None for put in puts)
@@ -165,7 +166,7 @@ async def test_a_batch_that_the_broker_never_takes_is_split_and_keeps_its_order(
 @virtual
 async def test_a_put_that_the_broker_never_takes_fails_alone(caplog: pytest.LogCaptureFixture) -> None:
     stream = Sized(5_000)
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     before, large, after = outbox.put(marker("a")), outbox.put(marker("x" * 5_000)), outbox.put(marker("b"))
     await flush(outbox)
     assert isinstance(large.exception(), TooLarge)
@@ -177,7 +178,7 @@ async def test_a_put_that_the_broker_never_takes_fails_alone(caplog: pytest.LogC
 @virtual
 async def test_a_withdrawn_put_that_the_broker_never_takes_ends_nothing() -> None:
     stream = Sized(5_000)
-    outbox = Outbox(stream)
+    outbox = Outbox(stream, Writers("me"))
     large, kept = outbox.put(marker("x" * 5_000)), outbox.put(marker("kept"))
     asyncio.get_running_loop().call_soon(large.cancel)
     await flush(outbox)

@@ -2,19 +2,19 @@
 
 import asyncio
 from decimal import Decimal
-from itertools import count, pairwise
+from itertools import count
 
 import pytest
 
-from eco2.errors import BrokerUnavailable, SpendLimit
-from eco2.event import Event, Spent, StageChanged, decode_events, encode_events
+from eco2.errors import SpendLimit
+from eco2.event import Event, StageChanged, encode_events
 from eco2.gateway.acceptance import Acceptance, Submission
 from eco2.job import JSON
 from eco2.journal.spending import Spending, day_of, midnight, until_midnight
 from eco2.journal.view import View
-from eco2.ports import FromStart, Record
+from eco2.ports import Record
 from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
-from tests.support.world import KEEP, LIFE, Process, Question, ScriptedModel, World, until
+from tests.support.world import KEEP, LIFE, Process, Question, ScriptedModel, World
 
 NOON = midnight(EPOCH) + 12 * 3600
 TODAY = day_of(NOON)
@@ -39,14 +39,10 @@ def stage(usd: str | None, ts: float = NOON, run: str = "r", name: str | None = 
     )
 
 
-def spent(usd: str, upto: int, ts: float = NOON) -> Spent:
-    return Spent(ts=ts, day=day_of(ts), usd=usd, up_to_offset=upto)
-
-
-def view(*messages: Event | list[Event], first: int = 10, now: float = NOON) -> Spending:
+def view(*messages: Event | list[Event], now: float = NOON) -> Spending:
     """The spending of a view whose tail brought these messages."""
-    folded = View(KEEP, lambda: now)
-    for offset, message in enumerate(messages, start=first):
+    folded = View(KEEP, lambda: now, daily=True)
+    for offset, message in enumerate(messages):
         events = message if isinstance(message, list) else [message]
         folded.apply(Record(offset, encode_events(events)))
     return folded.spending
@@ -63,59 +59,49 @@ def test_sums_are_exact() -> None:
     assert view(*[stage("0.1") for _ in range(30)]).total(TODAY) == Decimal("3.0")
 
 
+def test_any_number_of_costs_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("eco2.journal.spending.MAX_COUNTED", 3)
+    costs = [stage("1") for _ in range(20)]
+    spending = view(*costs, costs[-1])
+    assert spending.total(TODAY) == 20
+    assert len(spending._counted) == 3
+
+
 def test_what_is_written_twice_is_counted_once_and_a_void_run_has_paid_too() -> None:
     again = stage("0.5")
     other = StageChanged(**{name: getattr(again, name) for name in again.__struct_fields__} | {"run": "r2"})
     assert view(again, [again, stage("1")], again, other).total(TODAY) == Decimal("2.0")
 
 
-def test_what_comes_again_behind_a_sum_that_counted_it_changes_nothing() -> None:
-    once = stage("1")
-    assert view(once, spent("1", upto=10), once, stage("4")).total(TODAY) == 5
-
-
-def test_what_comes_again_across_the_beginning_of_a_view_is_counted_once() -> None:
-    earlier, later, once, other = Spending(), Spending(), stage("1"), stage("4")
-    earlier.begin(1)
-    earlier.paid(9, once, NOON)
-    later.begin(10)
-    later.paid(10, once, NOON)
-    later.paid(11, other, NOON)
-    later.merge_earlier(earlier)
-    assert later.complete
-    assert later.total(TODAY) == 5
-
-
-def test_the_last_sum_counts_and_what_followed_it() -> None:
-    spending = view(stage("1"), stage("2"), spent("103", upto=11), stage("4"), spent("107.5", upto=12))
-    assert spending.complete
-    assert spending.total(TODAY) == Decimal("107.5") + 4
-
-
-def test_an_older_sum_of_a_leader_that_lags_changes_nothing() -> None:
-    spending = view(stage("1"), stage("2"), spent("3", upto=11), spent("1", upto=10))
-    assert spending.total(TODAY) == 3
-
-
-def test_a_sum_that_counted_less_far_than_the_view_reaches_does_not_complete_it() -> None:
-    assert not view(spent("3", upto=9)).complete
-    assert view(spent("3", upto=10)).complete
-
-
 def test_a_new_day_begins_with_nothing() -> None:
     tomorrow = NOON + 13 * 3600
-    spending = view(spent("9", upto=10), stage("1"), stage("2", ts=tomorrow), stage("4"), now=tomorrow)
+    early = tomorrow - 10 * 3600
+    spending = view(stage("1", ts=early), stage("2", ts=tomorrow), stage("4", ts=early), now=tomorrow)
     assert spending.total(day_of(tomorrow)) == 2
     assert spending.total(TODAY) == 0
     assert view(stage("1")).total(day_of(tomorrow)) == 0
 
 
 def test_a_clock_that_is_ahead_begins_no_day() -> None:
-    spending = view(stage("1"), stage("2", ts=NOON + 86_400), spent("0", upto=11, ts=NOON + 86_400))
+    spending = view(stage("1"), stage("2", ts=NOON + 86_400))
     assert spending.total(TODAY) == 3
 
 
-@pytest.mark.parametrize("usd", [None, "free", "NaN", "Infinity"])
+def test_a_journal_that_was_cut_short_and_is_read_again_counts_nothing_twice() -> None:
+    spending, before, late = Spending(), stage("1", ts=NOON - 3600), stage("2")
+    for event in (before, late):
+        spending.paid(event, NOON)
+    spending._counted.clear()  # it was long ago
+    spending.restart(NOON + 3600)
+    for event in (before, late, stage("4", ts=NOON + 3601)):
+        spending.paid(event, NOON + 3601)
+    assert spending.total(TODAY) == 7
+
+
+WRONG = ("free", "1e999999999", "NaN", "Infinity", "-1e30", "1000001", "1e-999999", "")
+
+
+@pytest.mark.parametrize("usd", [None, *WRONG])
 def test_a_call_without_a_known_price_counts_as_nothing(usd: str | None) -> None:
     spending = view(stage("1"), stage(usd))
     assert spending.total(TODAY) == 1
@@ -140,68 +126,42 @@ async def jobs(process: Process, number: int) -> None:
         await process.ended((await process.submit()).job)
 
 
-async def complete(process: Process) -> None:
-    await until(lambda: process.journal.view.spending.complete)
-
-
-async def written(process: Process) -> list[Spent]:
-    """Every `spent` of the journal."""
-    last, found = process.journal.view.offset, list[Spent]()
-    async with process.broker.read(FromStart()) as records:
-        async for record in records:
-            found += [event for event in decode_events(record.body) if isinstance(event, Spent)]
-            if record.offset >= last:
-                return found
-    return found
-
-
-@virtual
-async def test_the_sum_is_written_down_and_again_before_views_forget_it() -> None:
-    async with World(spending=True).process(priced()) as process:
-        await jobs(process, 4)
-        await asyncio.sleep(100)
-        assert [event.usd for event in await written(process)][-1] == "2.00"
-        await asyncio.sleep(3 * KEEP)
-        sums = await written(process)
-        assert {event.usd for event in sums[1:]} == {"2.00"}
-        assert max(b.ts - a.ts for a, b in pairwise(sums)) < KEEP / 2
-        assert len(sums) < 15
-
-
 @pytest.mark.parametrize("pause", [60.0, 3 * KEEP, 20 * KEEP])
+@pytest.mark.parametrize("snapshots", [False, True])
 @virtual
-async def test_a_restart_of_all_processes_forgets_nothing(pause: float) -> None:
-    world = World(spending=True)
+async def test_a_restart_of_all_processes_forgets_nothing(pause: float, snapshots: bool) -> None:
+    world = World(spending=True, snapshots=snapshots)
     await asyncio.sleep(midnight(EPOCH) + 86_400 + 3600 - EPOCH)  # the small hours
     async with world.process(priced()) as process:
         for _ in range(4):
             await jobs(process, 2)
             await asyncio.sleep(400)
-        await jobs(process, 1)  # and no time to write it down
+        await jobs(process, 1)  # and no time for a snapshot
     await asyncio.sleep(pause)
     async with world.process() as gateway:
-        await complete(gateway)
         assert total(gateway) == 9 * 2 * PRICE
     async with world.process(priced()) as process:
-        await complete(process)
         await jobs(process, 1)
         assert total(process) == 10 * 2 * PRICE
 
 
+@pytest.mark.parametrize("snapshots", [False, True])
 @virtual
-async def test_what_nobody_wrote_down_is_read_back_to_midnight() -> None:
-    silent = World()
+async def test_what_no_snapshot_has_is_read_from_midnight_on(snapshots: bool) -> None:
+    silent = World(snapshots=snapshots)  # the costs are not needed, so its first fold begins after midnight
     await asyncio.sleep(midnight(EPOCH) + 86_400 - EPOCH - 30)
     async with silent.process(priced()) as process:
         await jobs(process, 1)
-        await asyncio.sleep(60)  # midnight
+    await asyncio.sleep(60)  # midnight
+    async with silent.process(priced()) as process:
         await jobs(process, 3)
-        await asyncio.sleep(5 * KEEP)
+    await asyncio.sleep(5 * KEEP)
+    async with silent.process(priced()) as process:
         await jobs(process, 1)
+        await asyncio.sleep(100)
     silent.spending = True
     await asyncio.sleep(2 * KEEP)
     async with silent.process() as gateway:
-        await complete(gateway)
         assert total(gateway) == 4 * 2 * PRICE
 
 
@@ -217,7 +177,6 @@ async def test_the_next_day_begins_with_nothing_also_behind_a_restart() -> None:
         assert total(process) == 0
         await jobs(process, 1)
     async with world.process() as gateway:
-        await complete(gateway)
         assert total(gateway) == 2 * PRICE
 
 
@@ -235,7 +194,6 @@ def acceptance(process: Process, daily: str) -> Acceptance:
 @virtual
 async def test_a_gateway_takes_no_job_once_the_limit_is_reached_until_midnight() -> None:
     async with World(spending=True).process(priced()) as process:
-        await complete(process)
         gateway = acceptance(process, "1.00")
         first = await gateway.accept(asked(key="k"))
         await process.ended(first.job_id)
@@ -253,7 +211,6 @@ async def test_a_gateway_takes_no_job_once_the_limit_is_reached_until_midnight()
 async def test_jobs_in_flight_finish_when_the_limit_is_reached() -> None:
     slow = ScriptedModel(seconds=20, cost=PRICE)
     async with World(spending=True).process(slow) as process:
-        await complete(process)
         gateway = acceptance(process, "0.50")
         taken = [(await gateway.accept(asked())).job_id for _ in range(5)]
         states = [await process.ended(job) for job in taken]
@@ -262,17 +219,8 @@ async def test_jobs_in_flight_finish_when_the_limit_is_reached() -> None:
 
 
 @virtual
-async def test_a_gateway_that_does_not_know_yet_what_was_paid_takes_nothing() -> None:
-    world = World()  # nobody recalls
-    async with world.process() as process:
-        with pytest.raises(BrokerUnavailable, match="still reading what was paid"):
-            await acceptance(process, "1").accept(asked())
-
-
-@virtual
 async def test_calls_without_a_price_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
     async with World(spending=True).process(ScriptedModel(seconds=0.1)) as process:
-        await complete(process)
         gateway = acceptance(process, "1")
         for _ in range(4):
             await process.ended((await gateway.accept(asked())).job_id)

@@ -159,8 +159,13 @@ def megabytes(quantity: str) -> float:
 
 
 def test_the_chart_is_of_this_version() -> None:
-    assert read(CHART / "Chart.yaml")["appVersion"] == __version__
+    chart = read(CHART / "Chart.yaml")
+    assert chart["appVersion"] == __version__
+    assert chart["version"] == __version__.replace(".dev", "-dev.")  # Helm takes SemVer, Python does not
     assert f"ARG VERSION={__version__}\n" in (ROOT / "Dockerfile").read_text()
+    images = re.findall(r"registry\.example/eco2:(\S+)", (ROOT / "docs/operations.md").read_text())
+    assert set(images) == {__version__}  # the chart's default tag
+    assert f"## {__version__.partition('.dev')[0]} (" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_backlog_is_never_added_up_over_gateways() -> None:

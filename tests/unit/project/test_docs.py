@@ -18,10 +18,18 @@ from eco2.cli import app
 from eco2.consumers.liveness import HolderQuery, HolderReply
 from eco2.delta import decode_deltas, encode_deltas
 from eco2.environment import markdown
-from eco2.event import Event, StageChanged, decode_events, encode_events
+from eco2.event import (
+    Event,
+    GrantedCall,
+    Header,
+    StageChanged,
+    decode_events,
+    decode_message,
+    encode_batch,
+    encode_event,
+)
 from eco2.eventstream import EventLines
 from eco2.job import Job, decode_order, encode_order
-from eco2.journal.presence import Heartbeat
 from eco2.pipeline import Pipeline
 from eco2.stages import scan
 
@@ -64,15 +72,26 @@ def fields(kind: type) -> set[str]:
 # --- docs/events.md
 
 
+def rewritten(body: bytes) -> bytes:
+    """The journal message as the program would write it."""
+    header, events = decode_message(body)
+    return encode_batch([encode_event(event) for event in events if event], header)
+
+
+def test_the_header_has_an_example() -> None:
+    messages = [decode_message(block.encode()) for block in blocks(WIRE, "json journal")]
+    assert any(header is not None for header, _ in messages)
+
+
 @pytest.mark.parametrize(
     ("info", "again"),
     [
-        ("json journal", lambda body: encode_events([event for event in decode_events(body) if event])),
+        ("json journal", rewritten),
         ("json order", lambda body: encode_order(decode_order(body))),
         ("json live", lambda body: encode_deltas(decode_deltas(body))),
         ("json ask", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderQuery))),
         ("json say", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=HolderReply))),
-        ("json heartbeat", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=Heartbeat))),
+        ("json heartbeat", lambda body: msgspec.json.encode(msgspec.json.decode(body, type=tuple[str, int]))),
     ],
 )
 def test_each_example_says_what_the_program_would_write(info: str, again: Callable[[bytes], bytes]) -> None:
@@ -88,7 +107,8 @@ def test_every_kind_of_event_has_an_example() -> None:
 
 def test_every_field_of_every_message_is_explained() -> None:
     explained = {name for line in WIRE.splitlines() for name in ticked(line)}
-    wanted = set[str]().union(*(fields(kind) for kind in get_args(Event))) | fields(Job) - {"id"}
+    kinds = (*get_args(Event), GrantedCall, Header)
+    wanted = set[str]().union(*(fields(kind) for kind in kinds)) | fields(Job) - {"id"}
     assert wanted - explained == set()
 
 

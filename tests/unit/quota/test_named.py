@@ -1,15 +1,10 @@
 """Limits that a provider names: one answer rules nothing, and what is not named again is forgotten."""
 
-import asyncio
-
 import httpx2
 import pytest
 
 from eco2.llm import hooks
-from eco2.pacer import Limits
 from eco2.quota.named import Named
-from tests.support.quotas import monotonic, quotas, request
-from tests.support.virtual_clock import virtual
 
 
 def after(*limits: float | None) -> float | None:
@@ -41,20 +36,6 @@ def test_a_limit_that_is_not_named_again_is_forgotten_after_a_while() -> None:
     named = Named().add(0.0, 60.0).add(1.0, 60.0).add(50.0, None)
     assert named.at(2.0) == 60.0
     assert named.at(300.0) is None
-
-
-@virtual
-async def test_an_asker_goes_back_to_its_own_limits_when_the_provider_names_none() -> None:
-    async with quotas(Limits(requests=600.0)) as world:
-        one = await world.join()
-        one.asker.update_limits(Limits(requests=6.0))
-        await world.call(one.asker, request())
-        await asyncio.sleep(300)
-        await world.call(one.asker, request())
-        began = monotonic()
-        for _ in range(10):
-            await world.call(one.asker, request())
-        assert monotonic() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from eco2.quota.throttle import FLOOR, Throttle
 
 def test_nothing_is_held_back_before_the_first_429() -> None:
     assert Throttle().at(5.0) == 1.0
-    assert Throttle().changes(5.0) == math.inf
 
 
 def test_a_429_halves_and_each_quiet_ten_seconds_add_a_tenth() -> None:
@@ -17,7 +16,6 @@ def test_a_429_halves_and_each_quiet_ten_seconds_add_a_tenth() -> None:
     assert [round(throttle.at(now), 3) for now in (100, 109.9, 110, 120, 149, 150, 500)] == [
         0.5, 0.5, 0.6, 0.7, 0.9, 1.0, 1.0,
     ]  # fmt: skip
-    assert [throttle.changes(now) for now in (100.0, 109.9, 110.0, 150.0)] == [110, 110, 120, math.inf]
 
 
 def test_calls_in_flight_together_halve_once() -> None:

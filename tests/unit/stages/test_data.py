@@ -6,7 +6,7 @@ from eco2.stages.documents import Document, documents
 from eco2.stages.labels import known_labels
 from eco2.stages.reward import DEFAULT, characters
 from eco2.stages.tags import Group, Tag
-from eco2.stages.taxonomy import ENGLISH, Item, Major, Middle, major_of, taxonomy
+from eco2.stages.taxonomy import Item, Major, Middle, major_of, taxonomy
 
 RECYCLABLES = [middle for middle in Middle if major_of(middle) is Major.RECYCLABLE]
 ITEMS = list(taxonomy().items.values())
@@ -56,7 +56,7 @@ def test_every_item_resolves_by_each_of_its_names(item: Item) -> None:
 
 @pytest.mark.parametrize("middle", list(Middle))
 def test_everything_has_an_english_name(middle: Middle) -> None:
-    assert ENGLISH[middle.value]
+    assert middle.english
 
 
 @pytest.mark.parametrize("document", documents().values(), ids=lambda document: document.key)

@@ -5,13 +5,14 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import fields
+from operator import methodcaller
 
 import pytest
 
 from eco2.broker.embedded import CALM, Chaos, Embedded
 from eco2.broker.embedded.chaos import Dice, Fate
 from eco2.broker.embedded.queues import Message
-from eco2.errors import BrokerUnavailable, DeliveryLost, Eco2Error, NoReply, PublishUncertain
+from eco2.errors import BrokerUnavailable, DeliveryLost, Eco2Error, PublishUncertain
 from eco2.ports import Delivery, FromStart, Record
 from tests.support.embedded import QUEUE, TOPOLOGY, only, quiet, running, server
 from tests.support.virtual_clock import run_virtual, virtual
@@ -128,7 +129,6 @@ async def test_a_blocked_broker_refuses_says_why_and_recovers() -> None:
         for send in (
             broker.publish(QUEUE, b"x", "x"),
             broker.append(b"x", "x"),
-            broker.request("quota", b"", 1),
         ):
             with pytest.raises(BrokerUnavailable, match="memory"):
                 await send
@@ -207,39 +207,15 @@ async def test_a_cut_at_settling_loses_what_the_connection_held() -> None:
     assert sum(count for (end, _), count in outcomes.items() if end == "acked") == 200
 
 
-@virtual
-async def test_requests_and_replies_get_lost_and_are_asked_again() -> None:
-    shared = server(only(lost_live=0.2))
-    client, service = Embedded(TOPOLOGY, shared), Embedded(TOPOLOGY, shared)
-    handled = 0
-
-    async def count(body: bytes) -> bytes:
-        nonlocal handled
-        handled += 1
-        return body
-
-    service.serve("quota", count)
-    outcomes: Counter[str] = Counter()
-    async with running(client, service):
-        for number in range(200):
-            try:
-                assert await client.request("quota", b"%d" % number, 5) == b"%d" % number
-                outcomes["reply"] += 1
-            except NoReply:
-                outcomes["none"] += 1
-    assert 100 < outcomes["reply"] < 150
-    assert outcomes["reply"] < handled < 200  # some were lost on the way there, some on the way back
-
-
 @pytest.mark.parametrize(
     "draw",
     [
         Dice.publish,
-        Dice.cut,
+        methodcaller("happens", "cut"),
         Dice.half,
-        Dice.lost_ack,
-        Dice.redeliver,
-        Dice.lost_live,
+        methodcaller("happens", "lost_ack"),
+        methodcaller("happens", "redeliver"),
+        methodcaller("happens", "lost_live"),
         Dice.lag,
         Dice.gap,
         Dice.early,
@@ -260,7 +236,7 @@ def test_other_questions_in_between_change_no_answer() -> None:
     got = []
     for _ in range(500):
         mixed.gap()
-        mixed.lost_ack()
+        mixed.happens("lost_ack")
         got.append(mixed.publish())
     assert got == expected
 

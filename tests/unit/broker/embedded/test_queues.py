@@ -53,24 +53,6 @@ async def test_without_dead_letters_a_rejected_message_is_gone() -> None:
 
 
 @virtual
-async def test_only_the_oldest_consumer_is_active_and_the_next_takes_over() -> None:
-    queue = Queue("q", Dice(), single_active=True)
-    first, second = list[QueueDelivery](), list[QueueDelivery]()
-    connection = channel()
-    active = Consumer(queue, connection, 2, first.append)
-    Consumer(queue, channel(), 2, second.append)
-    for body in (b"0", b"1", b"2"):
-        queue.put(Message(body, ""))
-    await quiet()
-    assert [delivery.body for delivery in first] == [b"0", b"1"]
-    assert second == []  # though it has room: its turn comes only when the first is gone
-    active.cancel()
-    connection.close()
-    await quiet()
-    assert [(delivery.body, delivery.redelivered) for delivery in second] == [(b"0", True), (b"1", True)]
-
-
-@virtual
 async def test_what_a_connection_held_comes_back_in_its_old_order() -> None:
     queue, held, again = Queue("q", Dice()), list[QueueDelivery](), list[QueueDelivery]()
     connection = channel()
@@ -84,18 +66,6 @@ async def test_what_a_connection_held_comes_back_in_its_old_order() -> None:
     await quiet()
     assert [delivery.body for delivery in again] == [b"0", b"1", b"2", b"3", b"4"]
     assert [delivery.redelivered for delivery in again] == [True, True, True, False, False]
-
-
-@virtual
-async def test_a_request_that_nobody_waits_for_is_not_handed_out() -> None:
-    queue, seen = Queue("q", Dice()), list[QueueDelivery]()
-    queue.put(Message(b"old", "", expires=30))
-    await quiet()
-    queue.put(Message(b"new", "", expires=90))
-    assert len(queue) == 1  # requests do not pile up where nobody serves
-    Consumer(queue, channel(), 10, seen.append)
-    await quiet()
-    assert [delivery.body for delivery in seen] == [b"new"]
 
 
 @pytest.mark.parametrize("delay", DELAYS)
