@@ -107,7 +107,7 @@ def test_every_request_is_documented(call: Call[Any], model: str, job: str) -> N
     assert bool(parsed.stream) == (call.stream and call.schema is str)
     assert [type(message).__name__ for message in parsed.messages] == ["System", "User"]
     content = parsed.messages[1].content
-    photos = [part.image_url for part in content if isinstance(part, documented.ImagePart)]
+    photos = [part.image_url for part in content or () if isinstance(part, documented.ImagePart)]
     assert photos == ([] if call.image is None else [documented.ImageUrl(call.image, "low")])
     match parsed.response_format:
         case documented.JsonSchema(json_schema=spec):
