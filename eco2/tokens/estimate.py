@@ -238,22 +238,26 @@ class Estimator:
 
     def estimate(self, call: Call[Answer]) -> Estimate:
         """Estimates what the call will count."""
-        kind = self._kinds[call.kind]
+        name = "/".join([call.kind, *(tool.name for tool in call.tools)])  # other tools have another ratio
+        kind = self._kinds[name]
         schema: type = call.schema
         images = [*(url for message in call.messages for url in message.images), call.image]
         image = sum(image_tokens(self._model, size_of(url)) for url in images if url is not None)
         ordinary, unusual = split_unusual(call.text, call.user_text)
         stable = weigh_stable(call.system) + weigh_schema(schema) + _FRAME
-        if call.messages or call.tools or call.texts:
+        stable += weigh_tools(call.tools) if call.tools else 0
+        frames = 0
+        if call.messages or call.texts:
             said = [*texts_of(call), unusual]
             unusual = "\n".join(said)  # each line counts for itself, and its end counts, too
-            stable += weigh_tools(call.tools) + _MESSAGE_FRAME * len(said)
+            frames = _MESSAGE_FRAME * len(said)
         own, foreign = weigh(ordinary), weigh(unusual)
+        foreign = (foreign[0] + frames, foreign[1])
         samples = kind.prompts.samples
         margin = SAFETY_MARGIN / (1 + samples) if samples else 0.0  # the first guess is too high as it is
         mean = kind.prompts.predict((stable, *own, image)) * (1 + margin)
         unusual_mean = kind.prompts.predict((0, *foreign, 0))
-        most = max(upper_bound(unusual), unusual_mean) if unusual else 0.0
+        most = max(upper_bound(unusual) + frames, unusual_mean) if unusual else 0.0
         prompt = max(1, math.ceil(mean + most))
         learnt, longest = kind.completions.value, call.max_tokens
         completion = longest if learnt is None else min(learnt, longest)
@@ -269,7 +273,7 @@ class Estimator:
             completion=completion,
             cost=cost,
             max_completion_tokens=longest,
-            kind=call.kind,
+            kind=name,
             parts=(stable, own[0] + foreign[0], own[1] + foreign[1], image),
             longest=call.max_tokens,
             usual=most - unusual_mean <= MAX_UNUSUAL_SHARE * mean,
