@@ -171,7 +171,8 @@ def embedding(
 
     `model`: of a provider for embeddings. `dimensions`: of each vector (default: the model's own). One call
     is one request, so the provider's bounds hold: at OpenAI 2,048 texts of 8,192 tokens each, 300,000 in all.
-    Raises `ValueError` without a text, or with an empty one.
+    The reply is one record of at most 8 MB, which holds 900 vectors of 1,536 numbers; send more in several
+    calls. Raises `ValueError` without a text, or with an empty one.
     """
     if not texts or not all(texts):
         raise ValueError("there is nothing to embed: give texts that are not empty")
