@@ -11,7 +11,7 @@ Pure and deterministic: equal calls in equal order give equal estimates. Learnt,
 Not by a mean: what a user wrote (`Call.user_text`), unless it is short and usual, the messages of a
 conversation, texts to embed, and characters that hardly occur. They are bounded from above
 (`eco2/tokens/upper_bound.py`), since a minute's budget must hold for any text; a call in which they weigh
-much teaches nothing, so that one user's text changes no other's estimate.
+much, or that has messages, teaches nothing of prompts, so that one user's text changes no other's estimate.
 
 Not learnt: a usage that is missing or impossible, and one that is off by more than a factor of two, unless it
 persists: then the provider has changed the model, and the estimate is relearned.
@@ -276,7 +276,7 @@ class Estimator:
             kind=name,
             parts=(stable, own[0] + foreign[0], own[1] + foreign[1], image),
             longest=call.max_tokens,
-            usual=most - unusual_mean <= MAX_UNUSUAL_SHARE * mean,
+            usual=not frames and most - unusual_mean <= MAX_UNUSUAL_SHARE * mean,
         )
 
     def learn(self, estimate: Estimate, usage: Usage) -> None:
