@@ -219,10 +219,10 @@ def test_an_agents_prose_is_not_reserved_absurdly() -> None:
     assert counted(call) <= Estimator(MODEL).estimate(call).prompt <= 3 * counted(call)
 
 
-def test_empty_messages_do_not_teach_that_instructions_are_short() -> None:
-    """Their frames are bounded far above what they count."""
+def test_an_empty_message_does_not_teach_that_instructions_are_short() -> None:
+    """Its frame is bounded far above what it counts."""
     estimator, bare = Estimator(MODEL, "input"), Call("agent", "Help with waste. Use the tools.", "", str, 10)
-    chat = replace(bare, messages=tuple(Message("user", "") for _ in range(3)))
+    chat = replace(bare, messages=(Message("user", ""),))
     for _ in range(30):
         estimator.learn(estimator.estimate(chat), Usage(counted(chat), 0, 5))
     assert estimator.estimate(bare).cost >= counted(bare)
