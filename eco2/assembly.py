@@ -246,7 +246,7 @@ class _Parts:
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
             budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
-        return Provider(name, offer.model, model, concurrency, self.metrics, budget)
+        return Provider(name, offer.model, model, concurrency, self.metrics, budget, offer.embeds)
 
     def gateway_deadlines(self) -> Component:
         from eco2.consumers.sweep import Deadlines

@@ -21,11 +21,16 @@ from eco2.call import (
     Call,
     CallChanged,
     InvalidAnswer,
+    Message,
     ModelRefused,
     PaidCallFailed,
     Reply,
+    Tool,
+    ToolCall,
     UnreadableAnswer,
     Usage,
+    Vectors,
+    embedding,
 )
 from eco2.errors import ConfigurationError, InputRefused, InvalidInput, PermanentError, RetryableError
 from eco2.job import JSON
@@ -40,6 +45,7 @@ __all__ = [
     "InvalidAnswer",
     "InvalidInput",
     "Label",
+    "Message",
     "ModelRefused",
     "Outputs",
     "PaidCallFailed",
@@ -48,9 +54,13 @@ __all__ = [
     "Reply",
     "RetryableError",
     "Stage",
+    "Tool",
+    "ToolCall",
     "UnreadableAnswer",
     "Upload",
     "Usage",
+    "Vectors",
+    "embedding",
     "language_model_required",
     "load",
 ]
@@ -107,8 +117,9 @@ class Context(Protocol[Input_co]):
 
         A paid call is paid once: its reply is recorded, and a later run of the stage gets it at once. Calls
         may run side by side (`asyncio.gather`). Raises `PermanentError` when the model will not answer, as
-        `InvalidAnswer` when it answered and the answer does not fit `call.schema`, as `CallChanged` when
-        `call.key` stands for another question; `RetryableError` when it did not answer before the deadline.
+        `InvalidAnswer` when it answered and the answer does not fit the schema or the tools, as `CallChanged`
+        when `call.key` stands for another question; `RetryableError` when it did not answer before the
+        deadline.
         """
 
     def emit(self, text: str) -> None:

@@ -163,6 +163,8 @@ class ProviderSettings(BaseModel):
         0, MORE, unit="calls", computed=True, ge=0, le=MAX_CONCURRENCY
     )
     """Calls in flight per worker. Unset or 0: computed from its limits."""
+    embeddings: bool = _setting(False, MORE)
+    """Its model embeds texts: it takes the calls of `eco2.pipeline.embedding`, and no others."""
 
 
 class Settings(BaseSettings):

@@ -78,7 +78,8 @@ class Reservation(Generic[Answer]):
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
-                self.call = replace(self.call, max_tokens=self._estimate.max_completion_tokens)
+                if (longest := self._estimate.max_completion_tokens) != self.call.max_tokens:
+                    self.call = replace(self.call, max_tokens=longest)
             request = GrantRequest(
                 job=self.caller.job.id,
                 run=self.caller.id,

@@ -74,12 +74,15 @@ class Router:
         Raises `RetryableError` when the last attempt failed, `PermanentError` at once, as for a model that no
         provider has, and `StaleRun` where another run has the job.
         """
-        wanted = caller.job.model or self._default
-        candidates = self._candidates.get(wanted, ())
+        wanted, embeds = call.model or caller.job.model or self._default, bool(call.texts)
+        offered = self._candidates.get(wanted, ())
+        candidates = tuple(provider for provider in offered if provider.embeds == embeds)
         if not candidates:
-            known = ", ".join(sorted(filter(None, self._candidates)))
+            able = {one.model for one in self._candidates[None] if one.embeds == embeds}
+            known = ", ".join(sorted(able)) or "none here; a provider for it is missing in the settings"
             raise PermanentError(
-                f"model {wanted!r} is not supported; use one of: {known}", "UNSUPPORTED_MODEL"
+                f"model {wanted!r} is not supported for the call {call.kind!r}; use one of: {known}",
+                "UNSUPPORTED_MODEL",
             )
         failed_at: Provider | None = None
         tries = failures = 0

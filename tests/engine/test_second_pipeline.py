@@ -7,15 +7,19 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from eco2 import assembly, service
 from eco2.client import Client, ClientEvent, Refused
+from eco2.fake.config import FakeConfig
 from eco2.pipeline import Upload
 from eco2.settings import Settings
 from tests.examples.ask import ask
+from tests.support.fake_provider import running
+from tests.support.scripted_provider import USAGE, completion, saying
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 MESSAGE = "My parcel has not arrived, I need it today."
@@ -30,9 +34,14 @@ def _no_settings_around(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def serving(pipelines: str = "eco2.stages:scan,tests.examples.helpdesk:helpdesk") -> AsyncIterator[str]:
-    """The gateway's URL; gateway, worker and broker in memory run for the length of the block."""
-    settings = Settings(port=0, pipelines=pipelines)
+async def serving(
+    pipelines: str = "eco2.stages:scan,tests.examples.helpdesk:helpdesk", **more: Any
+) -> AsyncIterator[str]:
+    """The gateway's URL; gateway, worker and broker in memory run for the length of the block.
+
+    `more`: settings.
+    """
+    settings = Settings(port=0, pipelines=pipelines, **more)
     stop = asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     listening = assembly.Listening(gateway=port.set_result)
@@ -65,7 +74,12 @@ def test_the_examples_import_nothing_but_the_public_api() -> None:
         name: {module for module in modules if module.partition(".")[0] == "eco2"}
         for name, modules in imported.items()
     }
-    assert ours == {"helpdesk.py": {"eco2.pipeline"}, "ask.py": {"eco2.client"}, "rewards.py": set()}
+    assert ours == {
+        "agent.py": {"eco2.pipeline"},
+        "ask.py": {"eco2.client"},
+        "helpdesk.py": {"eco2.pipeline"},
+        "rewards.py": set(),
+    }
     assert not any(module.startswith("tests") for modules in imported.values() for module in modules)
 
 
@@ -139,3 +153,39 @@ async def test_the_scan_runs_beside_it() -> None:
     assert scanned["status"] == "completed"
     assert scanned["pipeline_result"] is not None
     assert answered["letter"] == LETTER
+
+
+async def test_an_agent_uses_its_tool_before_it_answers() -> None:
+    config = FakeConfig(scale=0, answers={"opening_hours": ({"day": "saturday"},)})
+    async with running(config) as fake:
+        provider = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{fake.url}/v1"}
+        async with (
+            serving("tests.examples.agent:agent", **provider) as url,
+            Client(url, patience=10.0) as client,
+        ):
+            answered = await client.result(await client.submit("agent", {"text": "When are you open?"}))
+        first, second = await fake.calls()
+    assert answered["status"] == "completed"
+    assert answered["answer"]
+    assert answered["usage"]["answer"]["calls"] == 2  # type: ignore[index]
+    assert second["prompt_tokens"] > first["prompt_tokens"] + len("saturday: 10 to 14") / 4
+
+
+async def test_an_agent_that_only_asks_for_tools_ends_its_job() -> None:
+    wish = {"tool_calls": [{"function": {"name": "opening_hours", "arguments": {"day": "sunday"}}}]}
+    async with saying(completion("tool_calls", wish, usage=USAGE)) as provider:
+        settings = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": provider}
+        async with (
+            serving("tests.examples.agent:agent", **settings) as url,
+            Client(url, patience=10.0) as client,
+        ):
+            failed = await client.result(await client.submit("agent", {"text": "When are you open?"}))
+    assert failed["error"]["code"] == "NO_ANSWER"  # type: ignore[index]
+    assert failed["usage"]["answer"]["calls"] == 6  # type: ignore[index]
+
+
+async def test_an_agent_is_refused_where_no_language_model_is_offered() -> None:
+    async with serving("tests.examples.agent:agent") as url, Client(url, patience=10.0) as client:
+        with pytest.raises(Refused) as refused:
+            await client.submit("agent", {"text": "When are you open?"})
+    assert refused.value.code == "MODEL_REQUIRED"

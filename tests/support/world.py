@@ -127,6 +127,7 @@ class Remote:
     counting: Counting = "request"
     concurrency: int = 10
     quota: Quota | None = None
+    embeds: bool = False
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -374,7 +375,13 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
         if quota is not None:
             budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
         process.providers[remote.name] = Provider(
-            remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
+            remote.name,
+            remote.name,
+            remote.adapter,
+            remote.concurrency,
+            process.metrics,
+            budget,
+            remote.embeds,
         )
     return components
 
