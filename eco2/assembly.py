@@ -25,7 +25,6 @@ from eco2.journal.spending import day_of
 from eco2.journal.view import MAX_RESULT_BYTES
 from eco2.log import get_logger
 from eco2.metrics import Metrics
-from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
@@ -34,6 +33,7 @@ from eco2.remote import shown
 from eco2.service import Component
 from eco2.settings import Settings, warnings
 from eco2.validation import problems
+from eco2.watchdog import LoopWatch
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider

@@ -45,6 +45,7 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import Outputs
 from eco2.ports import DELAYS, Clock
+from eco2.watchdog import Running, running
 
 MAX_RETURNS = 900
 """Times that the broker may take an order back. Beyond its own limit it would drop the order silently."""
@@ -212,6 +213,7 @@ class Executor:
         """Awaits one stage and records it. Raises `PermanentError`, or `Settled` where it is tried again."""
         stage, began, status = recorder.stage, self._clock(), "interrupted"
         context: StageContext[BaseModel] = StageContext(self._engine, job, recorder, state.recorded)
+        token = running.set(Running(job.pipeline.name, stage.name, job.id))
         try:
             with translate_errors(recorder, self._clock):
                 recorder.completed(await stage.run(context))
@@ -226,6 +228,7 @@ class Executor:
             status = "put off"
             raise
         finally:
+            running.reset(token)
             self._metrics.stage_ended(job.pipeline.name, stage.name, status, self._clock() - began)
 
 

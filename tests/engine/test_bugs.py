@@ -10,6 +10,7 @@ from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.outbox import MAX_PUT_BYTES, Outbox
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
+from eco2.watchdog import Running, running
 from tests.support.virtual_clock import virtual
 from tests.support.world import (
     Draft,
@@ -31,6 +32,29 @@ async def test_a_stage_that_returns_the_wrong_thing_is_a_bug_of_the_stage() -> N
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
     assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_a_stage_and_the_tasks_that_it_starts_can_be_named() -> None:
+    seen: list[Running | None] = []
+
+    async def look() -> None:
+        seen.append(running.get())
+
+    async def named(context: Context[Question]) -> Draft:
+        await look()
+        await asyncio.gather(look())
+        return Draft(text="")
+
+    def text(outputs: Outputs | None) -> JSON:
+        seen.append(running.get())
+        return {}
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", named, Draft),), text)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        job = (await process.submit()).job
+        await process.ended(job)
+    assert seen == [Running("ask", "draft", job)] * 2 + [None]
 
 
 @virtual
