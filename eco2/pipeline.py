@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
 
@@ -32,6 +32,7 @@ from eco2.job import JSON
 
 __all__ = [
     "JSON",
+    "NEVER",
     "Call",
     "CallChanged",
     "Context",
@@ -46,6 +47,7 @@ __all__ = [
     "PermanentError",
     "Pipeline",
     "Reply",
+    "Retry",
     "RetryableError",
     "Stage",
     "UnreadableAnswer",
@@ -123,13 +125,38 @@ class Context(Protocol[Input_co]):
         """
 
 
+Delay = Literal[5, 30, 120]
+"""Seconds, one for each queue in which orders wait (`eco2.ports.DELAYS`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The tries of a stage that raises `RetryableError`.
+
+    `attempts`: number of tries in all, counted again from 1 once the job got on: a recorded call, step or
+    stage. `delays`: seconds before the second try, the third, and so on; the last one is also that of all
+    further tries.
+    """
+
+    attempts: int = 4
+    delays: tuple[Delay, ...] = (5, 30, 120)
+
+
+NEVER = Retry(attempts=1)
+"""The first failure of the stage ends the job."""
+
+
 @dataclass(frozen=True)
 class Stage(Generic[Input]):
-    """One step. `run` returns an instance of `output`; every stage has an output type of its own."""
+    """One step. `run` returns an instance of `output`; every stage has an output type of its own.
+
+    `retry`: when it runs again after a `RetryableError`.
+    """
 
     name: str
     run: Callable[[Context[Input]], Awaitable[BaseModel]]
     output: type[BaseModel]
+    retry: Retry = Retry()
 
 
 @dataclass(frozen=True)

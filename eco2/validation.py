@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from eco2.pipeline import AnyPipeline, Stage
+from eco2.pipeline import AnyPipeline, Retry, Stage
+from eco2.ports import DELAYS
 
 MAX_NAME = 64
 """Characters of a name. With a prefix of 100 the longest queue name stays below AMQP's 255 bytes."""
@@ -94,8 +95,23 @@ def stage_problems(stage: Stage[BaseModel]) -> Iterator[str]:
         yield f"the name {problem}"
     if problem := async_problem(stage.run):
         yield f"`run` {problem}"
+    if problem := retry_problem(stage.retry):
+        yield f"`retry` {problem}"
     if not _is_model(stage.output):
         yield f"`output` is {shown_type(stage.output)}, not a class derived from pydantic.BaseModel"
+
+
+def retry_problem(retry: object) -> str | None:
+    """Describes why the object is no policy for retries; None if it is one."""
+    if not isinstance(retry, Retry):
+        return f"is a {type(retry).__name__}, not a Retry(…) or NEVER"
+    if retry.attempts < 1:
+        return f"has {retry.attempts} attempts: 1 is the least, and means that the stage is never tried again"
+    if not retry.delays or not set(retry.delays) <= set(DELAYS):
+        return (
+            f"has the delays {retry.delays}: use {', '.join(map(str, DELAYS))} s, each of which has a queue"
+        )
+    return None
 
 
 def duplicates(stages: Iterable[Stage[BaseModel]]) -> Iterator[str]:
