@@ -87,9 +87,12 @@ class ResultEndpoint:
         if state.ended:
             return json_response(self._lookup.fill_result(state).result)
         last = state.visible_events[-1]
+        message = "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}"
+        if state.put_off:
+            message = f"{state.put_off.stage} failed for the moment, and is tried again"
         content = {
             "status": "processing",
-            "message": "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}",
+            "message": message,
             "current_stage": last.stage,
             "progress": last.progress,
         }

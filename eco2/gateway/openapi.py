@@ -112,14 +112,15 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
 def events_item(stages: Sequence[str], config: GatewayConfig) -> Schema:
     """Describes the route of event streams."""
     durable = {"enum": ["queued", *stages, "done"]}
-    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "truncated"]}
+    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "retrying", "truncated"]}
     kinds = [closed(event=durable, data=TEXT, id=TEXT), closed(event=passing, data=TEXT), closed(data=TEXT)]
     for kind in kinds:
         kind["properties"]["retry"] = integer(0)
     stream = content("text/event-stream", {"oneOf": kinds}) | {"headers": _STREAM}
     stream["description"] = (
         "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and an "
-        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`. `retry` "
+        "Event as data, `<stage>.delta` has a Delta, `retrying` a Retrying, `truncated` a Truncated, without "
+        "`id`. `retry` "
         "comes with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
     )
     item = operation(

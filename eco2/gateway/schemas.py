@@ -67,6 +67,7 @@ SCHEMAS: dict[str, Schema] = {
     )
     | {"required": ["job_id", "stage", "status", "seq", "ts", "progress"]},
     "Delta": closed(text=TEXT),
+    "Retrying": closed(job_id=UUID, stage=TEXT, attempt=integer(2), eta_seconds=integer(0)),
     "Truncated": closed(job_id=UUID),
     "Health": closed(status={"const": "ok"}),
     "Ready": closed(status={"const": "ready"}),

@@ -127,6 +127,7 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
         ("queued", "1", 0),
         ("vision", "3", 10),
         ("answer.delta", None, None),
+        ("retrying", None, None),
         ("reward", "5.1", 41),
     ]
 
