@@ -11,10 +11,12 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
+from typing_extensions import TypeVar as DefaultTypeVar
 
 from eco2.call import (
     Answer,
@@ -69,6 +71,8 @@ class Label:
 Input = TypeVar("Input", bound=BaseModel)
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 Output = TypeVar("Output", bound=BaseModel)
+Resources = DefaultTypeVar("Resources", default=object)
+Resources_co = DefaultTypeVar("Resources_co", covariant=True, default=object)
 
 
 class Outputs:
@@ -89,8 +93,11 @@ class Outputs:
         self._by_type[type(value)] = value
 
 
-class Context(Protocol[Input_co]):
-    """The interface of the engine for a running stage. One per stage and run."""
+class Context(Protocol[Input_co, Resources_co]):
+    """The interface of the engine for a running stage. One per stage and run.
+
+    The second type, of `resources`, may be left out: `Context[Message]`, or `Context[Message, Pool]`.
+    """
 
     @property
     def job_id(self) -> str: ...
@@ -99,6 +106,10 @@ class Context(Protocol[Input_co]):
     @property
     def outputs(self) -> Outputs:
         """Returns the outputs of the stages before this one."""
+
+    @property
+    def resources(self) -> Resources_co:
+        """Returns what `Pipeline.resources` opened for this worker; None without it."""
 
     @property
     def deadline(self) -> float:
@@ -147,14 +158,14 @@ NEVER = Retry(attempts=1)
 
 
 @dataclass(frozen=True)
-class Stage(Generic[Input]):
+class Stage(Generic[Input, Resources]):
     """One step. `run` returns an instance of `output`; every stage has an output type of its own.
 
     `retry`: when it runs again after a `RetryableError`.
     """
 
     name: str
-    run: Callable[[Context[Input]], Awaitable[BaseModel]]
+    run: Callable[[Context[Input, Resources]], Awaitable[BaseModel]]
     output: type[BaseModel]
     retry: Retry = Retry()
 
@@ -181,7 +192,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Pipeline(Generic[Input]):
+class Pipeline(Generic[Input, Resources]):
     """A pipeline, as the engine and the gateway run it.
 
     `name` becomes the route (`POST /<name>`) and the queue (`jobs.<name>`); lower-case letters, digits, `-`.
@@ -194,13 +205,16 @@ class Pipeline(Generic[Input]):
     413 also answers a body above `ECO2_MAX_UPLOAD_MB`.
     `check()` runs once when a process starts; it raises `ConfigurationError` if the pipeline's data is not
     whole.
+    `resources()` returns an async context manager for what all jobs of a worker share, as pools and clients:
+    each worker enters it at its start, before it takes jobs, and leaves it after its last job; stages find
+    its value in `context.resources`. Gateways do not enter it.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
     """
 
     name: str
     input: type[Input]
-    stages: tuple[Stage[Input], ...]
+    stages: tuple[Stage[Input, Resources], ...]
     result: Callable[[Outputs | None], JSON]
     parse: Callable[[Form], Awaitable[Input]] | None = None
     uploads: Mapping[str, str] = field(default_factory=dict)
@@ -209,6 +223,7 @@ class Pipeline(Generic[Input]):
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
     check_local: Callable[[Input], None] | None = None
+    resources: Callable[[], AbstractAsyncContextManager[Resources]] | None = None
 
 
 def language_model_required(_: BaseModel) -> None:
@@ -216,8 +231,9 @@ def language_model_required(_: BaseModel) -> None:
     raise InvalidInput("this needs a language model, and none is offered here", "MODEL_REQUIRED")
 
 
-AnyPipeline = Pipeline[Any]
-"""A pipeline whose input type the engine does not need to know."""
+AnyPipeline = Pipeline[Any, Any]
+AnyStage = Stage[Any, Any]
+"""A pipeline whose types the engine does not need to know."""
 
 
 def load(reference: str) -> AnyPipeline:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from eco2.pipeline import AnyPipeline, Retry, Stage
+from eco2.pipeline import AnyPipeline, AnyStage, Retry, Stage
 from eco2.ports import DELAYS
 
 MAX_NAME = 64
@@ -74,6 +74,8 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         yield f"`result` {problem}"
     if pipeline.parse is not None and (problem := async_problem(pipeline.parse)):
         yield f"`parse` {problem}"
+    if pipeline.resources is not None and (problem := sync_problem(pipeline.resources)):
+        yield f"`resources` {problem}; decorate an async generator with contextlib.asynccontextmanager"
     if pipeline.check is not None and (problem := sync_problem(pipeline.check)):
         yield f"`check` {problem}"
 
@@ -89,7 +91,7 @@ def route_problems(pipeline: AnyPipeline) -> Iterator[str]:
             yield f"the function of the route {path!r} {problem}"
 
 
-def stage_problems(stage: Stage[BaseModel]) -> Iterator[str]:
+def stage_problems(stage: AnyStage) -> Iterator[str]:
     """Yields the problems of one stage."""
     if problem := name_problem(stage.name, EVENTS, "events of that name are not a stage's"):
         yield f"the name {problem}"
@@ -114,10 +116,10 @@ def retry_problem(retry: object) -> str | None:
     return None
 
 
-def duplicates(stages: Iterable[Stage[BaseModel]]) -> Iterator[str]:
+def duplicates(stages: Iterable[AnyStage]) -> Iterator[str]:
     """Yields the stages that share a name or an output type."""
     named: dict[object, list[str]] = {}
-    returned: dict[int, list[Stage[BaseModel]]] = {}
+    returned: dict[int, list[AnyStage]] = {}
     for stage in stages:
         named.setdefault(stage.name, []).append(stage.name)
         returned.setdefault(id(stage.output), []).append(stage)

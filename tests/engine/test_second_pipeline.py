@@ -2,10 +2,12 @@
 
 import ast
 import asyncio
+import dataclasses
 import io
 import os
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,10 @@ from PIL import Image
 
 from eco2 import assembly, service
 from eco2.client import Client, ClientEvent, Refused
-from eco2.pipeline import Upload
+from eco2.errors import ConfigurationError
+from eco2.pipeline import Context, Pipeline, Stage, Upload
 from eco2.settings import Settings
+from tests.examples import shop
 from tests.examples.ask import ask
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -65,7 +69,12 @@ def test_the_examples_import_nothing_but_the_public_api() -> None:
         name: {module for module in modules if module.partition(".")[0] == "eco2"}
         for name, modules in imported.items()
     }
-    assert ours == {"helpdesk.py": {"eco2.pipeline"}, "ask.py": {"eco2.client"}, "rewards.py": set()}
+    assert ours == {
+        "helpdesk.py": {"eco2.pipeline"},
+        "ask.py": {"eco2.client"},
+        "rewards.py": set(),
+        "shop.py": {"eco2.pipeline"},
+    }
     assert not any(module.startswith("tests") for modules in imported.values() for module in modules)
 
 
@@ -99,6 +108,62 @@ async def test_its_events_come_in_order_and_end_with_the_result() -> None:
 def live_text(events: list[ClientEvent]) -> str:
     """What the client saw of the letter while it was written; may be none of it, never anything else."""
     return "".join(event.text or "" for event in events if event.name == "letter.delta")
+
+
+async def test_resources_are_open_while_a_worker_has_jobs_and_closed_after_its_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The job is at work when the worker is told to stop; it is given back, and then the store is closed."""
+    said: list[str] = []
+    at_work = asyncio.Event()
+
+    @asynccontextmanager
+    async def store() -> AsyncIterator[list[str]]:
+        said.append("open")
+        yield said
+        said.append("close")
+
+    async def price(context: Context[shop.Question, list[str]]) -> shop.Price:
+        at_work.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            context.resources.append(f"left {context.input.article}")
+        raise AssertionError
+
+    slow = Pipeline("shop", shop.Question, (Stage("price", price, shop.Price),), shop.result, resources=store)
+    monkeypatch.setattr(shop, "shop", slow)
+    async with serving("tests.examples.shop:shop") as url, Client(url, patience=10.0) as client:
+        assert said == ["open"]
+        await client.submit("shop", {"article": "bottle"})
+        await at_work.wait()
+    assert said == ["open", "left bottle", "close"]
+
+
+async def test_a_process_whose_resources_cannot_be_opened_does_not_start_unless_it_is_a_gateway(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def store() -> AbstractAsyncContextManager[sqlite3.Connection]:
+        raise OSError("no route to the store")
+
+    settings = Settings(pipelines="tests.examples.shop:shop", amqp_url="amqp://127.0.0.1:1/")
+    broken = dataclasses.replace(shop.shop, resources=store)
+    monkeypatch.setattr(shop, "shop", broken)
+    with pytest.raises(
+        ConfigurationError, match="pipeline 'shop': its `resources` cannot be opened: OSError"
+    ):
+        async with assembly.process(settings, "serve", asyncio.Event()):
+            raise AssertionError("it must not start")
+    async with assembly.process(settings, "gateway", asyncio.Event()) as components:
+        assert components
+
+
+async def test_the_example_with_resources_answers() -> None:
+    async with serving("tests.examples.shop:shop") as url, Client(url, patience=10.0) as client:
+        found = await client.result(await client.submit("shop", {"article": "bottle"}))
+        missing = await client.result(await client.submit("shop", {"article": "moon"}))
+    assert (found["status"], found["cents"]) == ("completed", 25)
+    assert missing["error"] == {"code": "NO_PRICE", "message": "there is no price of moon"}
 
 
 async def test_a_client_goes_on_behind_the_event_that_it_saw_last() -> None:

@@ -39,6 +39,7 @@ class Desk:
     systems: list[str] = field(default_factory=list)
     job_id: str = "job"
     deadline: float = 180.0
+    resources: object = None
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         self.systems.append(call.system)

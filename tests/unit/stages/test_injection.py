@@ -76,6 +76,7 @@ class Desk:
 
     job_id = "job"
     deadline = 180.0
+    resources = None
 
     def __init__(self, sight: Sight, answer: str, question: str) -> None:
         self.input = ScanInput(image_url="data:x", user_input=question)

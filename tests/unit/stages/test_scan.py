@@ -25,6 +25,7 @@ class Desk:
     outputs: Outputs = field(default_factory=Outputs)
     job_id: str = "job"
     deadline: float = 180.0
+    resources: object = None
     calls: list[str] = field(default_factory=list)
     shown: str = ""
 
