@@ -197,7 +197,8 @@ class Pipeline(Generic[Input, Resources]):
 
     `name` becomes the route (`POST /<name>`) and the queue (`jobs.<name>`); lower-case letters, digits, `-`.
     `result(outputs)` builds what clients read when the job completed, from all outputs; `result(None)`
-    the same shape for a job that did not. The engine adds `task_id, status, message, error, usage`.
+    the same shape for a job that did not: a model of `result_type`, which `/openapi.json` describes, or
+    without that a JSON object. The engine adds `task_id, status, message, error, usage`.
     `parse(form)` makes the input from a request (default: validate the fields as `input`); it may do slow
     work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
     field, each with the member of `input` that it stands for; `upload_type`: their media type. `routes`:
@@ -215,7 +216,7 @@ class Pipeline(Generic[Input, Resources]):
     name: str
     input: type[Input]
     stages: tuple[Stage[Input, Resources], ...]
-    result: Callable[[Outputs | None], JSON]
+    result: Callable[[Outputs | None], JSON | BaseModel]
     parse: Callable[[Form], Awaitable[Input]] | None = None
     uploads: Mapping[str, str] = field(default_factory=dict)
     upload_type: str = "application/octet-stream"
@@ -224,6 +225,14 @@ class Pipeline(Generic[Input, Resources]):
     check: Callable[[], None] | None = None
     check_local: Callable[[Input], None] | None = None
     resources: Callable[[], AbstractAsyncContextManager[Resources]] | None = None
+    result_type: type[BaseModel] | None = None
+
+    def result_json(self, outputs: Outputs | None) -> JSON:
+        """Builds the pipeline's members of a result as JSON. Raises TypeError for another type."""
+        result = self.result(outputs)
+        if self.result_type is not None and not isinstance(result, self.result_type):
+            raise TypeError(f"`result` must return {self.result_type.__name__}, not {type(result).__name__}")
+        return result.model_dump(mode="json", by_alias=True) if isinstance(result, BaseModel) else result
 
 
 def language_model_required(_: BaseModel) -> None:

@@ -72,6 +72,8 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
+    if pipeline.result_type is not None and not _is_model(pipeline.result_type):
+        yield f"`result_type` is {shown_type(pipeline.result_type)}, not a class derived from BaseModel"
     if pipeline.parse is not None and (problem := async_problem(pipeline.parse)):
         yield f"`parse` {problem}"
     if pipeline.resources is not None and (problem := sync_problem(pipeline.resources)):

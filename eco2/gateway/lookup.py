@@ -25,7 +25,7 @@ class Lookup:
         self._journal = journal
         self._pipeline = pipeline.name
         try:
-            self._unfinished = pipeline.result(None)
+            self._unfinished = pipeline.result_json(None)
         except Exception:
             log.exception("a pipeline's result(None) failed by a bug: failed jobs show none of its members")
             self._unfinished = {}

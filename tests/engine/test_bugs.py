@@ -4,7 +4,7 @@ import asyncio
 from typing import Self
 
 import pytest
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.outbox import MAX_PUT_BYTES, Outbox
@@ -69,6 +69,28 @@ async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
             assert state.result is not None
             assert isinstance(state.result["error"], dict)
             assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_a_result_of_another_type_is_a_bug_and_one_of_its_type_is_written_by_its_aliases() -> None:
+    class Text(BaseModel):
+        first_draft: str | None = Field(serialization_alias="firstDraft")
+
+    def typed(outputs: Outputs | None) -> Text:
+        return Text(first_draft=outputs.get(Draft).text if outputs else None)
+
+    def wrong(outputs: Outputs | None) -> JSON | Text:
+        return {} if outputs else typed(None)
+
+    ends = []
+    for make in (typed, wrong):
+        pipeline = Pipeline("ask", Question, (Stage("draft", draft, Draft),), make, result_type=Text)
+        async with World().process(ScriptedModel(), pipeline) as process:
+            ends.append(await process.ended((await process.submit()).job))
+    good, bad = [end.result or {} for end in ends]
+    assert (good["firstDraft"], good["error"]) == ("draft(q)", None)
+    assert (bad["firstDraft"], ends[1].status) == (None, "failed")
+    assert "`result` must return Text, not dict" in ends[1].cause
 
 
 @virtual

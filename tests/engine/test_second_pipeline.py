@@ -4,12 +4,16 @@ import ast
 import asyncio
 import dataclasses
 import io
+import json
 import os
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
+import httpx
+import jsonschema_rs
 import pytest
 from PIL import Image
 
@@ -18,6 +22,7 @@ from eco2.client import Client, ClientEvent, Refused
 from eco2.errors import ConfigurationError
 from eco2.pipeline import Context, Pipeline, Stage, Upload
 from eco2.settings import Settings
+from eco2.stages import DEMO_PHOTO
 from tests.examples import shop
 from tests.examples.ask import ask
 
@@ -108,6 +113,30 @@ async def test_its_events_come_in_order_and_end_with_the_result() -> None:
 def live_text(events: list[ClientEvent]) -> str:
     """What the client saw of the letter while it was written; may be none of it, never anything else."""
     return "".join(event.text or "" for event in events if event.name == "letter.delta")
+
+
+async def test_each_event_and_result_is_as_openapi_describes_it() -> None:
+    requests: list[tuple[str, dict[str, str], dict[str, Upload]]] = [
+        ("helpdesk", {"text": MESSAGE}, {}),
+        ("scan", {"user_input": "Where?"}, {"image": DEMO_PHOTO}),
+    ]
+    async with (
+        serving() as url,
+        Client(url, patience=10.0) as client,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        components = (await http.get("/openapi.json")).json()["components"]
+        statuses = []
+        for pipeline, fields, files in requests:
+            job = await client.submit(pipeline, fields, files=files)
+            stream = (await http.get(job.stream_url)).text
+            durable = re.findall(r"^event: .*\ndata: (.*)\nid: ", stream, re.MULTILINE)
+            result = await client.result(job)
+            for name, data in [("event", json.loads(each)) for each in durable] + [("result", result)]:
+                schema = components["schemas"][f"{pipeline}.{name}"] | {"components": components}
+                jsonschema_rs.validate(schema, data)
+            statuses.append((pipeline, result["status"], len(durable)))
+    assert statuses == [("helpdesk", "completed", 6), ("scan", "completed", 10)]
 
 
 async def test_resources_are_open_while_a_worker_has_jobs_and_closed_after_its_last(

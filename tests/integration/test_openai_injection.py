@@ -48,7 +48,7 @@ class Desk:
     async def scan(self) -> JSON:
         for stage in scan.stages:
             self.outputs.add(await stage.run(self))
-        return scan.result(self.outputs)
+        return scan.result_json(self.outputs)
 
     def emit(self, text: str) -> None:
         """Nobody watches."""

@@ -157,6 +157,12 @@ def test_retries_for_which_there_is_no_queue_are_refused(retry: Any, reason: str
     assert problem.startswith(f"pipeline 'p', stage 'a': `retry` {reason}")
 
 
+def test_a_result_type_that_is_no_model_is_refused() -> None:
+    pipeline = Pipeline("p", Text, (Stage("a", good, Out),), lambda _: {}, result_type=dict)  # type: ignore[arg-type]
+    (problem,) = problems([pipeline])
+    assert problem == "pipeline 'p': `result_type` is dict, not a class derived from BaseModel"
+
+
 def test_two_stages_of_one_output_type_are_refused() -> None:
     stages = (Stage("a", good, Out), Stage("b", good, Other), Stage("c", good, Out))
     (problem,) = problems([Pipeline("p", Text, stages, lambda _: {})])

@@ -99,7 +99,7 @@ async def scanned(sight: Sight, answer: str, question: str) -> Any:
     desk = Desk(sight, answer, question)
     for stage in scan.stages:
         desk.outputs.add(await stage.run(desk))
-    return scan.result(desk.outputs)
+    return scan.result_json(desk.outputs)
 
 
 @given(sight=sights, answer=words, question=words)
