@@ -3,8 +3,7 @@
 It guarantees nothing by itself; tests send what it describes, and what it does not, and compare.
 """
 
-from collections.abc import Mapping, Sequence
-from itertools import product
+from collections.abc import Sequence
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -184,30 +183,17 @@ def request_schemas(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, S
     # No default: generators of clients take a member that has one for required.
     schema["properties"] = {name: without_default(part) for name, part in schema["properties"].items()}
     # A form has no null, and files, each of which may stand for a member.
-    members = {name: without_null(part) for name, part in schema["properties"].items()}
-    fields = members | {MODEL_FIELD: {"enum": models}}
-    forms = [
-        form_schema(schema, fields, pipeline, chosen)
-        for chosen in product((False, True), repeat=len(pipeline.uploads))
+    files = {field: TEXT | {"contentMediaType": pipeline.upload_type} for field in pipeline.uploads}
+    fields = {name: without_null(part) for name, part in schema["properties"].items()} | files
+    form = schema | {"properties": fields | {MODEL_FIELD: {"enum": models}}}
+    form["required"] = [one for one in form.get("required", []) if one not in pipeline.uploads.values()]
+    # Each alternative has `properties`, too: without them generators of clients take it for anything.
+    choices = [
+        {"oneOf": [{"properties": {one: {}}, "required": [one]} for one in (member, field)]}
+        for field, member in pipeline.uploads.items()
     ]
-    form = forms[0] if len(forms) == 1 else {"oneOf": forms}
+    form |= choices[0] if len(choices) == 1 else {"allOf": choices} if choices else {}
     return parts | {f"{name}.request": schema, f"{name}.form": form}
-
-
-def form_schema(
-    schema: Schema, members: Mapping[str, Schema], pipeline: AnyPipeline, as_files: Sequence[bool]
-) -> Schema:
-    """Describes a form. `as_files`: for each upload whether it comes as a file, or as the member."""
-    file = TEXT | {"contentMediaType": pipeline.upload_type}
-    properties, required = dict(members), set(schema.get("required", []))
-    for (field, member), as_file in zip(pipeline.uploads.items(), as_files, strict=True):
-        if as_file:
-            properties.pop(member, None)
-            required.discard(member)
-        chosen = field if as_file else member
-        properties.setdefault(chosen, file)
-        required.add(chosen)
-    return schema | {"properties": properties, "required": [one for one in properties if one in required]}
 
 
 def event_schemas(pipeline: AnyPipeline) -> dict[str, Schema]:

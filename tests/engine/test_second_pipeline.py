@@ -116,7 +116,7 @@ def live_text(events: list[ClientEvent]) -> str:
 
 
 async def test_each_event_and_result_is_as_openapi_describes_it() -> None:
-    requests: list[tuple[str, dict[str, str], dict[str, Upload]]] = [
+    requests: list[tuple[str, dict[str, str], dict[str, Path]]] = [
         ("helpdesk", {"text": MESSAGE}, {}),
         ("scan", {"user_input": "Where?"}, {"image": DEMO_PHOTO}),
     ]
