@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
+from collections.abc import Iterable
 from contextvars import Context, ContextVar
 from typing import Any, NamedTuple
 
@@ -57,7 +58,7 @@ class LoopWatch:
         self._metrics = metrics
         self._period = period
         self._due = 0.0
-        self._late = deque[float](maxlen=MAX_SAMPLES)
+        self._late = deque[tuple[float, float]](maxlen=MAX_SAMPLES)  # when it woke, and how late
         self._stopped = threading.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -82,28 +83,34 @@ class LoopWatch:
             late = max(0.0, now - self._due)
             self._metrics.loop_late(late)
             if late >= MAX_BLOCK:
-                self._late.append(late)
+                self._late.append((now, late))
             self._due = now + self._period  # last: it makes the observer drop its samples
 
     def _observe(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         """Looks at the loop from a thread of its own, and reports what blocked it."""
-        due, frozen, samples = self._due, 0.0, deque[Sample](maxlen=MAX_SAMPLES)
-        at, cpu, reported = time.monotonic(), time.process_time(), False
+        due, reported, samples = self._due, False, deque[Sample](maxlen=MAX_SAMPLES)
+        freezes = deque[tuple[float, float]](maxlen=MAX_SAMPLES)  # when each ended, and its seconds
+        now, cpu = time.monotonic(), time.process_time()
         while not self._stopped.wait(self._period):
-            now, used = time.monotonic(), time.process_time()
-            frozen += frozen_seconds(now - at, used - cpu, self._period)
-            at, cpu = now, used
-            while self._late:
-                if (seconds := self._late.popleft() - frozen) >= MAX_BLOCK:
+            at, used = now, cpu
+            now, cpu = time.monotonic(), time.process_time()
+            if frozen := frozen_seconds(now - at, cpu - used, self._period):
+                freezes.append((now, frozen))
+            # A later one is judged at the next turn: the freeze that made it late may not be known yet.
+            while self._late and self._late[0][0] <= now:
+                woke, late = self._late.popleft()
+                if (seconds := late - frozen_since(freezes, woke - late - self._period)) >= MAX_BLOCK:
                     self._report(samples, seconds)
-            if self._due != due:
-                due, frozen, reported = self._due, 0.0, False
-                samples.clear()
-            elif (seconds := now - due - frozen) >= MAX_BLOCK / 2:
-                samples.append(sample(loop, thread))
+            if self._due == due:
+                seconds = now - due - frozen_since(freezes, due - self._period)
+                if seconds >= MAX_BLOCK / 2:
+                    samples.append(sample(loop, thread))
                 if seconds >= MAX_UNREPORTED and not reported:
                     reported = True
                     self._report(samples, seconds, ended=False)
+            elif not self._late:
+                due, reported = self._due, False
+                samples.clear()
 
     def _report(self, samples: "deque[Sample]", seconds: float, *, ended: bool = True) -> None:
         found, stack = blamed(samples)
@@ -126,6 +133,11 @@ def frozen_seconds(elapsed: float, used: float, period: float) -> float:
     late although the process worked was held up by code that keeps other threads from running.
     """
     return elapsed - period if elapsed > 2 * period and used < elapsed / 2 else 0.0
+
+
+def frozen_since(freezes: Iterable[tuple[float, float]], start: float) -> float:
+    """Returns the seconds of all freezes that ended after `start` (monotonic)."""
+    return sum(seconds for ended, seconds in freezes if ended >= start)
 
 
 def blamed(samples: "deque[Sample]") -> Sample:

@@ -18,7 +18,7 @@ import uvloop
 
 from eco2 import log, watchdog
 from eco2.metrics import Metrics
-from eco2.watchdog import LoopWatch, Running, frozen_seconds, running
+from eco2.watchdog import LoopWatch, Running, frozen_seconds, frozen_since, running
 
 LOOPS = [asyncio.new_event_loop, uvloop.new_event_loop]
 
@@ -186,6 +186,11 @@ def test_nobody_is_blamed_for_a_process_that_was_frozen() -> None:
 )
 def test_a_freeze_takes_time_but_no_cpu(elapsed: float, used: float, frozen: float) -> None:
     assert frozen_seconds(elapsed, used, 0.25) == frozen
+
+
+def test_a_freeze_counts_for_the_wake_up_that_it_made_late_and_no_later_one() -> None:
+    freezes = [(10.0, 3.0), (20.0, 1.0)]
+    assert [frozen_since(freezes, start) for start in (5.0, 10.0, 10.1, 20.1)] == [4.0, 4.0, 1.0, 0.0]
 
 
 def test_it_leaves_no_thread_behind() -> None:
