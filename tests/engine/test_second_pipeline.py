@@ -8,9 +8,11 @@ import json
 import os
 import re
 import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import jsonschema_rs
@@ -185,6 +187,31 @@ async def test_a_process_whose_resources_cannot_be_opened_does_not_start_unless_
             raise AssertionError("it must not start")
     async with assembly.process(settings, "gateway", asyncio.Event()) as components:
         assert components
+
+
+async def test_a_stage_that_blocks_the_loop_is_named_in_the_log_with_its_job(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def blocks() -> list[dict[str, Any]]:
+        lines = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
+        return [line for line in lines if "blocked the event loop" in line["event"]]
+
+    async def price(_: Context[shop.Question]) -> shop.Price:
+        time.sleep(1.5)  # noqa: ASYNC251  # the fault itself
+        return shop.Price(cents=1)
+
+    slow = Pipeline("shop", shop.Question, (Stage("price", price, shop.Price),), shop.result)
+    monkeypatch.setattr(shop, "shop", slow)
+    async with serving("tests.examples.shop:shop") as url, Client(url, patience=10.0) as client:
+        job = await client.submit("shop", {"article": "bottle"})
+        await client.result(job)
+        async with asyncio.timeout(30):
+            while not blocks():  # noqa: ASYNC110  # a line of the log sets no event
+                await asyncio.sleep(0.05)
+    [line] = blocks()
+    assert line["event"].startswith("stage price of pipeline shop blocked the event loop for 1.")
+    assert line["job_id"] == job.id
+    assert line["stack"][-1].startswith("engine/test_second_pipeline.py:")
 
 
 async def test_the_example_with_resources_answers() -> None:
