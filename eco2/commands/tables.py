@@ -67,8 +67,8 @@ def print_detail(detail: JobDetail, out: Console) -> None:
     """Prints one job in detail."""
     state = detail.state
     status = f"{state.status}, its order is a dead letter" if state.dead else state.status
-    if state.put_off is not None:
-        status = f"retry at {time_of_day(state.put_off.until)}"
+    if state.retrying is not None:
+        status = f"retry at {time_of_day(state.retrying.until)}"
     facts = {
         "job": state.job,
         "pipeline": state.pipeline or "not in the journal any more",

@@ -250,7 +250,7 @@ def outcome_without_run(job: ActiveJob, state: JobState, now: float) -> Outcome 
     if (returned := job.delivery.delivery_count) >= MAX_RETURNS:
         reason = f"given back {returned} times without an end; see the logs"
         return failed(job, state, PermanentFailure(reason, "POISON"))
-    if state.put_off and (delay := remaining_delay(state.put_off.until, now)):
+    if state.retrying and (delay := remaining_delay(state.retrying.until, now)):
         return Retry("another order of it waits until it is tried again", delay)
     return None
 

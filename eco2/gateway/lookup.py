@@ -88,8 +88,8 @@ class ResultEndpoint:
             return json_response(self._lookup.fill_result(state).result)
         last = state.visible_events[-1]
         message = "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}"
-        if state.put_off:
-            message = f"{state.put_off.stage} failed for the moment, and is tried again"
+        if state.retrying:
+            message = f"{state.retrying.stage} failed for the moment, and is tried again"
         content = {
             "status": "processing",
             "message": message,

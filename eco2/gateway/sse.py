@@ -147,7 +147,7 @@ def advance(
         if text := live.text[pos:]:
             chunks.append(delta_frame(live.stage, text))
             cursor = replace(cursor, live=live.number, pos=len(live.text))
-    if state.put_off is not None and cursor.put_off != state.attempt:
-        chunks.append(retrying_frame(state, state.put_off, now))
+    if state.retrying is not None and cursor.put_off != state.attempt:
+        chunks.append(retrying_frame(state, state.retrying, now))
         cursor = replace(cursor, put_off=state.attempt)
     return b"".join(chunks), cursor

@@ -92,7 +92,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
-    `released`: the current run gave the job back; `put_off`: because a stage is tried again later.
+    `released`: the current run gave the job back; `retrying`: because a stage is tried again later.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
     `retries`: times that a stage failed, both since the job's last progress. `updated_at`: when its last
     event was written. `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by
@@ -116,7 +116,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 0
     previous_runs: tuple[str, ...] = ()
     released: bool = False
-    put_off: PutOff | None = None
+    retrying: PutOff | None = None
     exclusive: bool = False
     crashes: int = 0
     retries: int = 0
@@ -197,7 +197,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 attempt=event.attempt,
                 previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
                 released=False,
-                put_off=None,
+                retrying=None,
                 exclusive=event.exclusive,
                 crashes=state.crashes + state.is_held,
                 updated_at=event.ts,
@@ -211,7 +211,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 ended_at=at.offset,
                 dead=event.dead,
                 cause=event.cause,
-                put_off=None,
+                retrying=None,
                 recorded={},
                 visible_events=(*state.visible_events, shown),
                 updated_at=event.ts,
@@ -297,7 +297,7 @@ def _released(state: JobState, event: Released) -> JobState:
     if event.retry:
         delay = event.delay or DELAYS[min(retries, len(DELAYS)) - 1]  # release 0.1 did not write it
         put_off = PutOff(event.stage or state.stage, event.ts, delay)
-    return replace(state, released=True, put_off=put_off, retries=retries, updated_at=event.ts)
+    return replace(state, released=True, retrying=put_off, retries=retries, updated_at=event.ts)
 
 
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:

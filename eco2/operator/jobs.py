@@ -82,7 +82,7 @@ def job_row(state: JobState) -> JobRow:
         ended=state.updated_at if state.ended else None,
         cost=total(paid(state).values()),
         code=error[0] if error else "",
-        put_off_until=state.put_off.until if state.put_off else None,
+        put_off_until=state.retrying.until if state.retrying else None,
     )
 
 

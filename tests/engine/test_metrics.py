@@ -163,7 +163,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([replace(JOB, ended_at=5)], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
-        ([replace(HELD, released=True, put_off=PutOff("draft", 0.0, 5))], {"ask": Backlog(1, 1, 30.0)}),
+        ([replace(HELD, released=True, retrying=PutOff("draft", 0.0, 5))], {"ask": Backlog(1, 1, 30.0)}),
         ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, 30.0)}),
         ([JOB, replace(JOB, pipeline="other")], {"ask": Backlog(1, 1, 30.0), "other": Backlog(1, 1, 30.0)}),
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),

@@ -127,9 +127,9 @@ async def test_a_job_that_is_put_off_goes_on_behind_what_is_completed() -> None:
         state = process.journal.view.get(job)
         assert state is not None
         assert (state.released, state.retries) == (True, 1)
-        assert state.put_off is not None
-        assert (state.put_off.stage, state.put_off.delay) == ("final", 5)
-        assert state.put_off.until == state.updated_at + 5
+        assert state.retrying is not None
+        assert (state.retrying.stage, state.retrying.delay) == ("final", 5)
+        assert state.retrying.until == state.updated_at + 5
         state = await process.ended(job)
         await at_rest(world)
     began, again = runs(world)
@@ -162,7 +162,7 @@ async def test_a_stage_is_tried_again_as_its_policy_says(retry: Retry, delays: l
     pipeline = Pipeline("ask", Question, (Stage("draft", unlucky, Draft, retry),), result)
     async with world.process(ScriptedModel(), pipeline) as process:
         state = await process.ended((await process.submit(life=800)).job)
-    assert (state.status, state.dead, code(state), state.put_off) == ("failed", True, "UNAVAILABLE", None)
+    assert (state.status, state.dead, code(state), state.retrying) == ("failed", True, "UNAVAILABLE", None)
     pauses = [after - before for before, after in pairwise(runs(world))]
     assert [delay <= pause < delay + 5 for delay, pause in zip(delays, pauses, strict=True)] == [True] * len(
         delays

@@ -107,12 +107,12 @@ def test_what_a_run_wrote_before_it_gave_the_job_back_counts_once_though_it_come
 def test_a_job_that_is_put_off_knows_its_stage_and_time_until_it_runs_again() -> None:
     put_off = Released(ts=3.0, job="j", run="r", reason="503", retry=True, stage="s2", delay=30)
     state = fold(QUEUED, started("r", 1), put_off)
-    assert (state.put_off, state.retries) == (PutOff("s2", 3.0, 30), 1)
-    assert state.put_off is not None
-    assert state.put_off.until == 33.0
+    assert (state.retrying, state.retries) == (PutOff("s2", 3.0, 30), 1)
+    assert state.retrying is not None
+    assert state.retrying.until == 33.0
     again = fold(QUEUED, started("r", 1), put_off, started("s", 2))
-    assert (again.put_off, again.retries) == (None, 1)
-    assert fold(QUEUED, started("r", 1), put_off, done(None)).put_off is None
+    assert (again.retrying, again.retries) == (None, 1)
+    assert fold(QUEUED, started("r", 1), put_off, done(None)).retrying is None
 
 
 def test_the_delay_that_release_0_1_did_not_write_is_that_of_its_fixed_ones() -> None:
@@ -121,7 +121,7 @@ def test_the_delay_that_release_0_1_did_not_write_is_that_of_its_fixed_ones() ->
     for number in range(1, 5):
         run = f"r{number}"
         events += [started(run, number), Released(ts=3.0, job="j", run=run, reason="503", retry=True)]
-        put_off = fold(*events).put_off
+        put_off = fold(*events).retrying
         assert put_off is not None
         delays.append((put_off.stage, put_off.delay))
     assert delays == [("queued", 5), ("queued", 30), ("queued", 120), ("queued", 120)]
