@@ -25,15 +25,16 @@ from eco2.journal.spending import day_of
 from eco2.journal.view import MAX_REPLY_BYTES, MAX_RESULT_BYTES, View
 from eco2.log import get_logger
 from eco2.metrics import Metrics
-from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
+from eco2.resources import open_resources
 from eco2.service import Component
 from eco2.settings import Settings, warnings
 from eco2.validation import problems
+from eco2.watchdog import LoopWatch
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider
@@ -148,8 +149,8 @@ async def process(
         yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
     shares = parts.budgets()
-    async with open_models(settings, shares.update_limits) as models:
-        worker = [*shares.components, *parts.worker(models, shares)]
+    async with open_models(settings, shares.update_limits) as models, open_resources(loaded) as resources:
+        worker = [*shares.components, *parts.worker(models, shares, resources)]
         if role == "worker":
             yield [*core, parts.probes(stop, listening, own=True), *worker]
         else:
@@ -221,7 +222,12 @@ class _Parts:
                 members[offer.name] = join_budget(core, offer.name, limits, remote.counting)
         return _Budgets(members)
 
-    def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
+    def worker(
+        self,
+        models: Sequence[tuple[Offer, Model]],
+        budgets: "_Budgets",
+        resources: Mapping[str, object],
+    ) -> list[Component]:
         from eco2.wiring import WorkerOptions, worker_components
 
         settings = self.settings
@@ -236,7 +242,7 @@ class _Parts:
             window=settings.view_minutes * 60,
             default_model=settings.default_model,
         )
-        return worker_components(self.core, providers, options)
+        return worker_components(self.core, providers, options, resources)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider

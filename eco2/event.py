@@ -137,13 +137,15 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
 class Released(_Event, frozen=True, kw_only=True, tag="released"):
     """The worker gave the job back without an end (a drain); another run may open at once.
 
-    `retry`: a stage failed and is tried again later; else the job is as good as before.
+    `retry`: `stage` failed and is tried again after `delay` seconds; else the job is as good as before.
     """
 
     job: str
     run: str
     reason: str
     retry: bool = False
+    stage: str = ""
+    delay: Annotated[int, Meta(ge=0)] = 0
 
 
 class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from eco2.pipeline import AnyPipeline, Stage
+from eco2.pipeline import AnyPipeline, AnyStage, Retry, Stage
+from eco2.ports import DELAYS
 
 MAX_NAME = 64
 """Characters of a name. With a prefix of 100 the longest queue name stays below AMQP's 255 bytes."""
@@ -71,8 +72,12 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
+    if pipeline.result_type is not None and not _is_model(pipeline.result_type):
+        yield f"`result_type` is {shown_type(pipeline.result_type)}, not a class derived from BaseModel"
     if pipeline.parse is not None and (problem := async_problem(pipeline.parse)):
         yield f"`parse` {problem}"
+    if pipeline.resources is not None and (problem := sync_problem(pipeline.resources)):
+        yield f"`resources` {problem}; decorate an async generator with contextlib.asynccontextmanager"
     if pipeline.check is not None and (problem := sync_problem(pipeline.check)):
         yield f"`check` {problem}"
 
@@ -88,20 +93,35 @@ def route_problems(pipeline: AnyPipeline) -> Iterator[str]:
             yield f"the function of the route {path!r} {problem}"
 
 
-def stage_problems(stage: Stage[BaseModel]) -> Iterator[str]:
+def stage_problems(stage: AnyStage) -> Iterator[str]:
     """Yields the problems of one stage."""
     if problem := name_problem(stage.name, EVENTS, "events of that name are not a stage's"):
         yield f"the name {problem}"
     if problem := async_problem(stage.run):
         yield f"`run` {problem}"
+    if problem := retry_problem(stage.retry):
+        yield f"`retry` {problem}"
     if not _is_model(stage.output):
         yield f"`output` is {shown_type(stage.output)}, not a class derived from pydantic.BaseModel"
 
 
-def duplicates(stages: Iterable[Stage[BaseModel]]) -> Iterator[str]:
+def retry_problem(retry: object) -> str | None:
+    """Describes why the object is no policy for retries; None if it is one."""
+    if not isinstance(retry, Retry):
+        return f"is a {type(retry).__name__}, not a Retry(…) or NEVER"
+    if retry.attempts < 1:
+        return f"has {retry.attempts} attempts: 1 is the least, and means that the stage is never tried again"
+    if not retry.delays or not set(retry.delays) <= set(DELAYS):
+        return (
+            f"has the delays {retry.delays}: use {', '.join(map(str, DELAYS))} s, each of which has a queue"
+        )
+    return None
+
+
+def duplicates(stages: Iterable[AnyStage]) -> Iterator[str]:
     """Yields the stages that share a name or an output type."""
     named: dict[object, list[str]] = {}
-    returned: dict[int, list[Stage[BaseModel]]] = {}
+    returned: dict[int, list[AnyStage]] = {}
     for stage in stages:
         named.setdefault(stage.name, []).append(stage.name)
         returned.setdefault(id(stage.output), []).append(stage)

@@ -456,6 +456,14 @@ PROCESSES = Row(
             unit="s",
         ),
         chart(
+            "Event loop blocked",
+            "Times in the last 10 minutes that a stage blocked the loop for over 1 s; the log has its stack.",
+            Query(
+                f"sum by (pipeline, stage) (increase({here('eco2_loop_blocked_total')}[10m]))",
+                "{{pipeline}} {{stage}}",
+            ),
+        ),
+        chart(
             "CPU",
             "Cores that each process uses; it can use at most one.",
             Query(

@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -26,12 +26,16 @@ Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The parts that all stages of all jobs of one process share. `clock`: Unix seconds."""
+    """The parts that all stages of all jobs of one process share.
+
+    `clock`: Unix seconds. `resources`: what each pipeline opened, by its name.
+    """
 
     router: Router
     live: DeltaSender
     journal: Journal
     clock: Clock
+    resources: Mapping[str, object] = field(default_factory=dict)
 
 
 class StageContext(Generic[Input_co]):
@@ -61,6 +65,10 @@ class StageContext(Generic[Input_co]):
     @property
     def outputs(self) -> Outputs:
         return self._recorder.progress.outputs
+
+    @property
+    def resources(self) -> Any:
+        return self._engine.resources.get(self._job.pipeline.name)
 
     @property
     def deadline(self) -> float:

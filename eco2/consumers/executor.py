@@ -45,6 +45,7 @@ from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import Outputs
 from eco2.ports import DELAYS, Clock
+from eco2.watchdog import Running, running
 
 IDLE_TIMEOUT = 1.0
 """Seconds of silence after which a holder counts as gone if no stage is open: no call of it is in flight."""
@@ -233,6 +234,7 @@ class Executor:
         """Awaits one stage and records it. Raises `PermanentError`, or `Settled` where it is tried again."""
         stage, began, status = recorder.stage, self._clock(), "interrupted"
         context: StageContext[BaseModel] = StageContext(self._engine, job, recorder, state.recorded)
+        token = running.set(Running(job.pipeline.name, stage.name, job.id))
         try:
             with translate_errors(recorder, self._clock):
                 recorder.completed(await stage.run(context))
@@ -247,6 +249,7 @@ class Executor:
             status = "put off"
             raise
         finally:
+            running.reset(token)
             self._metrics.stage_ended(job.pipeline.name, stage.name, status, self._clock() - began)
 
 
@@ -268,7 +271,7 @@ def outcome_without_run(job: ActiveJob, state: JobState, now: float) -> Outcome 
     if (returned := job.delivery.delivery_count) >= MAX_RETURNS:
         reason = f"given back {returned} times without an end; see the logs"
         return failed(job, state, PermanentFailure(reason, "POISON"))
-    if state.retry_pending and (delay := remaining_delay(DELAYS, state.retries, state.updated_at, now)):
+    if state.retrying and (delay := remaining_delay(state.retrying.until, now)):
         return Retry("another order of it waits until it is tried again", delay)
     return None
 
@@ -279,23 +282,23 @@ def translate_errors(recorder: StageRecorder, clock: Clock) -> Iterator[None]:
 
     A bug ends its job, never the worker.
     """
-    stage = recorder.stage.name
+    stage = recorder.stage
     try:
         yield
     except PermanentError:
         raise
     except RetryableError as error:
         asked = error.retry_after if isinstance(error, ProviderError) else None
-        delay = next_delay(DELAYS, recorder.run.retries, asked, clock(), recorder.run.deadline)
+        delay = next_delay(stage.retry, recorder.run.retries, asked, clock(), recorder.run.deadline)
         if delay is None:
             raise PermanentFailure(str(error), "UNAVAILABLE", error.for_clients) from error
-        raise Settled(Retry(str(error), delay)) from error
+        raise Settled(Retry(str(error), delay, stage.name)) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # The run was not cancelled: the stage awaited something that was cancelled itself.
-        raise bug(f"a bug in stage {stage}: a stray cancellation", error) from error
+        raise bug(f"a bug in stage {stage.name}: a stray cancellation", error) from error
     except Exception as error:
-        log.exception("a stage failed by a bug", stage=stage)
-        raise bug(f"a bug in stage {stage}", error) from error
+        log.exception("a stage failed by a bug", stage=stage.name)
+        raise bug(f"a bug in stage {stage.name}", error) from error

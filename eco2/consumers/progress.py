@@ -71,7 +71,7 @@ def _pipeline_result(
     """Returns the pipeline's members of the result, and the error that the job has then."""
     error = end if isinstance(end, PermanentError) else None
     try:
-        body = pipeline.result(end if isinstance(end, Outputs) else None)
+        body = pipeline.result_json(end if isinstance(end, Outputs) else None)
         size = len(msgspec.json.encode(body))
     except Exception as raised:
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)

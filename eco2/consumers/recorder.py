@@ -16,7 +16,7 @@ from eco2.errors import PermanentError
 from eco2.event import CallCompleted, StageChanged, Status, StepCompleted, replace_surrogates
 from eco2.job import JSON
 from eco2.journal.state import JobState
-from eco2.pipeline import Stage
+from eco2.pipeline import AnyStage
 from eco2.ports import Clock
 
 
@@ -31,7 +31,7 @@ class StageRecorder:
         self,
         job: ActiveJob,
         run: Run,
-        stage: Stage[BaseModel],
+        stage: AnyStage,
         progress: Progress,
         live: DeltaSender,
         clock: Clock,

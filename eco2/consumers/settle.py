@@ -1,5 +1,7 @@
 """Ends the handling of a delivery: records the outcome in the journal first, then settles with the broker."""
 
+from msgspec.structs import replace
+
 from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, Outcome, Released, Retry
 from eco2.consumers.progress import build_result, done_event, truncated
 from eco2.consumers.run import ActiveJob
@@ -33,9 +35,11 @@ async def write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> No
     match outcome:
         case Finished():
             job.write(done_event(job.pipeline, job.id, run, outcome, clock()))
-        case Released(reason) | Retry(reason) if run is not None:
-            retry = isinstance(outcome, Retry)
-            job.write(ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason), retry=retry))
+        case Released(reason) if run is not None:
+            job.write(ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason)))
+        case Retry(reason, delay, stage) if run is not None:
+            put_off = ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason))
+            job.write(replace(put_off, retry=True, stage=stage, delay=delay))
     await job.confirmed()
 
 

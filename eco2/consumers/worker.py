@@ -66,6 +66,8 @@ class Worker:
         self._grace = grace
         self._changed = asyncio.Event()
         metrics.worker((pipeline.name for pipeline in pipelines), prefetch)
+        for pipeline in pipelines:
+            metrics.stages(pipeline.name, [stage.name for stage in pipeline.stages])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""

@@ -78,7 +78,7 @@ def build(
         )
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
-        stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config)
+        stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
         routes += job_routes(pipeline, submit, stream, ResultEndpoint(lookup, config))
     for prefix in PREFIXES:
         # Written once: a model that cannot be described stops the process at its start, not its clients.

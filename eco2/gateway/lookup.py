@@ -25,7 +25,7 @@ class Lookup:
         self._journal = journal
         self._pipeline = pipeline.name
         try:
-            self._unfinished = pipeline.result(None)
+            self._unfinished = pipeline.result_json(None)
         except Exception:
             log.exception("a pipeline's result(None) failed by a bug: failed jobs show none of its members")
             self._unfinished = {}
@@ -87,9 +87,12 @@ class ResultEndpoint:
         if state.ended:
             return json_response(self._lookup.fill_result(state).result)
         last = state.visible_events[-1]
+        message = "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}"
+        if state.retrying:
+            message = f"{state.retrying.stage} failed for the moment, and is tried again"
         content = {
             "status": "processing",
-            "message": "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}",
+            "message": message,
             "current_stage": last.stage,
             "progress": last.progress,
         }

@@ -24,6 +24,7 @@ from eco2.event import (
     Superseded,
 )
 from eco2.job import JSON, Job
+from eco2.ports import DELAYS
 
 TRUNCATED = "truncated"
 """Stands for the events of a job that the journal has dropped."""
@@ -75,11 +76,24 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
 
 
+class PutOff(msgspec.Struct, frozen=True, gc=False):
+    """A job whose `stage` failed at `since` (Unix seconds), and is tried again after `delay` seconds."""
+
+    stage: str
+    since: float
+    delay: int
+
+    @property
+    def until(self) -> float:
+        """When the order comes back (Unix seconds)."""
+        return self.since + self.delay
+
+
 class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
-    `released`: the current run gave the job back; `retry_pending`: because a stage is tried again later.
+    `released`: the current run gave the job back; `retrying`: because a stage is tried again later.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
     `retries`: times that a stage failed, both since the job's last progress. `updated_at`: when its last
     event was written. `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by
@@ -103,7 +117,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 0
     previous_runs: tuple[str, ...] = ()
     released: bool = False
-    retry_pending: bool = False
+    retrying: PutOff | None = None
     exclusive: bool = False
     crashes: int = 0
     retries: int = 0
@@ -197,7 +211,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 attempt=event.attempt,
                 previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
                 released=False,
-                retry_pending=False,
+                retrying=None,
                 exclusive=event.exclusive,
                 crashes=state.crashes + state.is_held,
                 updated_at=event.ts,
@@ -211,15 +225,15 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 ended_at=at.offset,
                 dead=event.dead,
                 cause=event.cause,
+                retrying=None,
                 recorded={},
                 visible_events=(*state.visible_events, shown),
                 updated_at=event.ts,
             )
         case CallCompleted() | StepCompleted():
             return _record(state, at, event, keep)
-        case Released(retry=retry) if event.run == state.run and not state.released:
-            retries = state.retries + retry
-            return replace(state, released=True, retry_pending=retry, retries=retries, updated_at=event.ts)
+        case Released() if event.run == state.run and not state.released:
+            return _released(state, event)
         case StageChanged() if event.run == state.run and not state.released:
             return _stage(state, at, event)
     return state
@@ -290,6 +304,14 @@ def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, 
     record = Recorded(at, event.run, digest, None if keep is None else value, keep is not None, keep or 0)
     state = replace(state, recorded={**state.recorded, key: record}, updated_at=event.ts)
     return replace(state, crashes=0, retries=0) if current else state
+
+
+def _released(state: JobState, event: Released) -> JobState:
+    put_off, retries = None, state.retries + event.retry
+    if event.retry:
+        delay = event.delay or DELAYS[min(retries, len(DELAYS)) - 1]  # release 0.1 did not write it
+        put_off = PutOff(event.stage or state.stage, event.ts, delay)
+    return replace(state, released=True, retrying=put_off, retries=retries, updated_at=event.ts)
 
 
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:

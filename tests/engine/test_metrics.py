@@ -12,7 +12,7 @@ from eco2.event import Marker, Queued, encode_events
 from eco2.job import new_id
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, PutOff
 from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
@@ -162,7 +162,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
-        ([replace(HELD, released=True, retry_pending=True)], {"ask": Backlog(1, 1, 30.0)}),
+        ([replace(HELD, released=True, retrying=PutOff("draft", 0.0, 5))], {"ask": Backlog(1, 1, 30.0)}),
         ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, 30.0)}),
         ([JOB, replace(JOB, pipeline="other")], {"ask": Backlog(1, 1, 30.0), "other": Backlog(1, 1, 30.0)}),
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),

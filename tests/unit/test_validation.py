@@ -15,7 +15,7 @@ from eco2 import assembly
 from eco2.errors import ConfigurationError
 from eco2.gateway.app import build
 from eco2.gateway.config import GatewayConfig
-from eco2.pipeline import AnyPipeline, Context, Pipeline, Stage, load
+from eco2.pipeline import AnyPipeline, Context, Pipeline, Retry, Stage, load
 from eco2.settings import Settings
 from eco2.stages import scan
 from eco2.validation import PATHS, problems
@@ -140,6 +140,27 @@ def test_a_stage_that_cannot_be_awaited_is_refused_by_name(run: object, reason: 
     (problem,) = problems([one(run)])
     assert problem.startswith("pipeline 'p', stage 'a': `run` ")
     assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("retry", "reason"),
+    [
+        (Retry(attempts=0), "has 0 attempts"),
+        (Retry(delays=()), "has the delays (): use 5, 30, 120 s"),
+        (Retry(delays=(5, 7)), "has the delays (5, 7): use 5, 30, 120 s"),  # type: ignore[arg-type]
+        (3, "is a int, not a Retry(…) or NEVER"),
+        ("never", "is a str, not a Retry(…) or NEVER"),
+    ],
+)
+def test_retries_for_which_there_is_no_queue_are_refused(retry: Any, reason: str) -> None:
+    (problem,) = problems([Pipeline("p", Text, (Stage("a", good, Out, retry),), lambda _: {})])
+    assert problem.startswith(f"pipeline 'p', stage 'a': `retry` {reason}")
+
+
+def test_a_result_type_that_is_no_model_is_refused() -> None:
+    pipeline = Pipeline("p", Text, (Stage("a", good, Out),), lambda _: {}, result_type=dict)  # type: ignore[arg-type]
+    (problem,) = problems([pipeline])
+    assert problem == "pipeline 'p': `result_type` is dict, not a class derived from BaseModel"
 
 
 def test_two_stages_of_one_output_type_are_refused() -> None:

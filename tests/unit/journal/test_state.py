@@ -20,7 +20,7 @@ from eco2.event import (
     queued,
 )
 from eco2.job import Job
-from eco2.journal.state import EventId, JobState, apply
+from eco2.journal.state import EventId, JobState, PutOff, apply
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
 
@@ -103,6 +103,29 @@ def test_what_a_run_wrote_before_it_gave_the_job_back_counts_once_though_it_come
     assert once.retries == 1
     assert fold(QUEUED, started("r", 1), saved, put_off, put_off) == once
     assert fold(QUEUED, started("r", 1), saved, put_off, saved) == once
+
+
+def test_a_job_that_is_put_off_knows_its_stage_and_time_until_it_runs_again() -> None:
+    put_off = Released(ts=3.0, job="j", run="r", reason="503", retry=True, stage="s2", delay=30)
+    state = fold(QUEUED, started("r", 1), put_off)
+    assert (state.retrying, state.retries) == (PutOff("s2", 3.0, 30), 1)
+    assert state.retrying is not None
+    assert state.retrying.until == 33.0
+    again = fold(QUEUED, started("r", 1), put_off, started("s", 2))
+    assert (again.retrying, again.retries) == (None, 1)
+    assert fold(QUEUED, started("r", 1), put_off, done(None)).retrying is None
+
+
+def test_the_delay_that_release_0_1_did_not_write_is_that_of_its_fixed_ones() -> None:
+    events: list[JobEvent] = [QUEUED]
+    delays = []
+    for number in range(1, 5):
+        run = f"r{number}"
+        events += [started(run, number), Released(ts=3.0, job="j", run=run, reason="503", retry=True)]
+        put_off = fold(*events).retrying
+        assert put_off is not None
+        delays.append((put_off.stage, put_off.delay))
+    assert delays == [("queued", 5), ("queued", 30), ("queued", 120), ("queued", 120)]
 
 
 def test_a_run_that_comes_again_late_does_not_come_back() -> None:
