@@ -47,6 +47,13 @@ SCHEMAS: dict[str, Schema] = {
         stream_url={"type": "string", "format": "uri-reference"},
         result_url={"type": "string", "format": "uri-reference"},
     ),
+    "Answer": open_(http_status=integer(200, 599))
+    | {
+        "anyOf": [
+            {"required": ["job_id", "status", "stream_url", "result_url"]},
+            {"required": ["detail", "code"]},
+        ]
+    },
     "Processing": closed(status={"const": "processing"}, message=TEXT, current_stage=TEXT, progress=PROGRESS),
     "Error": closed(code=TEXT, message=TEXT),
     "Result": open_(
