@@ -10,6 +10,7 @@ is why lines are limited in number: `MAX_LINES`.
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -32,12 +33,13 @@ MEDIA_TYPES = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "applicati
 KEY_FIELD = "idempotency_key"
 """The member with a line's own key. It belongs to the gateway: pipelines do not see it."""
 MAX_LINES = 10_000
-MAX_ACCEPTING = 64
-"""Lines that a process accepts at once, of all batches: enough for large messages of the journal."""
+MAX_ACCEPTING = 48
+"""Lines that a process accepts at once, of all batches: enough to keep the broker busy, and few enough that
+pictures among them leave room at the decoders (`eco2.thumbnail`)."""
 ANSWER_SIZE = 1024
 """Bytes of memory of an answer that waits until it can be sent."""
-MAX_CHUNK = 32_768
-"""Bytes of answers that are sent at once."""
+GATHER = 0.01
+"""Seconds for which an answer waits for more: to send one alone costs as much as to accept its line."""
 
 
 class BatchEndpoint:
@@ -97,7 +99,9 @@ class BatchResponse(Response):
         self._owner = owner
         self._key = key
         self._root = request.url.path.rstrip("/").removesuffix("/batch")
-        self._answers: asyncio.Queue[asyncio.Future[bytes] | None] = asyncio.Queue()
+        self._answers: deque[asyncio.Future[bytes]] = deque()
+        self._arrived = asyncio.Event()
+        self._complete = False
         self._refusal: Response | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -132,7 +136,8 @@ class BatchResponse(Response):
         except Exception as error:  # noqa: BLE001 - each is answered
             self._refusal = logged_refusal(self._request, error, batch.config.retry_after)
         finally:
-            self._answers.put_nowait(None)
+            self._complete = True
+            self._arrived.set()
 
     async def _read_lines(
         self, group: asyncio.TaskGroup, reserve_line: Reserve, reserve_answers: Reserve
@@ -144,11 +149,12 @@ class BatchResponse(Response):
                     raise BrokerUnavailable("this gateway stops; send this line and the rest again")
                 if (number := number + 1) > MAX_LINES:
                     raise RequestTooLarge(f"more than {MAX_LINES:,} lines: send the rest in another request")
-                reserve_answers(ANSWER_SIZE * self._answers.qsize())
+                reserve_answers(ANSWER_SIZE * len(self._answers))
                 await batch.accepting.acquire()
                 answering = group.create_task(self._answer(line, number))
                 answering.add_done_callback(lambda _: batch.accepting.release())
-                self._answers.put_nowait(answering)
+                self._answers.append(answering)
+                self._arrived.set()
         if not number:
             raise InvalidInput("no lines: send one JSON object per line")
 
@@ -162,18 +168,16 @@ class BatchResponse(Response):
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:
         """Yields the answers in the order of their lines, those that are ready together."""
-        ready: list[bytes] = []
-        size = 0
-        while (answer := await self._answers.get()) is not None:
-            if ready and not answer.done():
-                yield b"".join(ready)
-                ready, size = [], 0
-            ready.append(await answer)
-            size += len(ready[-1])
-            if self._answers.empty() or size >= MAX_CHUNK:
-                yield b"".join(ready)
-                ready, size = [], 0
-        if ready:
+        while self._answers or not self._complete:
+            if not self._answers:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._answers[0]
+            await asyncio.sleep(GATHER)
+            ready = []
+            while self._answers and self._answers[0].done():
+                ready.append(self._answers.popleft().result())
             yield b"".join(ready)
 
 
