@@ -309,11 +309,11 @@ async def lines(request: Request, config: GatewayConfig, reserve: Reserve) -> As
             if start:
                 chunk, start = chunk.removeprefix(codecs.BOM_UTF8), False
             *ends, rest = chunk.split(b"\n")
-            for end in ends:
-                line = b"".join([*pieces, end]).strip()
+            if ends:
+                ends[0] = b"".join([*pieces, ends[0]])
                 pieces.clear()
                 held = 0
-                if line:
+                for line in filter(None, map(bytes.strip, ends)):  # fast: a piece may be all line ends
                     yield line
             if rest:
                 pieces.append(rest)

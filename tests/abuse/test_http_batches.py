@@ -1,12 +1,12 @@
 """Hostile batches: slow, endless and huge ones, wrong lines, and clients that read nothing or go away."""
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from dataclasses import replace
 
 import httpx
-import pytest
 
 from eco2.gateway.batch import MAX_LINES
 from eco2.gateway.protocol import ConnectionLimits
@@ -91,26 +91,41 @@ async def test_a_huge_line_is_refused_and_the_lines_before_it_are_jobs() -> None
         assert await accepted(world) == 1
 
 
-@pytest.mark.parametrize("endless", [b"{}\n", b"\n", b"x", b'{"image_url": "https://example.org/a.jpg"}\n'])
-async def test_an_endless_batch_is_ended_and_takes_no_memory(endless: bytes) -> None:
-    piece = chunk(endless * (60_000 // len(endless)))
-    async with gateway(ECO2_IMAGE_URLS="on") as program, connections(program.url, 4) as pairs:
+ENDLESS = [b"{}\n", b"\n", b"x"]
+
+
+async def test_endless_batches_are_ended_and_take_neither_memory_nor_time() -> None:
+    async with gateway(ECO2_IMAGE_URLS="on") as program, connections(program.url, len(ENDLESS)) as pairs:
         before = memory(program, "VmRSS")
 
-        async def flood(writer: asyncio.StreamWriter) -> None:
-            while True:
-                writer.write(piece)
-                await writer.drain()
+        async def flood(writer: asyncio.StreamWriter, endless: bytes) -> None:
+            piece = chunk(endless * (60_000 // len(endless)))
+            with contextlib.suppress(ConnectionError):  # some time after it was refused
+                while True:
+                    writer.write(piece)
+                    await writer.drain()
 
         async with asyncio.timeout(100), asyncio.TaskGroup() as group:
             for _, writer in pairs:
                 writer.write(SCAN)
-            floods = [group.create_task(flood(writer)) for _, writer in pairs]
+            floods = [
+                group.create_task(flood(writer, endless))
+                for (_, writer), endless in zip(pairs, ENDLESS, strict=True)
+            ]
             await asyncio.gather(*(refused(reader) for reader, _ in pairs))
             for task in floods:
                 task.cancel()
         grown = memory(program, "VmHWM") - before
     assert grown < 100, grown  # MB
+
+
+async def test_a_piece_of_blank_lines_stops_the_loop_for_milliseconds() -> None:
+    async with cluster(config=LARGE) as world, connections(world.gateways[0].url, 1) as [pair]:
+        with watching() as steps:
+            pair[1].write(ECHO + chunk(b"\n" * 5_000_000) + chunk(b'{"text": "a"}') + END)
+            async with asyncio.timeout(60):
+                assert len(await lines_of(pair)) == 1
+    assert max(steps) < 0.05
 
 
 async def test_a_client_that_reads_nothing_before_it_has_sent_all_gets_all_answers() -> None:
