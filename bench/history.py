@@ -150,7 +150,7 @@ class Now:
         view.apply(record)
 
     def view(self, results: int) -> View:
-        return View(900.0, lambda: self.ts, results=results, monotonic=lambda: self.ts - BEGIN)
+        return View(900.0, lambda: self.ts, results=results, replies=0, monotonic=lambda: self.ts - BEGIN)
 
 
 @dataclass(frozen=True, slots=True)

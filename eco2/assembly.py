@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Literal
 from eco2 import __version__
 from eco2.brokers import open_broker, topology
 from eco2.errors import ConfigurationError
-from eco2.journal.journal import MAX_REPLY_BYTES, Journal
+from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.spending import day_of
-from eco2.journal.view import MAX_RESULT_BYTES
+from eco2.journal.view import MAX_REPLY_BYTES, MAX_RESULT_BYTES, View
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
@@ -121,17 +121,17 @@ async def process(
     broker = open_broker(settings, topology(settings, loaded, budgets), role, alone=role == "serve")
     presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
-    journal = Journal(
-        broker,
+    view = View(
         window,
         presence.now,
         life=settings.job_deadline,
         daily=settings.daily_usd is not None,
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
-        presence=presence,
-        snapshots=broker if settings.amqp_url is not None else None,  # the broker in memory ends with us
+        earliest=presence.earliest,
     )
+    snapshots = broker if settings.amqp_url is not None else None  # the broker in memory ends with us
+    journal = Journal(broker, view, presence, snapshots)
     metrics = metrics_of(role, loaded, broker, journal)
     parts = _Parts(settings, loaded, broker, journal, presence, metrics)
     core = [

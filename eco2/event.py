@@ -122,7 +122,8 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
 
     The highest attempt is the current run, among equals the first in log order;
     events of every other run are void. `exclusive` (`alone` on the wire): no other job runs in its process,
-    since this one is suspected of crashing it.
+    since this one is suspected of crashing it. `over`: it takes the job over from a run that had no stage
+    open up to this offset; void, but for its attempt, if that run has opened one behind it.
     """
 
     job: str
@@ -130,6 +131,7 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
     attempt: Annotated[int, Meta(ge=1, le=1_000_000)]
     worker: str
     exclusive: bool = msgspec.field(name="alone", default=False)
+    over: Offset | None = None
 
 
 class Released(_Event, frozen=True, kw_only=True, tag="released"):

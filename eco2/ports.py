@@ -304,6 +304,10 @@ class Grant(Protocol):
     def expires_at(self) -> float:
         """The time from which the call may not be sent: seconds of the caller's own monotonic clock."""
 
+    @property
+    def late(self) -> int:
+        """How many grants came before this one, and had expired when they were read."""
+
     def confirm(self) -> None:
         """Marks the call as sent; called right before its first byte leaves.
 

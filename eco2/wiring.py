@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from eco2.calls.provider import Budget, Provider
 from eco2.calls.reservation import Fence
@@ -61,9 +60,9 @@ class WorkerOptions:
 
 def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
     """Takes part in the budget of the provider `name`, which all processes share through the journal."""
-    journal, on_late = core.journal, partial(core.metrics.grant_ended, name, "expired")
-    current, clock, wall = journal.view.may_call, core.presence.steady, core.presence.now
-    member = Member(name, journal, core.broker, limits, current, counting, clock, wall, on_late)
+    journal, current = core.journal, core.journal.view.may_call
+    clock, wall = core.presence.steady, core.presence.now
+    member = Member(name, journal, core.broker, limits, current, counting, clock, wall)
     journal.view.join(member)
     core.metrics.show_budget(name, member.status)
     return member

@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
@@ -35,21 +35,27 @@ class JobStory:
     began: float | None = None
     ended: float | None = None
     status: str = ""
+    worked: int = field(default=-1, compare=False)
+    """The offset of the current run's last event of a stage."""
 
 
-def stories(events: Iterable[Event | None]) -> dict[str, JobStory]:
+def stories(events: Iterable[tuple[int, Event | None]]) -> dict[str, JobStory]:
     """Returns the histories by key of submission, in the order of acceptance. The current run's first end
-    counts."""
+    counts. `events`: each with its message's offset."""
     known: dict[str, JobStory] = {}
-    for event in events:
+    for offset, event in events:
         match event:
             case Queued():
                 known[event.job] = JobStory(event.key or event.job, event.ts)
             case RunStarted() if event.attempt > known[event.job].runs:
                 story = known[event.job]
-                story.runs, story.run, story.pid = event.attempt, event.run, _pid(event.worker)
-            case StageChanged(status="started") if known[event.job].began is None:
-                known[event.job].began = event.ts
+                story.runs = event.attempt
+                if event.over is None or story.worked <= event.over:
+                    story.run, story.pid = event.run, _pid(event.worker)
+            case StageChanged():
+                story = known[event.job]
+                story.worked = offset if event.run == story.run else story.worked
+                story.began = event.ts if story.began is None else story.began
             case Done() if known[event.job].ended is None and event.run in (None, known[event.job].run):
                 known[event.job].ended, known[event.job].status = event.ts, event.status
     return {story.key: story for story in known.values()}
@@ -63,12 +69,14 @@ def _pid(worker: str) -> int:
 
 async def read(amqp_url: str, stream: str) -> dict[str, JobStory]:
     """Reads the whole journal up to now: up to a marker that is appended at its end."""
-    events: list[Event | None] = []
+    events: list[tuple[int, Event | None]] = []
     marker, seen = uuid.uuid4().hex, asyncio.Event()
 
     async def take(message: AbstractIncomingMessage) -> None:
         batch = decode_events(message.body)
-        events.extend(batch)
+        offset = message.headers["x-stream-offset"]
+        assert isinstance(offset, int)
+        events.extend((offset, event) for event in batch)
         await message.ack()
         if any(isinstance(event, Marker) and event.id == marker for event in batch):
             seen.set()

@@ -93,6 +93,7 @@ class Reservation(Generic[Answer]):
             self.output.stage_started = None  # it came with the grant
             self._outcome = "refunded"  # unless it is used
             self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
+            self.provider.metrics.grant_ended(self.provider.name, "expired", self._grant.late)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:
             self.output.show_started()  # before the barrier, and so before the call

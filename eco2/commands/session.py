@@ -17,6 +17,7 @@ from eco2.commands.spinner import spinner
 from eco2.errors import ConfigurationError, Eco2Error, JobForgotten
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
+from eco2.journal.view import View
 from eco2.operator.dead_jobs import DeadMessage
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker
@@ -72,9 +73,8 @@ async def open_session(settings: Settings, command: str) -> AsyncIterator[Operat
                 "\n".join(["this broker has no such installation; check ECO2_PREFIX:", *differences])
             )
     broker = brokers.open_broker(settings, topology, command, alone=False)
-    journal = Journal(
-        broker, settings.view_minutes * 60, time.time, life=settings.job_deadline, snapshots=broker
-    )
+    view = View(settings.view_minutes * 60, time.time, life=settings.job_deadline)
+    journal = Journal(broker, view, snapshots=broker)
     stop = asyncio.Event()
     components = [Component("broker", broker.run), Component("journal", journal.run)]
     try:

@@ -92,6 +92,7 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
+        self._recorder.show_started()  # who takes the job over must know that a step may be in flight
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint()
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")

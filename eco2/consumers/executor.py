@@ -46,6 +46,9 @@ from eco2.metrics import Metrics
 from eco2.pipeline import Outputs
 from eco2.ports import DELAYS, Clock
 
+IDLE_TIMEOUT = 1.0
+"""Seconds of silence after which a holder counts as gone if no stage is open: no call of it is in flight."""
+
 MAX_RETURNS = 900
 """Times that the broker may take an order back. Beyond its own limit it would drop the order silently."""
 
@@ -95,7 +98,7 @@ class Executor:
             seconds = view.remaining(state) if view.get(job.id) else job.order.deadline - now
             async with job.scope(seconds) as scope:
                 await scope.checkpoint()
-                state = await self._wait_for_holder(job, state)
+                state, over = await self._wait_for_holder(job, state)
                 if outcome := outcome_without_run(job, state, self._clock()):
                     return outcome
                 await self._quarantine.acquire(is_suspect(state))
@@ -105,7 +108,7 @@ class Executor:
                 case Released() | AlreadyEnded() | LostOwnership() as outcome:
                     return outcome
             with self._quarantine.hold(is_suspect(state)) as downgrade:
-                run, state = await self._open_run(job, state)
+                run, state = await self._open_run(job, state, over)
                 return await self._run_stages(job, run, state, downgrade)
         except Settled as settled:
             return settled.outcome
@@ -132,27 +135,45 @@ class Executor:
             raise Settled(AlreadyEnded(dead=state.dead))
         return state
 
-    async def _wait_for_holder(self, job: ActiveJob, state: JobState) -> JobState:
-        """Returns the job's state once no run holds it, or its holder is silent."""
+    async def _wait_for_holder(self, job: ActiveJob, state: JobState) -> tuple[JobState, int | None]:
+        """Returns the job's state once no run holds it, or its holder is silent.
+
+        Then with the offset up to which that run had no stage open, or None: it may have had one.
+        """
         if not state.is_held:
-            return state
+            return state, None
         log.info("on standby: another run holds the job", holder=state.run, attempt=state.attempt)
+        view = self._journal.view
         with self._metrics.job_parked(job.pipeline.name):
-            while state.is_held:
+            while True:
+                change, timeout = view.change(job.id, state), None if state.is_open else IDLE_TIMEOUT
                 try:
-                    change = self._journal.view.change(job.id, state)
-                    state = await self._holders.while_alive(job.id, state.run, change)
+                    state = await self._holders.while_alive(job.id, state.run, change, timeout)
+                    if not state.is_held:
+                        return state, None
                 except TimeoutError:
+                    if view.get(job.id) is not state:
+                        continue  # it changed at this very moment
                     log.warning("taking over: the holder is silent", holder=state.run, attempt=state.attempt)
                     self._metrics.job_taken_over(job.pipeline.name)
-                    break
-        return state
+                    return state, None if state.is_open else view.offset
 
-    async def _open_run(self, job: ActiveJob, state: JobState) -> tuple[Run, JobState]:
-        """Makes a new run the job's current one. Raises `Settled` if another was faster, or the job ended."""
+    async def _open_run(self, job: ActiveJob, state: JobState, over: int | None) -> tuple[Run, JobState]:
+        """Makes a new run the job's current one; `over`: see `RunStarted`.
+
+        Raises `Settled` if another was faster, the holder has opened a stage meanwhile, or the job ended.
+        """
         run_id, attempt, alone = uuid.uuid4().hex, state.attempt + 1, is_suspect(state)
-        now, worker = self._clock(), self._worker
-        job.write(RunStarted(ts=now, job=job.id, run=run_id, attempt=attempt, worker=worker, exclusive=alone))
+        opened = RunStarted(
+            ts=self._clock(),
+            job=job.id,
+            run=run_id,
+            attempt=attempt,
+            worker=self._worker,
+            exclusive=alone,
+            over=over,
+        )
+        job.write(opened)
         await job.confirmed()
         while state.attempt < attempt and not state.ended:
             state = await self._journal.view.change(job.id, state)

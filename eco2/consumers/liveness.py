@@ -1,11 +1,13 @@
 """Finds out by live messages whether the process that holds a job is alive.
 
 A job whose run belongs to another process waits for that process: it may have lost nothing but its
-connection, and its paid calls must not be paid again. Only silence ends the wait. Guarantees: a holder that
-replies never counts as silent, and no holder does while this process was cut off or stood still.
+connection, and its paid calls must not be paid again. Only silence ends the wait: many queries in a row
+without a reply. Guarantees: a holder that replies never counts as silent, and no holder does while this
+process was cut off or stood still.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ QUERY_TOPIC = "holder.ask"
 REPLY_TOPIC = "holder.say"
 QUERIES_PER_TIMEOUT = 8
 """Queries to a holder before its silence counts."""
+MAX_DELAY = 1.0
+"""Seconds by which a query may be late; after more this process stood still, and replies wait to be read."""
 
 
 class HolderQuery(msgspec.Struct, frozen=True):
@@ -39,16 +43,21 @@ class HolderReply(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True, eq=False)
 class _Watch:
-    """`run`: only a reply of this run counts; None: of any process with the job. `since`: silent since."""
+    """`run`: only a reply of this run counts; None: of any process with the job. `due`: the next query.
+
+    `unanswered`: queries since the last reply.
+    """
 
     job: str
     run: str | None
     on_silence: Callable[[], None]
-    since: float | None = None
+    timeout: float
+    due: float
+    unanswered: int = 0
 
 
 class HolderMonitor:
-    """One per process. `timeout`: seconds of silence after which a holder counts as gone."""
+    """One per process. `timeout`: seconds of silence after which a holder counts as gone, at most."""
 
     def __init__(self, broker: Broker, jobs: ActiveJobs, timeout: float) -> None:
         self._broker = broker
@@ -56,14 +65,21 @@ class HolderMonitor:
         self._timeout = timeout
         self._watches: set[_Watch] = set()
         self._wanted = asyncio.Event()
+        self._reconnects, self._cut_off_at = 0, -math.inf
 
     @contextmanager
-    def watch(self, job: str, run: str | None, on_silence: Callable[[], None]) -> Iterator[None]:
+    def watch(
+        self, job: str, run: str | None, on_silence: Callable[[], None], timeout: float | None = None
+    ) -> Iterator[None]:
         """Calls `on_silence()` in the block once no process has replied for the time-out that it has the job.
 
         `run`: only the process at work on this run counts; None: any that has a delivery of the job.
+        `timeout`: in seconds; it may be shorter than that of the process, and is not while connections that
+        were lost may be opened again.
         """
-        watch = _Watch(job, run, on_silence)
+        timeout = min(self._timeout, timeout or self._timeout)
+        pause, now = timeout / QUERIES_PER_TIMEOUT, asyncio.get_running_loop().time()
+        watch = _Watch(job, run, on_silence, timeout, (now // pause + 1) * pause)  # to share a message
         self._watches.add(watch)
         self._wanted.set()
         try:
@@ -71,11 +87,16 @@ class HolderMonitor:
         finally:
             self._watches.discard(watch)
 
-    async def while_alive(self, job: str, run: str | None, work: Awaitable[Result]) -> Result:
-        """Awaits `work` and returns its result. Raises TimeoutError once the holder of `run` is silent."""
+    async def while_alive(
+        self, job: str, run: str | None, work: Awaitable[Result], timeout: float | None = None
+    ) -> Result:
+        """Awaits `work` and returns its result. Raises TimeoutError once the holder of `run` is silent.
+
+        `timeout`: see `watch`.
+        """
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(None) as silence:
-            with self.watch(job, run, lambda: silence.reschedule(loop.time())):
+            with self.watch(job, run, lambda: silence.reschedule(loop.time()), timeout):
                 return await work
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -94,28 +115,39 @@ class HolderMonitor:
             await each.cancel()
 
     async def _send_queries(self, attached: Callable[[], bool]) -> None:
-        loop, pause = asyncio.get_running_loop(), self._timeout / QUERIES_PER_TIMEOUT
-        last = loop.time()
+        loop = asyncio.get_running_loop()
         while True:
-            await self._wanted.wait()
             now = loop.time()
-            connected = attached() and self._broker.ready and self._broker.blocked is None
-            if not connected or now - last > 2 * pause + 1:
+            hears = attached() and self._broker.ready and self._broker.blocked is None
+            if (reconnects := sum(link.reconnects for link in self._broker.links)) != self._reconnects:
+                self._reconnects, self._cut_off_at, hears = reconnects, now, False
+            if not hears:
                 for watch in self._watches:
-                    watch.since = None  # no reply could have arrived
-            last = now
-            for watch in tuple(self._watches):
-                if watch.since is None:
-                    watch.since = now
-                elif now - watch.since >= self._timeout:
-                    self._watches.discard(watch)
-                    watch.on_silence()
-            if self._watches:
-                jobs = sorted({watch.job for watch in self._watches})
-                self._broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(jobs)))
-            else:
-                self._wanted.clear()
-            await asyncio.sleep(pause)
+                    watch.unanswered = 0
+            if jobs := self._due(now, hears):
+                self._broker.broadcast(QUERY_TOPIC, msgspec.json.encode(HolderQuery(sorted(jobs))))
+            self._wanted.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(min((watch.due for watch in self._watches), default=now + 1)):
+                    await self._wanted.wait()
+
+    def _due(self, now: float, hears: bool) -> set[str]:
+        """Returns the jobs to be asked for now; tells those whose holder is silent. `hears`: replies come."""
+        jobs: set[str] = set()
+        others_may_return = (
+            now - self._cut_off_at < self._timeout
+        )  # where this process was cut off, they were
+        for watch in [watch for watch in self._watches if watch.due <= now]:
+            heard = hears and now - watch.due <= MAX_DELAY
+            watch.unanswered = watch.unanswered + 1 if heard else 0
+            if watch.unanswered > QUERIES_PER_TIMEOUT:
+                self._watches.discard(watch)
+                watch.on_silence()
+                continue
+            jobs.add(watch.job)
+            pause = (self._timeout if others_may_return else watch.timeout) / QUERIES_PER_TIMEOUT
+            watch.due = max(watch.due + pause, now + pause / 2)
+        return jobs
 
     def _on_query(self, _: str, body: bytes) -> None:
         query = decode(body, HolderQuery)
@@ -133,11 +165,10 @@ class HolderMonitor:
         reply = decode(body, HolderReply)
         if reply is None:
             return
-        now = asyncio.get_running_loop().time()
         for watch in self._watches:
             run = reply.jobs.get(watch.job)
             if run is not None and watch.run in (None, run):
-                watch.since = now
+                watch.unanswered = 0
 
 
 async def query_holder(broker: PubSub, job: str, seconds: float) -> str | None:

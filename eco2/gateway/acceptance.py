@@ -7,7 +7,7 @@ replicas were asked at once; nothing is published while the broker cannot take i
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import partial
 
@@ -57,6 +57,7 @@ class Accepted:
     status: str = "queued"
 
 
+@dataclass(slots=True)
 class Acceptance:
     """Accepts the jobs of one pipeline.
 
@@ -64,26 +65,19 @@ class Acceptance:
     `daily`: USD that may be paid per UTC day before no further job is taken; None: any.
     """
 
-    def __init__(
-        self,
-        pipeline: str,
-        broker: Broker,
-        journal: Journal,
-        clock: Clock,
-        timeout: float,
-        life: float,
-        daily: Decimal | None = None,
-    ) -> None:
-        self._pipeline = pipeline
-        self._queue = jobs_queue(pipeline)
-        self._broker = broker
-        self._journal = journal
-        self._clock = clock
-        self._timeout = timeout
-        self._life = life
-        self._daily = daily
-        self._unpriced_logged = False
-        self._ordered: dict[str, None] = {}
+    pipeline: str
+    broker: Broker
+    journal: Journal
+    clock: Clock
+    timeout: float
+    life: float
+    daily: Decimal | None = None
+    _queue: str = field(init=False)
+    _unpriced_logged: bool = field(default=False, init=False)
+    _ordered: dict[str, None] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._queue = jobs_queue(self.pipeline)
 
     async def accept(self, submission: Submission) -> Accepted:
         """Returns the submission's job once its order is at the broker.
@@ -92,7 +86,7 @@ class Acceptance:
         `SpendLimit` (not for a job that was accepted before).
         """
         if submission.key is not None:
-            holder = self._journal.view.by_key(submission.owner, submission.key, self._clock())
+            holder = self.journal.view.by_key(submission.owner, submission.key, self.clock())
             if holder is not None:
                 async with self._within_timeout():
                     known = await self._find_holder(holder)
@@ -101,8 +95,8 @@ class Acceptance:
         self._check_spending()
         value = await submission.parse()
         self._check_broker()
-        now = self._clock()
-        job, order = self._make_order(submission, value, new_id(now), now, now + self._life)
+        now = self.clock()
+        job, order = self._make_order(submission, value, new_id(now), now, now + self.life)
         try:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
@@ -112,29 +106,29 @@ class Acceptance:
             # The client gets a 503, so the job must not run if its messages got through after all. With a key
             # it may: its client may have returned already, to another gateway, and have received this id.
             if job.key is None:
-                self._journal.put(Superseded(ts=self._clock(), job=job.id, by=""))
+                self.journal.put(Superseded(ts=self.clock(), job=job.id, by=""))
             raise
         return Accepted(job.id, new=True) if winner is None else await self._accept_known(winner, submission)
 
     async def _announce(self, job: Job, order: bytes) -> JobState | None:
         """Stores the order and appends `queued`. Returns the job that has the key already, if any."""
         try:
-            await PUBLISH.retry(partial(self._broker.append_order, order, job.id))
+            await PUBLISH.retry(partial(self.broker.append_order, order, job.id))
         except TooLarge as error:
             log.error("a request was refused for its size", why=str(error))  # noqa: TRY400 - nothing broke
             raise RequestTooLarge(
                 "the request is larger than this installation can queue; send a smaller one"
             ) from error
-        state = await self._journal.announce(queued(job))
+        state = await self.journal.announce(queued(job))
         if state.superseded_by is None:
             return None
         # Every reader sees by itself that the key was lost; this event only saves look-ups the search, so
         # nothing waits for its confirm.
-        self._journal.put(Superseded(ts=self._clock(), job=job.id, by=state.superseded_by))
+        self.journal.put(Superseded(ts=self.clock(), job=job.id, by=state.superseded_by))
         return await self._find_holder(state.superseded_by)
 
     async def _find_holder(self, job_id: str) -> JobState:
-        if (state := await self._journal.find(job_id)) is None:
+        if (state := await self.journal.find(job_id)) is None:
             raise BrokerUnavailable("the job that holds this key cannot be found now; send the request again")
         return state
 
@@ -153,7 +147,7 @@ class Acceptance:
         return Accepted(known.job, new=False, status=known.status)
 
     async def _publish(self, job_id: str, order: bytes) -> None:
-        await PUBLISH.retry(partial(self._broker.publish, self._queue, order, job_id))
+        await PUBLISH.retry(partial(self.broker.publish, self._queue, order, job_id))
         self._ordered[job_id] = None
         if len(self._ordered) > MAX_REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
@@ -165,7 +159,7 @@ class Acceptance:
         try:
             job = Job(
                 id=job_id,
-                pipeline=self._pipeline,
+                pipeline=self.pipeline,
                 input=value.model_dump(mode="json"),
                 accepted=accepted,
                 deadline=deadline,
@@ -182,21 +176,21 @@ class Acceptance:
 
     def _check_broker(self) -> None:
         # A publish that a blocked broker holds back would be delivered after the client was refused.
-        if why := self._broker.blocked:
+        if why := self.broker.blocked:
             raise BrokerUnavailable(f"the broker accepts no messages at present ({why}); try again soon")
-        if not self._broker.ready:
+        if not self.broker.ready:
             raise BrokerUnavailable("this gateway is not connected to its broker; try again soon")
-        if not self._journal.current:
+        if not self.journal.current:
             raise BrokerUnavailable("this gateway has not read the journal to its end; try again soon")
 
     def _check_spending(self) -> None:
-        if self._daily is None:
+        if self.daily is None:
             return
-        spending, now = self._journal.view.spending, self._clock()
+        spending, now = self.journal.view.spending, self.clock()
         if spending.unpriced and not self._unpriced_logged:
             self._unpriced_logged = True
             log.warning("calls without a known price count as nothing against ECO2_DAILY_USD")
-        if spending.total(day_of(now)) >= self._daily:
+        if spending.total(day_of(now)) >= self.daily:
             raise SpendLimit(
                 "no further jobs are taken today; send the request again after midnight UTC",
                 until_midnight(now),
@@ -205,12 +199,12 @@ class Acceptance:
     @asynccontextmanager
     async def _within_timeout(self) -> AsyncGenerator[None, None]:
         """Bounds the time of the block, and ends it early if the broker reports that it is blocked."""
-        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(self._timeout)
+        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(self.timeout)
         timer: asyncio.TimerHandle
 
         def poll() -> None:
             nonlocal timer
-            if self._broker.blocked is None:
+            if self.broker.blocked is None:
                 timer = loop.call_later(POLL_INTERVAL, poll)
             elif not timeout.expired():
                 timeout.reschedule(loop.time())
@@ -220,7 +214,7 @@ class Acceptance:
             async with timeout:
                 yield
         except TimeoutError as error:
-            why = self._broker.blocked or f"no confirm within {self._timeout:g} s"
+            why = self.broker.blocked or f"no confirm within {self.timeout:g} s"
             raise BrokerUnavailable(f"the broker: {why}; send it again with the same key") from error
         finally:
             timer.cancel()

@@ -1,7 +1,7 @@
 """How much is accepted and not ended, folded from the view: what dashboards and scalers look at. Pure."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from eco2.journal.state import JobState
 
@@ -19,15 +19,10 @@ class Backlog:
 
 
 def backlog(jobs: Iterable[JobState], age: Callable[[JobState], float]) -> dict[str, Backlog]:
-    """By pipeline; one without such jobs is missing. `age`: seconds since a job's acceptance."""
+    """Counts unended jobs by pipeline; one without any is missing. `age`: seconds since its acceptance."""
     found: dict[str, Backlog] = {}
     for job in jobs:
-        if job.ended:
-            continue
-        before = found.get(job.pipeline, Backlog())
-        after = replace(before, jobs=before.jobs + 1)
-        if not job.is_held:
-            oldest = max(before.oldest, age(job))
-            after = replace(after, waiting=before.waiting + 1, oldest=oldest)
-        found[job.pipeline] = after
+        before, waits = found.get(job.pipeline, Backlog()), not job.is_held
+        oldest = max(before.oldest, age(job)) if waits else before.oldest
+        found[job.pipeline] = Backlog(before.jobs + 1, before.waiting + waits, oldest)
     return found

@@ -33,10 +33,9 @@ from eco2.journal.snapshots import (
     write_snapshot,
 )
 from eco2.journal.state import JobState, Recorded
-from eco2.journal.view import MAX_RESULT_BYTES, REPLACED, View
+from eco2.journal.view import REPLACED, View
 from eco2.log import get_logger
 from eco2.ports import (
-    Clock,
     FromLast,
     FromOffset,
     FromStart,
@@ -48,7 +47,6 @@ from eco2.ports import (
     Stream,
     Tail,
 )
-from eco2.writers import boot_time
 
 log = get_logger(__name__)
 
@@ -78,8 +76,6 @@ SNAPSHOT_TOPIC = f"snapshot.{FOLD}"
 change in it) was."""
 WRITING_TIME = 10.0
 """Seconds for which others wait for a snapshot that is being written."""
-MAX_REPLY_BYTES = 256_000_000
-"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,45 +96,26 @@ class Status:
 
 
 class Journal:
-    """`clock`: Unix seconds. For `window`, `life`, `daily`, `results`, `replies`, `monotonic` see `View`.
+    """`view`: empty; the journal fills it, and has its clocks.
 
-    `presence`: the other processes, if there may be any; their clocks bound ours, and `clock` is not used.
+    `presence`: the other processes, if there may be any; then the clock is its own, which theirs bound.
     """
 
     def __init__(
         self,
         stream: Stream,
-        window: float,
-        clock: Clock,
-        *,
-        life: float = 0.0,
-        daily: bool = False,
-        results: int = MAX_RESULT_BYTES,
-        replies: int = MAX_REPLY_BYTES,
+        view: View,
         presence: Presence | None = None,
         snapshots: SnapshotStore | None = None,
-        monotonic: Clock = boot_time,
     ) -> None:
-        self.view = View(
-            window,
-            clock if presence is None else presence.now,
-            life=life,
-            daily=daily,
-            results=results,
-            replies=replies,
-            earliest=None if presence is None else presence.earliest,
-            steady=None if presence is None else presence.steady,
-            monotonic=monotonic,
-        )
+        self.view = view
         self.presence = presence
         self._stream = stream
-        self._clock = clock if presence is None else presence.now
-        self.writers = self.view.writers
-        self._outbox = Outbox(stream, self.writers, monotonic)
+        self.writers = view.writers
+        self._outbox = Outbox(stream, view.writers, view.monotonic)
         self._tail: Tail | None = None
         self._snapshots = snapshots
-        self._snapshot_at = monotonic()
-        self._monotonic = monotonic
+        self._snapshot_at = view.monotonic()
         self._last: Record | None = None
         self._shown_at = 0.0
         self._restored: Saved | None = None
@@ -146,7 +123,7 @@ class Journal:
         """True once the tail has shown the last record of the snapshot that the view was restored from."""
         self._replaced = asyncio.Event()
         self._idle = MAX_IDLE * (1 + random.random() / 2)
-        self._past_jobs = PastJobs(stream, self.view)
+        self._past_jobs = PastJobs(stream, view)
         self._next_barrier: asyncio.Future[None] | None = None
         self._wanted = asyncio.Event()
         self._barrier_observers: list[Callable[[float], None]] = []
@@ -154,7 +131,7 @@ class Journal:
 
     def status(self) -> Status:
         """Returns figures for dashboards; reads every unended job. The lag is 0.0 until it is filled."""
-        view, filled, now = self.view, self.filled.is_set(), self._clock()
+        view, filled, now = self.view, self.filled.is_set(), self.view.clock()
         return Status(
             jobs=len(view) + len(view.ended),
             lag=view.lag(now) if filled else 0.0,
@@ -164,7 +141,7 @@ class Journal:
             skipped=view.skipped,
             paused=view.paused is not None,
             backlog=backlog(view, view.age) if filled else {},
-            snapshot_age=None if self._snapshots is None else self._monotonic() - self._snapshot_at,
+            snapshot_age=None if self._snapshots is None else self.view.monotonic() - self._snapshot_at,
         )
 
     @property
@@ -273,7 +250,7 @@ class Journal:
             nonlocal due, written
             pause = WRITING_TIME
             with suppress(ValueError):
-                written, self._snapshot_at = int(body), self._monotonic()
+                written, self._snapshot_at = int(body), self.view.monotonic()
                 pause = random.uniform(*SNAPSHOT_INTERVAL)
             due = max(due, loop.time() + pause)
 
@@ -282,7 +259,7 @@ class Journal:
             if resets != self.view.resets:
                 resets, written, due = self.view.resets, -2, loop.time()  # the day's sum is in no other place
                 passed.clear()
-            passed.append((self._clock(), self.view.offset))
+            passed.append((self.view.clock(), self.view.offset))
             with suppress(TimeoutError):
                 async with asyncio.timeout(PASSED_INTERVAL * random.uniform(0.9, 1.0)):
                     await stop.wait()
@@ -332,7 +309,7 @@ class Journal:
         self.view.begin()
         found = None
         if self._snapshots is not None and self.view.resets == 0:
-            found = await read_snapshot(self._snapshots, self._clock)
+            found = await read_snapshot(self._snapshots, self.view.clock)
         marker = self._marker()  # after the snapshot, whose last record must come before it
         seen = self.view.expect(marker.id)
         await self.put(marker)
@@ -356,11 +333,11 @@ class Journal:
         """Fills the view from a snapshot; False if it does not fit the journal."""
         self.view.restore(snapshot)
         self._restored, self._fits = snapshot.saved, False
-        start = FromOffset(snapshot.saved.begin(self._clock()))
+        start = FromOffset(snapshot.saved.begin(self.view.clock()))
         self._tail = self._stream.tail(start, self._show, self._replaced.set)
         if await self._shown(self._tail, seen) and self._fits:
-            age = self._clock() - snapshot.saved.passed[-1][0]
-            self._snapshot_at = self._monotonic() - max(0.0, age)
+            age = self.view.clock() - snapshot.saved.passed[-1][0]
+            self._snapshot_at = self.view.monotonic() - max(0.0, age)
             self.filled.set()
             log.info("journal filled from a snapshot", jobs=len(self.view), offset=self.view.offset)
             return True
@@ -445,4 +422,4 @@ class Journal:
                     reached.exception()  # perhaps nothing waits for it any more
 
     def _marker(self) -> Marker:
-        return Marker(id=uuid.uuid4().hex, ts=self._clock())
+        return Marker(id=uuid.uuid4().hex, ts=self.view.clock())

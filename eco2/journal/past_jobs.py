@@ -57,15 +57,11 @@ class PastJobs:
         """Reads the value of the call or step recorded at `at`; None if the journal has dropped it."""
         async with self._readers, self._stream.read(FromOffset(at.offset)) as records:
             async for record in records:
-                if record.offset != at.offset:
-                    return None
-                event = decode_events(record.body)[at.place]
-                match event:
-                    case CallCompleted():
-                        return event.reply
-                    case StepCompleted():
-                        return event.value
-                return None
+                if record.offset == at.offset:
+                    match decode_events(record.body)[at.place]:
+                        case CallCompleted(reply=value) | StepCompleted(value=value):
+                            return value
+                break
         return None
 
 

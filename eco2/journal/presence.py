@@ -30,6 +30,8 @@ HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL
 """Seconds after which a process that sent nothing counts as stopped."""
 HELLO_REPLY_TIME = 0.3
 """Seconds for the others to answer the first message of a process that starts."""
+ATTACH_POLL_INTERVAL = 0.02
+"""Seconds between two looks whether a process that starts can be answered."""
 SAMPLES = 3
 """Messages of a process that its clock is judged by. The least delayed one counts."""
 MAX_CLOCK_DIFFERENCE = 2.0
@@ -96,11 +98,6 @@ class Bounds:
         """Seconds by which the own clock is ahead of the majority (behind: negative); 0.0 without one."""
         return own - min(max(own, self.low), self.high)
 
-    def corrected(self, own: float) -> float:
-        """Returns the clock to use: the median of all, or the own one if it is close to the median."""
-        difference = self.ahead(own)
-        return own if abs(difference) <= MAX_CLOCK_DIFFERENCE else own - difference
-
 
 def bounds(epochs: Iterable[float]) -> Bounds:
     """Computes the bounds from the clocks of the others. A tie bounds nothing."""
@@ -147,9 +144,13 @@ class Presence:
             self.hello_answered.set()
 
     def now(self) -> float:
-        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show."""
-        steady = self.steady()
-        return steady + self._bounds.corrected(self._clock() - steady)
+        """Returns the Unix seconds. While a majority agrees, a jump of this machine's clock does not show.
+
+        A clock that is close to the median is left alone.
+        """
+        own = self._clock()
+        ahead = self._bounds.ahead(own - self.steady())
+        return own - ahead if abs(ahead) > MAX_CLOCK_DIFFERENCE else own
 
     def earliest(self) -> float:
         """As `now`, but of two processes that disagree the earlier clock: for times before the start."""
@@ -204,10 +205,11 @@ class Presence:
 
     async def _send_heartbeats(self, subscription: Subscription) -> None:
         while not self.hello_answered.is_set():
-            attached = subscription.attached
+            while not subscription.attached:  # noqa: ASYNC110  # the port offers no event for it
+                await asyncio.sleep(ATTACH_POLL_INTERVAL)
             self._send(hello=True)
             await asyncio.sleep(HELLO_REPLY_TIME)
-            if attached:
+            if subscription.attached:
                 self.hello_answered.set()
         while True:
             self._send()

@@ -1,7 +1,8 @@
 """The state of one job, folded from its events: a pure function of the log, the same for every reader.
 
-Guarantees: events of a run that is not current, or has given the job back, change nothing; the first
-terminal event stands; `seq` never goes back, so an event that was written twice is shown once.
+Guarantees: events of a run that is not current, or has given the job back, change nothing; a run that opened
+a stage is not replaced by one that did not know it; the first terminal event stands; `seq` never goes back,
+so an event that was written twice is shown once.
 """
 
 from collections.abc import Mapping
@@ -137,6 +138,17 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
         return self.run is not None and not (self.released or self.ended)
 
     @property
+    def is_open(self) -> bool:
+        """True while a call or a step may be in flight: a stage was shown as started, not as completed."""
+        last = self.visible_events[-1]
+        return last.stage != "queued" and last.status != "completed"
+
+    def has_begun_since(self, offset: int) -> bool:
+        """Returns True if the run has opened a stage behind `offset`, or recorded a call or a step."""
+        recorded = [record.at for record in self.recorded.values() if record.run == self.run]
+        return any(at.offset > offset for at in (self.visible_events[-1].id, *recorded))
+
+    @property
     def ended(self) -> bool:
         """True once nothing can happen to the job any more."""
         return self.ended_at is not None
@@ -176,6 +188,8 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
         case Superseded():
             return superseded(state, event.by, at.offset)
         case RunStarted() if event.attempt > state.attempt:
+            if event.over is not None and state.has_begun_since(event.over):
+                return replace(state, attempt=event.attempt)
             return replace(
                 state,
                 status="running",

@@ -36,6 +36,9 @@ from eco2.writers import Writers, boot_time
 MAX_RESULT_BYTES = 24_000_000
 """Bytes of ended jobs that a process which shows them keeps; the others are read from the journal."""
 
+MAX_REPLY_BYTES = 256_000_000
+"""Bytes of recorded replies that a worker keeps in memory; beyond that it reads them from the journal."""
+
 RECENT = 60.0
 """Seconds for which the lag of the newest event is that of the view."""
 
@@ -70,8 +73,8 @@ class View:
     long ago, or `window`; with `daily` not after the day's beginning, so that it knows the day's costs.
     `results`: bytes of ended jobs that it keeps. `replies`: bytes of recorded calls and steps that it keeps;
     of more, and in gateways (0), it keeps the offset. `earliest`: the clock for the age of jobs accepted
-    before the start. `steady`: one without jumps.
-    `monotonic`: of this process alone, to compare the clocks of `writers`, by which copies are known, too.
+    before the start. `monotonic`: of this process alone, without jumps: for the age of the others, and to
+    compare the clocks of `writers`, by which copies are known, too.
 
     Not thread-safe; every call is made on the event loop.
     """
@@ -84,17 +87,15 @@ class View:
         life: float = 0.0,
         daily: bool = False,
         results: int = MAX_RESULT_BYTES,
-        replies: int = 0,
+        replies: int = MAX_REPLY_BYTES,
         earliest: Clock | None = None,
-        steady: Clock | None = None,
         monotonic: Clock = boot_time,
     ) -> None:
         self._window = window
         self._reach = max(window, life)
         self._daily = daily
-        self._clock = clock
+        self.clock = clock
         self._earliest = earliest or clock
-        self._steady = steady or clock
         self.monotonic = monotonic
         self.writers = Writers(uuid.uuid4().hex[:16])
         self._budgets: dict[str, Budget] = {}
@@ -105,8 +106,8 @@ class View:
         """Unended jobs by the key that they hold, perhaps for longer than it counts."""
         self._arrived_at: dict[str, float] = {}
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
-        self._accepted_steady: dict[str, float] = {}
-        """When a job was accepted, on the steady clock: for unended jobs that arrived since the start."""
+        self._accepted_monotonic: dict[str, float] = {}
+        """When a job was accepted, on the monotonic clock: for unended jobs that arrived since the start."""
         self._restored = -1
         """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
@@ -115,7 +116,7 @@ class View:
         self._intake_observers: list[Callable[[], None]] = []
         self._reset_observers: list[Callable[[], None]] = []
         self._intake: deque[IntakeEvent] = deque(maxlen=INTAKE_SEEN)
-        self._live = self._resumed = self._unknown_logged = False
+        self._live = self._resumed = False
         self.offset = self.changed = -1
         """The offset of the last record of more than a marker and budgets."""
         self.resets = self.skipped = 0
@@ -138,7 +139,7 @@ class View:
 
     def recent(self) -> list[JobState]:
         """The jobs that have not ended, and those of the window that are kept, oldest first. Slow."""
-        since = self._clock() - self._window
+        since = self.clock() - self._window
         ended = [state for state in self.ended.states() if state.accepted >= since]
         return sorted([*ended, *self], key=lambda state: state.queued_at)
 
@@ -154,20 +155,15 @@ class View:
             return self.ended.find(job_id) is None
         return run not in state.previous_runs
 
-    def _accepted(self, state: JobState) -> float:
-        """When the job was accepted, by this process's clock (Unix seconds)."""
-        return self._arrived_at.get(state.job, state.accepted)
-
     def age(self, state: JobState) -> float:
         """Returns the seconds since the job was accepted.
 
         No wall clock matters if this process saw that happen. Else the earliest one counts: a job may end
         late, but not early.
         """
-        accepted_at = self._accepted_steady.get(state.job)
-        return (
-            self._earliest() - self._accepted(state) if accepted_at is None else self._steady() - accepted_at
-        )
+        if (accepted_at := self._accepted_monotonic.get(state.job)) is not None:
+            return self.monotonic() - accepted_at
+        return self._earliest() - self._arrived_at.get(state.job, state.accepted)
 
     def remaining(self, state: JobState) -> float:
         """Seconds until the job's deadline; negative after it."""
@@ -175,7 +171,7 @@ class View:
 
     def begin(self) -> None:
         """Chooses the time to fold from: the clock is compared, and no record was applied yet."""
-        now = self._clock()
+        now = self.clock()
         self.since = now - self._reach
         if self.resets == 0:
             if self._daily:
@@ -236,7 +232,7 @@ class View:
         """
         self.resets += 1
         self.clear()
-        self.spending.restart(self._clock())
+        self.spending.restart(self.clock())
         self._markers.clear()
         changes, self._changes = self._changes, {}
         for change in changes.values():
@@ -251,7 +247,7 @@ class View:
         self.offset = self._restored = self.changed = -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_steady):
+        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_monotonic):
             kept.clear()
         self.ended.clear()
         self._intake.clear()
@@ -262,7 +258,7 @@ class View:
 
     def save(self, passed: list[tuple[float, int]], last: bytes) -> Snapshot:
         """Returns the view as it is now. `passed`: see `Saved`; `last`: the last record."""
-        since = max(self.since, self._clock() - self._window)
+        since = max(self.since, self.clock() - self._window)
         saved = Saved(
             offset=self.offset,
             last=digest(last),
@@ -282,7 +278,7 @@ class View:
 
     def is_enough(self, saved: Saved) -> bool:
         """Returns False for a snapshot that lacks costs of the day which this view needs."""
-        return not self._daily or saved.spending.since <= midnight(self._clock())
+        return not self._daily or saved.spending.since <= midnight(self.clock())
 
     def restore(self, snapshot: Snapshot) -> None:
         """Begins with a snapshot; no record was applied yet. Earlier ones may follow, for the budgets."""
@@ -330,7 +326,7 @@ class View:
                 if not isinstance(event, Marker):
                     self.changed = record.offset
                 self._apply(EventId(record.offset, index), event, len(record.body))
-                self._written_at, self._received_at = event.ts, self._clock()
+                self._written_at, self._received_at = event.ts, self.clock()
 
     def _apply(self, at: EventId, event: JobEvent | IntakeEvent | Marker, size: int) -> None:
         match event:
@@ -338,7 +334,7 @@ class View:
                 self._note(event)
                 return
             case StageChanged() if event.usage is not None:
-                self.spending.paid(event, self._clock())  # a void run has paid, too
+                self.spending.paid(event, self.clock())  # a void run has paid, too
         before = self._jobs.get(event.job)
         if before is None and isinstance(event, Queued):
             if self.ended.find(event.job) is not None:
@@ -359,13 +355,13 @@ class View:
 
     def _note_acceptance(self, event: Queued) -> None:
         """Notes when the job was accepted; only a live record must be young."""
-        age = self._clock() - event.ts
+        age = self.clock() - event.ts
         soonest, latest = PLAUSIBLE_AGE
         if age < soonest or (self._live and age > latest):
-            self._arrived_at[event.job] = self._clock()
+            self._arrived_at[event.job] = self.clock()
             age = 0.0
         if self._live:
-            self._accepted_steady[event.job] = self._steady() - max(0.0, age)
+            self._accepted_monotonic[event.job] = self.monotonic() - max(0.0, age)
 
     def _note(self, event: Marker | IntakeEvent) -> None:
         """Applies an event that belongs to no job."""
@@ -403,17 +399,16 @@ class View:
         """Moves a job to those that have ended, with its key unless another job holds that."""
         self._jobs.pop(state.job, None)
         self._arrived_at.pop(state.job, None)
-        self._accepted_steady.pop(state.job, None)
+        self._accepted_monotonic.pop(state.job, None)
         self._replies_left += state.kept_bytes
         holds = state.key is not None and self._keys.get((state.owner, state.key)) == state.job
         if state.key is not None and holds:
             del self._keys[state.owner, state.key]
         holds &= state.superseded_by is None  # else it lost to a job that this view has never seen
-        dropped = self.ended.add(state, holds_key=holds, keys_since=self._clock() - self._window)
+        dropped = self.ended.add(state, holds_key=holds, keys_since=self.clock() - self._window)
         self.since = max(self.since, dropped)
 
     def _skip(self, offset: int, why: str) -> None:
-        self.skipped += 1
-        if not self._unknown_logged:
-            self._unknown_logged = True
+        if self.skipped == 0:
             log.warning("skipped in the journal, and further ones silently", offset=offset, why=why)
+        self.skipped += 1

@@ -1,91 +1,18 @@
-"""Collectors of the series that are not counted but read from their source at each scrape.
-
-A source is a plain value with the properties declared here; the layers above implement it.
-"""
+"""Collectors of the series that are not counted but read from their source at each scrape."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from eco2.journal.journal import Status as JournalStatus
+from eco2.journal.presence import Presence
 from eco2.metrics.series import all_series
-from eco2.pacer import Limits
+from eco2.ports import LinkStatus
+from eco2.quota.member import Status as BudgetStatus
 
 Families = Iterator[GaugeMetricFamily | CounterMetricFamily]
-
-
-class BudgetSource(Protocol):
-    """The state of a budget at its leader (`eco2.quota.member.Status`)."""
-
-    @property
-    def epoch(self) -> str: ...
-    @property
-    def limits(self) -> Limits: ...
-    @property
-    def used(self) -> Limits: ...
-    @property
-    def assumed(self) -> Limits: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def factor(self) -> float: ...
-
-
-class BacklogSource(Protocol):
-    """The unended jobs of one pipeline (`eco2.journal.backlog.Backlog`)."""
-
-    @property
-    def jobs(self) -> int: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def oldest(self) -> float: ...
-
-
-class JournalSource(Protocol):
-    """The state of a process's journal client (`eco2.journal.journal.Status`). Times are seconds."""
-
-    @property
-    def jobs(self) -> int: ...
-    @property
-    def lag(self) -> float: ...
-    @property
-    def unconfirmed(self) -> float: ...
-    @property
-    def behind(self) -> float: ...
-    @property
-    def replaced(self) -> int: ...
-    @property
-    def snapshot_age(self) -> float | None: ...
-    @property
-    def skipped(self) -> int: ...
-    @property
-    def paused(self) -> bool: ...
-    @property
-    def backlog(self) -> Mapping[str, BacklogSource]: ...
-
-
-class LinkSource(Protocol):
-    """A connection to the broker (`eco2.ports.LinkStatus`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def up(self) -> bool: ...
-    @property
-    def reconnects(self) -> int: ...
-
-
-class PresenceSource(Protocol):
-    """The other processes as this one sees them (`eco2.journal.presence.Presence`)."""
-
-    @property
-    def ahead(self) -> float: ...
-    @property
-    def pipelines(self) -> tuple[str, ...]: ...
-    def workers(self) -> Mapping[str, int]: ...
 
 
 class BudgetCollector(Collector):
@@ -95,7 +22,7 @@ class BudgetCollector(Collector):
     """
 
     def __init__(self) -> None:
-        self.statuses: dict[str, Callable[[], BudgetSource | None]] = {}
+        self.statuses: dict[str, Callable[[], BudgetStatus | None]] = {}
         self._epochs: dict[str, str] = {}
         self._terms: dict[str, int] = {}
 
@@ -141,7 +68,7 @@ def spending(limit: float, spent: Callable[[], float]) -> Families:
     yield _gauge("eco2_spent_today_usd", spent())
 
 
-def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]) -> Families:
+def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalStatus]) -> Families:
     """Yields the state of the journal client, and the backlog of `pipelines` (0 where there is none)."""
     status = read_status()
     yield _gauge("eco2_view_jobs", status.jobs)
@@ -164,7 +91,7 @@ def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalSource]
     yield from (backlog, waiting, oldest)
 
 
-def presence(source: PresenceSource) -> Families:
+def presence(source: Presence) -> Families:
     """Yields workers by pipeline (0 for one of this process without any), and the clock's offset."""
     workers = _gauge("eco2_pipeline_workers")
     served = source.workers()
@@ -174,7 +101,7 @@ def presence(source: PresenceSource) -> Families:
     yield _gauge("eco2_clock_ahead_seconds", source.ahead)
 
 
-def broker(links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> Families:
+def broker(links: Callable[[], Iterable[LinkStatus]], blocked: Callable[[], bool]) -> Families:
     """Yields the connections to the broker, and its alarms."""
     up, reconnects = _gauge("eco2_broker_up"), _counter("eco2_broker_reconnects")
     for link in links():

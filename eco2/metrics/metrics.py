@@ -17,18 +17,13 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import eco2
 from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
 from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
+from eco2.journal.journal import Status as JournalStatus
+from eco2.journal.presence import Presence
 from eco2.metrics import collectors
-from eco2.metrics.collectors import (
-    BudgetCollector,
-    BudgetSource,
-    Families,
-    JournalSource,
-    LinkSource,
-    PresenceSource,
-    Scraped,
-    WithoutCreated,
-)
+from eco2.metrics.collectors import BudgetCollector, Families, Scraped, WithoutCreated
 from eco2.metrics.series import Series, all_series
+from eco2.ports import LinkStatus
+from eco2.quota.member import Status as BudgetStatus
 
 P = ParamSpec("P")
 
@@ -275,9 +270,9 @@ class Metrics:
         self._gauge("eco2_quota_reserved", provider, "requests").inc(requests)
         self._gauge("eco2_quota_reserved", provider, "tokens").inc(tokens)
 
-    def grant_ended(self, provider: str, outcome: GrantOutcome) -> None:
-        """A grant was used, expired, or was refunded because the call was not made."""
-        self._counter("eco2_quota_grants", provider, outcome).inc()
+    def grant_ended(self, provider: str, outcome: GrantOutcome, number: int = 1) -> None:
+        """A `number` of grants were used, expired, or were refunded because the call was not made."""
+        self._counter("eco2_quota_grants", provider, outcome).inc(number)
 
     # --- event streams
 
@@ -311,7 +306,7 @@ class Metrics:
 
     # --- asked at each scrape
 
-    def show_budget(self, provider: str, status: Callable[[], BudgetSource | None]) -> None:
+    def show_budget(self, provider: str, status: Callable[[], BudgetStatus | None]) -> None:
         """Shows the state of the provider's budget while this process leads it."""
         self._budgets.statuses[provider] = status
 
@@ -319,15 +314,15 @@ class Metrics:
         """Shows the USD spent today and the daily limit."""
         self._show(collectors.spending, limit, spent)
 
-    def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalSource]) -> None:
+    def show_journal(self, pipelines: Iterable[str], status: Callable[[], JournalStatus]) -> None:
         """Shows by how much this process lags behind the journal, and the backlog of these pipelines."""
         self._show(collectors.journal, tuple(pipelines), status)
 
-    def show_presence(self, presence: PresenceSource) -> None:
+    def show_presence(self, presence: Presence) -> None:
         """Shows the workers whose presence this process receives, and its clock against theirs."""
         self._show(collectors.presence, presence)
 
-    def show_broker(self, links: Callable[[], Iterable[LinkSource]], blocked: Callable[[], bool]) -> None:
+    def show_broker(self, links: Callable[[], Iterable[LinkStatus]], blocked: Callable[[], bool]) -> None:
         """Shows the connections to the broker."""
         self._show(collectors.broker, links, blocked)
 

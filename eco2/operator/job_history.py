@@ -73,7 +73,7 @@ def runs(state: JobState, events: Iterable[Event]) -> list[JobRun]:
         if after is None or after is before:
             continue
         match event:
-            case RunStarted():
+            case RunStarted() if after.run == event.run:
                 if history and not history[-1].end:
                     history[-1] = replace(
                         history[-1], ended=event.ts, end="silent: taken over by the next run"

@@ -36,7 +36,7 @@ GRANT_LIFE = 0.2
 """Seconds from a decision until its call must have left: half of the pacer's transit guard."""
 LEADS_INTERVAL = 0.5
 """Seconds without a record after which a leader writes `leads` while requests wait."""
-PATIENCE = 1.5
+PATIENCE = 1.25
 """Seconds of the leader's silence, at least, after which a process tries to lead."""
 NEWCOMER_DELAY = 0.4
 """Seconds more at a process's start, and less and less during its first minute: who has read for longer
@@ -389,14 +389,14 @@ class Budget:
         }
         return [WriterAbsent(budget=self.name, epoch=self.epoch, writer=each) for each in sorted(silent)]
 
-    def candidacy(self, now: float, since: float, patience: float) -> EpochOpened | None:
-        """Returns the record by which this process tries to lead, if the leader is silent.
+    def candidacy_due(self, since: float, patience: float) -> float:
+        """Returns when this process tries to lead if the leader stays silent: perhaps itself, after a stall.
 
-        The silent leader may be this process itself, after a stall. `since`: when it read its own oldest
-        request that waits. `patience`: seconds of silence that it bears.
+        `since`: when it read its own oldest request that waits. `patience`: seconds of silence that it bears.
         """
-        silent_since = max(since, self._led_at, self._stood_at)
-        if now - silent_since <= patience * self._backoff:
-            return None
+        return max(since, self._led_at, self._stood_at) + patience * self._backoff
+
+    def stand(self, now: float) -> EpochOpened:
+        """Returns the record by which this process tries to lead."""
         self._stood_at = now
         return EpochOpened(budget=self.name)

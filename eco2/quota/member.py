@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import count
 from typing import Protocol
 
@@ -86,6 +86,7 @@ class CallGrant:
     """Implements `ports.Grant` for one call."""
 
     expires_at: float
+    late: int
     _call: CallRequested
     _granted: GrantedCall
     _member: "Member"
@@ -123,10 +124,7 @@ class _Waiting:
 
 
 class Member:
-    """`limits`: given to this process. `current`: may this run of this job make calls?
-
-    `on_late`: called for each grant that had expired when it was read.
-    """
+    """`limits`: given to this process. `current`: may this run of this job make calls?"""
 
     def __init__(
         self,
@@ -138,7 +136,6 @@ class Member:
         counting: Counting = "request",
         clock: Clock = boot_time,
         wall: Clock = time.time,
-        on_late: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.log = log
@@ -151,7 +148,6 @@ class Member:
         self._limits_given = -math.inf
         self._current = current
         self._counting = counting
-        self._on_late = on_late
         self._writer = f"{log.writers.own[0]}.{name}"  # its own: each budget numbers its messages
         log.writers.own += (self._writer,)
         self.budget = Budget(name, self._writer, log.writers, current)
@@ -203,9 +199,20 @@ class Member:
                 f"a call of {request.tokens:g} tokens is more than the {self._limits.tokens:g} of a whole "
                 "minute: shorten its input or its longest answer, or raise the limit"
             )
+        late = 0
         for tries in count(1):
             name = f"{self.log.writers.own[0]}.{next(self._asked)}"
-            call = CallRequested(budget=self.name, id=name, **asdict(request))
+            call = CallRequested(
+                budget=self.name,
+                id=name,
+                job=request.job,
+                run=request.run,
+                kind=request.kind,
+                tokens=request.tokens,
+                offset=request.offset,
+                started=request.started,
+                stage_started=request.stage_started,
+            )
             self._give_limits()
             waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
             asking = self.log.put(call)
@@ -218,12 +225,11 @@ class Member:
             finally:
                 del self._waiting[call.id]
             if granted is not None and self.budget.may_send(granted, call, self.clock()):
-                return CallGrant(granted.by, call, granted, self)
+                return CallGrant(granted.by, late, call, granted, self)
             self.log.put(CallReleased(budget=self.name, id=call.id))
             if not self._current(call.job, call.run):
                 raise StaleRun(f"another run than {call.run} has job {call.job}: stand by")
-            if granted is not None:
-                self._on_late()
+            late += granted is not None
             await AGAIN.sleep(tries)
         raise AssertionError("counting has no end")
 
@@ -263,11 +269,10 @@ class Member:
         """Writes what is due, one message at a time: a decision never waits for another to be sent."""
         while True:
             now = self.clock()
-            if (record := self._due(now)) is not None:
-                await self._send(record)
+            if not isinstance(due := self._due(now), float):
+                await self._send(due)
                 continue
-            due = self.budget.due(now, by_rank)
-            wait = TICK if due is None else min(TICK, max(MIN_WAIT, due - now))
+            wait = min(TICK, max(MIN_WAIT, due - now))
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -291,21 +296,23 @@ class Member:
             writer, seen = msgspec.json.decode(body, type=tuple[str, int])
             self.log.writers.note_heartbeat(writer, seen, self.clock())
 
-    def _due(self, now: float) -> BudgetEvent | None:
-        """Returns what this process has to write now as the leader, or to become it."""
+    def _due(self, now: float) -> BudgetEvent | float:
+        """Returns what this process has to write now, as the leader or to become it, or when next."""
         budget = self.budget
         record = (
             budget.decide(now, self._limits, by_rank, self._counting)
             or next(iter(budget.absent(now, ABSENCE)), None)
             or budget.leads(now)
         )
-        read = [waiting.read for waiting in self._waiting.values() if waiting.read is not None]
-        if record is not None or not read:
+        if record is not None:
             return record
-        candidacy = budget.candidacy(now, min(read), patience(now - self._began, self._chance))
-        if candidacy is not None:
+        read = (waiting.read for waiting in self._waiting.values() if waiting.read is not None)
+        due = budget.candidacy_due(min(read, default=math.inf), patience(now - self._began, self._chance))
+        if now > due:
             self._chance = random.random()
-        return candidacy
+            return budget.stand(now)
+        granting = budget.due(now, by_rank)
+        return due if granting is None else min(due, granting)
 
     async def _send(self, record: BudgetEvent) -> None:
         """Appends the record at once, and never again: what comes late is void, by its number.

@@ -235,7 +235,7 @@ async def test_the_answer_of_a_run_that_is_void_by_now_is_used() -> None:
 async def test_a_reply_that_memory_does_not_keep_is_read_from_the_journal() -> None:
     world = World()
     async with world.process() as process:
-        small = Journal(process.broker, 900.0, VirtualClock.now, replies=0)
+        small = Journal(process.broker, View(900.0, VirtualClock.now, replies=0))
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             group.create_task(small.run(stop))

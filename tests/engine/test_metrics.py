@@ -160,7 +160,6 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
     ("jobs", "expected"),
     [
         ([], {}),
-        ([replace(JOB, ended_at=5)], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
         ([replace(HELD, released=True, retry_pending=True)], {"ask": Backlog(1, 1, 30.0)}),
@@ -169,7 +168,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),
     ],
 )
-def test_the_backlog_is_what_has_not_ended_and_waits_until_somebody_is_at_it(
+def test_a_job_of_the_backlog_waits_until_somebody_is_at_it(
     jobs: list[JobState], expected: dict[str, Backlog]
 ) -> None:
     assert backlog(jobs, lambda job: 130.0 - job.accepted) == expected

@@ -13,6 +13,7 @@ from eco2.pipeline import Context
 from eco2.ports import no_gate
 from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
+from tests.support.quotas import Line
 from tests.support.rate_limited_provider import Windowed
 from tests.support.recorded_quota import RecordedQuota
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -139,6 +140,33 @@ async def test_a_grant_that_grew_old_is_given_back_at_once_and_replaced() -> Non
         assert (grants(process, "expired"), grants(process, "used")) == (2, 1)
         assert shown(process, 'eco2_quota_reserved{provider="p",what="requests"}') == 0
     assert quota.words == [["released"], ["released"], ["confirmed", "settled 400", "released"]]
+
+
+class Disturbed(World):
+    """Its processes have lines that a test can disturb."""
+
+    def connection(self) -> Line:
+        return Line(self.topology, self.server)
+
+
+@virtual
+async def test_a_grant_that_had_expired_when_it_was_read_is_counted() -> None:
+    remotes = [Remote("p", ScriptedModel(), Limits(requests=60.0))]
+    async with Disturbed().process(remotes=remotes, pipeline=ONE_CALL) as process:
+        line = process.broker
+        assert isinstance(line, Line)
+        await process.ended((await process.submit()).job)
+        assert (grants(process, "expired"), grants(process, "used")) == (0, 1)
+        job = (await process.submit()).job
+        line.delay = 0.05
+        await until(lambda: shown(process, 'eco2_calls_waiting{provider="p"}') == 1)
+        await asyncio.sleep(0.07)  # the request is written, and the grant on its way
+        line.disturb(deaf=True)
+        await asyncio.sleep(1.0)
+        line.delay = 0.0
+        line.hear()
+        await process.ended(job)
+        assert (grants(process, "expired"), grants(process, "used")) == (1, 2)
 
 
 @virtual

@@ -18,30 +18,40 @@ class Rewards:
 
     def __init__(self, credit: Credit) -> None:
         self._credit = credit
-        self._runs: dict[str, tuple[int, str]] = {}  # job → (attempt, id) of its current run
+        self._attempts: dict[str, int] = {}
+        self._runs: dict[str, str] = {}  # job → id of its current run
+        self._worked: dict[str, int] = {}  # job → offset of the last stage or call of its current run
 
-    def take(self, body: bytes) -> None:
+    def take(self, body: bytes, offset: int) -> None:
         """Reads one journal message; messages must come in the order of their offsets."""
         batch = json.loads(body)
         if batch["v"] != 1:
             return  # written by a newer program; alert if it lasts
         for event in batch["events"]:
             if event["type"] == "run":
-                self._opened(event["job"], event["attempt"], event["run"])
+                self._opened(event)
+            elif event["type"] in ("stage", "call_completed", "step_completed"):
+                if event["run"] == self._runs.get(event["job"]):
+                    self._worked[event["job"]] = offset
             elif event["type"] == "done":
                 self._done(event)
 
-    def _opened(self, job: str, attempt: int, run: str) -> None:
-        if attempt > self._runs.get(job, (0, ""))[0]:  # of equal attempts the first stands
-            self._runs[job] = (attempt, run)
+    def _opened(self, event: dict[str, Any]) -> None:
+        job, over = event["job"], event.get("over")
+        if event["attempt"] <= self._attempts.get(job, 0):
+            return  # of equal attempts the first stands
+        self._attempts[job] = event["attempt"]
+        if over is None or self._worked.get(job, -1) <= over:  # else it did not know how far the other was
+            self._runs[job] = event["run"]
 
     def _done(self, event: dict[str, Any]) -> None:
-        _, run = self._runs.get(event["job"], (0, None))
-        if event["run"] not in (None, run):  # None: the job was ended without one, past its deadline
+        job = event["job"]
+        if event["run"] not in (None, self._runs.get(job)):  # None: ended without one, past its deadline
             return  # written by a run that another one had replaced
-        self._runs.pop(event["job"], None)
+        for known in (self._attempts, self._runs, self._worked):
+            known.pop(job, None)
         if reward := event["result"].get("reward"):
-            self._credit(event["job"], reward)
+            self._credit(job, reward)
 
 
 async def follow(url: str, stream: str, since: datetime, credit: Credit) -> None:
@@ -49,7 +59,7 @@ async def follow(url: str, stream: str, since: datetime, credit: Credit) -> None
     rewards = Rewards(credit)
 
     async def take(message: AbstractIncomingMessage) -> None:
-        rewards.take(message.body)
+        rewards.take(message.body, int(str(message.headers["x-stream-offset"])))
         await message.ack()
 
     async with await aio_pika.connect(url) as connection:

@@ -1,7 +1,7 @@
 """What the journal says of each job, folded on our own: the engine's fold must not be its own judge.
 
-The rules are those of docs/events.md: the highest attempt is the current run, events of others are void,
-`seq` never goes back, the first end stands.
+The rules are those of docs/events.md: the highest attempt is the current run, unless it did not know of a
+stage that the one before had begun; events of others are void, `seq` never goes back, the first end stands.
 """
 
 from collections.abc import Iterable
@@ -108,8 +108,14 @@ class History:
     def _run(self, fact: Fact, current: Run | None) -> None:
         attempt = fact.body["attempt"]
         assert isinstance(attempt, int)
+        over = fact.body.get("over")
         if attempt > self.attempt:
             self.attempt = attempt
+            if isinstance(over, int) and any(
+                each.offset > over and _of(each, current) and each.type in ("stage", "call_completed")
+                for each in self.facts
+            ):
+                return
             if current is not None and current.until is None:
                 current.until, current.overtaken = fact.ts, True
             self.runs.append(Run(str(fact.body["run"]), str(fact.body["worker"]), fact.ts))

@@ -13,6 +13,7 @@ from eco2.broker.rabbitmq import RabbitMQ, check
 from eco2.broker.topology import Topology
 from eco2.event import Queued
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.ports import FromStart, Record
 from tests.conformance.harness import QUEUE, Received, append, attached, eventually, publish
 from tests.conformance.rabbitmq_node import delete
@@ -34,7 +35,7 @@ async def topology(prefix: str, amqp_url: str) -> AsyncIterator[Topology]:
 async def process(url: str, topology: Topology) -> AsyncIterator[tuple[RabbitMQ, Journal]]:
     """A process with a journal, once its view is filled."""
     broker, stop = RabbitMQ(url, topology), asyncio.Event()
-    journal = Journal(broker, 900, time.time)
+    journal = Journal(broker, View(900, time.time))
     async with asyncio.TaskGroup() as tasks:
         running, reading = asyncio.Event(), asyncio.Event()
         tasks.create_task(broker.run(running))

@@ -6,15 +6,19 @@ from typing import Any, Literal
 
 from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
-from eco2.event import Done, Event, RunStarted, encode_events
+from eco2.event import Done, Event, RunStarted, StageChanged, encode_events
 from tests.conformance.rabbitmq_node import delete
 from tests.examples.rewards import Rewards, follow
 
 CAN = {"name": "메탈리", "type": "금속류"}
 
 
-def run(run: str, attempt: int, job: str = "a") -> RunStarted:
-    return RunStarted(ts=1.0, job=job, run=run, attempt=attempt, worker="w")
+def run(run: str, attempt: int, job: str = "a", over: int | None = None) -> RunStarted:
+    return RunStarted(ts=1.0, job=job, run=run, attempt=attempt, worker="w", over=over)
+
+
+def stage(run: str) -> StageChanged:
+    return StageChanged(ts=1.5, job="a", run=run, stage="vision", status="started", seq=10, progress=0)
 
 
 def done(
@@ -30,8 +34,8 @@ def credited(*events: Event) -> list[tuple[str, dict[str, Any]]]:
     """What a service credits that reads these events, each in a message of its own."""
     found: list[tuple[str, dict[str, Any]]] = []
     reader = Rewards(lambda job, reward: found.append((job, reward)))
-    for event in events:
-        reader.take(encode_events([event]))
+    for offset, event in enumerate(events):
+        reader.take(encode_events([event]), offset)
     return found
 
 
@@ -44,6 +48,15 @@ def test_void_runs_are_not() -> None:
     assert credited(run("x", 1), run("y", 2), done("x")) == []
     assert credited(run("x", 1), run("y", 1), done("y")) == []
     assert credited(done("x")) == []
+
+
+def test_who_took_over_without_knowing_of_a_stage_is_void_and_who_knew_is_not() -> None:
+    x, late, knew = run("x", 1), run("y", 2, over=0), run("y", 2, over=1)
+    assert credited(x, stage("x"), late, done("y"), done("x")) == [("a", CAN)]
+    assert credited(x, stage("x"), knew, done("x"), done("y")) == [("a", CAN)]
+    assert credited(x, late, stage("x"), done("x")) == []
+    assert credited(x, stage("x"), late, done("y")) == []
+    assert credited(x, stage("x"), late, run("z", 3), done("z")) == [("a", CAN)]
 
 
 def test_who_was_ended_past_the_deadline_gets_nothing_for_what_comes_later() -> None:
@@ -60,7 +73,7 @@ def test_scans_without_a_reward_credit_nothing() -> None:
 
 def test_a_newer_version_is_left_alone() -> None:
     found: list[str] = []
-    Rewards(lambda job, _: found.append(job)).take(b'{"v": 2, "what": "ever"}')
+    Rewards(lambda job, _: found.append(job)).take(b'{"v": 2, "what": "ever"}', 0)
     assert found == []
 
 

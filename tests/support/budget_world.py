@@ -316,10 +316,10 @@ class Process:
             self._put(absent)
         waiting = [each.since for each in self.budget.waiting.values() if each.writer == self.name]
         borne = patience(now - self._began, self._chance)
-        if waiting and (record := self.budget.candidacy(now, min(waiting), borne)) is not None:
+        if waiting and now > self.budget.candidacy_due(min(waiting), borne):
             self._chance = self.world.dice.random()
             self._stood_after = self.budget.led_offset
-            self._put(record)
+            self._put(self.budget.stand(now))
 
     # Presence.
 

@@ -25,6 +25,7 @@ from eco2.gateway.protocol import ConnectionLimits
 from eco2.gateway.server import serve
 from eco2.job import JSON, Job, decode_order
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form, InvalidInput, Outputs, Pipeline
 from eco2.ports import Broker, Clock, Delivery
@@ -206,7 +207,7 @@ async def _engine(
     server: Server, topology: Topology, keep: float, clock: Clock
 ) -> AsyncIterator[tuple[Embedded, Journal]]:
     broker = Embedded(topology, server)
-    journal = Journal(broker, keep, clock)
+    journal = Journal(broker, View(keep, clock))
     stop_broker, stop_journal = asyncio.Event(), asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(broker.run(stop_broker))

@@ -13,6 +13,7 @@ from eco2.broker.topology import Topology
 from eco2.errors import GrantExpired
 from eco2.event import BudgetEvent, decode_message
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.pacer import Counting, Limits
 from eco2.ports import Broker, Clock, Grant, GrantRequest, Quota, Record, Start, ignore
 from eco2.quota.member import Member
@@ -191,7 +192,7 @@ class Fleet:
     async def join(self, limits: Limits | None = None) -> Sharer:
         """Starts a process; returns once its journal is filled."""
         broker, cut = await self.connect()
-        journal = Journal(broker, 900.0, self.clock, monotonic=monotonic)
+        journal = Journal(broker, View(900.0, self.clock, monotonic=monotonic))
         limits = limits or self.limits
         member = Member(BUDGET, journal, broker, limits, self._current, self.counting, monotonic)
         journal.view.join(member)

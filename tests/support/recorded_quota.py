@@ -16,6 +16,7 @@ class Recorded:
 
     request: GrantRequest
     expires_at: float = math.inf
+    late: int = 0
     words: list[str] = field(default_factory=list)
 
     def confirm(self) -> None:

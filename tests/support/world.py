@@ -24,6 +24,7 @@ from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
@@ -262,15 +263,9 @@ class World:
             )
             components.append(Component("presence", presence.run))
         store = broker if self.snapshots else None
-        journal = Journal(
-            broker,
-            KEEP,
-            VirtualClock.now,
-            daily=self.spending,
-            snapshots=store,
-            presence=presence,
-            monotonic=monotonic,
-        )
+        clock, earliest = (presence.now, presence.earliest) if presence else (VirtualClock.now, None)
+        view = View(KEEP, clock, daily=self.spending, earliest=earliest, monotonic=monotonic)
+        journal = Journal(broker, view, presence, store)
         process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
         components.append(Component("journal", journal.run))
         components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
@@ -327,7 +322,9 @@ def skewed(
     served = (PIPELINE.name,) if model else ()
     wall = lambda: VirtualClock.now() + ahead  # noqa: E731
     presence = Presence(broker, name, role, served, clock=wall, monotonic=monotonic)
-    journal = Journal(broker, KEEP, presence.now, presence=presence, monotonic=monotonic)
+    journal = Journal(
+        broker, View(KEEP, presence.now, earliest=presence.earliest, monotonic=monotonic), presence
+    )
     process = Process(broker, journal, asyncio.Event(), clock=presence.now)
     components = [
         Component("broker", broker.run),

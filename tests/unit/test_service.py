@@ -23,9 +23,9 @@ from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
-from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.metrics import Metrics
-from eco2.ports import Clock, Model, Stream
+from eco2.ports import Clock, Model
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
@@ -248,15 +248,15 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
             given["provider"] = (name, model, concurrency)
             super().__init__(name, model, adapter, concurrency, *rest)
 
-    class SpiedJournal(Journal):
-        def __init__(self, stream: Stream, keep: float, clock: Clock, *, life: float, **rest: Any) -> None:
-            given["journal"] = (keep, life)
-            super().__init__(stream, keep, clock, life=life, **rest)
+    class SpiedView(View):
+        def __init__(self, window: float, clock: Clock, *, life: float, **rest: Any) -> None:
+            given["view"] = (window, life)
+            super().__init__(window, clock, life=life, **rest)
 
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     monkeypatch.setattr("eco2.wiring.Router", SpiedRouter)
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
-    monkeypatch.setattr("eco2.assembly.Journal", SpiedJournal)
+    monkeypatch.setattr("eco2.assembly.View", SpiedView)
     settings = Settings(
         prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, job_deadline=3600
     )
@@ -265,7 +265,7 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "journal": (13 * 60, 3600),
+        "view": (13 * 60, 3600),
     }
 
 

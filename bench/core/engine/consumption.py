@@ -20,6 +20,7 @@ from eco2.consumers.outcome import AlreadyEnded, Outcome
 from eco2.consumers.run import ActiveJob, ActiveJobs
 from eco2.consumers.worker import Worker
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 
 
@@ -38,7 +39,7 @@ class Handler(Executor):
 async def _consume() -> None:
     topology = Topology(os.environ["ECO2_PREFIX"], (core.name,))
     broker = RabbitMQ(URL, topology, "bench")
-    journal = Journal(broker, 60.0, time.time)
+    journal = Journal(broker, View(60.0, time.time))
     journal.filled.set()
     worker = Worker(
         broker, journal, (core,), Handler(), ActiveJobs(), Metrics(), time.time, prefetch=PREFETCH, grace=1.0

@@ -64,7 +64,7 @@ def test_a_job_begins_with_its_first_call_and_ends_with_the_end_that_stands() ->
         done("b", 30.0),
         done("b", 31.0),
     ]
-    assert stories(events) == {
+    assert stories(enumerate(events)) == {
         "scan-7": JobStory("scan-7", 1, 2, "b", 77, began=3.0, ended=30.0, status="completed")
     }
 
@@ -75,7 +75,20 @@ def test_a_job_that_is_given_back_has_not_ended() -> None:
         RunStarted(ts=2, job="j", run="a", attempt=1, worker="w1"),
         Released(ts=3, job="j", run="a", reason="drained"),
     ]
-    assert stories(events)["j"].ended is None
+    assert stories(enumerate(events))["j"].ended is None
+
+
+@pytest.mark.parametrize(("over", "ended"), [(1, 21.0), (2, 30.0)])
+def test_a_run_that_did_not_know_of_a_stage_is_void(over: int, ended: float) -> None:
+    events: list[Event | None] = [
+        Queued(ts=1, job="j", pipeline="scan", deadline=900, digest=""),
+        RunStarted(ts=2, job="j", run="a", attempt=1, worker="w1"),
+        stage("a", 3.0),
+        RunStarted(ts=20, job="j", run="b", attempt=2, worker="w2", over=over),
+        done("a", 21.0),
+        done("b", 30.0),
+    ]
+    assert stories(enumerate(events))["j"].ended == ended
 
 
 def call(number: int, at: float, **changes: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tests.support.virtual_clock import VirtualLoop, virtual
 from tests.support.world import SILENCE, Process, ScriptedModel, World, until
 
 PAUSE = SILENCE / QUERIES_PER_TIMEOUT
+SHORT = 1.0
 
 
 def now() -> float:
@@ -45,13 +46,15 @@ class Ears:
         self._holders = holders
         self._open: list[ExitStack] = []
 
-    def watch(self, job: str, run: str | None, name: str | None = None) -> ExitStack:
+    def watch(
+        self, job: str, run: str | None, name: str | None = None, timeout: float | None = None
+    ) -> ExitStack:
         def note() -> None:
             assert (name or job) not in self.silent, "told twice"
             self.silent[name or job] = now()
 
         stack = ExitStack()
-        stack.enter_context(self._holders.watch(job, run, note))
+        stack.enter_context(self._holders.watch(job, run, note, timeout))
         self._open.append(stack)  # it ends when nobody refers to it any more
         return stack
 
@@ -81,6 +84,87 @@ async def test_every_answer_begins_the_time_out_anew() -> None:
         last = now()
         await until(lambda: bool(ears.silent))
         assert SILENCE - PAUSE - 0.1 <= ears.silent["j"] - last <= SILENCE + PAUSE + 0.1
+
+
+@virtual
+async def test_a_watch_may_have_a_shorter_time_out_of_its_own() -> None:
+    async with asking(World()) as (process, holders):
+        asked: list[list[str]] = []
+        process.broker.subscribe(QUERY_TOPIC, lambda _, body: asked.append(msgspec.json.decode(body)["jobs"]))
+        ears, began = Ears(holders), now()
+        ears.watch("long", "r")
+        await asyncio.sleep(PAUSE / 2)
+        for job in ("a", "b"):
+            ears.watch(job, "r", timeout=SHORT)
+        with rival(process, "lives", run="r"):
+            ears.watch("lives", "r", timeout=SHORT)
+            await until(lambda: len(ears.silent) == 2)
+            for job in ("a", "b"):
+                assert (
+                    SHORT
+                    <= ears.silent[job] - began - PAUSE / 2
+                    <= SHORT * (1 + 1 / QUERIES_PER_TIMEOUT) + 0.1
+                )
+            assert (
+                sum({"a", "b", "lives"} <= {*jobs} for jobs in asked) >= QUERIES_PER_TIMEOUT
+            )  # in one message
+            await asyncio.sleep(3 * SILENCE)
+        assert SILENCE <= ears.silent["long"] - began <= SILENCE + PAUSE + 0.1
+        assert sum("long" in jobs for jobs in asked) <= QUERIES_PER_TIMEOUT + 1
+        assert "lives" not in ears.silent
+
+
+@virtual
+async def test_a_time_out_is_never_longer_than_that_of_the_process() -> None:
+    async with asking(World()) as (_, holders):
+        ears, began = Ears(holders), now()
+        ears.watch("j", "r", timeout=10 * SILENCE)
+        await until(lambda: bool(ears.silent))
+        assert ears.silent["j"] - began <= SILENCE + PAUSE + 0.1
+
+
+@pytest.mark.parametrize("late", [0.0, 0.3, 0.95, 1.5])
+def test_a_holder_that_replies_is_not_silent_however_slow_we_are(late: float) -> None:
+    """Each time that this process wakes up, the next query is due before it has read any reply."""
+
+    @virtual
+    async def scenario() -> None:
+        async with asking(World()) as (process, holders):
+            ears = Ears(holders)
+            with rival(process, "j", run="r"):
+                ears.watch("j", "r", timeout=SHORT)
+                for _ in range(40):
+                    await asyncio.sleep(0.1)
+                    stand_still(late)
+                assert ears.silent == {}
+            await until(lambda: bool(ears.silent))
+
+    scenario()
+
+
+@pytest.mark.parametrize("cut", ["before", "while we watch"])
+def test_who_was_cut_off_itself_gives_others_the_whole_time_to_return(cut: str) -> None:
+    @virtual
+    async def scenario() -> None:
+        async with asking(World()) as (process, holders):
+            ears = Ears(holders)
+            if cut == "before":
+                process.broker.disrupt()  # type: ignore[attr-defined]
+                await until(lambda: process.broker.ready)
+            back = now()
+            ears.watch("j", "r", timeout=SHORT)
+            if cut != "before":
+                await asyncio.sleep(SHORT / 2)
+                process.broker.disrupt()  # type: ignore[attr-defined]
+                back = now()
+            await until(lambda: bool(ears.silent))
+            assert SILENCE - PAUSE - 0.1 <= ears.silent["j"] - back <= SILENCE + PAUSE + 0.1
+            began = now()
+            ears.watch("later", "r", timeout=SHORT)
+            await until(lambda: "later" in ears.silent)
+            assert ears.silent["later"] - began <= SHORT * (1 + 1 / QUERIES_PER_TIMEOUT) + 0.1
+
+    scenario()
 
 
 @pytest.mark.parametrize("at", [0.3 * SILENCE, 0.9 * SILENCE])

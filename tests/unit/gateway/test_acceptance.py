@@ -14,6 +14,7 @@ from eco2.errors import BrokerUnavailable, InvalidInput, PublishUncertain
 from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.job import Job, decode_order
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.ports import Delivery
 from tests.support.gateways import eventually
 from tests.support.virtual_clock import VirtualClock, virtual
@@ -35,7 +36,7 @@ def asked(text: str, key: str | None = None) -> Submission:
 class Gateway:
     def __init__(self, server: Server, orders: list[Job]) -> None:
         self.broker = Embedded(TOPOLOGY, server)
-        self.journal = Journal(self.broker, 900.0, VirtualClock.now)
+        self.journal = Journal(self.broker, View(900.0, VirtualClock.now))
         self.acceptance = Acceptance("echo", self.broker, self.journal, VirtualClock.now, 5.0, 180.0)
         self._orders = orders
 

@@ -13,6 +13,7 @@ from eco2.gateway.hub import Hub, LiveTexts, Subscribers
 from eco2.gateway.sse import LiveText
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, apply
+from eco2.journal.view import View
 from tests.support.gateways import CONFIG, eventually
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.unit.gateway.test_sse import state_after
@@ -111,7 +112,7 @@ def test_subscribers_are_woken_by_job_or_all_and_forgotten_when_they_leave() -> 
 @virtual
 async def test_subscribers_are_woken_by_events_text_and_stop_and_ended_jobs_leave_no_text() -> None:
     broker = Embedded(Topology(), Server(clock=VirtualClock.now))
-    journal = Journal(broker, 900.0, VirtualClock.now)
+    journal = Journal(broker, View(900.0, VirtualClock.now))
     stop, stop_journal, stop_broker = asyncio.Event(), asyncio.Event(), asyncio.Event()
     hub = Hub(journal, stop, CONFIG)
     async with asyncio.TaskGroup() as group:

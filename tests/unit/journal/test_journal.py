@@ -251,7 +251,7 @@ class Withheld:
 @virtual
 async def test_a_view_counts_as_filled_only_once_it_shows_its_own_marker() -> None:
     stream, stop = Withheld(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: bool(stream.records))
@@ -275,7 +275,7 @@ class EndLater(Withheld):
 @virtual
 async def test_a_view_is_filled_although_a_tail_from_a_time_may_begin_behind_what_is_being_written() -> None:
     stream, stop = EndLater(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: bool(stream.records))
@@ -288,7 +288,7 @@ async def test_a_view_is_filled_although_a_tail_from_a_time_may_begin_behind_wha
 @virtual
 async def test_a_barrier_waits_for_what_came_into_the_log_while_an_earlier_one_was_on_its_way() -> None:
     stream, stop = Withheld(), asyncio.Event()
-    journal = Journal(stream, KEEP, VirtualClock.now)
+    journal = Journal(stream, View(KEEP, VirtualClock.now))
     async with asyncio.TaskGroup() as group:
         group.create_task(journal.run(stop))
         await until(lambda: len(stream.records) == 1)

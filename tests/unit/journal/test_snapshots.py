@@ -49,7 +49,7 @@ class Folded:
     def __init__(self, ahead: float = 0.0) -> None:
         self.now = BEGAN
         self.ahead = ahead
-        self.view = View(WINDOW, lambda: self.now, monotonic=lambda: self.now - BEGAN + ahead)
+        self.view = View(WINDOW, lambda: self.now, replies=0, monotonic=lambda: self.now - BEGAN + ahead)
         self.budget = Budget("openai", "own", self.view.writers, self.view.may_call)
         self.view.join(self)
 

@@ -3,8 +3,9 @@
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from eco2.event import (
     CallCompleted,
@@ -24,8 +25,8 @@ from eco2.journal.state import EventId, JobState, apply
 QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
 
 
-def started(run: str, attempt: int) -> RunStarted:
-    return RunStarted(ts=2.0, job="j", run=run, attempt=attempt, worker="w")
+def started(run: str, attempt: int, over: int | None = None) -> RunStarted:
+    return RunStarted(ts=2.0, job="j", run=run, attempt=attempt, worker="w", over=over)
 
 
 def stage(run: str, seq: int, output: str = "") -> StageChanged:
@@ -170,6 +171,66 @@ def test_the_reply_that_the_current_run_used_stands() -> None:
     assert values(fold(*runs, own, paid("b", value="again"))) == {"s1/k": {"value": "own"}}
 
 
+def test_who_takes_over_before_the_holder_opens_a_stage_makes_that_void() -> None:
+    state = fold(QUEUED, started("a", 1), started("b", 2, over=1), stage("a", 10))
+    assert (state.run, state.attempt, state.crashes, seqs(state)) == ("b", 2, 1, [0])
+
+
+def test_who_takes_over_behind_a_stage_that_it_did_not_know_is_void() -> None:
+    held = (QUEUED, started("a", 1), stage("a", 10))
+    state = fold(*held, started("b", 2, over=1))
+    assert state == replace(fold(*held), attempt=2)
+    state = fold(*held, started("b", 2, over=1), stage("b", 11), stage("a", 11))
+    assert state.outputs == {"s1": {"by": "a"}}
+    assert fold(*held, started("b", 2, over=2)).run == "b"  # it did know
+
+
+def test_who_takes_over_behind_a_record_that_it_did_not_know_is_void() -> None:
+    held = (QUEUED, started("a", 1), stage("a", 10), started("b", 2), paid("b"))
+    assert fold(*held, started("c", 3, over=3)).run == "b"
+    assert fold(*held, started("c", 3, over=4)).run == "c"
+    assert fold(*held, paid("a", key="late"), started("c", 3, over=4)).run == "c"  # nobody's run by now
+
+
+def test_the_next_attempt_after_a_void_takeover_is_the_one_after_it() -> None:
+    held = (QUEUED, started("a", 1), stage("a", 10), started("b", 2, over=1))
+    assert fold(*held, started("c", 2)).run == "a"
+    assert fold(*held, started("c", 3)).run == "c"
+
+
+def test_a_stage_is_open_from_its_start_to_its_completion() -> None:
+    events: list[JobEvent] = [
+        QUEUED,
+        started("a", 1),
+        stage("a", 10),
+        stage("a", 11),
+        started("b", 2),
+        stage("b", 20),
+    ]
+    found = [fold(*events[: end + 1]).is_open for end in range(len(events))]
+    assert found == [False, False, True, False, False, True]
+    failed = StageChanged(
+        ts=3.0, job="j", run="b", stage="s2", status="failed", seq=21, progress=0, error={"code": "X"}
+    )
+    assert fold(*events, failed, started("c", 3)).is_open  # that it starts again is not shown
+
+
+@given(st.data(), st.integers(0, 6))
+def test_a_job_is_taken_over_early_only_if_nothing_was_begun_meanwhile(
+    data: st.DataObject, begun: int
+) -> None:
+    """The holder works on, while a taker reads so far, decides, and writes later."""
+    work = [stage("a", seq) for seq in (10, 11, 20, 21, 30, 31)][:begun]
+    decided = data.draw(st.integers(0, len(work)))
+    written = data.draw(st.integers(decided, len(work)))
+    assume(not fold(QUEUED, started("a", 1), *work[:decided]).is_open)
+    taken = started("b", 2, over=1 + decided)
+    state = fold(QUEUED, started("a", 1), *work[:written], taken, *work[written:])
+    assert (state.run == "b") == (decided == written)
+    shown = written if decided == written else len(work)
+    assert seqs(state) == [0, *(each.seq for each in work[:shown])]
+
+
 def test_a_superseded_job_ends_and_names_the_winner() -> None:
     state = fold(QUEUED, Superseded(ts=2.0, job="j", by="winner"))
     assert (state.status, state.superseded_by, state.ended) == ("superseded", "winner", True)
@@ -185,6 +246,7 @@ ANY = st.sampled_from(
     [
         QUEUED,
         *(started(run, attempt) for run, attempt in (("a", 1), ("b", 2), ("c", 2))),
+        started("b", 2, over=3),
         *(stage(run, seq) for run in "abc" for seq in (10, 11, 20, 21)),
         *(done(run) for run in ("a", "b", "c", None)),
         Released(ts=3.0, job="j", run="a", reason="drain"),

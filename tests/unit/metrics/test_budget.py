@@ -1,23 +1,15 @@
 """The series of budgets: what a leader shows at each scrape, and what every worker counts."""
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
+from eco2.quota.member import Status
 
-LIMITS, USED, ASSUMED = Limits(500.0), Limits(120.0), Limits(80.0)
 
-
-@dataclass(frozen=True)
-class Status:
-    epoch: str
-    limits: Limits = LIMITS
-    used: Limits = USED
-    assumed: Limits = ASSUMED
-    waiting: int = 7
-    factor: float = 0.6
+def status(epoch: str) -> Status:
+    return Status(epoch, Limits(500.0), Limits(120.0), Limits(80.0), waiting=7, factor=0.6)
 
 
 def lines(metrics: Metrics) -> set[str]:
@@ -25,7 +17,7 @@ def lines(metrics: Metrics) -> set[str]:
 
 
 def test_a_leader_shows_its_budget_and_others_only_that_they_do_not_lead() -> None:
-    metrics, standing = Metrics(), {"now": Status("a")}
+    metrics, standing = Metrics(), {"now": status("a")}
     metrics.show_budget("gemini", lambda: standing.get("now"))
     assert lines(metrics) == {
         'eco2_quota_leader{provider="gemini"} 1.0',
@@ -45,7 +37,7 @@ def test_a_leader_shows_its_budget_and_others_only_that_they_do_not_lead() -> No
 
 def test_terms_are_a_number_and_no_label() -> None:
     metrics, epochs = Metrics(), iter(["a", "a", "b", "c", "c"])
-    metrics.show_budget("gemini", lambda: Status(next(epochs)))
+    metrics.show_budget("gemini", lambda: status(next(epochs)))
     counted = [
         next(line.rpartition(" ")[2] for line in lines(metrics) if "terms_total" in line) for _ in range(5)
     ]
@@ -64,7 +56,7 @@ def test_every_series_of_the_text_exists_and_every_budget_series_is_in_the_text(
     text = (Path(__file__).parents[3] / "docs/providers.md").read_text()
     metrics = Metrics()
     metrics.show_spending(1.0, lambda: 0.0)
-    metrics.show_budget("p", lambda: Status("a"))
+    metrics.show_budget("p", lambda: status("a"))
     shown = set(re.findall(r"^# TYPE (\w+) ", metrics.render().decode(), re.MULTILINE))
     named = set(re.findall(r"`(eco2_\w+)`", text))
     assert named <= shown

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from eco2.errors import (
 from eco2.journal.backlog import Backlog
 from eco2.journal.journal import Journal, Status
 from eco2.journal.presence import Presence
+from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.metrics.loop import LoopWatch
 from eco2.metrics.metrics import call_outcome
@@ -33,20 +33,12 @@ from eco2.metrics.page import markdown
 from eco2.metrics.series import all_series
 from eco2.pacer import Limits
 from eco2.ports import LinkStatus
+from eco2.quota.member import Status as BudgetStatus
 
 ROOT = Path(__file__).parents[3]
 
 
-@dataclass(frozen=True)
-class Standing:
-    epoch: str = "a"
-    limits: Limits = field(default_factory=lambda: Limits(500.0, 500_000.0))
-    used: Limits = field(default_factory=lambda: Limits(120.0, 40_000.0))
-    assumed: Limits = field(default_factory=lambda: Limits(0.0, 0.0))
-    waiting: int = 7
-    factor: float = 1.0
-
-
+BUDGET = BudgetStatus("a", Limits(500.0, 500_000.0), Limits(120.0, 40_000.0), Limits(0.0, 0.0), 7, 1.0)
 STATUS = Status(
     3, 0.5, 1.5, 2, True, {"scan": Backlog(4, 2, 30.0), "elsewhere": Backlog(9, 9, 9.0)}, snapshot_age=20.0
 )
@@ -80,7 +72,7 @@ def everything() -> Metrics:
     metrics.first_event("scan", 0.004)
     metrics.loop_late(0.001)
     metrics.barrier_passed(0.003)
-    metrics.show_budget("openai", Standing)
+    metrics.show_budget("openai", lambda: BUDGET)
     metrics.show_spending(20.0, lambda: 1.5)
     metrics.show_journal(["scan"], lambda: STATUS)
     metrics.show_broker(lambda: [LinkStatus("publish", True, 2)], lambda: False)
@@ -166,7 +158,7 @@ def test_the_table_of_the_texts_names_every_series() -> None:
 
 async def test_a_process_shows_the_journal_and_its_links() -> None:
     broker = Embedded(Topology("eco2", ()))
-    metrics = metrics_of("gateway", (), broker, Journal(broker, 60.0, lambda: 1000.0))
+    metrics = metrics_of("gateway", (), broker, Journal(broker, View(60.0, lambda: 1000.0)))
     shown = metrics.render().decode()
     assert "eco2_view_jobs 0.0" in shown
     assert 'eco2_broker_up{link="memory"} 0.0' in shown

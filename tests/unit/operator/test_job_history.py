@@ -71,6 +71,13 @@ def test_void_runs_and_what_the_journal_holds_twice_are_not_told() -> None:
     assert (found.run, found.ended, found.end) == ("r1", 9.0, "failed, ended by the sweep or a gateway")
 
 
+def test_a_takeover_that_is_void_is_not_told() -> None:
+    (found,) = runs(
+        *told(QUEUED, run(1, 2.0), stage("started", 10, 3.0), run(2, 4.0, over=1), done(9.0, "r1"))
+    )
+    assert (found.run, found.end) == ("r1", "failed")
+
+
 def test_a_run_that_may_be_at_work_has_no_end() -> None:
     (found,) = runs(*told(QUEUED, run(1, 2.0)))
     assert (found.ended, found.end) == (None, "")

@@ -143,18 +143,16 @@ def test_a_void_candidacy_doubles_the_patience_until_the_leader_speaks() -> None
     reader.read("leader", OPENED, 0.0)
     for _ in range(5):
         reader.read("me", OPENED, 0.0, seen=-1)
-    assert reader.budget.candidacy(1.5 * MAX_BACKOFF, 0.0, 1.5) is None
-    assert reader.budget.candidacy(1.6 * MAX_BACKOFF, 0.0, 1.5) == OPENED
+    assert reader.budget.candidacy_due(0.0, 1.5) == 1.5 * MAX_BACKOFF
+    assert reader.budget.stand(1.6 * MAX_BACKOFF) == OPENED
     reader.read("leader", Leads(budget=NAME, epoch=0), 20.0)
-    assert reader.budget.candidacy(21.0, 0.0, 1.5) is None
-    assert reader.budget.candidacy(21.6, 0.0, 1.5) == OPENED
+    assert reader.budget.candidacy_due(0.0, 1.5) == 21.5
 
 
 def test_nobody_stands_before_the_own_request_has_waited() -> None:
     reader = Reader()
     reader.read("leader", OPENED, 0.0)
-    assert reader.budget.candidacy(100.0, 99.0, 1.5) is None
-    assert reader.budget.candidacy(101.0, 99.0, 1.5) is not None
+    assert reader.budget.candidacy_due(99.0, 1.5) == 100.5
 
 
 @pytest.mark.parametrize("when", ["before the grant", "after the grant"])

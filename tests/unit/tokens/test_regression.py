@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eco2.tokens.regression import Quantile, Regression
+from eco2.tokens.estimate import Quantile, Regression
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 20), st.sampled_from([0.5, 0.9, 0.99]))
