@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.auth import OWNER_HEADER, Guard
+from eco2.gateway.batch import MAX_ACCEPTING, BatchEndpoint
 from eco2.gateway.body import BodyMemory
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
@@ -63,6 +64,7 @@ def build(
     """Returns the gateway. The caller runs `broker` and `journal`; setting `stop` ends the event streams."""
     hub = Hub(journal, stop, config)
     memory = BodyMemory(config.upload_room, config.retry_after)
+    accepting = asyncio.Semaphore(MAX_ACCEPTING)
     names = [pipeline.name for pipeline in pipelines]
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
@@ -78,8 +80,9 @@ def build(
         )
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
+        batch = BatchEndpoint(pipeline, submit, memory, accepting, stop, config)
         stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
-        routes += job_routes(pipeline, submit, stream, ResultEndpoint(lookup, config))
+        routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config))
     for prefix in PREFIXES:
         # Written once: a model that cannot be described stops the process at its start, not its clients.
         described = msgspec.json.encode(document(pipelines, config, sorted(PREFIXES, key=prefix.__ne__)))
@@ -111,7 +114,11 @@ def build_probes(
 
 
 def job_routes(
-    pipeline: AnyPipeline, submit: SubmissionEndpoint, stream: StreamEndpoint, result: ResultEndpoint
+    pipeline: AnyPipeline,
+    submit: SubmissionEndpoint,
+    batch: BatchEndpoint,
+    stream: StreamEndpoint,
+    result: ResultEndpoint,
 ) -> Iterator[BaseRoute]:
     """Yields the routes of one pipeline under each prefix."""
 
@@ -122,6 +129,7 @@ def job_routes(
     for prefix in PREFIXES:
         root = f"{prefix}/{pipeline.name}"
         yield Route(root, submit.post, methods=["POST"])
+        yield Route(f"{root}/batch", batch.post, methods=["POST"])
         yield Route(f"{root}/{{job_id}}/events", stream.get)
         yield Route(f"{root}/{{job_id}}/result", result.get)
         for path, make in pipeline.routes.items():
@@ -143,7 +151,7 @@ def not_served(names: Sequence[str]) -> ASGIApp:
 
     async def refuse(scope: Scope, _: Receive, __: Send) -> None:
         path = scope["path"][:MAX_QUOTE]
-        found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)", path)
+        found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)(?:/batch)?", path)
         if scope["method"] == "POST" and found:
             raise HTTPException(
                 404, f"this gateway serves no pipeline {found[1]}; it serves {', '.join(names)}"

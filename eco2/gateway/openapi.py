@@ -12,7 +12,9 @@ from pydantic_core import core_schema
 
 from eco2 import __version__
 from eco2.gateway.auth import OWNER_HEADER
+from eco2.gateway.batch import KEY_FIELD, MAX_LINES, MEDIA_TYPE
 from eco2.gateway.config import GatewayConfig
+from eco2.gateway.lookup import MAX_WAIT
 from eco2.gateway.schemas import (
     OBJECT,
     SCHEMAS,
@@ -61,6 +63,7 @@ def document(pipelines: Sequence[AnyPipeline], config: GatewayConfig, prefixes: 
         schemas |= request_schemas(pipeline, config) | event_schemas(pipeline)
         paths |= {
             f"/{name}": submission_item(pipeline, config),
+            f"/{name}/batch": batch_item(pipeline, config),
             f"/{name}/{{job_id}}/events": events_item(pipeline, config),
             f"/{name}/{{job_id}}/result": result_item(pipeline, config),
             **{
@@ -117,6 +120,36 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     return authenticated(item, config)
 
 
+def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
+    """Describes the route that takes many jobs."""
+    item = operation(
+        f"Accepts jobs of {pipeline.name}, one per line.",
+        ("200", content(MEDIA_TYPE, ref("Answer")) | {"description": BATCH}),
+        refusal(403, "CROSS_SITE: a page of another site sent it"),
+        refusal(408, "REQUEST_TIMEOUT: the first line came too slowly"),
+        refusal(413, pipeline.codes.get(413, "REQUEST_TOO_LARGE")),
+        refusal(422, "INVALID_REQUEST: no lines, or another type"),
+        refusal(429, "OVER_CAPACITY: too many at once", _RETRY),
+        _UNAVAILABLE,
+        method="post",
+    )
+    described = (
+        f"The key of each line that has no `{KEY_FIELD}`, with `/` and the number of the line behind it."
+    )
+    item["post"] |= {
+        "parameters": [header("Idempotency-Key", described, _KEY)],
+        "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": ref(f"{pipeline.name}.line")}}},
+    }
+    return authenticated(item, config)
+
+
+BATCH = (
+    "One Answer per line of the request, in order; both schemas are of one line. An Answer is what the line "
+    "would have got as a request of its own, with its status. If there are fewer than lines, the last one "
+    f"says why, and no line after it was accepted. At most {MAX_LINES:,} lines; blank ones do not count."
+)
+
+
 def events_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     """Describes the route of event streams."""
     stages = [stage.name for stage in pipeline.stages]
@@ -160,8 +193,12 @@ def result_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         json_body(202, "Processing", "It has not ended.", _RETRY),
         refusal(404, "NOT_FOUND"),
         refusal(410, "GONE: older than the journal"),
+        refusal(422, "INVALID_REQUEST: wait is no number"),
         _UNAVAILABLE,
     )
+    described = f"Seconds to wait for the end of the job, at most {MAX_WAIT:g}, before the answer is 202."
+    wait = {"type": "number", "minimum": 0, "default": 0}
+    item["get"]["parameters"] = [{"name": "wait", "in": "query", "description": described, "schema": wait}]
     return authenticated(item, config) | _JOB
 
 
@@ -193,7 +230,8 @@ def request_schemas(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, S
         for field, member in pipeline.uploads.items()
     ]
     form |= choices[0] if len(choices) == 1 else {"allOf": choices} if choices else {}
-    return parts | {f"{name}.request": schema, f"{name}.form": form}
+    line = schema | {"properties": schema["properties"] | {KEY_FIELD: {"anyOf": [_KEY, {"type": "null"}]}}}
+    return parts | {f"{name}.request": schema, f"{name}.form": form, f"{name}.line": line}
 
 
 def event_schemas(pipeline: AnyPipeline) -> dict[str, Schema]:

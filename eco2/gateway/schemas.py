@@ -37,14 +37,26 @@ UUID: Schema = {"type": "string", "format": "uuid"}
 OBJECT: Schema = {"type": "object"}
 PROGRESS = integer(0, 100)
 
+ACCEPTED: dict[str, Schema] = {
+    "job_id": UUID,
+    "status": {"enum": ["queued", "running", "completed", "failed", "cancelled"]},
+    "stream_url": {"type": "string", "format": "uri-reference"},
+    "result_url": {"type": "string", "format": "uri-reference"},
+}
+PROBLEM: dict[str, Schema] = {
+    "detail": TEXT,
+    "code": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$"},
+}
+
 SCHEMAS: dict[str, Schema] = {
-    "Problem": open_(detail=TEXT, code={"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$"}),
-    "Accepted": closed(
-        job_id=UUID,
-        status={"enum": ["queued", "running", "completed", "failed", "cancelled"]},
-        stream_url={"type": "string", "format": "uri-reference"},
-        result_url={"type": "string", "format": "uri-reference"},
-    ),
+    "Problem": open_(**PROBLEM),
+    "Accepted": closed(**ACCEPTED),
+    "Answer": {
+        "oneOf": [
+            closed(http_status={"enum": [200, 202]}, **ACCEPTED),
+            open_(http_status=integer(400, 599), **PROBLEM),
+        ]
+    },
     "Processing": closed(status={"const": "processing"}, message=TEXT, current_stage=TEXT, progress=PROGRESS),
     "Error": closed(code=TEXT, message=TEXT),
     "Usage": closed(

@@ -2,6 +2,8 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from pydantic import BaseModel
@@ -9,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
-from eco2.gateway.acceptance import Acceptance, Submission
+from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
 from eco2.gateway.config import GatewayConfig
@@ -44,26 +46,40 @@ class SubmissionEndpoint:
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
-        began, pipeline = time.monotonic(), self._pipeline.name
-        try:
+        began = time.monotonic()
+        with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
-                model = pinned_model(form, self._config.models)
-                fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
-                parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
-                accepted = await self._acceptance.accept(
-                    Submission(digest=digest, parse=parse, key=key, model=model, owner=owner or "")
-                )
+                accepted = await self.accept(form, digest, key, owner)
+        return self.answer(accepted, request.url.path.rstrip("/"), began)
+
+    async def accept(self, form: Form, digest: str, key: str | None, owner: str | None) -> Accepted:
+        """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
+        model = pinned_model(form, self._config.models)
+        fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
+        parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
+        return await self._acceptance.accept(
+            Submission(digest=digest, parse=parse, key=key, model=model, owner=owner or "")
+        )
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Counts an error of the block, and gives it the code that the pipeline has for it."""
+        try:
+            yield
         except Exception as error:
             if isinstance(error, RequestTooLarge):
                 error.code = self._pipeline.codes.get(413, error.code)
-            self._metrics.request_refused(pipeline, code_of(error))
+            self._metrics.request_refused(self._pipeline.name, code_of(error))
             raise
+
+    def answer(self, accepted: Accepted, root: str, began: float) -> Response:
+        """Returns the response to a submission that began then. `root`: path of the pipeline."""
         if accepted.new:
-            self._metrics.job_accepted(pipeline, time.monotonic() - began)
-        url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
+            self._metrics.job_accepted(self._pipeline.name, time.monotonic() - began)
+        url = f"{root}/{accepted.job_id}"
         return json_response(
             {
                 "job_id": accepted.job_id,
@@ -89,9 +105,15 @@ class SubmissionEndpoint:
 def idempotency_key(request: Request) -> str | None:
     """Returns the client's key, or None. Raises `InvalidInput` if any is too long or not ASCII."""
     keys = [value for name in KEY_HEADERS for value in request.headers.getlist(name) if value]
-    if not all(map(KEY.fullmatch, keys)):
+    valid = [valid_key(key) for key in keys]  # each that is sent
+    return valid[0] if valid else None
+
+
+def valid_key(key: object) -> str:
+    """Returns the key. Raises `InvalidInput` if it is too long, or no text of ASCII."""
+    if not isinstance(key, str) or not KEY.fullmatch(key):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")
-    return keys[0] if keys else None
+    return key
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

@@ -20,6 +20,16 @@ export const empty_form: Schemas["scan.form"] = { user_input: "?" };
 // @ts-expect-error: no such field
 export const wrong_form: Schemas["scan.form"] = { image: "<bytes>", picture: "<bytes>" };
 
+export const line: Schemas["scan.line"] = { image_url: "data:x", idempotency_key: "order-4711" };
+// @ts-expect-error: a picture is required in a batch, too
+export const empty_line: Schemas["scan.line"] = { idempotency_key: "order-4711" };
+
+export function submitted(answer: Schemas["Answer"]): string {
+    // @ts-expect-error: a line that was refused has no job
+    answer.job_id.length;
+    return "job_id" in answer ? `${answer.http_status} ${answer.job_id}` : `${answer.code}: ${answer.detail}`;
+}
+
 export function lines(result: Result): string[] {
     // @ts-expect-error: null where the scan did not complete
     result.pipeline_result.final_answer;
