@@ -53,6 +53,7 @@ def document(pipelines: Sequence[AnyPipeline], config: GatewayConfig, prefixes: 
         schemas |= request_schemas(pipeline, config)
         paths |= {
             f"/{name}": submission_item(pipeline, config),
+            f"/{name}/{{job_id}}": cancel_item(config),
             f"/{name}/{{job_id}}/events": events_item([stage.name for stage in pipeline.stages], config),
             f"/{name}/{{job_id}}/result": result_item(config),
             **{
@@ -150,6 +151,21 @@ def result_item(config: GatewayConfig) -> Schema:
         refusal(404, "NOT_FOUND"),
         refusal(410, "GONE: older than the journal"),
         _UNAVAILABLE,
+    )
+    return authenticated(item, config) | _JOB
+
+
+def cancel_item(config: GatewayConfig) -> Schema:
+    """Describes the route that cancels jobs."""
+    item = operation(
+        "Cancels a job, whatever it waits for; sent again, it has the same answer.",
+        json_body(200, "Result", "The job is cancelled."),
+        refusal(403, "CROSS_SITE: a page of another site sent it"),
+        refusal(404, "NOT_FOUND"),
+        refusal(409, "ENDED: it had ended in another way before"),
+        refusal(410, "GONE: older than the journal"),
+        _UNAVAILABLE,
+        method="delete",
     )
     return authenticated(item, config) | _JOB
 
