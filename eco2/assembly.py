@@ -257,7 +257,7 @@ class _Parts:
     def gateway_deadlines(self) -> Component:
         from eco2.consumers.sweep import Deadlines
 
-        deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
+        deadlines = Deadlines(self.journal, self.metrics, self.presence.now)
         return Component("deadlines", partial(deadlines.run_at_gateway, self.presence))
 
     def gateway(self, listening: Listening) -> Component:

@@ -33,8 +33,8 @@ OWNER = ("-H", "X-User-ID: somebody", "--exclude-checks", "ignored_auth")
 """The check that is left out takes the header for a secret; any value is another user, who finds nothing."""
 CONFIGURATION = """
 [checks.positive_data_acceptance]
-# An id that is well-formed may be of no job, or of one older than the journal.
-expected-statuses = ["2xx", "404", "410"]
+# An id that is well-formed may be of no job, or of one that has ended, or is older than the journal.
+expected-statuses = ["2xx", "404", "409", "410"]
 """
 
 

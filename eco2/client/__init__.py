@@ -260,6 +260,15 @@ class Client:
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
 
+    async def cancel(self, job: ClientJob) -> JSON:
+        """Cancels the job, and returns its result; again, it returns the same.
+
+        A call that is in flight is broken off. Raises `Refused` with code `ENDED` if the job has ended in
+        another way, `Unavailable`.
+        """
+        url = self._url(job.result_url.removesuffix("/result"))
+        return decode_response(await self._send(self._http.build_request("DELETE", url)), JSON)
+
     async def results(
         self, jobs: Iterable[ClientJob], timeout: float = 180.0
     ) -> AsyncGenerator[JSON | Eco2Error, None]:

@@ -112,6 +112,11 @@ class Client:
         runner = self._runner()
         return runner.run(runner.client.result(job, timeout))
 
+    def cancel(self, job: ClientJob) -> JSON:
+        """Cancels the job, and returns its result; again, it returns the same."""
+        runner = self._runner()
+        return runner.run(runner.client.cancel(job))
+
     def results(self, jobs: Iterable[ClientJob], timeout: float = 180.0) -> Iterator[JSON | Eco2Error]:
         """Yields the result of each job, or why there is none, in order."""
         remaining = iter(jobs)

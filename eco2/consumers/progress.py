@@ -13,7 +13,7 @@ from eco2.errors import PermanentError, PermanentFailure, TooLarge
 from eco2.event import Done, replace_surrogates
 from eco2.job import JSON, Job
 from eco2.journal.outbox import MAX_PUT_BYTES
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, end_without_run
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline, Outputs
 
@@ -101,20 +101,10 @@ def done_event(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Fin
     )
 
 
-def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
-    """Returns the terminal event of a job that no run ended in time.
-
-    `pipeline`: None where its code is not installed; its members of the result are then left to the gateways,
-    which show them as null.
-    """
+def expired(state: JobState, now: float) -> Done:
+    """Returns the terminal event of a job that no run ended in time."""
     error = deadline_exceeded(state)
-    if pipeline is not None:
-        end = build_result(pipeline, state.job, error, state.usage)
-        return done_event(pipeline, state.job, None, end, now)
-    head = {"task_id": state.job, "status": "failed", "message": truncated(str(error))}
-    seq = 10 * (state.visible_events[-1].seq // 10 + 1) + 1
-    result: JSON = {**head, "error": error_json(error), "usage": dict(state.usage)}
-    return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
+    return end_without_run(state, "failed", error.code, str(error), now)
 
 
 def validation_problems(error: Exception) -> str:

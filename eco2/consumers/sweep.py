@@ -97,11 +97,8 @@ def renewed_pause(view: View, now: float, window: float) -> Paused | None:
 class Deadlines:
     """Ends jobs past their deadline, of any pipeline, each at most once however late the journal shows it."""
 
-    def __init__(
-        self, journal: Journal, pipelines: Iterable[AnyPipeline], metrics: Metrics, clock: Clock
-    ) -> None:
+    def __init__(self, journal: Journal, metrics: Metrics, clock: Clock) -> None:
         self._journal = journal
-        self._pipelines = {pipeline.name: pipeline for pipeline in pipelines}
         self._metrics = metrics
         self._clock = clock
         self._ended: set[str] = set()
@@ -120,7 +117,7 @@ class Deadlines:
                 self._ended.add(job.job)
                 self._metrics.job_swept(job.pipeline, "ended")
                 self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
-                self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
+                self._journal.put(expired(job, self._clock()))
 
     async def run_at_gateway(self, presence: Presence, stop: asyncio.Event) -> None:
         """Ends overdue jobs, until `stop` is set, if no worker does: all have stopped, or none leads."""
@@ -154,7 +151,7 @@ class Sweep:
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
         self._window = window
-        self._deadlines = Deadlines(journal, pipelines, metrics, presence.now)
+        self._deadlines = Deadlines(journal, metrics, presence.now)
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()

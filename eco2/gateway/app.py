@@ -20,6 +20,7 @@ from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.auth import OWNER_HEADER, Guard
 from eco2.gateway.batch import MAX_ACCEPTING, BatchEndpoint
 from eco2.gateway.body import BodyMemory
+from eco2.gateway.cancel import CancelEndpoint
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.health import metrics_route, probe_routes, readiness, unserved
@@ -37,7 +38,7 @@ from eco2.ports import Broker, Clock
 PREFIXES = ("", "/api/v1")
 CORS: Mapping[str, Any] = {
     "allow_credentials": True,
-    "allow_methods": ["GET", "POST"],
+    "allow_methods": ["DELETE", "GET", "POST"],
     "allow_headers": [
         *KEY_HEADERS,
         "Authorization",
@@ -82,7 +83,8 @@ def build(
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
         batch = BatchEndpoint(pipeline, submit, memory, accepting, stop, config)
         stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
-        routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config))
+        cancel = CancelEndpoint(lookup, journal, metrics, config, clock)
+        routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config), cancel)
     for prefix in PREFIXES:
         # Written once: a model that cannot be described stops the process at its start, not its clients.
         described = msgspec.json.encode(document(pipelines, config, sorted(PREFIXES, key=prefix.__ne__)))
@@ -119,13 +121,9 @@ def job_routes(
     batch: BatchEndpoint,
     stream: StreamEndpoint,
     result: ResultEndpoint,
+    cancel: CancelEndpoint,
 ) -> Iterator[BaseRoute]:
     """Yields the routes of one pipeline under each prefix."""
-
-    async def no_method(_: Request) -> Response:
-        # A job has no representation of its own, only events and a result, and cannot be cancelled yet.
-        raise HTTPException(405, headers={"Allow": ""})
-
     for prefix in PREFIXES:
         root = f"{prefix}/{pipeline.name}"
         yield Route(root, submit.post, methods=["POST"])
@@ -134,7 +132,7 @@ def job_routes(
         yield Route(f"{root}/{{job_id}}/result", result.get)
         for path, make in pipeline.routes.items():
             yield json_route(f"{root}/{path}", make)
-        yield Route(f"{root}/{{job_id:uuid}}", no_method, methods=())
+        yield Route(f"{root}/{{job_id:uuid}}", cancel.delete, methods=["DELETE"])
 
 
 def json_route(path: str, make: Callable[[], object]) -> Route:

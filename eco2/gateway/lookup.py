@@ -37,11 +37,15 @@ class Lookup:
             self._unfinished = {}
 
     def fill_result(self, state: JobState) -> JobState:
-        """Adds the members that the result of a failed job lacks, as null.
+        """Adds the members that the result of a job lacks which did not complete, as null.
 
         An end that was written without the pipeline's code has none of its members.
         """
-        if state.result is None or state.status != "failed" or self._unfinished.keys() <= state.result.keys():
+        if (
+            state.result is None
+            or state.status == "completed"
+            or self._unfinished.keys() <= state.result.keys()
+        ):
             return state
         result = {**self._unfinished, **state.result}
         shown = tuple(

@@ -64,6 +64,7 @@ def document(pipelines: Sequence[AnyPipeline], config: GatewayConfig, prefixes: 
         paths |= {
             f"/{name}": submission_item(pipeline, config),
             f"/{name}/batch": batch_item(pipeline, config),
+            f"/{name}/{{job_id}}": cancel_item(pipeline, config),
             f"/{name}/{{job_id}}/events": events_item(pipeline, config),
             f"/{name}/{{job_id}}/result": result_item(pipeline, config),
             **{
@@ -199,6 +200,21 @@ def result_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     described = f"Seconds to wait for the end of the job, at most {MAX_WAIT:g}, before the answer is 202."
     wait = {"type": "number", "minimum": 0, "default": 0}
     item["get"]["parameters"] = [{"name": "wait", "in": "query", "description": described, "schema": wait}]
+    return authenticated(item, config) | _JOB
+
+
+def cancel_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
+    """Describes the route that cancels jobs."""
+    item = operation(
+        "Cancels a job, whatever it waits for; sent again, it has the same answer.",
+        json_body(200, f"{pipeline.name}.result", "The job is cancelled."),
+        refusal(403, "CROSS_SITE: a page of another site sent it"),
+        refusal(404, "NOT_FOUND"),
+        refusal(409, "ENDED: it had ended in another way before"),
+        refusal(410, "GONE: older than the journal"),
+        _UNAVAILABLE,
+        method="delete",
+    )
     return authenticated(item, config) | _JOB
 
 

@@ -280,6 +280,34 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
     )
 
 
+def end_without_run(
+    state: JobState, status: Literal["failed", "cancelled"], code: str, message: str, now: float
+) -> Done:
+    """Returns the terminal event of a job that no run ended.
+
+    The result lacks the pipeline's members, whose code may not be installed here: gateways show them as null.
+    """
+    return Done(
+        ts=now,
+        job=state.job,
+        run=None,
+        status=status,
+        seq=10 * (state.visible_events[-1].seq // 10 + 1) + 1,
+        result={
+            "task_id": state.job,
+            "status": status,
+            "message": message,
+            "error": {"code": code, "message": message},
+            "usage": dict(state.usage),
+        },
+    )
+
+
+def cancelled(state: JobState, now: float) -> Done:
+    """Returns the terminal event by which a job is cancelled; an end that stands before it counts."""
+    return end_without_run(state, "cancelled", "CANCELLED", "cancelled on request", now)
+
+
 def superseded(state: JobState, by: str, offset: int) -> JobState:
     """Returns the state of a job that lost its key to job `by`."""
     return replace(state, status="superseded", superseded_by=by, ended_at=offset)

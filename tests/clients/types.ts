@@ -75,5 +75,7 @@ export function again(event: Schemas["Retrying"]): string {
 type Get = paths["/scan/{job_id}/result"]["get"]["responses"];
 export const completed = (body: Get[200]["content"]["application/json"]): string[] => lines(body);
 export const waiting = (body: Get[202]["content"]["application/json"]): number => body.progress;
+type Cancel = paths["/scan/{job_id}"]["delete"]["responses"];
+export const cancelled = (body: Cancel[200]["content"]["application/json"]): string[] => lines(body);
 export const urgent = (body: Schemas["helpdesk.result"]): boolean => body.triage?.urgent ?? false;
 export const ended = (body: Schemas["plain.result"]): unknown => body["anything"];

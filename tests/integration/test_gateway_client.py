@@ -380,3 +380,18 @@ async def cutting_proxy(world: Cluster) -> AsyncIterator[tuple[str, list[int]]]:
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections
+
+
+async def test_a_job_is_cancelled_once_and_for_all_who_ask() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        job = await client.submit("echo", {"text": "a"})
+        cancelled = await client.cancel(job)
+        assert cancelled["status"] == "cancelled"
+        assert cancelled == await client.cancel(job) == await client.result(job)
+        assert (await collect(client.events(job)))[-1].status == "cancelled"
+        other = await client.submit("echo", {"text": "b"})
+        await world.worker.append(*life(other.id))
+        await world.everywhere(other.id, SEQS[-1])
+        with pytest.raises(Refused) as refused:
+            await client.cancel(other)
+        assert (refused.value.code, refused.value.status) == ("ENDED", 409)

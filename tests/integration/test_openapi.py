@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from eco2.gateway.app import PREFIXES
 from eco2.gateway.config import Auth
+from eco2.job import new_id
 from tests.fuzz import fuzz
 from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
@@ -31,7 +32,7 @@ def routes(world: Cluster) -> set[tuple[str, str]]:
     assert isinstance(app, CORSMiddleware)
     assert isinstance(app.app, Starlette)
     return {
-        (method.lower(), route.path.removeprefix(PREFIXES[1]))
+        (method.lower(), route.path_format.removeprefix(PREFIXES[1]))
         for route in app.app.routes
         if isinstance(route, Route)
         for method in route.methods or ()
@@ -93,6 +94,14 @@ async def test_every_answer_is_as_described(auth: Auth) -> None:
             check(document, f"/echo/{{job_id}}/{what}", await http.get(url, headers=headers))
             check(document, f"/echo/{{job_id}}/{what}", await http.get(f"/echo/x/{what}", headers=headers))
             check(document, f"/echo/{{job_id}}/{what}", await http.get(url, headers={"X-User-ID": ""}))
+            check(
+                document,
+                "/echo/{job_id}",
+                await http.delete(f"/echo/{new.json()['job_id']}", headers=headers),
+            )
+        other = (await http.post("/echo", json={"text": "b"}, headers=headers)).json()["job_id"]
+        check(document, "/echo/{job_id}", await http.delete(f"/echo/{other}", headers=headers))
+        check(document, "/echo/{job_id}", await http.delete(f"/echo/{new_id(1.0)}", headers=headers))
         world.server.block("alarm")
         check(document, "/echo", await http.post("/echo", json={"text": "a"}, headers=headers))
 

@@ -210,6 +210,22 @@ async def test_an_order_that_was_lost_is_issued_again(here: Installation) -> Non
         await jobs.reissue_order(here.settings, new_id(time.time()))
 
 
+async def test_a_job_is_cancelled_once_and_its_order_is_dropped(here: Installation) -> None:
+    job = await here.submit()
+    await jobs.cancel_job(here.settings, job.id)
+    await jobs.cancel_job(here.settings, job.id)
+    async with here.worker():
+
+        async def dropped() -> bool:
+            return sum([await here.depth(queue) for queue in here.queues]) == 0
+
+        await until(dropped)
+    assert await here.paid() == {}
+    assert (await jobs.read_detail(here.settings, job.id)).document()["status"] == "cancelled"
+    with pytest.raises(PermanentError, match="knows no job"):
+        await jobs.cancel_job(here.settings, new_id(time.time()))
+
+
 async def test_an_order_that_was_not_lost_may_be_issued_again_without_harm(here: Installation) -> None:
     job = await here.submit()
     await jobs.reissue_order(here.settings, job.id)

@@ -95,6 +95,18 @@ async def test_many_jobs_and_their_results_with_inputs_of_the_callers_thread() -
         await in_thread(world, script)
 
 
+async def test_a_job_is_cancelled() -> None:
+    async with cluster() as world:
+
+        def script(one: sync.Client) -> None:
+            job = one.submit("echo", {"text": "a"})
+            cancelled = one.cancel(job)
+            assert cancelled["status"] == "cancelled"
+            assert cancelled == one.cancel(job) == one.result(job)
+
+        await in_thread(world, script)
+
+
 async def test_the_errors_are_the_same() -> None:
     async with cluster() as world:
 

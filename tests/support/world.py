@@ -333,7 +333,7 @@ def skewed(
         Component("journal", journal.run),
     ]
     if model is None:
-        deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
+        deadlines = Deadlines(journal, process.metrics, presence.now)
         return process, [
             *components,
             Component("deadlines", partial(deadlines.run_at_gateway, presence)),
