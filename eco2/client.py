@@ -136,13 +136,21 @@ class Client:
         input: Mapping[str, object],
         key: str | None = None,
         files: Mapping[str, File] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
+        `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
+        `timeout`: seconds after its start at which it ends as `TIMEOUT`. None: what the pipeline allows.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
         headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode()}
+        for name, seconds in ((b"Job-Max-Wait", max_wait), (b"Job-Timeout", timeout)):
+            if seconds is not None:
+                headers[name] = repr(float(seconds)).encode()
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}

@@ -100,7 +100,10 @@ class Context(Protocol[Input_co]):
 
     @property
     def deadline(self) -> float:
-        """Returns the Unix time at which the engine cancels the stage."""
+        """Returns the Unix time at which the engine cancels the stage, as things stand.
+
+        It moves when the job's first call is granted: waiting for that does not count as work.
+        """
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
@@ -169,6 +172,9 @@ class Pipeline(Generic[Input]):
     whole.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
+    `max_wait`: seconds from a job's acceptance until its first call is granted, or it ends as `EXPIRED`.
+    `timeout`: seconds from its start until it ends as `TIMEOUT`. A client may ask for less, never for more.
+    None: `ECO2_MAX_WAIT`, `ECO2_TIMEOUT`.
     """
 
     name: str
@@ -182,6 +188,8 @@ class Pipeline(Generic[Input]):
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
     check_local: Callable[[Input], None] | None = None
+    max_wait: float | None = None
+    timeout: float | None = None
 
 
 def language_model_required(_: BaseModel) -> None:

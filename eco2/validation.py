@@ -16,6 +16,7 @@ from eco2.pipeline import AnyPipeline, Stage
 
 MAX_NAME = 64
 """Characters of a name. With a prefix of 100 the longest queue name stays below AMQP's 255 bytes."""
+MAX_SECONDS = 7 * 86_400
 PATHS = ("api", "docs", "healthz", "metrics", "readyz")
 """First parts of the gateway's own paths, in the form that a pipeline's name could have."""
 EVENTS = ("cancelled", "done", "error", "message", "open", "queued", "retrying", "truncated", "waiting")
@@ -69,6 +70,10 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         pipeline.parse is None and (model := pipeline.input.model_fields.get("model")) and model.is_required()
     ):
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
+    for name, seconds in (("max_wait", pipeline.max_wait), ("timeout", pipeline.timeout)):
+        given: object = seconds
+        if given is not None and not (isinstance(given, int | float) and 0 < given <= MAX_SECONDS):
+            yield f"`{name}` is {seconds!r}, not a number of seconds above 0, of at most 7 days"
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
     if pipeline.parse is not None and (problem := async_problem(pipeline.parse)):

@@ -64,7 +64,7 @@ class StageContext(Generic[Input_co]):
 
     @property
     def deadline(self) -> float:
-        return self._recorder.run.deadline
+        return self._engine.clock() + self._recorder.run.scope.remaining
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
@@ -92,6 +92,7 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
+        self._recorder.show_started()  # it may cost something: from here on the job does not expire
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint()
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")

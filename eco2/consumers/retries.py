@@ -7,23 +7,29 @@ job whose stage fails nevertheless waits in a queue of the broker, and resumes a
 from collections.abc import Sequence
 
 MIN_TIME_LEFT = 10.0
-"""Seconds that must be left until a job's deadline for another try to be worth it."""
+"""Seconds that a job must have left for another try to be worth it."""
 
 CLOCK_SKEW = 2.0
 """Seconds before its time at which an order is let through, since clocks of workers differ a little."""
 
 
 def next_delay(
-    delays: Sequence[int], retries: int, asked: float | None, now: float, deadline: float
+    delays: Sequence[int],
+    retries: int,
+    asked: float | None,
+    remaining: float,
+    remaining_wait: float | None = None,
 ) -> int | None:
     """Returns the delay in seconds, one of `delays` (ascending); None if the job has to end as failed.
 
     `retries`: how often it was put off since its last progress, each time longer. `asked`: seconds that the
-    provider asked us to wait. `now`, `deadline`: Unix seconds.
+    provider asked us to wait. `remaining`: seconds of work that the job has left; the delay does not count
+    among them. `remaining_wait`: seconds that an unstarted job may still wait; there it does count.
     """
     for delay in delays[retries:]:
         if delay >= (asked or 0.0):
-            return delay if now + delay + MIN_TIME_LEFT <= deadline else None
+            left = remaining if remaining_wait is None else remaining_wait - delay
+            return delay if left >= MIN_TIME_LEFT else None
     return None
 
 

@@ -23,7 +23,7 @@ from eco2.gateway.schemas import (
     refusal,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MODEL_FIELD
+from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, MODEL_FIELD, TIMEOUT_HEADER
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
 
@@ -97,6 +97,12 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         "parameters": [
             header("Idempotency-Key", "Requests with the same key and body are one job.", _KEY),
             header("X-Idempotency-Key", "The same, where the other is missing.", _KEY),
+            seconds(
+                MAX_WAIT_HEADER, pipeline.max_wait or config.max_wait, "Until its first call, else EXPIRED."
+            ),
+            seconds(
+                TIMEOUT_HEADER, pipeline.timeout or config.timeout, "Of its work from then on, else TIMEOUT."
+            ),
             header("traceparent", "W3C trace context.", TEXT),
         ],
         "requestBody": {
@@ -108,6 +114,12 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         },
     }
     return authenticated(item, config)
+
+
+def seconds(name: str, most: float, what: str) -> Schema:
+    """Describes a header that shortens a time of the job, which is `most` without it."""
+    number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
+    return header(name, f"{what} Seconds; without it {most:g}.", number)
 
 
 def events_item(stages: Sequence[str], config: GatewayConfig) -> Schema:

@@ -23,6 +23,7 @@ from eco2.event import (
     Superseded,
 )
 from eco2.job import JSON, Job
+from eco2.ports import DELAYS
 
 TRUNCATED = "truncated"
 """Stands for the events of a job that the journal has dropped."""
@@ -77,8 +78,12 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
+    `max_wait`, `timeout`: seconds, see `deadline`. `first_run_at`: when its first run opened. `started_at`:
+    when its first stage started: with the grant of its first call, or with the first run if it shows before
+    any grant; None until an event of a stage, or of a step, is in the journal. `put_off`: seconds since then
+    in which it waited for a stage to be tried again; `put_off_at`: since when it does so now.
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
-    `released`: the current run gave the job back; `retry_pending`: because a stage is tried again later.
+    `released`: the current run gave the job back.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
     `retries`: times that a stage failed, both since the job's last progress. `updated_at`: when its last
     event was written. `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by
@@ -90,7 +95,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     job: str
     pipeline: str
     accepted: float
-    deadline: float
+    max_wait: float
+    timeout: float
     digest: str
     queued_at: int
     updated_at: float
@@ -102,7 +108,10 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 0
     previous_runs: tuple[str, ...] = ()
     released: bool = False
-    retry_pending: bool = False
+    first_run_at: float | None = None
+    started_at: float | None = None
+    put_off: float = 0.0
+    put_off_at: float | None = None
     exclusive: bool = False
     crashes: int = 0
     retries: int = 0
@@ -124,12 +133,42 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             pipeline=self.pipeline,
             input=input,
             accepted=self.accepted,
-            deadline=self.deadline,
+            max_wait=self.max_wait,
+            timeout=self.timeout,
             digest=self.digest,
             owner=self.owner,
             key=self.key,
             model=self.model,
         )
+
+    @property
+    def deadline(self) -> float:
+        """When the job is to end as failed, as things stand, by the clocks that wrote its events.
+
+        Until it has started, `max_wait` counts from its acceptance; a run that has it may be at work without
+        a call, and gets `timeout` more. Then only `timeout` counts, but not while it is put off: there the
+        clock stands still for the delay, and for `max_wait` more until a run opens. So every job ends. Times
+        of different processes are compared, whose clocks may differ by two seconds.
+        """
+        if self.started_at is None:
+            return self.accepted + self.max_wait + (self.timeout if self.is_held else 0.0)
+        pause = 0.0 if self.put_off_at is None else self.retry_delay + self.max_wait
+        return self.started_at + self.timeout + self.put_off + pause
+
+    @property
+    def has_started(self) -> bool:
+        """True once its first call was granted, or work without a call has shown."""
+        return self.started_at is not None
+
+    @property
+    def retry_pending(self) -> bool:
+        """True while the job is put off: a stage is tried again later."""
+        return self.put_off_at is not None
+
+    @property
+    def retry_delay(self) -> int:
+        """The seconds that it waits between its release and its next try."""
+        return DELAYS[min(max(self.retries, 1), len(DELAYS)) - 1]
 
     @property
     def is_held(self) -> bool:
@@ -183,12 +222,14 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 attempt=event.attempt,
                 previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
                 released=False,
-                retry_pending=False,
+                first_run_at=event.ts if state.first_run_at is None else state.first_run_at,
+                put_off=_put_off(state, event.ts),
+                put_off_at=None,
                 exclusive=event.exclusive,
                 crashes=state.crashes + state.is_held,
                 updated_at=event.ts,
             )
-        case Done() if event.run in (None, state.run):
+        case Done(run=run) if run in (None, state.run) and not (event.if_unstarted and state.has_started):
             shown = VisibleEvent(at, "done", event.status, event.seq, event.ts, 100, event.result)
             return replace(
                 state,
@@ -204,8 +245,8 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
         case CallCompleted() | StepCompleted():
             return _record(state, at, event, keep)
         case Released(retry=retry) if event.run == state.run and not state.released:
-            retries = state.retries + retry
-            return replace(state, released=True, retry_pending=retry, retries=retries, updated_at=event.ts)
+            retries, put_off_at = state.retries + retry, event.ts if retry else None
+            return replace(state, released=True, put_off_at=put_off_at, retries=retries, updated_at=event.ts)
         case StageChanged() if event.run == state.run and not state.released:
             return _stage(state, at, event)
     return state
@@ -217,7 +258,8 @@ def new_state(at: EventId, event: Queued) -> JobState:
         job=event.job,
         pipeline=event.pipeline,
         accepted=event.ts,
-        deadline=event.deadline,
+        max_wait=event.max_wait,
+        timeout=event.timeout,
         digest=event.digest,
         queued_at=at.offset,
         updated_at=event.ts,
@@ -242,7 +284,8 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
         job=job,
         pipeline="",
         accepted=accepted,
-        deadline=accepted,
+        max_wait=0.0,
+        timeout=0.0,
         digest="",
         queued_at=at.offset,
         updated_at=event.ts,
@@ -253,7 +296,13 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
 
 
 def end_without_run(
-    state: JobState, status: Literal["failed", "cancelled"], code: str, message: str, now: float
+    state: JobState,
+    status: Literal["failed", "cancelled"],
+    code: str,
+    message: str,
+    now: float,
+    *,
+    if_unstarted: bool = False,
 ) -> Done:
     """Returns the terminal event of a job that no run ended.
 
@@ -272,6 +321,7 @@ def end_without_run(
             "error": {"code": code, "message": message},
             "usage": dict(state.usage),
         },
+        if_unstarted=if_unstarted,
     )
 
 
@@ -302,11 +352,27 @@ def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, 
         return state
     digest, value = (event.digest, event.reply) if isinstance(event, CallCompleted) else ("", event.value)
     record = Recorded(at, event.run, digest, None if keep is None else value, keep is not None, keep or 0)
-    state = replace(state, recorded={**state.recorded, key: record}, updated_at=event.ts)
+    state = replace(_started(state, event.ts), recorded={**state.recorded, key: record}, updated_at=event.ts)
     return replace(state, crashes=0, retries=0) if current else state
 
 
+def _put_off(state: JobState, now: float) -> float:
+    """Returns the seconds that a job was put off whose next run opens now."""
+    return state.put_off + (0.0 if state.put_off_at is None else max(0.0, now - state.put_off_at))
+
+
+def _started(state: JobState, now: float, *, granted: bool = False) -> JobState:
+    """Notes when the job started, if it had not. It was put off before a first grant in the time to wait."""
+    if state.started_at is not None:
+        return state
+    if granted or state.first_run_at is None:
+        return replace(state, started_at=now, put_off=0.0)
+    return replace(state, started_at=state.first_run_at)
+
+
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
+    if event.stage not in state.outputs:  # else its output came with a job that replays another
+        state = _started(state, event.ts, granted=event.granted)
     if event.status == "completed" and event.output is not None and event.stage not in state.outputs:
         prefix = f"{event.stage}/"
         state = replace(

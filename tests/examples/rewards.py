@@ -37,7 +37,7 @@ class Rewards:
 
     def _done(self, event: dict[str, Any]) -> None:
         _, run = self._runs.get(event["job"], (0, None))
-        if event["run"] not in (None, run):  # None: the job was ended without one, past its deadline
+        if event["run"] not in (None, run):  # None: the job was ended without one, its time over
             return  # written by a run that another one had replaced
         self._runs.pop(event["job"], None)
         if reward := event["result"].get("reward"):
