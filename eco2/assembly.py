@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
-from eco2.brokers import open_broker, topology
+from eco2.brokers import longest_life, open_broker, topology
 from eco2.errors import ConfigurationError
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
@@ -32,7 +32,7 @@ from eco2.ports import Broker, Model
 from eco2.remote import shown
 from eco2.resources import open_resources
 from eco2.service import Component
-from eco2.settings import Settings, warnings
+from eco2.settings import Settings, deprecations, warnings
 from eco2.validation import problems
 from eco2.watchdog import LoopWatch
 
@@ -68,6 +68,13 @@ def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
     if wrong := problems(loaded):
         raise ConfigurationError("\n".join(["Wrong pipelines:", *wrong]))
     for pipeline in loaded:
+        times = pipeline.max_wait or settings.max_wait, pipeline.timeout or settings.timeout
+        if sum(times) > settings.retention_hours * 3600 or times[1] <= settings.call_timeout:
+            raise ConfigurationError(
+                f"pipeline {pipeline.name}: its max_wait and timeout ({times[0]:g} + {times[1]:g} s) must "
+                f"fit into ECO2_RETENTION_HOURS ({settings.retention_hours:g} h), and timeout be longer "
+                f"than ECO2_CALL_TIMEOUT ({settings.call_timeout:g} s): correct them, or the setting"
+            )
         if pipeline.check is not None:
             pipeline.check()
     return loaded
@@ -125,7 +132,7 @@ async def process(
     view = View(
         window,
         presence.now,
-        life=settings.job_deadline,
+        life=longest_life(settings, loaded),
         daily=settings.daily_usd is not None,
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
@@ -145,6 +152,8 @@ async def process(
     if settings.daily_usd is not None:
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
+        for warning in deprecations(settings):
+            log.warning("the settings work, but", advice=warning)
         probes = parts.probes(stop, listening, own=False)
         yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
@@ -280,7 +289,8 @@ class _Parts:
             upload_room=int(settings.upload_room_mb * 2**20),
             streams_per_job=settings.streams_per_job,
             streams_per_owner=settings.streams_per_owner,
-            job_deadline=settings.job_deadline,
+            max_wait=settings.max_wait,
+            timeout=settings.timeout,
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
             sse_retry=settings.sse_retry,

@@ -123,7 +123,10 @@ class Context(Protocol[Input_co, Resources_co]):
 
     @property
     def deadline(self) -> float:
-        """Returns the Unix time at which the engine cancels the stage."""
+        """Returns the Unix time at which the engine cancels the stage, as things stand.
+
+        It moves when the job's first call is granted: waiting for that does not count as work.
+        """
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
@@ -162,6 +165,12 @@ class Retry:
 
     attempts: int = 4
     delays: tuple[Delay, ...] = (5, 30, 120)
+
+    @property
+    def total_delay(self) -> int:
+        """Seconds for which a stage is put off that fails at every try, unless a provider asks for more."""
+        further = max(0, self.attempts - 1 - len(self.delays))
+        return sum(self.delays[: self.attempts - 1]) + further * self.delays[-1]
 
 
 NEVER = Retry(attempts=1)
@@ -222,6 +231,9 @@ class Pipeline(Generic[Input, Resources]):
     its value in `context.resources`. Gateways do not enter it.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
+    `max_wait`: seconds from a job's acceptance until its first call is granted, or it ends as `EXPIRED`.
+    `timeout`: seconds from its start until it ends as `TIMEOUT`. A client may ask for less, never for more.
+    None: `ECO2_MAX_WAIT`, `ECO2_TIMEOUT`.
     """
 
     name: str
@@ -237,6 +249,8 @@ class Pipeline(Generic[Input, Resources]):
     check_local: Callable[[Input], None] | None = None
     resources: Callable[[], AbstractAsyncContextManager[Resources]] | None = None
     result_type: type[BaseModel] | None = None
+    max_wait: float | None = None
+    timeout: float | None = None
 
     def result_json(self, outputs: Outputs | None) -> JSON:
         """Builds the pipeline's members of a result as JSON. Raises TypeError for another type."""

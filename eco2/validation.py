@@ -17,6 +17,7 @@ from eco2.ports import DELAYS
 
 MAX_NAME = 64
 """Characters of a name. With a prefix of 100 the longest queue name stays below AMQP's 255 bytes."""
+MAX_SECONDS = 7 * 86_400
 PATHS = ("api", "docs", "healthz", "metrics", "readyz")
 """First parts of the gateway's own paths, in the form that a pipeline's name could have."""
 EVENTS = ("cancelled", "done", "error", "message", "open", "queued", "retrying", "truncated", "waiting")
@@ -70,6 +71,7 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         pipeline.parse is None and (model := pipeline.input.model_fields.get("model")) and model.is_required()
     ):
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
+    yield from time_problems(max_wait=pipeline.max_wait, timeout=pipeline.timeout)
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
     if pipeline.result_type is not None and not _is_model(pipeline.result_type):
@@ -80,6 +82,13 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         yield f"`resources` {problem}; decorate an async generator with contextlib.asynccontextmanager"
     if pipeline.check is not None and (problem := sync_problem(pipeline.check)):
         yield f"`check` {problem}"
+
+
+def time_problems(**times: object) -> Iterator[str]:
+    """Yields which of the times, in seconds or None, are none."""
+    for name, seconds in times.items():
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= MAX_SECONDS):
+            yield f"`{name}` is {seconds!r}, not a number of seconds above 0, of at most 7 days"
 
 
 def route_problems(pipeline: AnyPipeline) -> Iterator[str]:

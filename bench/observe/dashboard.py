@@ -70,7 +70,7 @@ HEALTHY = Row(
         ),
         stat(
             "Oldest waiting",
-            "Age of the oldest job that no worker runs. A job ends as failed at ECO2_JOB_DEADLINE (180 s).",
+            "Age of the oldest job that no worker runs. A job ends as EXPIRED after ECO2_MAX_WAIT (180 s).",
             f"max({jobs('eco2_jobs_oldest_waiting_seconds')})",
             "s",
             good_below(30, 60),
@@ -243,7 +243,7 @@ STAGES = Row(
         ),
         chart(
             "Stages that did not complete",
-            "Per minute: failed permanently, put off, or interrupted (by a drain, a takeover, the deadline).",
+            "Per minute: failed permanently, put off, or interrupted (by a drain, a takeover, the time-out).",
             Query(
                 f"60 * {rate(jobs('eco2_stage_seconds_count', 'status!=completed'), 'stage, status')}",
                 "{{stage}} {{status}}",
@@ -446,7 +446,7 @@ PROCESSES = Row(
     (
         chart(
             "Workers by pipeline",
-            "Workers that serve each pipeline. At 0 its jobs wait, and end at their deadline.",
+            "Workers that serve each pipeline. At 0 its jobs wait, and expire.",
             Query(whole(jobs("eco2_pipeline_workers")), "{{pipeline}}"),
         ),
         chart(

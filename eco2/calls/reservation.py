@@ -97,7 +97,7 @@ class Reservation(Generic[Answer]):
             self.provider.metrics.grant_ended(self.provider.name, "expired", self._grant.late)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:
-            self.output.show_started()  # before the barrier, and so before the call
+            self.output.show_started(granted=True)  # before the barrier, and so before the call
             self._passed_at = await self.fence.check(self.caller)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:

@@ -89,7 +89,8 @@ class Router:
         while True:
             provider = best(candidates, failed_at)
             if pause := provider.breaker.wait(asyncio.get_running_loop().time()):
-                await asyncio.sleep(pause)
+                with caller.scope.waiting():
+                    await asyncio.sleep(pause)
                 continue
             try:
                 return await self._attempt(provider, caller, call, output)
@@ -121,12 +122,13 @@ class Router:
     ) -> Reply[Answer]:
         """Waits for the call's turn at the provider, and sends it once."""
         async with AsyncExitStack() as held:
-            async with provider.waiting():
-                await held.enter_async_context(provider.slots)
-                output.emitted = 0
-                reservation = Reservation(provider, caller, call, output, self._fence)
-                held.callback(reservation.release)
-                await reservation.acquire()
+            with caller.scope.waiting():
+                async with provider.waiting():
+                    await held.enter_async_context(provider.slots)
+                    output.emitted = 0
+                    reservation = Reservation(provider, caller, call, output, self._fence)
+                    held.callback(reservation.release)
+                    await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
                 return await self._send(provider, reservation, caller.job.id, output)
 

@@ -144,13 +144,18 @@ class Client:
         input: Mapping[str, object],
         key: str | None = None,
         files: Mapping[str, File] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
+        `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
+        `timeout`: seconds after its start at which it ends as `TIMEOUT`. None: what the pipeline allows.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
-        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode()}
+        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **encode_times(max_wait, timeout)}
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
@@ -162,22 +167,32 @@ class Client:
         return accepted_job(decode_response(response, _Accepted), response)
 
     async def submit_many(
-        self, pipeline: str, inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None = None
+        self,
+        pipeline: str,
+        inputs: Iterable[Mapping[str, object]],
+        keys: Iterable[str] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> AsyncGenerator[ClientJob | Eco2Error, None]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
-        `keys`: one per input, as in `submit`. Inputs are taken as they are needed, up to `BATCH_LINES` ahead.
-        A job that got no answer, or one that may pass, is sent again with the same key for `patience`
-        seconds; then its error is an `Unavailable`. Raises `Refused` and `Unavailable` where no job got an
-        answer; nothing is known of those that were not yielded then: send them again with their keys.
+        `keys`: one per input, as in `submit`; `max_wait`, `timeout`: of each job, as there. Inputs are taken
+        as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may pass, is sent
+        again with the same key for `patience` seconds; then its error is an `Unavailable`. Raises `Refused`
+        and `Unavailable` where no job got an answer; nothing is known of those that were not yielded then:
+        send them again with their keys.
         """
+        times = encode_times(max_wait, timeout)
         for lines in split_batches(encode_lines(inputs, keys)):
-            for answer in await self.submit_lines(pipeline, lines):
+            for answer in await self.submit_lines(pipeline, lines, times):
                 yield answer
 
-    async def submit_lines(self, pipeline: str, lines: Sequence[bytes]) -> list[ClientJob | Eco2Error]:
+    async def submit_lines(
+        self, pipeline: str, lines: Sequence[bytes], times: Mapping[bytes, bytes]
+    ) -> list[ClientJob | Eco2Error]:
         """Submits one batch of `submit_many`, with one request unless jobs must be sent again."""
-        url, headers = f"{self._base}/{pipeline}/batch", {"Content-Type": "application/x-ndjson"}
+        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **times}
         problem = Unavailable("the gateway left jobs without an answer; send them again with their keys")
         answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
         failures, since = 0, time.monotonic()
@@ -197,8 +212,8 @@ class Client:
                 if len(lines) == 1:
                     return [error]
                 half = len(lines) // 2  # the gateway takes less at once
-                first = await self.submit_lines(pipeline, lines[:half])
-                return first + await self.submit_lines(pipeline, lines[half:])
+                first = await self.submit_lines(pipeline, lines[:half], times)
+                return first + await self.submit_lines(pipeline, lines[half:], times)
             failures += 1
             for at, answer in zip(missing, decode_answers(response), strict=False):
                 answers[at] = answer
@@ -485,6 +500,12 @@ def accepted_job(answer: _Accepted | _Answer, response: httpx.Response) -> Clien
     if not all(_PATH.match(place) for place in (answer.stream_url, answer.result_url)):
         raise no_gateway(response)  # never send our headers to a host that a response names
     return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
+
+
+def encode_times(max_wait: float | None, timeout: float | None) -> dict[bytes, bytes]:
+    """Returns the headers that ask for these times of a job, in seconds."""
+    times = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout}
+    return {name: repr(float(seconds)).encode() for name, seconds in times.items() if seconds is not None}
 
 
 def encode_lines(inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None) -> Iterator[bytes]:

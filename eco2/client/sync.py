@@ -86,21 +86,32 @@ class Client:
         input: Mapping[str, object],
         key: str | None = None,
         files: Mapping[str, File] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> ClientJob:
         """Submits a job."""
         runner = self._runner()
-        return runner.run(runner.client.submit(pipeline, input, key, files))
+        submitted = runner.client.submit(pipeline, input, key, files, max_wait=max_wait, timeout=timeout)
+        return runner.run(submitted)
 
     def submit_many(
-        self, pipeline: str, inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None = None
+        self,
+        pipeline: str,
+        inputs: Iterable[Mapping[str, object]],
+        keys: Iterable[str] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> Iterator[ClientJob | Eco2Error]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
         The inputs are taken on the thread of the caller: they may come from its database connection.
         """
+        times = client.encode_times(max_wait, timeout)
         for lines in client.split_batches(client.encode_lines(inputs, keys)):
             runner = self._runner()
-            yield from runner.run(runner.client.submit_lines(pipeline, lines))
+            yield from runner.run(runner.client.submit_lines(pipeline, lines, times))
 
     def events(self, job: ClientJob, last_event_id: str | None = None) -> Iterator[ClientEvent]:
         """Yields the job's events up to `done`; with `last_event_id` only those after that event."""

@@ -72,7 +72,7 @@ class StageContext(Generic[Input_co]):
 
     @property
     def deadline(self) -> float:
-        return self._recorder.run.deadline
+        return self._engine.clock() + self._recorder.run.scope.remaining
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
@@ -100,7 +100,8 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
-        self._recorder.show_started()  # who takes the job over must know that a step may be in flight
+        # Who takes the job over must know that a step may be in flight; and what may cost does not expire.
+        self._recorder.show_started()
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint()
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
+from eco2.consumers.scope import TimeCode
 from eco2.errors import PermanentError, PermanentFailure, TooLarge
 from eco2.event import Done, replace_surrogates
 from eco2.job import JSON, Job
@@ -98,13 +99,15 @@ def done_event(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Fin
         result=outcome.result,
         dead=outcome.dead,
         cause=outcome.cause,
+        if_unstarted=run is None and outcome.code == "EXPIRED",
     )
 
 
 def expired(state: JobState, now: float) -> Done:
     """Returns the terminal event of a job that no run ended in time."""
-    error = deadline_exceeded(state)
-    return end_without_run(state, "failed", error.code, str(error), now)
+    error = deadline_exceeded(state, time_code(state))
+    unstarted = error.code == "EXPIRED"
+    return end_without_run(state, "failed", error.code, str(error), now, if_unstarted=unstarted)
 
 
 def validation_problems(error: Exception) -> str:
@@ -115,10 +118,20 @@ def validation_problems(error: Exception) -> str:
     return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details)
 
 
-def deadline_exceeded(job: Job | JobState) -> PermanentError:
-    """Returns the error of a job that was not done in time."""
-    seconds = job.deadline - job.accepted
-    return PermanentError(f"not done within {seconds:g} s of its acceptance; send it again", "DEADLINE")
+def time_code(state: JobState) -> TimeCode:
+    """Returns which of its times is over for a job that is ended without a run of its own."""
+    return "TIMEOUT" if state.has_started else "EXPIRED"
+
+
+def deadline_exceeded(job: Job | JobState, code: TimeCode) -> PermanentError:
+    """Returns the error of a job that was not begun, or not done, in time."""
+    if code == "EXPIRED":
+        message = (
+            f"not begun within {job.max_wait:g} s of its acceptance: nothing was paid, send it again later"
+        )
+    else:
+        message = f"not done within {job.timeout:g} s of its start: send it again, or ask for less at once"
+    return PermanentError(message, code)
 
 
 def error_json(error: PermanentError) -> JSON:

@@ -8,23 +8,29 @@ from eco2.pipeline import Retry
 from eco2.ports import DELAYS
 
 MIN_TIME_LEFT = 10.0
-"""Seconds that must be left until a job's deadline for another try to be worth it."""
+"""Seconds that a job must have left for another try to be worth it."""
 
 CLOCK_SKEW = 2.0
 """Seconds before its time at which an order is let through, since clocks of workers differ a little."""
 
 
-def next_delay(retry: Retry, retries: int, asked: float | None, now: float, deadline: float) -> int | None:
+def next_delay(
+    retry: Retry, retries: int, asked: float | None, remaining: float, remaining_wait: float | None = None
+) -> int | None:
     """Returns the delay in seconds, one of `DELAYS`; None if the job has to end as failed.
 
     `retries`: how often it was put off since its last progress. `asked`: seconds that the provider asked us
-    to wait, which may make the delay longer. `now`, `deadline`: Unix seconds.
+    to wait, which may make the delay longer. `remaining`: seconds of work that the job has left; the delay
+    does not count among them. `remaining_wait`: seconds that an unstarted job may still wait; there it does.
     """
     if retries + 1 >= retry.attempts:
         return None
     wanted = max(retry.delays[min(retries, len(retry.delays) - 1)], asked or 0.0)
     delay = next((each for each in DELAYS if each >= wanted), None)
-    return delay if delay is not None and now + delay + MIN_TIME_LEFT <= deadline else None
+    if delay is None:
+        return None
+    left = remaining if remaining_wait is None else remaining_wait - delay
+    return delay if left >= MIN_TIME_LEFT else None
 
 
 def remaining_delay(until: float, now: float) -> int | None:

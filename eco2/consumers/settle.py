@@ -43,11 +43,13 @@ async def write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> No
     await job.confirmed()
 
 
-async def end_was_accepted(job: ActiveJob, view: View) -> bool:
-    """Returns False if the recorded end was void, since another run has the job."""
-    state = view.get(job.id)
+async def end_was_accepted(job: ActiveJob, end: Finished, view: View) -> bool:
+    """Returns False if the recorded end was void, since another run has the job, or has started it."""
+    state, unstarted = view.get(job.id), end.code == "EXPIRED" and job.run is None
     try:
         while state is not None and not state.ended and (job.run is None or state.run == job.run.id):
+            if unstarted and state.has_started:
+                return False
             state = await view.change(job.id, state)
     except (JobForgotten, BrokerUnavailable):
         return True  # the journal has dropped it, or was replaced: no end stands against this one

@@ -29,7 +29,7 @@ from eco2.gateway.lookup import Lookup, ResultEndpoint
 from eco2.gateway.openapi import document
 from eco2.gateway.problem import MAX_QUOTE, handlers, json_response
 from eco2.gateway.stream import StreamEndpoint
-from eco2.gateway.submission import KEY_HEADERS, SubmissionEndpoint
+from eco2.gateway.submission import KEY_HEADERS, MAX_WAIT_HEADER, TIMEOUT_HEADER, SubmissionEndpoint
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
@@ -41,6 +41,8 @@ CORS: Mapping[str, Any] = {
     "allow_methods": ["DELETE", "GET", "POST"],
     "allow_headers": [
         *KEY_HEADERS,
+        MAX_WAIT_HEADER,
+        TIMEOUT_HEADER,
         "Authorization",
         "Content-Type",
         "Last-Event-ID",
@@ -76,7 +78,6 @@ def build(
             journal,
             clock,
             config.publish_timeout,
-            config.job_deadline,
             config.daily_usd,
         )
         lookup = Lookup(journal, pipeline)

@@ -3,7 +3,7 @@
 It guarantees nothing by itself; tests send what it describes, and what it does not, and compare.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -33,7 +33,7 @@ from eco2.gateway.schemas import (
     without_default,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MODEL_FIELD
+from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, MODEL_FIELD, TIMEOUT_HEADER
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
 
@@ -108,6 +108,7 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         "parameters": [
             header("Idempotency-Key", "Requests with the same key and body are one job.", _KEY),
             header("X-Idempotency-Key", "The same, where the other is missing.", _KEY),
+            *times(pipeline, config),
             header("traceparent", "W3C trace context.", TEXT),
         ],
         "requestBody": {
@@ -119,6 +120,16 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         },
     }
     return authenticated(item, config)
+
+
+def times(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
+    """Describes the headers that shorten the times of a job."""
+    for name, most, what in (
+        (MAX_WAIT_HEADER, pipeline.max_wait or config.max_wait, "Until its first call, else EXPIRED."),
+        (TIMEOUT_HEADER, pipeline.timeout or config.timeout, "Of its work from then on, else TIMEOUT."),
+    ):
+        number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
+        yield header(name, f"{what} Seconds; without it {most:g}.", number)
 
 
 def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
@@ -138,7 +149,7 @@ def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         f"The key of each line that has no `{KEY_FIELD}`, with `/` and the number of the line behind it."
     )
     item["post"] |= {
-        "parameters": [header("Idempotency-Key", described, _KEY)],
+        "parameters": [header("Idempotency-Key", described, _KEY), *times(pipeline, config)],
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": ref(f"{pipeline.name}.line")}}},
     }
     return authenticated(item, config)

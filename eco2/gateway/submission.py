@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -22,8 +23,18 @@ from eco2.pipeline import AnyPipeline, Form
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
+MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
+SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""A number as JSON writes it."""
 MODEL_FIELD = "model"
 """The field that pins a model. It belongs to the gateway: pipelines do not see it."""
+
+
+class Times(NamedTuple):
+    """Seconds of a job, see `eco2.job.Job`."""
+
+    max_wait: float
+    timeout: float
 
 
 class SubmissionEndpoint:
@@ -43,6 +54,8 @@ class SubmissionEndpoint:
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
+        self._max_wait = pipeline.max_wait or config.max_wait
+        self._timeout = pipeline.timeout or config.timeout
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
@@ -50,18 +63,36 @@ class SubmissionEndpoint:
         with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
+            times = self.times(request)
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
-                accepted = await self.accept(form, digest, key, owner)
+                accepted = await self.accept(form, digest, key, owner, times)
         return self.answer(accepted, request.url.path.rstrip("/"), began)
 
-    async def accept(self, form: Form, digest: str, key: str | None, owner: str | None) -> Accepted:
+    def times(self, request: Request) -> Times:
+        """Returns the times that the client asks for, or those of the pipeline. Raises `InvalidInput`."""
+        return Times(
+            seconds_given(request, MAX_WAIT_HEADER, self._max_wait),
+            seconds_given(request, TIMEOUT_HEADER, self._timeout),
+        )
+
+    async def accept(
+        self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
+    ) -> Accepted:
         """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
         model = pinned_model(form, self._config.models)
         fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
         parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
         return await self._acceptance.accept(
-            Submission(digest=digest, parse=parse, key=key, model=model, owner=owner or "")
+            Submission(
+                digest=digest,
+                parse=parse,
+                key=key,
+                model=model,
+                owner=owner or "",
+                max_wait=times.max_wait,
+                timeout=times.timeout,
+            )
         )
 
     @contextmanager
@@ -114,6 +145,20 @@ def valid_key(key: object) -> str:
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")
     return key
+
+
+def seconds_given(request: Request, header: str, most: float) -> float:
+    """Returns the seconds that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
+    given = request.headers.getlist(header)
+    if not given:
+        return most
+    seconds = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
+    if not 0 < seconds <= most:
+        raise InvalidInput(
+            f"{header} must be a number of seconds, more than 0 and at most {most:g} here; send such a one, "
+            "or leave it out"
+        )
+    return seconds
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

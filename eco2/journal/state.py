@@ -92,6 +92,10 @@ class PutOff(msgspec.Struct, frozen=True, gc=False):
 class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
+    `max_wait`, `timeout`: seconds, see `deadline`. `first_run_at`: when its first run opened. `started_at`:
+    when its first stage started: with the grant of its first call, or with the first run if it shows before
+    any grant; None until an event of a stage, or of a step, is in the journal. `put_off`: seconds since then
+    in which it waited for a stage to be tried again, without the present wait (`retrying`).
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
     `released`: the current run gave the job back; `retrying`: because a stage is tried again later.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
@@ -105,7 +109,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     job: str
     pipeline: str
     accepted: float
-    deadline: float
+    max_wait: float
+    timeout: float
     digest: str
     queued_at: int
     updated_at: float
@@ -118,6 +123,9 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     previous_runs: tuple[str, ...] = ()
     released: bool = False
     retrying: PutOff | None = None
+    first_run_at: float | None = None
+    started_at: float | None = None
+    put_off: float = 0.0
     exclusive: bool = False
     crashes: int = 0
     retries: int = 0
@@ -139,12 +147,32 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             pipeline=self.pipeline,
             input=input,
             accepted=self.accepted,
-            deadline=self.deadline,
+            max_wait=self.max_wait,
+            timeout=self.timeout,
             digest=self.digest,
             owner=self.owner,
             key=self.key,
             model=self.model,
         )
+
+    @property
+    def deadline(self) -> float:
+        """When the job is to end as failed, as things stand, by the clocks that wrote its events.
+
+        Until it has started, `max_wait` counts from its acceptance; a run that has it may be at work without
+        a call, and gets `timeout` more. Then only `timeout` counts, but not while it is put off: there the
+        clock stands still for the delay, and for `max_wait` more until a run opens. So every job ends. Times
+        of different processes are compared, whose clocks may differ by two seconds.
+        """
+        if self.started_at is None:
+            return self.accepted + self.max_wait + (self.timeout if self.is_held else 0.0)
+        pause = 0.0 if self.retrying is None else self.retrying.delay + self.max_wait
+        return self.started_at + self.timeout + self.put_off + pause
+
+    @property
+    def has_started(self) -> bool:
+        """True once its first call was granted, or work without a call has shown."""
+        return self.started_at is not None
 
     @property
     def is_held(self) -> bool:
@@ -212,11 +240,13 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
                 released=False,
                 retrying=None,
+                first_run_at=event.ts if state.first_run_at is None else state.first_run_at,
+                put_off=_put_off(state, event.ts),
                 exclusive=event.exclusive,
                 crashes=state.crashes + state.is_held,
                 updated_at=event.ts,
             )
-        case Done() if event.run in (None, state.run):
+        case Done(run=run) if run in (None, state.run) and not (event.if_unstarted and state.has_started):
             shown = VisibleEvent(at, "done", event.status, event.seq, event.ts, 100, event.result)
             return replace(
                 state,
@@ -245,7 +275,8 @@ def new_state(at: EventId, event: Queued) -> JobState:
         job=event.job,
         pipeline=event.pipeline,
         accepted=event.ts,
-        deadline=event.deadline,
+        max_wait=event.max_wait,
+        timeout=event.timeout,
         digest=event.digest,
         queued_at=at.offset,
         updated_at=event.ts,
@@ -270,7 +301,8 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
         job=job,
         pipeline="",
         accepted=accepted,
-        deadline=accepted,
+        max_wait=0.0,
+        timeout=0.0,
         digest="",
         queued_at=at.offset,
         updated_at=event.ts,
@@ -281,7 +313,13 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
 
 
 def end_without_run(
-    state: JobState, status: Literal["failed", "cancelled"], code: str, message: str, now: float
+    state: JobState,
+    status: Literal["failed", "cancelled"],
+    code: str,
+    message: str,
+    now: float,
+    *,
+    if_unstarted: bool = False,
 ) -> Done:
     """Returns the terminal event of a job that no run ended.
 
@@ -300,6 +338,7 @@ def end_without_run(
             "error": {"code": code, "message": message},
             "usage": dict(state.usage),
         },
+        if_unstarted=if_unstarted,
     )
 
 
@@ -330,7 +369,7 @@ def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, 
         return state
     digest, value = (event.digest, event.reply) if isinstance(event, CallCompleted) else ("", event.value)
     record = Recorded(at, event.run, digest, None if keep is None else value, keep is not None, keep or 0)
-    state = replace(state, recorded={**state.recorded, key: record}, updated_at=event.ts)
+    state = replace(_started(state, event.ts), recorded={**state.recorded, key: record}, updated_at=event.ts)
     return replace(state, crashes=0, retries=0) if current else state
 
 
@@ -342,7 +381,23 @@ def _released(state: JobState, event: Released) -> JobState:
     return replace(state, released=True, retrying=put_off, retries=retries, updated_at=event.ts)
 
 
+def _put_off(state: JobState, now: float) -> float:
+    """Returns the seconds that a job was put off whose next run opens now."""
+    return state.put_off + (0.0 if state.retrying is None else max(0.0, now - state.retrying.since))
+
+
+def _started(state: JobState, now: float, *, granted: bool = False) -> JobState:
+    """Notes when the job started, if it had not. It was put off before a first grant in the time to wait."""
+    if state.started_at is not None:
+        return state
+    if granted or state.first_run_at is None:
+        return replace(state, started_at=now, put_off=0.0)
+    return replace(state, started_at=state.first_run_at)
+
+
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
+    if event.stage not in state.outputs:  # else its output came with a job that replays another
+        state = _started(state, event.ts, granted=event.granted)
     if event.status == "completed" and event.output is not None and event.stage not in state.outputs:
         prefix = f"{event.stage}/"
         state = replace(

@@ -137,7 +137,7 @@ class Metrics:
             self._gauge("eco2_jobs_parked", pipeline)
             self._gauge("eco2_job_slots", pipeline).set(prefetch)
             self._counter("eco2_jobs_ended", pipeline, "completed", NO_ERROR)
-            for code in (*DEAD_CODES, "DEADLINE"):
+            for code in (*DEAD_CODES, "EXPIRED", "TIMEOUT"):
                 self._counter("eco2_jobs_ended", pipeline, "failed", code)
             for code in DEAD_CODES:
                 self._counter("eco2_dead_letters", pipeline, code)

@@ -27,6 +27,7 @@ from eco2.job import encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
 from eco2.journal.state import JobState, cancelled
+from eco2.operator.dead_jobs import is_late
 from eco2.operator.replay_plan import ReplayPlan
 from eco2.ports import OrderStore, WorkQueue, retry_queue
 from eco2.retry import PUBLISH
@@ -82,7 +83,9 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
     """
     if state.ended:
         advice = (
-            "`eco2 dead replay` continues it as a new job" if state.dead else "the client may send it again"
+            f"`eco2 dead replay {state.job}` continues it as a new job"
+            if state.dead or is_late(state)
+            else "the client may send it again"
         )
         raise PermanentError(f"job {state.job} has ended as {state.status}; {advice}", "ENDED")
     if state.is_truncated:

@@ -48,6 +48,9 @@ class JobDetail:
         state = self.state
         return {
             **document(job_row(state)),
+            "max_wait": state.max_wait,
+            "timeout": state.timeout,
+            "started": state.started_at,
             "deadline": state.deadline,
             "owner": state.owner,
             "model": state.model,

@@ -49,9 +49,8 @@ def plan_replay(
     pipelines: Mapping[str, AnyPipeline],
     view: Collection[JobState],
     now: float,
-    deadline: float,
 ) -> ReplayPlan | NotReplayable:
-    """Plans a replay. `state`: the old job in the journal, if any. `deadline`: seconds from `now` (Unix)."""
+    """Plans a replay. `state`: the old job in the journal, if any. `now`: Unix seconds."""
     if (order := dead.order) is None:
         return NotReplayable(
             dead.id,
@@ -74,7 +73,7 @@ def plan_replay(
     left = [stage.name for stage in pipeline.stages if stage.name not in outputs]
     return ReplayPlan(
         dead,
-        replace(order, id=new_id(now), accepted=now, deadline=now + deadline, key=None),
+        replace(order, id=new_id(now), accepted=now, deadline=0.0, key=None),  # with the same times
         outputs,
         {stage: expected(stage, others, paid_before) for stage in left},
         paid_before,

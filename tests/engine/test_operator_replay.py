@@ -46,9 +46,7 @@ async def buried(process: Process) -> tuple[JobState, DeadJob, FakeLetter]:
 
 
 def planned(process: Process, dead: DeadJob, state: JobState) -> ReplayPlan:
-    found = plan_replay(
-        dead, state, {"ask": PIPELINE}, process.journal.view.recent(), VirtualClock.now(), LIFE
-    )
+    found = plan_replay(dead, state, {"ask": PIPELINE}, process.journal.view.recent(), VirtualClock.now())
     assert isinstance(found, ReplayPlan), found
     return found
 

@@ -73,7 +73,12 @@ def code(state: JobState) -> object:
 def test_each_time_it_is_put_off_for_longer_while_there_is_time(
     retries: int, asked: float | None, time_left: float, delay: int | None
 ) -> None:
-    assert next_delay(Retry(), retries, asked, 100.0, 100.0 + time_left) == delay
+    assert next_delay(Retry(), retries, asked, 1000.0, time_left) == delay
+
+
+def test_of_a_job_that_has_started_the_delay_takes_no_time() -> None:
+    assert next_delay(Retry(), 2, None, MIN_TIME_LEFT) == 120
+    assert next_delay(Retry(), 0, None, MIN_TIME_LEFT - 0.1) is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +96,7 @@ def test_each_time_it_is_put_off_for_longer_while_there_is_time(
 def test_each_stage_has_its_own_tries_and_waits_as_long_as_the_provider_asks(
     retry: Retry, asked: float | None, delays: list[int | None]
 ) -> None:
-    assert [next_delay(retry, number, asked, 0.0, 1000.0) for number in range(len(delays))] == delays
+    assert [next_delay(retry, number, asked, 1000.0) for number in range(len(delays))] == delays
 
 
 def test_there_is_a_queue_for_each_delay_that_a_pipeline_may_name() -> None:
@@ -197,11 +202,23 @@ async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
 async def test_nothing_is_put_off_that_cannot_be_done_in_time() -> None:
     model = Failing(*[ProviderError("cut")] * 99)
     async with World().process(model) as process:
-        accepted = await process.submit(life=30)
-        state = await process.ended(accepted.job)
-        assert VirtualClock.now() < accepted.deadline
+        state = await process.ended((await process.submit(life=30, timeout=12)).job)
     assert code(state) == "UNAVAILABLE"
-    assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1)
+    assert [kind for kind, _ in model.calls] == ["draft"] * 3
+
+
+@virtual
+async def test_a_job_that_has_not_started_is_put_off_only_while_it_may_wait() -> None:
+    began: list[float] = []
+
+    async def away(_: Context[Question]) -> Draft:
+        began.append(VirtualClock.now())
+        raise RetryableError("the database is away")
+
+    async with World().process(ScriptedModel(), single(away)) as process:
+        state = await process.ended((await process.submit(life=30)).job)
+    assert code(state) == "UNAVAILABLE"
+    assert [pytest.approx(after - before, abs=1) for before, after in pairwise(began)] == [5]
 
 
 @virtual

@@ -52,6 +52,16 @@ async def test_submit_follow_and_fetch() -> None:
         assert await collect(client.events(job, events[-1].id)) == []
 
 
+async def test_a_job_is_given_less_time() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        await client.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5)
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.max_wait, job.timeout) == (2.0, 0.5)
+        with pytest.raises(Refused, match="Job-Timeout must be a number of seconds"):
+            await client.submit("echo", {"text": "a"}, timeout=1000)
+
+
 async def test_a_file_is_uploaded_from_its_path(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 70)
     async with cluster() as world, Client(world.gateways[0].url) as client:

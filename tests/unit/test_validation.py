@@ -332,3 +332,32 @@ def test_a_process_does_not_start_with_a_wrong_pipeline(
         assembly.pipelines(Settings(pipelines="pipes_b:wrong"))
     with pytest.raises(ConfigurationError, match="2 pipelines have the name 'scan'"):
         assembly.pipelines(Settings(pipelines="eco2.stages:scan,eco2.stages:scan"))
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), 7 * 86_400 + 1, "60"])
+@pytest.mark.parametrize("name", ["max_wait", "timeout"])
+def test_a_time_that_is_none_is_refused_by_name(name: str, seconds: Any) -> None:
+    good_time: Any = 60
+    (problem,) = problems([replace(one(), **{name: seconds})])
+    assert problem.startswith(f"pipeline 'p': `{name}` is {seconds!r}, not a number of seconds")
+    assert problems([replace(one(), **{name: good_time})]) == []
+
+
+@pytest.mark.parametrize(
+    ("times", "starts"),
+    [
+        ({"max_wait": 86_400.0}, True),
+        ({"max_wait": 3 * 86_400.0}, False),
+        ({"timeout": 60.5}, True),
+        ({"timeout": 60.0}, False),
+    ],
+)
+def test_times_of_a_pipeline_fit_to_the_settings(
+    times: dict[str, Any], starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "load", lambda _: replace(one(), **times))
+    if starts:
+        assert assembly.pipelines(Settings())
+    else:
+        with pytest.raises(ConfigurationError, match="pipeline p: its max_wait and timeout"):
+            assembly.pipelines(Settings())

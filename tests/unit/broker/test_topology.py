@@ -1,6 +1,7 @@
 """The topology as a value: names, arguments, the table for people, and the broker's refusals in words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
 from eco2.ports import DELAYS, delay_queue, retry_queue
 from eco2.settings import Settings
+from eco2.stages import scan
 
 TOPOLOGY = Topology("eco2", pipelines=("scan",), retention_hours=48)
 
@@ -71,19 +73,26 @@ def test_the_queue_that_a_message_moves_to_is_made_before_the_one_that_it_leaves
             assert entity.arguments.get("x-dead-letter-routing-key") in {None, *seen}
 
 
-@pytest.mark.parametrize(("deadline", "hours"), [(180, 1), (3600, 1), (3601, 2), (86_400, 24)])
-def test_inputs_are_kept_for_as_long_as_a_job_may_live(deadline: float, hours: int) -> None:
-    needed = brokers.topology(Settings(job_deadline=deadline), ())
+@pytest.mark.parametrize(("max_wait", "hours"), [(180, 1), (3265, 1), (3266, 2), (86_400, 25)])
+def test_inputs_are_kept_for_as_long_as_a_job_may_live(max_wait: float, hours: int) -> None:
+    settings = Settings(max_wait=max_wait)
+    pipeline = replace(scan, max_wait=max_wait)
+    for needed in (brokers.topology(settings, ()), brokers.topology(Settings(), (pipeline,))):
+        assert inputs_hours(needed) == hours
+
+
+def inputs_hours(needed: Topology) -> float:
     (inputs,) = [each for each in needed.entities if each.name == needed.inputs]
     assert isinstance(inputs, Queue)
-    assert inputs.age == hours * 3600
+    assert inputs.age is not None
+    return inputs.age / 3600
 
 
 def test_another_deadline_says_that_the_copies_may_be_deleted() -> None:
     text = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': "
     said = difference(queue("eco2.inputs"), f"{text}received '24h' but current is '1h'")
     assert "x-max-age is 1h at the broker, 24h here; stop all processes and delete it" in said
-    assert "ECO2_JOB_DEADLINE" in said
+    assert "ECO2_MAX_WAIT" in said
 
 
 def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> None:
