@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eco2.broker.topology import Topology
 from eco2.errors import ConfigurationError
-from eco2.pipeline import AnyPipeline
+from eco2.pipeline import AnyPipeline, Retry
 from eco2.ports import Broker
 from eco2.settings import Settings
 
@@ -26,7 +26,7 @@ def longest_life(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
         + max((stage.retry.total_delay for stage in each.stages), default=0)
         for each in pipelines
     ]
-    return max(lives, default=settings.max_wait + settings.timeout)
+    return max(lives, default=settings.max_wait + settings.timeout + Retry().total_delay)
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequence[str] = ()) -> Topology:

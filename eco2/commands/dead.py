@@ -237,7 +237,8 @@ async def replay_jobs(
             states = await session.find(job.id for job in dead)
 
             def planned(job: "DeadJob") -> "ReplayPlan | NotReplayable":
-                return plan_replay(job, states[job.id], session.pipelines, view.recent(), time.time())
+                now, times = time.time(), (settings.max_wait, settings.timeout)
+                return plan_replay(job, states[job.id], session.pipelines, view.recent(), now, *times)
 
             answers = [planned(job) for job in dead]
             for answer in answers:

@@ -313,7 +313,7 @@ async def test_a_job_that_expired_is_replayed_from_its_stored_order() -> None:
             state = await gateway.ended(job)
             assert end(state) == "EXPIRED"
             plan = await planned(gateway, state)
-            assert (plan.job.max_wait, plan.job.timeout, plan.job.key) == (20, 70, None)
+            assert (plan.job.max_wait, plan.job.timeout, plan.job.key) == (100, 70, None)
             again = await replay(plan, gateway.broker, gateway.journal)
             assert end(await worker.ended(again)) == "completed"
             done = await gateway.ended(again)
@@ -330,6 +330,8 @@ async def planned(gateway: Process, state: JobState) -> ReplayPlan:
     dead = await late_job(state.job, state, gateway.broker)
     assert dead is not None
     assert dead.letters == ()
-    found = plan_replay(dead, state, {"ask": PIPELINE}, gateway.journal.view.recent(), VirtualClock.now())
+    found = plan_replay(
+        dead, state, {"ask": PIPELINE}, gateway.journal.view.recent(), VirtualClock.now(), 100, 70
+    )
     assert isinstance(found, ReplayPlan), found
     return found

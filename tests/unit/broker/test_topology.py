@@ -8,6 +8,7 @@ import pytest
 from eco2 import brokers
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
+from eco2.pipeline import NEVER, Retry
 from eco2.ports import DELAYS, delay_queue, retry_queue
 from eco2.settings import Settings
 from eco2.stages import scan
@@ -79,6 +80,13 @@ def test_inputs_are_kept_for_as_long_as_a_job_may_live(max_wait: float, hours: i
     pipeline = replace(scan, max_wait=max_wait)
     for needed in (brokers.topology(settings, ()), brokers.topology(Settings(), (pipeline,))):
         assert inputs_hours(needed) == hours
+
+
+def test_inputs_are_kept_while_a_stage_is_put_off_as_often_as_it_says() -> None:
+    patient = replace(scan.stages[0], retry=Retry(attempts=40, delays=(5, 120)))
+    pipeline = replace(scan, stages=(patient, *scan.stages[1:]))
+    assert [each.total_delay for each in (NEVER, Retry(), patient.retry)] == [0, sum(DELAYS), 5 + 38 * 120]
+    assert inputs_hours(brokers.topology(Settings(), (pipeline,))) == 2
 
 
 def inputs_hours(needed: Topology) -> float:

@@ -11,7 +11,7 @@ from eco2.job import id_time
 from eco2.operator.cost import Cost
 from eco2.operator.dead_jobs import by_job
 from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay, reusable_outputs
-from tests.support.dead_letters import NOW, FakeLetter, dead_job, job, state, used
+from tests.support.dead_letters import LIFE, NOW, FakeLetter, dead_job, job, state, used
 from tests.support.world import PIPELINE
 
 PIPELINES = {"ask": PIPELINE}
@@ -20,6 +20,7 @@ PIPELINES = {"ask": PIPELINE}
 def planned(**changes: Any) -> ReplayPlan:
     given: dict[str, Any] = {
         "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
+        "max_wait": 60.0, "timeout": LIFE,
     }  # fmt: skip
     found = plan_replay(**given | changes)
     assert isinstance(found, ReplayPlan), found
@@ -29,6 +30,7 @@ def planned(**changes: Any) -> ReplayPlan:
 def refused(**changes: Any) -> str:
     given: dict[str, Any] = {
         "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
+        "max_wait": 60.0, "timeout": LIFE,
     }  # fmt: skip
     found = plan_replay(**given | changes)
     assert isinstance(found, NotReplayable), found
@@ -42,7 +44,10 @@ def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without
     assert found.job.id != old.id
     assert id_time(found.job.id) == NOW
     assert (found.job.accepted, found.job.key) == (NOW, None)
-    assert (found.job.max_wait, found.job.timeout, found.job.deadline) == (180.0, 180.0, NOW + 360.0)
+    assert (found.job.max_wait, found.job.timeout, found.job.deadline) == (60.0, LIFE, NOW + 60.0 + LIFE)
+    own = {"ask": replace(PIPELINE, max_wait=600.0, timeout=90.0)}
+    slow = planned(pipelines=own)
+    assert (slow.job.max_wait, slow.job.timeout) == (600.0, 90.0)
 
 
 def replace_known(found: ReplayPlan) -> tuple[object, ...]:
