@@ -85,7 +85,7 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
 
 
 def time_problems(**times: object) -> Iterator[str]:
-    """Yields which of the times, in seconds or None, are none."""
+    """Yields the times, in seconds or None, that no job can have."""
     for name, seconds in times.items():
         if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= MAX_SECONDS):
             yield f"`{name}` is {seconds!r}, not a number of seconds above 0, of at most 7 days"

@@ -230,22 +230,7 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
         case Superseded():
             return superseded(state, event.by, at.offset)
         case RunStarted() if event.attempt > state.attempt:
-            if event.over is not None and state.has_begun_since(event.over):
-                return replace(state, attempt=event.attempt)
-            return replace(
-                state,
-                status="running",
-                run=event.run,
-                attempt=event.attempt,
-                previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
-                released=False,
-                retrying=None,
-                first_run_at=event.ts if state.first_run_at is None else state.first_run_at,
-                put_off=_put_off(state, event.ts),
-                exclusive=event.exclusive,
-                crashes=state.crashes + state.is_held,
-                updated_at=event.ts,
-            )
+            return _opened(state, event)
         case Done(run=run) if run in (None, state.run) and not (event.if_unstarted and state.has_started):
             shown = VisibleEvent(at, "done", event.status, event.seq, event.ts, 100, event.result)
             return replace(
@@ -358,6 +343,26 @@ def without_values(state: JobState) -> JobState:
     return replace(state, recorded=recorded)
 
 
+def _opened(state: JobState, event: RunStarted) -> JobState:
+    if event.over is not None and state.has_begun_since(event.over):
+        return replace(state, attempt=event.attempt)
+    waited = 0.0 if state.retrying is None else max(0.0, event.ts - state.retrying.since)
+    return replace(
+        state,
+        status="running",
+        run=event.run,
+        attempt=event.attempt,
+        previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
+        released=False,
+        retrying=None,
+        first_run_at=event.ts if state.first_run_at is None else state.first_run_at,
+        put_off=state.put_off + waited,
+        exclusive=event.exclusive,
+        crashes=state.crashes + state.is_held,
+        updated_at=event.ts,
+    )
+
+
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:
     """Keeps the first record of each key; that of the current run replaces one of a run that is void.
 
@@ -379,11 +384,6 @@ def _released(state: JobState, event: Released) -> JobState:
         delay = event.delay or DELAYS[min(retries, len(DELAYS)) - 1]  # release 0.1 did not write it
         put_off = PutOff(event.stage or state.stage, event.ts, delay)
     return replace(state, released=True, retrying=put_off, retries=retries, updated_at=event.ts)
-
-
-def _put_off(state: JobState, now: float) -> float:
-    """Returns the seconds that a job was put off whose next run opens now."""
-    return state.put_off + (0.0 if state.retrying is None else max(0.0, now - state.retrying.since))
 
 
 def _started(state: JobState, now: float, *, granted: bool = False) -> JobState:
