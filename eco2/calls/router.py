@@ -170,6 +170,8 @@ def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provi
     `avoid`: where the call has just failed; it goes there only if no other takes calls at present. If all are
     down: the one that may be tried first.
     """
+    if len(candidates) == 1:  # as in most installations
+        return candidates[0]
     now = asyncio.get_running_loop().time()
     ranks = [
         (down := provider.breaker.wait(now) > 0, not down and provider is avoid, provider.expected_wait(now))

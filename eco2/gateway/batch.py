@@ -24,7 +24,14 @@ from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader, Reserve, declared_length, lines, media_type
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge, logged_refusal
-from eco2.gateway.submission import MODEL_FIELD, SubmissionEndpoint, Times, idempotency_key, valid_key
+from eco2.gateway.submission import (
+    MODEL_FIELD,
+    SubmissionEndpoint,
+    Times,
+    idempotency_key,
+    times_given,
+    valid_key,
+)
 from eco2.pipeline import AnyPipeline
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -66,7 +73,7 @@ class BatchEndpoint:
         with self.submission.counting_refusals():
             owner = owner_of(request, self.config.auth)
             key = idempotency_key(request)
-            times = self.submission.times(request)
+            times = times_given(request, self.submission.most)
             declared_length(request, self.config)
             if (kind := media_type(request, MEDIA_TYPE)) not in MEDIA_TYPES:
                 sent = kind[:MAX_QUOTE] or "an empty type"

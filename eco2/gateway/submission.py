@@ -38,7 +38,7 @@ class Times(NamedTuple):
 
 
 class SubmissionEndpoint:
-    """Takes the jobs of one pipeline."""
+    """Takes the jobs of one pipeline. `most`: the times of those whose clients ask for no less."""
 
     def __init__(
         self,
@@ -54,8 +54,7 @@ class SubmissionEndpoint:
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
-        self._max_wait = pipeline.max_wait or config.max_wait
-        self._timeout = pipeline.timeout or config.timeout
+        self.most = Times(pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout)
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
@@ -63,18 +62,11 @@ class SubmissionEndpoint:
         with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
-            times = self.times(request)
+            times = times_given(request, self.most)
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
                 accepted = await self.accept(form, digest, key, owner, times)
         return self.answer(accepted, request.url.path.rstrip("/"), began)
-
-    def times(self, request: Request) -> Times:
-        """Returns the times that the client asks for, or those of the pipeline. Raises `InvalidInput`."""
-        return Times(
-            seconds_given(request, MAX_WAIT_HEADER, self._max_wait),
-            seconds_given(request, TIMEOUT_HEADER, self._timeout),
-        )
 
     async def accept(
         self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
@@ -147,18 +139,19 @@ def valid_key(key: object) -> str:
     return key
 
 
-def seconds_given(request: Request, header: str, most: float) -> float:
-    """Returns the seconds that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
-    given = request.headers.getlist(header)
-    if not given:
-        return most
-    seconds = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
-    if not 0 < seconds <= most:
-        raise InvalidInput(
-            f"{header} must be a number of seconds, more than 0 and at most {most:g} here; send such a one, "
-            "or leave it out"
-        )
-    return seconds
+def times_given(request: Request, most: Times) -> Times:
+    """Returns the times that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
+    times = list(most)
+    for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
+        if not (given := request.headers.getlist(header)):
+            continue
+        times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
+        if not 0 < times[place] <= most[place]:
+            raise InvalidInput(
+                f"{header} must be a number of seconds, more than 0 and at most {most[place]:g} here; send "
+                "such a one, or leave it out"
+            )
+    return Times(*times)
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:
