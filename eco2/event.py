@@ -295,7 +295,10 @@ class EpochOpened(_BudgetEvent, frozen=True, kw_only=True, tag="epoch"):
 
     The comparison makes it a compare-and-set: a leader that still writes stays. It also holds for a writer
     that started after the last leader's records had left its view. The record's offset names the epoch.
+    `silence`: seconds since its writer read that last record, by its own clock.
     """
+
+    silence: Annotated[float, Meta(ge=0, le=1e11)] = 0.0
 
 
 class GrantedCall(msgspec.Struct, frozen=True, gc=False):

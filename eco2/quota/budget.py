@@ -61,11 +61,15 @@ class _Call:
 
 @dataclass(slots=True)
 class _Epoch:
-    """The calls that one leader granted. `opened`, `last`: of its clock, when its records began and ended."""
+    """The calls that one leader granted. `opened`, `last`: of its clock, when its records began and ended.
+
+    `after`: of its clock, too, when all records of earlier epochs had been written.
+    """
 
     writer: str
     opened: float
     last: float
+    after: float
     calls: dict[str, _Call] = field(default_factory=dict)
 
 
@@ -138,7 +142,7 @@ class Budget:
                 self._named.pop((header.writer, record.given), None)
                 self._named[header.writer, record.given] = (now, Limits(record.requests, record.tokens))
             case EpochOpened():
-                self._open(offset, header, now)
+                self._open(offset, header, record.silence, now)
             case CallsGranted() | Leads() | WriterAbsent():
                 if self.epoch < record.epoch < offset:  # its beginning was dropped from the journal
                     self._begin_epoch(record.epoch, offset, header, now)
@@ -163,19 +167,19 @@ class Budget:
         granted = call.at + self._writers.ahead(call.leader, now)
         self._throttle = self._throttle.pushed_back(at, granted, record.retry_after)
 
-    def _open(self, offset: int, header: Header, now: float) -> None:
+    def _open(self, offset: int, header: Header, silence: float, now: float) -> None:
         if header.seen >= self.led_offset:
-            self._begin_epoch(offset, offset, header, now)
+            self._begin_epoch(offset, offset, header, now, silence)
         elif header.writer == self._own:
             self._backoff = min(MAX_BACKOFF, 2 * self._backoff)
 
-    def _begin_epoch(self, epoch: int, offset: int, header: Header, now: float) -> None:
+    def _begin_epoch(self, epoch: int, offset: int, header: Header, now: float, silence: float = 0.0) -> None:
         if self._epochs:
             self._seconds_read += (self._epochs[-1].last - self._epochs[-1].opened) * (1 - DRIFT)
         if self.leader is not None:  # its process was silent: presence must be shown anew
             self._deposed, self._deposed_at = self.leader.removesuffix(f".{self.name}"), now
         self.epoch, self.leader, self.led_offset = epoch, header.writer, offset
-        self._epochs.append(_Epoch(header.writer, header.sent, header.sent))
+        self._epochs.append(_Epoch(header.writer, header.sent, header.sent, header.sent - silence))
         if self._known_from is None:
             self._known_from = header.sent + self._writers.ahead(header.writer, now)
         self._pacer, self._issued = None, set()
@@ -229,15 +233,15 @@ class Budget:
     def spending(self, now: float) -> list[tuple[float, _Call]]:
         """Returns when each call that counts was granted at the latest, here, oldest first.
 
-        The clock of an epoch's leader is known by its own messages, and by the next leader's first record:
-        all of an epoch is older.
+        The clock of an epoch's leader is known by its own messages, and by the next leader's first record,
+        which says when all of the epoch had been read.
         """
         found: list[tuple[float, _Call]] = []
         end = now
         for epoch in reversed(self._epochs):
             ahead = min(self._writers.ahead(epoch.writer, now), end - epoch.last)
             found += [(call.at + ahead, call) for call in reversed(epoch.calls.values())]
-            end = min(end, epoch.opened + ahead)
+            end = min(end, epoch.after + ahead)
         return found[::-1]
 
     def limits(self, now: float, own: Limits, *, named: bool = True) -> Limits:
@@ -399,4 +403,4 @@ class Budget:
     def stand(self, now: float) -> EpochOpened:
         """Returns the record by which this process tries to lead."""
         self._stood_at = now
-        return EpochOpened(budget=self.name)
+        return EpochOpened(budget=self.name, silence=max(0.0, now - self._led_at) if self.leader else 0.0)

@@ -8,6 +8,7 @@ import pytest
 
 from eco2.call import Answer, Call, InvalidAnswer, Reply, Usage
 from eco2.errors import ProviderAccessDenied, ProviderDown, ProviderError, RateLimited, StaleRun
+from eco2.event import StageChanged
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
@@ -261,6 +262,11 @@ async def test_a_call_that_broke_off_is_not_given_back() -> None:
     ]
 
 
+def started(job: str, run: str) -> StageChanged:
+    now = VirtualClock.now()
+    return StageChanged(ts=now, job=job, run=run, stage="draft", status="started", seq=10, progress=0)
+
+
 @virtual
 async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogCaptureFixture) -> None:
     quota, model = RecordedQuota(), ScriptedModel()
@@ -270,6 +276,11 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
         job = (await process.submit(life=800)).job
         await until(lambda: quota.asked == 2)
         await process.journal.barrier()  # the first reply is recorded
+        began = process.journal.view.get(job)
+        assert began is not None
+        assert began.run is not None
+        await process.journal.put(started(job, began.run))  # as the leader does with a grant
+        await process.journal.barrier()
         began = process.journal.view.get(job)
         quota.refusals.append(StaleRun("another run has the job"))
         goes_down(process, "p")  # so that it asks again

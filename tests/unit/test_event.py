@@ -58,6 +58,7 @@ EVENTS: list[Event] = [
     CallThrottled(budget="openai", id="w.1"),
     LimitsNamed(budget="openai", requests=500.0, given=True),
     EpochOpened(budget="openai"),
+    EpochOpened(budget="openai", silence=1.5),
     CallsGranted(budget="openai", epoch=1, at=5.5, calls=(GrantedCall("w.1", 5.7, 900.5),)),
     Leads(budget="openai", epoch=1),
     WriterAbsent(budget="openai", epoch=1, writer="w"),

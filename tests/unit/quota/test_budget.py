@@ -144,7 +144,7 @@ def test_a_void_candidacy_doubles_the_patience_until_the_leader_speaks() -> None
     for _ in range(5):
         reader.read("me", OPENED, 0.0, seen=-1)
     assert reader.budget.candidacy_due(0.0, 1.5) == 1.5 * MAX_BACKOFF
-    assert reader.budget.stand(1.6 * MAX_BACKOFF) == OPENED
+    assert reader.budget.stand(1.6 * MAX_BACKOFF) == EpochOpened(budget=NAME, silence=1.6 * MAX_BACKOFF)
     reader.read("leader", Leads(budget=NAME, epoch=0), 20.0)
     assert reader.budget.candidacy_due(0.0, 1.5) == 21.5
 
@@ -295,6 +295,24 @@ def test_a_process_that_starts_knows_by_the_leaders_clocks_whether_it_has_read_a
     assert reader.budget.is_known(1000.0) == known
     reader.lead(1000.5)
     assert reader.budget.is_known(1000.5) == known
+
+
+@pytest.mark.parametrize(("silence", "granted_at"), [(0.0, 1000.0), (1.5, 998.5)])
+def test_the_next_leader_says_how_old_an_epoch_is(silence: float, granted_at: float) -> None:
+    reader = Reader()
+    messages: list[tuple[str, float, BudgetEvent]] = [
+        ("leader", 0.0, OPENED),
+        ("asker", 0.0, requested("a")),
+        ("leader", 5.0, granting(0, 5.0, "a")),
+        ("next", 6.5, EpochOpened(budget=NAME, silence=silence)),
+    ]
+    for number, (writer, sent, record) in enumerate(messages):
+        reader.offset += 1
+        header = Header(writer, number + 1, sent, reader.offset - 1)
+        assert reader.writers.take(reader.offset, header, 1000.0)  # all of it at its start
+        reader.budget.apply(reader.offset, header, record, 1000.0)
+    ((at, call),) = reader.budget.spending(1000.0)
+    assert (call.request.id, at) == ("a", granted_at)
 
 
 def test_what_the_provider_counted_takes_the_place_of_the_estimate() -> None:
