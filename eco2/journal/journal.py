@@ -398,6 +398,8 @@ class Journal:
                     if marker.id.encode() in record.body:
                         return record.offset <= reached
         except (TimeoutError, RetryableError) as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise asyncio.CancelledError from error  # a reader whose connection is gone fails to close
             log.info("the end of the journal is not known yet", why=str(error) or "no answer")
         return False
 

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Never, Self
+from typing import Never, Self, cast
 
 import pytest
 
 from eco2.broker.embedded import Chaos, Embedded
-from eco2.errors import JobForgotten
+from eco2.errors import BrokerUnavailable, JobForgotten
 from eco2.event import Done, Event, Marker, Queued, RunStarted, StageChanged, Superseded, encode_events
 from eco2.job import JSON, new_id
 from eco2.journal.journal import Journal
@@ -504,3 +504,27 @@ async def test_a_search_gives_up_soon_and_few_search_at_once() -> None:
             assert await asyncio.gather(*map(newcomer.journal.find, ids)) == [None] * 6
     assert readers.peak == 2
     assert readers.records < 6 * 10
+
+
+@virtual
+async def test_a_look_at_the_logs_end_can_be_cancelled_although_its_reader_fails_to_close() -> None:
+    """Else the watch would go on for ever, and a replaced journal would never be read."""
+    world = World()
+    async with world.process() as process:
+        reading = asyncio.Event()
+
+        @asynccontextmanager
+        async def read(_: Start) -> AsyncIterator[AsyncIterator[Record]]:
+            reading.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+                yield cast(AsyncIterator[Record], None)
+            finally:
+                raise BrokerUnavailable("the connection is gone")
+
+        process.broker.read = read  # type: ignore[assignment,method-assign]
+        looking = asyncio.create_task(process.journal._ends_earlier())
+        await reading.wait()
+        looking.cancel()
+        await asyncio.wait({looking})
+        assert looking.cancelled()
