@@ -134,9 +134,8 @@ class HolderMonitor:
     def _due(self, now: float, hears: bool) -> set[str]:
         """Returns the jobs to be asked for now; tells those whose holder is silent. `hears`: replies come."""
         jobs: set[str] = set()
-        others_may_return = (
-            now - self._cut_off_at < self._timeout
-        )  # where this process was cut off, they were
+        # Where this process was cut off, others may have been, and may return.
+        others_may_return = now - self._cut_off_at < self._timeout
         for watch in [watch for watch in self._watches if watch.due <= now]:
             heard = hears and now - watch.due <= MAX_DELAY
             watch.unanswered = watch.unanswered + 1 if heard else 0
