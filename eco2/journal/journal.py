@@ -390,18 +390,19 @@ class Journal:
 
         A second reader waits at the log's end while a marker is written, and compares the marker's offset.
         """
-        marker, reached = self._marker(), self.view.offset
+        marker, reached, ends_earlier = self._marker(), self.view.offset, False
         try:
             async with asyncio.timeout(MAX_EXAMINATION), self._stream.read(FromLast()) as records:
                 await self.put(marker)
                 async for record in records:
                     if marker.id.encode() in record.body:
-                        return record.offset <= reached
+                        ends_earlier = record.offset <= reached
+                        break
         except (TimeoutError, RetryableError) as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise asyncio.CancelledError from error  # a reader whose connection is gone fails to close
             log.info("the end of the journal is not known yet", why=str(error) or "no answer")
-        return False
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError  # which a reader swallows whose connection goes while it closes
+        return ends_earlier
 
     async def _serve_barriers(self) -> None:
         while True:
