@@ -10,6 +10,7 @@ virtual time stands still. Real sockets are refused: their peers do not live in 
 
 import asyncio
 import functools
+import math
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
@@ -76,6 +77,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jump.elapsed
+
+    @property
+    def _clock_resolution(self) -> float:
+        """Seconds by which the loop runs a timer early: the least there are.
+
+        A real clock moves on meanwhile. Here a task that waits until a time, and is woken before it, would
+        wait again at the same time for ever.
+        """
+        return math.ulp(self.time())
+
+    @_clock_resolution.setter
+    def _clock_resolution(self, _: float) -> None:
+        """Leaves out what the loop sets: the resolution of the machine's clock."""
 
     def run_in_executor(
         self,

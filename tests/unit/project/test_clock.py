@@ -34,6 +34,22 @@ async def test_timers_fire_in_the_order_of_their_times() -> None:
 
 
 @virtual
+async def test_a_timer_is_never_early() -> None:
+    """Else a task that waits until then, and is woken by a hair before it, would wait again for ever."""
+    loop = asyncio.get_running_loop()
+    hair = 2e-10
+    late: list[float] = []
+
+    def fire(due: float) -> None:
+        late.append(loop.time() - due)
+
+    for due in (0.3 - hair, 0.3, 0.1 + 0.2, 244.5 - hair, 244.5, 1e6 + 0.1):
+        loop.call_at(due, fire, due)
+    await asyncio.sleep(2e6)
+    assert late == [0] * 6
+
+
+@virtual
 async def test_time_stands_still_while_anything_can_run() -> None:
     for _ in range(1000):
         await asyncio.sleep(0)
