@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
-from eco2.brokers import open_broker, topology
+from eco2.brokers import longest_life, open_broker, topology
 from eco2.errors import ConfigurationError
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
@@ -25,15 +25,16 @@ from eco2.journal.spending import day_of
 from eco2.journal.view import MAX_REPLY_BYTES, MAX_RESULT_BYTES, View
 from eco2.log import get_logger
 from eco2.metrics import Metrics
-from eco2.metrics.loop import LoopWatch
 from eco2.models import LOCAL, Offer, model_names, offers, open_models
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline, load
 from eco2.ports import Broker, Model
 from eco2.remote import shown
+from eco2.resources import open_resources
 from eco2.service import Component
-from eco2.settings import Settings, warnings
+from eco2.settings import Settings, deprecations, warnings
 from eco2.validation import problems
+from eco2.watchdog import LoopWatch
 
 if TYPE_CHECKING:
     from eco2.calls.provider import Provider
@@ -67,6 +68,13 @@ def pipelines(settings: Settings) -> tuple[AnyPipeline, ...]:
     if wrong := problems(loaded):
         raise ConfigurationError("\n".join(["Wrong pipelines:", *wrong]))
     for pipeline in loaded:
+        times = pipeline.max_wait or settings.max_wait, pipeline.timeout or settings.timeout
+        if sum(times) > settings.retention_hours * 3600 or times[1] <= settings.call_timeout:
+            raise ConfigurationError(
+                f"pipeline {pipeline.name}: its max_wait and timeout ({times[0]:g} + {times[1]:g} s) must "
+                f"fit into ECO2_RETENTION_HOURS ({settings.retention_hours:g} h), and timeout be longer "
+                f"than ECO2_CALL_TIMEOUT ({settings.call_timeout:g} s): correct them, or the setting"
+            )
         if pipeline.check is not None:
             pipeline.check()
     return loaded
@@ -124,7 +132,7 @@ async def process(
     view = View(
         window,
         presence.now,
-        life=settings.job_deadline,
+        life=longest_life(settings, loaded),
         daily=settings.daily_usd is not None,
         results=MAX_RESULT_BYTES if role != "worker" else WORKER_RESULT_BYTES,
         replies=0 if role == "gateway" else MAX_REPLY_BYTES,
@@ -144,12 +152,14 @@ async def process(
     if settings.daily_usd is not None:
         parts.show_spending(settings.daily_usd)
     if role == "gateway":
+        for warning in deprecations(settings):
+            log.warning("the settings work, but", advice=warning)
         probes = parts.probes(stop, listening, own=False)
         yield [*core, probes, parts.gateway_deadlines(), parts.gateway(listening)]
         return
     shares = parts.budgets()
-    async with open_models(settings, shares.update_limits) as models:
-        worker = [*shares.components, *parts.worker(models, shares)]
+    async with open_models(settings, shares.update_limits) as models, open_resources(loaded) as resources:
+        worker = [*shares.components, *parts.worker(models, shares, resources)]
         if role == "worker":
             yield [*core, parts.probes(stop, listening, own=True), *worker]
         else:
@@ -221,7 +231,12 @@ class _Parts:
                 members[offer.name] = join_budget(core, offer.name, limits, remote.counting)
         return _Budgets(members)
 
-    def worker(self, models: Sequence[tuple[Offer, Model]], budgets: "_Budgets") -> list[Component]:
+    def worker(
+        self,
+        models: Sequence[tuple[Offer, Model]],
+        budgets: "_Budgets",
+        resources: Mapping[str, object],
+    ) -> list[Component]:
         from eco2.wiring import WorkerOptions, worker_components
 
         settings = self.settings
@@ -236,7 +251,7 @@ class _Parts:
             window=settings.view_minutes * 60,
             default_model=settings.default_model,
         )
-        return worker_components(self.core, providers, options)
+        return worker_components(self.core, providers, options, resources)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider
@@ -246,12 +261,12 @@ class _Parts:
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
             budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
-        return Provider(name, offer.model, model, concurrency, self.metrics, budget)
+        return Provider(name, offer.model, model, concurrency, self.metrics, budget, offer.embeds)
 
     def gateway_deadlines(self) -> Component:
         from eco2.consumers.sweep import Deadlines
 
-        deadlines = Deadlines(self.journal, self.pipelines, self.metrics, self.presence.now)
+        deadlines = Deadlines(self.journal, self.metrics, self.presence.now)
         return Component("deadlines", partial(deadlines.run_at_gateway, self.presence))
 
     def gateway(self, listening: Listening) -> Component:
@@ -274,7 +289,8 @@ class _Parts:
             upload_room=int(settings.upload_room_mb * 2**20),
             streams_per_job=settings.streams_per_job,
             streams_per_owner=settings.streams_per_owner,
-            job_deadline=settings.job_deadline,
+            max_wait=settings.max_wait,
+            timeout=settings.timeout,
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,
             sse_retry=settings.sse_retry,

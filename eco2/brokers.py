@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from eco2.broker.topology import Topology
 from eco2.errors import ConfigurationError
-from eco2.pipeline import AnyPipeline
+from eco2.pipeline import AnyPipeline, Retry
 from eco2.ports import Broker
 from eco2.settings import Settings
 
@@ -18,13 +18,24 @@ ORDER_OVERHEAD = 100_000
 """Bytes of an order beside its upload."""
 
 
+def longest_life(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
+    """Returns the seconds for which a job may live, unless it is put off after progress again and again."""
+    lives = [
+        (each.max_wait or settings.max_wait)
+        + (each.timeout or settings.timeout)
+        + max((stage.retry.total_delay for stage in each.stages), default=0)
+        for each in pipelines
+    ]
+    return max(lives, default=settings.max_wait + settings.timeout + Retry().total_delay)
+
+
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequence[str] = ()) -> Topology:
     """The queues and exchanges that are needed. Raises `ConfigurationError` for a name that cannot be.
 
     `budgets`: the providers that the process calls.
     """
     names = tuple(pipeline.name for pipeline in pipelines)
-    hours = ceil(settings.retention_hours), ceil(settings.job_deadline / 3600)
+    hours = ceil(settings.retention_hours), ceil(longest_life(settings, pipelines) / 3600)
     try:
         return Topology(settings.prefix, names, *hours, tuple(budgets))
     except ValueError as error:

@@ -108,6 +108,13 @@ class EventPrinter:
         if self._live:
             self._finish(event)
         elapsed = time.monotonic() - self._began
+        if event.name == "retrying":
+            self._console.print(
+                f"[dim]{elapsed:7.2f} s[/]  … {safe(event.stage):<8}fails; try {event.attempt} "
+                f"in {event.eta_seconds or 0:.0f} s",
+                highlight=False,
+            )
+            return
         mark = MARKS.get(event.status or "", " ")
         self._console.print(
             f"[dim]{elapsed:7.2f} s[/]  {mark} {safe(event.name):<8}{safe(event.status or ''):<10}"

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from eco2.errors import DecodeError
-from eco2.job import JSON, Job
+from eco2.job import JSON, Job, complete_times
 
 EVENTS_VERSION = 1
 
@@ -27,6 +27,8 @@ Time = Annotated[float, Meta(ge=0, le=1e11)]
 """Unix seconds, up to the year 5138: a time that a calendar can show."""
 Name = Annotated[str, Meta(pattern=r"\A[^\x00-\x1f\x7f-\x9f\u2028\u2029]{1,200}\Z")]
 """The name of a pipeline or stage: on one line, since it becomes a line of an event stream."""
+Duration = Annotated[float, Meta(ge=0, le=1e11)]
+"""Seconds."""
 Seq = Annotated[int, Meta(ge=0, le=1_000_000)]
 Offset = Annotated[int, Meta(ge=-1, le=2**63 - 1)]
 Moment = Annotated[float, Meta(ge=-1e11, le=1e11)]
@@ -77,18 +79,24 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "numb
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """A job was accepted. Of several with one (owner, key), the first in log order wins.
 
-    `resumes`: the ended job that this one replays, whose completed stages' `outputs` it begins with.
+    `max_wait`, `timeout`, `deadline`: see `eco2.job.Job`. `resumes`: the ended job that this one replays,
+    whose completed stages' `outputs` it begins with.
     """
 
     job: str
     pipeline: Name
-    deadline: Time
     digest: str
+    deadline: Time = 0.0
+    max_wait: Duration = 0.0
+    timeout: Duration = 0.0
     owner: str = ""
     key: str | None = None
     model: str | None = None
     resumes: str | None = None
     outputs: dict[str, JSON] = {}
+
+    def __post_init__(self) -> None:
+        complete_times(self, self.ts)
 
 
 def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None = None) -> Queued:
@@ -97,8 +105,10 @@ def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None
         ts=job.accepted,
         job=job.id,
         pipeline=job.pipeline,
-        deadline=job.deadline,
         digest=job.digest,
+        deadline=job.deadline,
+        max_wait=job.max_wait,
+        timeout=job.timeout,
         owner=job.owner,
         key=job.key,
         model=job.model,
@@ -137,13 +147,15 @@ class RunStarted(_Event, frozen=True, kw_only=True, tag="run"):
 class Released(_Event, frozen=True, kw_only=True, tag="released"):
     """The worker gave the job back without an end (a drain); another run may open at once.
 
-    `retry`: a stage failed and is tried again later; else the job is as good as before.
+    `retry`: `stage` failed and is tried again after `delay` seconds; else the job is as good as before.
     """
 
     job: str
     run: str
     reason: str
     retry: bool = False
+    stage: str = ""
+    delay: Annotated[int, Meta(ge=0)] = 0
 
 
 class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
@@ -151,6 +163,7 @@ class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
 
     `seq` and `progress` are those of the client's contract, so that readers need not know the pipeline.
     `usage`: `{model, calls, input_tokens, cached_tokens, output_tokens, cost_usd}` of the stage's calls.
+    `granted`: it started with its first call, which had waited for its turn until then.
     """
 
     job: str
@@ -162,6 +175,7 @@ class StageChanged(_Event, frozen=True, kw_only=True, tag="stage"):
     output: JSON | None = None
     error: JSON | None = None
     usage: JSON | None = None
+    granted: bool = False
 
 
 class CallCompleted(_Event, frozen=True, kw_only=True, tag="call_completed"):
@@ -194,7 +208,8 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
 
     `run` is the run that ended it, or None if it ended without one. `dead`: its order is kept among the dead
     letters, since it may succeed after a repair. `cause`: why it failed, for operators, if the `result` has
-    another text; no client sees it.
+    another text; no client sees it. `if_unstarted`: it is void once the job has started, so that no job
+    expires from outside that was granted a call.
     """
 
     job: str
@@ -204,6 +219,7 @@ class Done(_Event, frozen=True, kw_only=True, tag="done"):
     result: JSON
     dead: bool = False
     cause: str = ""
+    if_unstarted: bool = False
 
 
 class Marker(_Event, frozen=True, kw_only=True, tag="marker"):

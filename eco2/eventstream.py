@@ -29,11 +29,15 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True):
     progress: int | None = None
     result: JSON | None = None
     text: str | None = None
+    stage: str | None = None
+    attempt: int | None = None
+    eta_seconds: float | None = None
 
 
 class ClientEvent(_Data, frozen=True, kw_only=True):
     """One event of a job. Durable ones have `id` and `seq`; live text (`name` ends in `.delta`) has `text`.
 
+    `retrying`: try number `attempt` of `stage` begins in about `eta_seconds`.
     `name`: the stage, or `queued`, `done`. `progress`: per cent. `ts`: Unix seconds. `result`: the stage's
     output or error, at `done` the whole result. `again`: the live text starts over, earlier pieces are void.
     """

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from typing import Protocol
 
 import msgspec
 
@@ -17,7 +18,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     """One accepted request.
 
     `id`: UUIDv7, so that ids sort by time. `input`: what the pipeline's input model dumps as JSON.
-    `accepted`, `deadline`: Unix seconds; nothing of the job runs past `deadline`.
+    `accepted`: Unix seconds. `max_wait`: seconds from then until its first call may be granted, or it ends as
+    `EXPIRED`. `timeout`: seconds of its work, see `eco2.journal.state.JobState.deadline`, or it ends as
+    `TIMEOUT`. `deadline`: for release 0.1, which knows nothing else: the Unix time of both together.
     `owner`: who may read it ("" where there is no authentication). `key`: the client's idempotency key.
     `digest`: SHA-256 (hex) of what the client sent; the same key with another digest is another request.
     `model`: the model that the client pinned, or None.
@@ -27,11 +30,16 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     pipeline: str
     input: JSON
     accepted: float
-    deadline: float
     digest: str
+    deadline: float = 0.0
+    max_wait: float = 0.0
+    timeout: float = 0.0
     owner: str = ""
     key: str | None = None
     model: str | None = None
+
+    def __post_init__(self) -> None:
+        complete_times(self, self.accepted)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -47,6 +55,25 @@ _ORDERS = msgspec.json.Decoder(Order, float_hook=float)
 
 class _Version(msgspec.Struct):
     v: int
+
+
+class _Timed(Protocol):
+    @property
+    def deadline(self) -> float: ...
+    @property
+    def max_wait(self) -> float: ...
+    @property
+    def timeout(self) -> float: ...
+
+
+def complete_times(timed: _Timed, accepted: float) -> None:
+    """Fills in what a job or its event lacks: release 0.1 wrote only a `deadline`, which then bounds both."""
+    if timed.timeout == 0.0:
+        for name in ("max_wait", "timeout"):
+            msgspec.structs.force_setattr(timed, name, max(0.0, timed.deadline - accepted))  # type: ignore[arg-type]
+    elif timed.deadline == 0.0:
+        until = accepted + timed.max_wait + timed.timeout
+        msgspec.structs.force_setattr(timed, "deadline", until)  # type: ignore[arg-type]
 
 
 class OrderHead(msgspec.Struct, frozen=True):

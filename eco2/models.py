@@ -23,13 +23,18 @@ class Offer:
     model: str
     remote: ProviderSettings | None
 
+    @property
+    def embeds(self) -> bool:
+        """Returns whether its model embeds texts; only calls of a pipeline can name it."""
+        return self.remote is not None and self.remote.embeddings
+
 
 def offers(settings: Settings) -> tuple[Offer, ...]:
     """Lists the providers of this installation, in order of preference. Raises `ConfigurationError`."""
     found = [Offer(name, remote.model, remote) for name, remote in settings.remotes.items()]
-    if not found or settings.default_model == LOCAL:
+    if all(offer.embeds for offer in found) or settings.default_model == LOCAL:
         found.append(Offer(LOCAL, LOCAL, None))
-    names = tuple(dict.fromkeys(offer.model for offer in found))
+    names = tuple(dict.fromkeys(offer.model for offer in found if not offer.embeds))
     if settings.default_model is not None and settings.default_model not in names:
         raise ConfigurationError(
             f"ECO2_DEFAULT_MODEL={settings.default_model} is not among {', '.join(names)}: set "
@@ -40,7 +45,7 @@ def offers(settings: Settings) -> tuple[Offer, ...]:
 
 def model_names(settings: Settings) -> tuple[str, ...]:
     """Lists the models that clients may pin, in order of preference. Raises `ConfigurationError`."""
-    return tuple(dict.fromkeys(offer.model for offer in offers(settings)))
+    return tuple(dict.fromkeys(offer.model for offer in offers(settings) if not offer.embeds))
 
 
 @asynccontextmanager

@@ -11,27 +11,35 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from pydantic import BaseModel
+from typing_extensions import TypeVar as DefaultTypeVar
 
 from eco2.call import (
     Answer,
     Call,
     CallChanged,
     InvalidAnswer,
+    Message,
     ModelRefused,
     PaidCallFailed,
     Reply,
+    Tool,
+    ToolCall,
     UnreadableAnswer,
     Usage,
+    Vectors,
+    embedding,
 )
 from eco2.errors import ConfigurationError, InputRefused, InvalidInput, PermanentError, RetryableError
 from eco2.job import JSON
 
 __all__ = [
     "JSON",
+    "NEVER",
     "Call",
     "CallChanged",
     "Context",
@@ -40,17 +48,23 @@ __all__ = [
     "InvalidAnswer",
     "InvalidInput",
     "Label",
+    "Message",
     "ModelRefused",
     "Outputs",
     "PaidCallFailed",
     "PermanentError",
     "Pipeline",
     "Reply",
+    "Retry",
     "RetryableError",
     "Stage",
+    "Tool",
+    "ToolCall",
     "UnreadableAnswer",
     "Upload",
     "Usage",
+    "Vectors",
+    "embedding",
     "language_model_required",
     "load",
 ]
@@ -67,6 +81,8 @@ class Label:
 Input = TypeVar("Input", bound=BaseModel)
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 Output = TypeVar("Output", bound=BaseModel)
+Resources = DefaultTypeVar("Resources", default=object)
+Resources_co = DefaultTypeVar("Resources_co", covariant=True, default=object)
 
 
 class Outputs:
@@ -87,8 +103,11 @@ class Outputs:
         self._by_type[type(value)] = value
 
 
-class Context(Protocol[Input_co]):
-    """The interface of the engine for a running stage. One per stage and run."""
+class Context(Protocol[Input_co, Resources_co]):
+    """The interface of the engine for a running stage. One per stage and run.
+
+    The second type, of `resources`, may be left out: `Context[Message]`, or `Context[Message, Pool]`.
+    """
 
     @property
     def job_id(self) -> str: ...
@@ -99,16 +118,24 @@ class Context(Protocol[Input_co]):
         """Returns the outputs of the stages before this one."""
 
     @property
+    def resources(self) -> Resources_co:
+        """Returns what `Pipeline.resources` opened for this worker; None without it."""
+
+    @property
     def deadline(self) -> float:
-        """Returns the Unix time at which the engine cancels the stage."""
+        """Returns the Unix time at which the engine cancels the stage, as things stand.
+
+        It moves when the job's first call is granted: waiting for that does not count as work.
+        """
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         """Calls the job's model: waits for a free slot, records usage, tries again what may pass.
 
         A paid call is paid once: its reply is recorded, and a later run of the stage gets it at once. Calls
         may run side by side (`asyncio.gather`). Raises `PermanentError` when the model will not answer, as
-        `InvalidAnswer` when it answered and the answer does not fit `call.schema`, as `CallChanged` when
-        `call.key` stands for another question; `RetryableError` when it did not answer before the deadline.
+        `InvalidAnswer` when it answered and the answer does not fit the schema or the tools, as `CallChanged`
+        when `call.key` stands for another question; `RetryableError` when it did not answer before the
+        deadline.
         """
 
     def emit(self, text: str) -> None:
@@ -123,13 +150,44 @@ class Context(Protocol[Input_co]):
         """
 
 
+Delay = Literal[5, 30, 120]
+"""Seconds, one for each queue in which orders wait (`eco2.ports.DELAYS`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The tries of a stage that raises `RetryableError`.
+
+    `attempts`: number of tries in all, counted again from 1 once the job got on: a recorded call, step or
+    stage. `delays`: seconds before the second try, the third, and so on; the last one is also that of all
+    further tries.
+    """
+
+    attempts: int = 4
+    delays: tuple[Delay, ...] = (5, 30, 120)
+
+    @property
+    def total_delay(self) -> int:
+        """Seconds for which a stage is put off that fails at every try, unless a provider asks for more."""
+        further = max(0, self.attempts - 1 - len(self.delays))
+        return sum(self.delays[: self.attempts - 1]) + further * self.delays[-1]
+
+
+NEVER = Retry(attempts=1)
+"""The first failure of the stage ends the job."""
+
+
 @dataclass(frozen=True)
-class Stage(Generic[Input]):
-    """One step. `run` returns an instance of `output`; every stage has an output type of its own."""
+class Stage(Generic[Input, Resources]):
+    """One step. `run` returns an instance of `output`; every stage has an output type of its own.
+
+    `retry`: when it runs again after a `RetryableError`.
+    """
 
     name: str
-    run: Callable[[Context[Input]], Awaitable[BaseModel]]
+    run: Callable[[Context[Input, Resources]], Awaitable[BaseModel]]
     output: type[BaseModel]
+    retry: Retry = Retry()
 
 
 @dataclass(frozen=True)
@@ -154,12 +212,13 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Pipeline(Generic[Input]):
+class Pipeline(Generic[Input, Resources]):
     """A pipeline, as the engine and the gateway run it.
 
     `name` becomes the route (`POST /<name>`) and the queue (`jobs.<name>`); lower-case letters, digits, `-`.
     `result(outputs)` builds what clients read when the job completed, from all outputs; `result(None)`
-    the same shape for a job that did not. The engine adds `task_id, status, message, error, usage`.
+    the same shape for a job that did not: a model of `result_type`, which `/openapi.json` describes, or
+    without that a JSON object. The engine adds `task_id, status, message, error, usage`.
     `parse(form)` makes the input from a request (default: validate the fields as `input`); it may do slow
     work such as scaling a picture, and raises `InvalidInput`. `uploads`: the files that a form may carry, by
     field, each with the member of `input` that it stands for; `upload_type`: their media type. `routes`:
@@ -167,14 +226,20 @@ class Pipeline(Generic[Input]):
     413 also answers a body above `ECO2_MAX_UPLOAD_MB`.
     `check()` runs once when a process starts; it raises `ConfigurationError` if the pipeline's data is not
     whole.
+    `resources()` returns an async context manager for what all jobs of a worker share, as pools and clients:
+    each worker enters it at its start, before it takes jobs, and leaves it after its last job; stages find
+    its value in `context.resources`. Gateways do not enter it.
     `check_local(input)` raises `InvalidInput` for what the model `local` cannot answer: the gateway refuses
     such a job where it can go to no other model. `language_model_required` refuses every job.
+    `max_wait`: seconds from a job's acceptance until its first call is granted, or it ends as `EXPIRED`.
+    `timeout`: seconds from its start until it ends as `TIMEOUT`. A client may ask for less, never for more.
+    None: `ECO2_MAX_WAIT`, `ECO2_TIMEOUT`.
     """
 
     name: str
     input: type[Input]
-    stages: tuple[Stage[Input], ...]
-    result: Callable[[Outputs | None], JSON]
+    stages: tuple[Stage[Input, Resources], ...]
+    result: Callable[[Outputs | None], JSON | BaseModel]
     parse: Callable[[Form], Awaitable[Input]] | None = None
     uploads: Mapping[str, str] = field(default_factory=dict)
     upload_type: str = "application/octet-stream"
@@ -182,6 +247,17 @@ class Pipeline(Generic[Input]):
     routes: Mapping[str, Callable[[], JSON]] = field(default_factory=dict)
     check: Callable[[], None] | None = None
     check_local: Callable[[Input], None] | None = None
+    resources: Callable[[], AbstractAsyncContextManager[Resources]] | None = None
+    result_type: type[BaseModel] | None = None
+    max_wait: float | None = None
+    timeout: float | None = None
+
+    def result_json(self, outputs: Outputs | None) -> JSON:
+        """Builds the pipeline's members of a result as JSON. Raises TypeError for another type."""
+        result = self.result(outputs)
+        if self.result_type is not None and not isinstance(result, self.result_type):
+            raise TypeError(f"`result` must return {self.result_type.__name__}, not {type(result).__name__}")
+        return result.model_dump(mode="json", by_alias=True) if isinstance(result, BaseModel) else result
 
 
 def language_model_required(_: BaseModel) -> None:
@@ -189,8 +265,9 @@ def language_model_required(_: BaseModel) -> None:
     raise InvalidInput("this needs a language model, and none is offered here", "MODEL_REQUIRED")
 
 
-AnyPipeline = Pipeline[Any]
-"""A pipeline whose input type the engine does not need to know."""
+AnyPipeline = Pipeline[Any, Any]
+AnyStage = Stage[Any, Any]
+"""A pipeline whose types the engine does not need to know."""
 
 
 def load(reference: str) -> AnyPipeline:

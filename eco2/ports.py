@@ -269,9 +269,10 @@ class Model(Protocol):
     ) -> Reply[Answer]:
         """Answers `call` once, without retries; `on_text` gets the pieces of a streamed text as they come.
 
-        `gate` is awaited right before the first byte leaves for the provider; what it raises ends the
-        call unsent. `job_id` goes along so that the provider's log can be matched. Raises `ProviderError`
-        (may pass), `ProviderRefused` (will not) or `InvalidAnswer` (paid for, not what the schema asks for).
+        A call with `texts` is answered by their vectors. `gate` is awaited right before the first byte leaves
+        for the provider; what it raises ends the call unsent. `job_id` goes along so that the provider's log
+        can be matched. Raises `ProviderError` (may pass), `ProviderRefused` (will not) or `InvalidAnswer`
+        (paid for, not what the schema or the tools ask for).
         """
 
 

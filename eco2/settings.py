@@ -45,7 +45,7 @@ MAX_RPM, MAX_TPM = 1_000_000, 10_000_000_000
 DAY = 86_400
 MAX_CONCURRENCY = 100_000
 MIN_CALLS = 3
-"""Calls within the deadline of one job: one more than a scan makes."""
+"""Calls within the time of one job: one more than a scan makes."""
 RECONNECT_MARGIN = 6.5
 """Maximum seconds from the time-out of a publish until a lost connection is noticed and opened again
 (`eco2/broker/rabbitmq/probe.py`)."""
@@ -163,6 +163,8 @@ class ProviderSettings(BaseModel):
         0, MORE, unit="calls", computed=True, ge=0, le=MAX_CONCURRENCY
     )
     """Calls in flight per worker. Unset or 0: computed from its limits."""
+    embeddings: bool = _setting(False, MORE)
+    """Its model embeds texts: it takes the calls of `eco2.pipeline.embedding`, and no others."""
 
 
 class Settings(BaseSettings):
@@ -192,9 +194,10 @@ class Settings(BaseSettings):
     """The provider's limit of requests per minute. `eco2 size` shows the workers that it needs."""
     tpm: int = _setting(TPM, FIRST, unit="tokens/min", ge=1, le=MAX_TPM)
     """The provider's limit of tokens per minute."""
-    job_deadline: float = _setting(180, FIRST, unit="s", gt=0, le=7 * DAY)
-    """Time from the acceptance of a job until it fails with `DEADLINE`, if it has not ended. Copies of orders
-    are kept as long, in full hours; `docs/operations.md` shows how to change that later."""
+    max_wait: float = _setting(180, FIRST, unit="s", gt=0, le=7 * DAY)
+    """Time from the acceptance of a job until its first call is granted, or it fails with `EXPIRED`, for
+    pipelines without a `max_wait` of their own. A client may ask for less. Copies of orders are kept for the
+    whole life of a job, in full hours; `docs/operations.md` shows how to change that later."""
     drain_grace: float = _setting(70, FIRST, unit="s", gt=0, le=DAY)
     """Time that a stopping worker waits for calls in flight. The process needs 20 s more before it is killed
     (terminationGracePeriodSeconds, stop_grace_period)."""
@@ -210,6 +213,11 @@ class Settings(BaseSettings):
     )
     """Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the worker's memory or
     the provider's connections are exhausted before its rate limit."""
+    timeout: float = _setting(180, RUN, unit="s", gt=0, le=7 * DAY)
+    """Time from the start of a job until it fails with `TIMEOUT`, for pipelines without a `timeout` of their
+    own. Time in which it waits to be tried again is not counted. A client may ask for less."""
+    job_deadline: float | None = _setting(None, RUN, unit="s", gt=0, le=7 * DAY)
+    """Sets `ECO2_MAX_WAIT` and `ECO2_TIMEOUT`, as far as they are unset: the name in release 0.1."""
     call_timeout: float = _setting(60, RUN, unit="s", gt=0, le=DAY)
     """Time-out of one model call."""
     view_minutes: float = _setting(VIEW_MINUTES, RUN, unit="min", gt=0, le=10_080)
@@ -309,6 +317,12 @@ class Settings(BaseSettings):
         }
         return init_settings, source
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_in_0_1(cls, given: dict[str, Any]) -> dict[str, Any]:
+        life = given.get("job_deadline")
+        return given if life is None else {"max_wait": life, "timeout": life} | given
+
     @property
     def pipeline_imports(self) -> tuple[str, ...]:
         return entries(self.pipelines)
@@ -377,13 +391,13 @@ def conflicts(settings: Settings) -> list[str]:
             "for twice.",
         ),
         (
-            settings.call_timeout < settings.job_deadline,
-            f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_CALL_TIMEOUT "
+            settings.call_timeout < settings.timeout,
+            f"ECO2_TIMEOUT ({settings.timeout:g} s) must be longer than ECO2_CALL_TIMEOUT "
             f"({settings.call_timeout:g} s): a job could not wait for one slow call.",
         ),
         (
-            settings.holder_timeout < settings.job_deadline,
-            f"ECO2_JOB_DEADLINE ({settings.job_deadline:g} s) must be longer than ECO2_HOLDER_TIMEOUT "
+            settings.holder_timeout < settings.timeout,
+            f"ECO2_TIMEOUT ({settings.timeout:g} s) must be longer than ECO2_HOLDER_TIMEOUT "
             f"({settings.holder_timeout:g} s): no job would survive the crash of its worker.",
         ),
         (
@@ -397,9 +411,10 @@ def conflicts(settings: Settings) -> list[str]:
             "no port.",
         ),
         (
-            settings.job_deadline <= settings.retention_hours * 3600,
-            f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_JOB_DEADLINE "
-            f"({settings.job_deadline:g} s): the journal would delete what jobs in work have paid for.",
+            settings.max_wait + settings.timeout <= settings.retention_hours * 3600,
+            f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_MAX_WAIT "
+            f"({settings.max_wait:g} s) and ECO2_TIMEOUT ({settings.timeout:g} s) together: the journal "
+            "would delete what jobs in work have paid for.",
         ),
         (
             settings.port == 0 or settings.metrics_port != settings.port,
@@ -414,6 +429,16 @@ def conflicts(settings: Settings) -> list[str]:
     return [problem for holds, problem in rules if not holds]
 
 
+def deprecations(settings: Settings) -> list[str]:
+    """Returns the settings that have new names, each as a sentence with these."""
+    if settings.job_deadline is None:
+        return []
+    return [
+        "ECO2_JOB_DEADLINE is the name of release 0.1: set ECO2_MAX_WAIT, the time until a job's first call "
+        f"({settings.max_wait:g} s now), and ECO2_TIMEOUT, the time of its work ({settings.timeout:g} s now)."
+    ]
+
+
 def warnings(settings: Settings) -> list[str]:
     """Returns settings that leave budget unused or may pay twice, each as a sentence with the remedy."""
     from eco2.stages import SIZE
@@ -422,12 +447,12 @@ def warnings(settings: Settings) -> list[str]:
     jobs = settings.prefetch * len(settings.pipeline_imports)
     slots = min(settings.concurrency, jobs)
     calls = sum(remote.concurrency for remote in settings.remotes.values())
-    per_job = settings.rpm * settings.job_deadline / 60
+    per_job = settings.rpm * settings.timeout / 60
     rules = (
         (
             per_job >= MIN_CALLS,
-            f"ECO2_RPM ({settings.rpm}) allows {per_job:.0f} calls within ECO2_JOB_DEADLINE "
-            f"({settings.job_deadline:g} s): one scan needs two. Raise one of them.",
+            f"ECO2_RPM ({settings.rpm}) allows {per_job:.0f} calls within ECO2_TIMEOUT "
+            f"({settings.timeout:g} s): one scan needs two. Raise one of them.",
         ),
         (
             slots >= settings.concurrency,
@@ -458,4 +483,4 @@ def warnings(settings: Settings) -> list[str]:
             "it.",
         ),
     )
-    return [warning for holds, warning in rules if not holds]
+    return [*deprecations(settings), *(warning for holds, warning in rules if not holds)]

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
-from eco2.pipeline import AnyPipeline, Stage
+from eco2.pipeline import AnyPipeline, AnyStage, Retry, Stage
+from eco2.ports import DELAYS
 
 MAX_NAME = 64
 """Characters of a name. With a prefix of 100 the longest queue name stays below AMQP's 255 bytes."""
+MAX_SECONDS = 7 * 86_400
 PATHS = ("api", "docs", "healthz", "metrics", "readyz")
 """First parts of the gateway's own paths, in the form that a pipeline's name could have."""
 EVENTS = ("cancelled", "done", "error", "message", "open", "queued", "retrying", "truncated", "waiting")
@@ -69,12 +71,24 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
         pipeline.parse is None and (model := pipeline.input.model_fields.get("model")) and model.is_required()
     ):
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
+    yield from time_problems(max_wait=pipeline.max_wait, timeout=pipeline.timeout)
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
+    if pipeline.result_type is not None and not _is_model(pipeline.result_type):
+        yield f"`result_type` is {shown_type(pipeline.result_type)}, not a class derived from BaseModel"
     if pipeline.parse is not None and (problem := async_problem(pipeline.parse)):
         yield f"`parse` {problem}"
+    if pipeline.resources is not None and (problem := sync_problem(pipeline.resources)):
+        yield f"`resources` {problem}; decorate an async generator with contextlib.asynccontextmanager"
     if pipeline.check is not None and (problem := sync_problem(pipeline.check)):
         yield f"`check` {problem}"
+
+
+def time_problems(**times: object) -> Iterator[str]:
+    """Yields the times, in seconds or None, that no job can have."""
+    for name, seconds in times.items():
+        if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= MAX_SECONDS):
+            yield f"`{name}` is {seconds!r}, not a number of seconds above 0, of at most 7 days"
 
 
 def route_problems(pipeline: AnyPipeline) -> Iterator[str]:
@@ -88,20 +102,35 @@ def route_problems(pipeline: AnyPipeline) -> Iterator[str]:
             yield f"the function of the route {path!r} {problem}"
 
 
-def stage_problems(stage: Stage[BaseModel]) -> Iterator[str]:
+def stage_problems(stage: AnyStage) -> Iterator[str]:
     """Yields the problems of one stage."""
     if problem := name_problem(stage.name, EVENTS, "events of that name are not a stage's"):
         yield f"the name {problem}"
     if problem := async_problem(stage.run):
         yield f"`run` {problem}"
+    if problem := retry_problem(stage.retry):
+        yield f"`retry` {problem}"
     if not _is_model(stage.output):
         yield f"`output` is {shown_type(stage.output)}, not a class derived from pydantic.BaseModel"
 
 
-def duplicates(stages: Iterable[Stage[BaseModel]]) -> Iterator[str]:
+def retry_problem(retry: object) -> str | None:
+    """Describes why the object is no policy for retries; None if it is one."""
+    if not isinstance(retry, Retry):
+        return f"is a {type(retry).__name__}, not a Retry(…) or NEVER"
+    if retry.attempts < 1:
+        return f"has {retry.attempts} attempts: 1 is the least, and means that the stage is never tried again"
+    if not retry.delays or not set(retry.delays) <= set(DELAYS):
+        return (
+            f"has the delays {retry.delays}: use {', '.join(map(str, DELAYS))} s, each of which has a queue"
+        )
+    return None
+
+
+def duplicates(stages: Iterable[AnyStage]) -> Iterator[str]:
     """Yields the stages that share a name or an output type."""
     named: dict[object, list[str]] = {}
-    returned: dict[int, list[Stage[BaseModel]]] = {}
+    returned: dict[int, list[AnyStage]] = {}
     for stage in stages:
         named.setdefault(stage.name, []).append(stage.name)
         returned.setdefault(id(stage.output), []).append(stage)

@@ -3,7 +3,7 @@
 `eco2/assembly.py` does so as the settings ask; tests do so with scripted parts around the same engine.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from eco2.calls.provider import Budget, Provider
@@ -73,15 +73,25 @@ def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -
     return Budget(quota, Estimator(model, counting), counting, limits)
 
 
-def worker_components(core: Core, providers: Sequence[Provider], options: WorkerOptions) -> list[Component]:
-    """Returns the components of a worker, in the order in which they start."""
+def worker_components(
+    core: Core,
+    providers: Sequence[Provider],
+    options: WorkerOptions,
+    resources: Mapping[str, object] | None = None,
+) -> list[Component]:
+    """Returns the components of a worker, in the order in which they start.
+
+    `resources`: of each pipeline that has any, as `eco2.resources.open_resources` opens them.
+    """
     broker, journal, metrics, presence = core.broker, core.journal, core.metrics, core.presence
     clock = presence.now
     live, jobs = DeltaSender(broker), ActiveJobs()
     holders = HolderMonitor(broker, jobs, options.holder_timeout)
     fence, timeout, model = Fence(journal, presence.steady), options.call_timeout, options.default_model
     router = Router(providers, fence, timeout, metrics, model)
-    executor = Executor(Engine(router, live, journal, clock), holders, metrics, presence.process)
+    executor = Executor(
+        Engine(router, live, journal, clock, resources or {}), holders, metrics, presence.process
+    )
     prefetch, grace = options.prefetch, options.drain_grace
     worker = Worker(
         broker, journal, core.pipelines, executor, jobs, metrics, clock, prefetch=prefetch, grace=grace

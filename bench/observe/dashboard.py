@@ -70,7 +70,7 @@ HEALTHY = Row(
         ),
         stat(
             "Oldest waiting",
-            "Age of the oldest job that no worker runs. A job ends as failed at ECO2_JOB_DEADLINE (180 s).",
+            "Age of the oldest job that no worker runs. A job ends as EXPIRED after ECO2_MAX_WAIT (180 s).",
             f"max({jobs('eco2_jobs_oldest_waiting_seconds')})",
             "s",
             good_below(30, 60),
@@ -243,7 +243,7 @@ STAGES = Row(
         ),
         chart(
             "Stages that did not complete",
-            "Per minute: failed permanently, put off, or interrupted (by a drain, a takeover, the deadline).",
+            "Per minute: failed permanently, put off, or interrupted (by a drain, a takeover, the time-out).",
             Query(
                 f"60 * {rate(jobs('eco2_stage_seconds_count', 'status!=completed'), 'stage, status')}",
                 "{{stage}} {{status}}",
@@ -446,7 +446,7 @@ PROCESSES = Row(
     (
         chart(
             "Workers by pipeline",
-            "Workers that serve each pipeline. At 0 its jobs wait, and end at their deadline.",
+            "Workers that serve each pipeline. At 0 its jobs wait, and expire.",
             Query(whole(jobs("eco2_pipeline_workers")), "{{pipeline}}"),
         ),
         chart(
@@ -454,6 +454,14 @@ PROCESSES = Row(
             "The delay of a sleeping task's wake-up. Above about 0.1 s everything in the process is late.",
             Query(quantile(0.99, here("eco2_loop_lag_seconds_bucket"), "job, instance"), "{{instance}}"),
             unit="s",
+        ),
+        chart(
+            "Event loop blocked",
+            "Times in the last 10 minutes that a stage blocked the loop for over 1 s; the log has its stack.",
+            Query(
+                f"sum by (pipeline, stage) (increase({here('eco2_loop_blocked_total')}[10m]))",
+                "{{pipeline}} {{stage}}",
+            ),
         ),
         chart(
             "CPU",

@@ -194,7 +194,7 @@ def difference(entity: Entity, reason: str) -> str:
     """The broker's `reason` for refusing to declare `entity` (a 406), in words that say what to do."""
     advice = "delete it when it is empty, or use another ECO2_PREFIX"
     if entity.name.endswith(f".{INPUTS}"):
-        advice = "stop all processes and delete it, since it has only copies of orders (ECO2_JOB_DEADLINE)"
+        advice = "stop all processes and delete it, since it has only copies of orders (ECO2_MAX_WAIT …)"
     if found := _INEQUIVALENT.search(reason):
         argument = found["argument"]
         actual, expected = (_value(argument, found[side]) for side in ("actual", "expected"))

@@ -16,6 +16,9 @@ class Scope(Protocol):
     async def checkpoint(self) -> None:
         """Returns if the run may continue; a run that must end is cancelled here."""
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """Marks that a call waits for its turn: a job that has not started waits for `max_wait` at most."""
+
     def in_call(self) -> AbstractContextManager[None]:
         """Marks a call as in flight for the block; a drain waits for it and for its record."""
 
@@ -50,8 +53,8 @@ class Output(Protocol):
     stage_started: StageChanged | None
     emitted: int
 
-    def show_started(self) -> None:
-        """Writes `stage_started`, if it was not written."""
+    def show_started(self, *, granted: bool = False) -> None:
+        """Writes `stage_started`, if it was not written. `granted`: a call has waited for its turn."""
 
     def emit(self, text: str) -> None:
         """Shows the next piece of a streamed text."""

@@ -134,7 +134,7 @@ class Budget:
         """
         if not estimate.explains(usage):
             return None
-        match self.counting:
+        match self.counting if estimate.longest else "input":  # there is no answer to a text to embed
             case "request":
                 return max(estimate.cost, usage.input_tokens)
             case "input":
@@ -146,14 +146,22 @@ class Budget:
 class Provider:
     """`name`: for operators. `model`: the name that clients pin. `budget`: None where nothing is limited.
 
-    `concurrency`: calls in flight at once.
+    `concurrency`: calls in flight at once. `embeds`: its model embeds texts, and answers nothing else.
     """
 
     def __init__(
-        self, name: str, model: str, adapter: Model, concurrency: int, metrics: Metrics, budget: Budget | None
+        self,
+        name: str,
+        model: str,
+        adapter: Model,
+        concurrency: int,
+        metrics: Metrics,
+        budget: Budget | None,
+        embeds: bool = False,
     ) -> None:
         self.name = name
         self.model = model
+        self.embeds = embeds
         self.adapter = adapter
         self.budget = budget
         self.metrics = metrics

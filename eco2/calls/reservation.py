@@ -78,7 +78,8 @@ class Reservation(Generic[Answer]):
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
-                self.call = replace(self.call, max_tokens=self._estimate.max_completion_tokens)
+                if (longest := self._estimate.max_completion_tokens) != self.call.max_tokens:
+                    self.call = replace(self.call, max_tokens=longest)
             request = GrantRequest(
                 job=self.caller.job.id,
                 run=self.caller.id,
@@ -96,7 +97,7 @@ class Reservation(Generic[Answer]):
             self.provider.metrics.grant_ended(self.provider.name, "expired", self._grant.late)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:
-            self.output.show_started()  # before the barrier, and so before the call
+            self.output.show_started(granted=True)  # before the barrier, and so before the call
             self._passed_at = await self.fence.check(self.caller)
 
     async def confirm(self, timer: asyncio.Timeout, seconds: float) -> None:

@@ -74,19 +74,23 @@ class Router:
         Raises `RetryableError` when the last attempt failed, `PermanentError` at once, as for a model that no
         provider has, and `StaleRun` where another run has the job.
         """
-        wanted = caller.job.model or self._default
-        candidates = self._candidates.get(wanted, ())
+        wanted, embeds = call.model or caller.job.model or self._default, bool(call.texts)
+        offered = self._candidates.get(wanted, ())
+        candidates = tuple(provider for provider in offered if provider.embeds == embeds)
         if not candidates:
-            known = ", ".join(sorted(filter(None, self._candidates)))
+            able = {one.model for one in self._candidates[None] if one.embeds == embeds}
+            known = ", ".join(sorted(able)) or "none here; a provider for it is missing in the settings"
             raise PermanentError(
-                f"model {wanted!r} is not supported; use one of: {known}", "UNSUPPORTED_MODEL"
+                f"model {wanted!r} is not supported for the call {call.kind!r}; use one of: {known}",
+                "UNSUPPORTED_MODEL",
             )
         failed_at: Provider | None = None
         tries = failures = 0
         while True:
             provider = best(candidates, failed_at)
             if pause := provider.breaker.wait(asyncio.get_running_loop().time()):
-                await asyncio.sleep(pause)
+                with caller.scope.waiting():
+                    await asyncio.sleep(pause)
                 continue
             try:
                 return await self._attempt(provider, caller, call, output)
@@ -118,12 +122,13 @@ class Router:
     ) -> Reply[Answer]:
         """Waits for the call's turn at the provider, and sends it once."""
         async with AsyncExitStack() as held:
-            async with provider.waiting():
-                await held.enter_async_context(provider.slots)
-                output.emitted = 0
-                reservation = Reservation(provider, caller, call, output, self._fence)
-                held.callback(reservation.release)
-                await reservation.acquire()
+            with caller.scope.waiting():
+                async with provider.waiting():
+                    await held.enter_async_context(provider.slots)
+                    output.emitted = 0
+                    reservation = Reservation(provider, caller, call, output, self._fence)
+                    held.callback(reservation.release)
+                    await reservation.acquire()
             with provider.guard(), caller.scope.in_call():
                 return await self._send(provider, reservation, caller.job.id, output)
 
@@ -165,6 +170,8 @@ def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provi
     `avoid`: where the call has just failed; it goes there only if no other takes calls at present. If all are
     down: the one that may be tried first.
     """
+    if len(candidates) == 1:  # as in most installations
+        return candidates[0]
     now = asyncio.get_running_loop().time()
     ranks = [
         (down := provider.breaker.wait(now) > 0, not down and provider is avoid, provider.expected_wait(now))

@@ -120,8 +120,9 @@ def replay(
     """Continue these jobs as new jobs, after the last stage that each completed.
 
     Prints first what was paid and what the replay will cost. The new job has the same input, owner and
-    model, a new id and a new deadline; the old one stays failed. If the command is interrupted, nothing is
-    lost: run it again, and it continues from there.
+    model, a new id, and its time begins anew; the old one stays failed. A job that ended as EXPIRED or
+    TIMEOUT has no dead letter: name it by its id while its order is stored (an hour and more). If the command
+    is interrupted, nothing is lost: run it again, and it continues from there.
     """
     from eco2.terminal import visible
 
@@ -226,19 +227,18 @@ async def replay_jobs(
         view = session.journal.view
         if view.paused is not None and not dry_run:
             raise PermanentError(
-                "the intake is paused while deadlines run, so replayed jobs could expire: run `eco2 resume` "
-                "first",
+                "the intake is paused, so replayed jobs would wait and could expire: run `eco2 resume` first",
                 "PAUSED",
             )
         async with session.letters(limit) as letters:
             await session.journal.barrier()  # shows what an earlier replay did before it released the letters
-            dead = select({job.id: job for job in by_job(letters)}, ids)
+            found = {job.id: job for job in by_job(letters)}
+            dead = select(found | await late_jobs(session, set(ids or ()) - found.keys()), ids)
             states = await session.find(job.id for job in dead)
 
             def planned(job: "DeadJob") -> "ReplayPlan | NotReplayable":
-                return plan_replay(
-                    job, states[job.id], session.pipelines, view.recent(), time.time(), settings.job_deadline
-                )
+                now, times = time.time(), (settings.max_wait, settings.timeout)
+                return plan_replay(job, states[job.id], session.pipelines, view.recent(), now, *times)
 
             answers = [planned(job) for job in dead]
             for answer in answers:
@@ -249,12 +249,21 @@ async def replay_jobs(
             for each in () if dry_run else plans:
                 with spinner(f"one of {at_once} replayed jobs to end"):
                     await actions.wait_for_capacity(session.journal, started, at_once)
-                plan = planned(each.dead)  # again, since the deadline counts from now
+                plan = planned(each.dead)  # again, since its time counts from now
                 if isinstance(plan, ReplayPlan):
                     with spinner(f"the broker to confirm the replay of {each.dead.id}"):
                         started.append(await actions.replay(plan, session.broker, session.journal))
                     report(f"{each.dead.id}  continues as {started[-1]}")
         return len(answers) - len(plans)
+
+
+async def late_jobs(session: "OperatorSession", ids: Collection[str]) -> "dict[str, DeadJob]":
+    """Finds, of these jobs, those that ended as late and whose orders are still stored."""
+    from eco2.operator.dead_jobs import late_job
+
+    states = await session.find(ids)
+    found = [await late_job(job, state, session.broker) for job, state in states.items()]
+    return {job.id: job for job in found if job is not None}
 
 
 async def read_dead_jobs(session: "OperatorSession", limit: int) -> "tuple[list[DeadJob], int]":
@@ -275,7 +284,8 @@ def select(rows: dict[str, Row], ids: Sequence[str] | None) -> list[Row]:
         return list(rows.values())
     if unknown := [job for job in ids if job not in rows]:
         raise PermanentError(
-            f"no dead letter of {', '.join(unknown)} here; see `eco2 dead list` (--limit reads more)",
+            f"no dead letter of {', '.join(unknown)} here, nor, for a replay, the stored order of a job that "
+            "was late; see `eco2 dead list` (--limit reads more)",
             "UNKNOWN",
         )
     return [rows[job] for job in dict.fromkeys(ids)]

@@ -17,7 +17,7 @@ def pause(
 ) -> None:
     """Stop all workers from taking new jobs; they finish the jobs that they have.
 
-    Gateways keep accepting jobs, which wait in the queue; their deadlines still run. The pause outlasts
+    Gateways keep accepting jobs, which wait in the queue, at most for their max_wait. The pause outlasts
     restarts as long as one worker runs.
     """
     from eco2.event import Paused
@@ -28,8 +28,8 @@ def pause(
     again = " (it was paused before)" if before else ""
     typer.echo(
         f"Paused{again}. {running} jobs are running and will finish; {queued} wait in the queue.\n"
-        f"Gateways keep accepting jobs. A job that waits longer than {settings.job_deadline:g} s "
-        f"(ECO2_JOB_DEADLINE) fails with DEADLINE.\n"
+        f"Gateways keep accepting jobs. A job that waits longer than {settings.max_wait:g} s "
+        f"(ECO2_MAX_WAIT, unless its pipeline says otherwise) fails with EXPIRED.\n"
         f"The pause is forgotten after {settings.view_minutes:g} minutes without any running worker.\n"
         "To end the pause: `eco2 resume`."
     )

@@ -1,5 +1,6 @@
-"""`eco2 jobs`: list the recent jobs, show one job in detail, publish a job's order again."""
+"""`eco2 jobs`: list the recent jobs, show one in detail, cancel one, publish a job's order again."""
 
+import time
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -75,6 +76,13 @@ def reissue(job: Job) -> None:
     typer.echo(f"{job}  was published again; `eco2 jobs show {job}` shows its progress")
 
 
+@app.command("cancel")
+def cancel(job: Job) -> None:
+    """Cancel a job, whatever it waits for. A call in flight is broken off, and costs what it took so far."""
+    bootstrap.run(cancel_job(bootstrap.settings("error"), job))
+    typer.echo(f"{job}  is cancelled")
+
+
 async def read_list(
     settings: "Settings", status: str | None, pipeline: str | None
 ) -> "tuple[list[JobRow], Paused | None]":
@@ -110,6 +118,16 @@ async def reissue_order(settings: "Settings", job: str) -> None:
         state = require_known(job, await session.journal.find(job))
         with spinner(f"the order of {job} in the order store"):
             await actions.reissue(state, session.broker)
+
+
+async def cancel_job(settings: "Settings", job: str) -> None:
+    """Cancels the job. Raises `PermanentError` if the journal does not have it, or it ended otherwise."""
+    from eco2.commands.session import open_session
+    from eco2.operator import actions
+
+    async with open_session(settings, "jobs cancel") as session:
+        state = require_known(job, await session.journal.find(job))
+        await actions.cancel(state, session.journal, time.time())
 
 
 def require_known(job: str, state: "JobState | None") -> "JobState":

@@ -73,7 +73,8 @@ async def open_session(settings: Settings, command: str) -> AsyncIterator[Operat
                 "\n".join(["this broker has no such installation; check ECO2_PREFIX:", *differences])
             )
     broker = brokers.open_broker(settings, topology, command, alone=False)
-    view = View(settings.view_minutes * 60, time.time, life=settings.job_deadline)
+    life = brokers.longest_life(settings, loaded)
+    view = View(settings.view_minutes * 60, time.time, life=life)
     journal = Journal(broker, view, snapshots=broker)
     stop = asyncio.Event()
     components = [Component("broker", broker.run), Component("journal", journal.run)]

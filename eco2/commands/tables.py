@@ -12,7 +12,6 @@ from eco2.event import Paused
 from eco2.job import JSON
 from eco2.operator.cost import format_usd, total
 from eco2.operator.dead_jobs import DeadRow
-from eco2.operator.job_history import retry_at
 from eco2.operator.jobs import JobDetail, JobRow
 from eco2.operator.replay_plan import NotReplayable, ReplayPlan, sum_costs
 from eco2.terminal import one_line, visible
@@ -68,14 +67,17 @@ def print_detail(detail: JobDetail, out: Console) -> None:
     """Prints one job in detail."""
     state = detail.state
     status = f"{state.status}, its order is a dead letter" if state.dead else state.status
-    if (until := retry_at(state)) is not None:
-        status = f"retry at {time_of_day(until)}"
+    if state.retrying is not None:
+        status = f"retry at {time_of_day(state.retrying.until)}"
     facts = {
         "job": state.job,
         "pipeline": state.pipeline or "not in the journal any more",
         "status": status,
         "reason": state.cause,
         "accepted": date_and_time(state.accepted),
+        "max wait": f"{state.max_wait:g} s",
+        "timeout": f"{state.timeout:g} s",
+        "started": date_and_time(state.started_at),
         "deadline": date_and_time(state.deadline),
         "model": state.model or "the default",
         "owner": state.owner,

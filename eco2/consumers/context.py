@@ -2,8 +2,8 @@
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Generic, TypeVar, cast
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
@@ -26,12 +26,16 @@ Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """The parts that all stages of all jobs of one process share. `clock`: Unix seconds."""
+    """The parts that all stages of all jobs of one process share.
+
+    `clock`: Unix seconds. `resources`: what each pipeline opened, by its name.
+    """
 
     router: Router
     live: DeltaSender
     journal: Journal
     clock: Clock
+    resources: Mapping[str, object] = field(default_factory=dict)
 
 
 class StageContext(Generic[Input_co]):
@@ -63,8 +67,12 @@ class StageContext(Generic[Input_co]):
         return self._recorder.progress.outputs
 
     @property
+    def resources(self) -> Any:
+        return self._engine.resources.get(self._job.pipeline.name)
+
+    @property
     def deadline(self) -> float:
-        return self._recorder.run.deadline
+        return self._engine.clock() + self._recorder.run.scope.remaining
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
@@ -92,7 +100,8 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
-        self._recorder.show_started()  # who takes the job over must know that a step may be in flight
+        # Who takes the job over must know that a step may be in flight; and what may cost does not expire.
+        self._recorder.show_started()
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint()
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")

@@ -25,7 +25,7 @@ from eco2.consumers.outcome import (
     Released,
     Retry,
 )
-from eco2.consumers.progress import Progress, build_result, deadline_exceeded
+from eco2.consumers.progress import Progress, build_result, deadline_exceeded, time_code
 from eco2.consumers.quarantine import Quarantine, is_poison, is_suspect
 from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.retries import next_delay, remaining_delay
@@ -44,7 +44,8 @@ from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.pipeline import Outputs
-from eco2.ports import DELAYS, Clock
+from eco2.ports import DELAYS
+from eco2.watchdog import Running, running
 
 IDLE_TIMEOUT = 1.0
 """Seconds of silence after which a holder counts as gone if no stage is open: no call of it is in flight."""
@@ -85,7 +86,7 @@ class Executor:
             if isinstance(outcome, LostOwnership):
                 continue
             outcome = await record_outcome(job, outcome, self._clock)
-            if not isinstance(outcome, Finished) or await end_was_accepted(job, self._journal.view):
+            if not isinstance(outcome, Finished) or await end_was_accepted(job, outcome, self._journal.view):
                 return outcome
 
     async def _attempt(self, job: ActiveJob) -> Outcome:
@@ -96,15 +97,15 @@ class Executor:
             # The order names the deadline by its gateway's clock, which may be wrong; the view measures it.
             view, now = self._journal.view, self._clock()
             seconds = view.remaining(state) if view.get(job.id) else job.order.deadline - now
-            async with job.scope(seconds) as scope:
+            async with job.scope(seconds, time_code(state)) as scope:
                 await scope.checkpoint()
                 state, over = await self._wait_for_holder(job, state)
                 if outcome := outcome_without_run(job, state, self._clock()):
                     return outcome
                 await self._quarantine.acquire(is_suspect(state))
             match scope.reason:
-                case DeadlineExceeded():
-                    return failed(job, state, deadline_exceeded(job.order))
+                case DeadlineExceeded(code):
+                    return failed(job, state, deadline_exceeded(state, code))
                 case Released() | AlreadyEnded() | LostOwnership() as outcome:
                     return outcome
             with self._quarantine.hold(is_suspect(state)) as downgrade:
@@ -125,7 +126,7 @@ class Executor:
         if state is None and self._clock() > job.order.deadline:
             # Older than the view: after hours without workers there are thousands of these, and reading
             # the journal for each would keep the jobs waiting that can still be done. A first end stands.
-            raise Settled(build_result(job.pipeline, job.id, deadline_exceeded(job.order), {}))
+            raise Settled(build_result(job.pipeline, job.id, deadline_exceeded(job.order, "EXPIRED"), {}))
         state = state or await self._journal.find(job.id)
         if state is None:
             raise Settled(
@@ -183,12 +184,15 @@ class Executor:
             raise Settled(LostOwnership())
         if state.outputs:
             self._metrics.job_resumed(job.pipeline.name)
-        remaining = self._journal.view.remaining(state)
+        view = self._journal.view
+        if state.has_started:
+            scope = job.scope(view.remaining(state))
+        else:
+            scope = job.scope(state.timeout, max_wait=view.remaining_wait(state))
         job.run = Run(
             id=run_id,
             job=job.order,
-            scope=job.scope(remaining),
-            deadline=self._clock() + remaining,
+            scope=scope,
             retries=state.retries,
             offset=state.queued_at,
             started=bool(state.outputs),
@@ -222,8 +226,8 @@ class Executor:
         except Settled as settled:
             end = settled.outcome
         match run.scope.reason or end:
-            case DeadlineExceeded():
-                return build_result(job.pipeline, job.id, deadline_exceeded(job.order), progress.usage)
+            case DeadlineExceeded(code):
+                return build_result(job.pipeline, job.id, deadline_exceeded(state, code), progress.usage)
             case Outputs() | PermanentError() as complete:
                 return build_result(job.pipeline, job.id, complete, progress.usage)
             case outcome:
@@ -233,8 +237,9 @@ class Executor:
         """Awaits one stage and records it. Raises `PermanentError`, or `Settled` where it is tried again."""
         stage, began, status = recorder.stage, self._clock(), "interrupted"
         context: StageContext[BaseModel] = StageContext(self._engine, job, recorder, state.recorded)
+        token = running.set(Running(job.pipeline.name, stage.name, job.id))
         try:
-            with translate_errors(recorder, self._clock):
+            with translate_errors(recorder):
                 recorder.completed(await stage.run(context))
             status = "completed"
         except PermanentError as error:
@@ -247,6 +252,7 @@ class Executor:
             status = "put off"
             raise
         finally:
+            running.reset(token)
             self._metrics.stage_ended(job.pipeline.name, stage.name, status, self._clock() - began)
 
 
@@ -268,34 +274,35 @@ def outcome_without_run(job: ActiveJob, state: JobState, now: float) -> Outcome 
     if (returned := job.delivery.delivery_count) >= MAX_RETURNS:
         reason = f"given back {returned} times without an end; see the logs"
         return failed(job, state, PermanentFailure(reason, "POISON"))
-    if state.retry_pending and (delay := remaining_delay(DELAYS, state.retries, state.updated_at, now)):
+    if state.retrying and (delay := remaining_delay(state.retrying.until, now)):
         return Retry("another order of it waits until it is tried again", delay)
     return None
 
 
 @contextmanager
-def translate_errors(recorder: StageRecorder, clock: Clock) -> Iterator[None]:
+def translate_errors(recorder: StageRecorder) -> Iterator[None]:
     """Turns whatever goes wrong in a stage into a `PermanentError`, or `Settled` where it is tried again.
 
     A bug ends its job, never the worker.
     """
-    stage = recorder.stage.name
+    stage = recorder.stage
     try:
         yield
     except PermanentError:
         raise
     except RetryableError as error:
         asked = error.retry_after if isinstance(error, ProviderError) else None
-        delay = next_delay(DELAYS, recorder.run.retries, asked, clock(), recorder.run.deadline)
+        left = recorder.run.scope
+        delay = next_delay(stage.retry, recorder.run.retries, asked, left.remaining, left.remaining_wait)
         if delay is None:
             raise PermanentFailure(str(error), "UNAVAILABLE", error.for_clients) from error
-        raise Settled(Retry(str(error), delay)) from error
+        raise Settled(Retry(str(error), delay, stage.name)) from error
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
         # The run was not cancelled: the stage awaited something that was cancelled itself.
-        raise bug(f"a bug in stage {stage}: a stray cancellation", error) from error
+        raise bug(f"a bug in stage {stage.name}: a stray cancellation", error) from error
     except Exception as error:
-        log.exception("a stage failed by a bug", stage=stage)
-        raise bug(f"a bug in stage {stage}", error) from error
+        log.exception("a stage failed by a bug", stage=stage.name)
+        raise bug(f"a bug in stage {stage.name}", error) from error

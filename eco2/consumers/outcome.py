@@ -38,11 +38,15 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """A stage failed in a way that may pass: the job is tried again after `delay` seconds."""
+    """A stage failed in a way that may pass: the job is tried again after `delay` seconds.
+
+    `stage`: "" where the journal or the broker failed.
+    """
 
     label: ClassVar[str] = "putoff"
     reason: str
     delay: int
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,12 @@ from pydantic import BaseModel, ValidationError
 
 from eco2.consumers.cause import bug
 from eco2.consumers.outcome import Finished
+from eco2.consumers.scope import TimeCode
 from eco2.errors import PermanentError, PermanentFailure, TooLarge
 from eco2.event import Done, replace_surrogates
 from eco2.job import JSON, Job
 from eco2.journal.outbox import MAX_PUT_BYTES
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, end_without_run
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline, Outputs
 
@@ -71,7 +72,7 @@ def _pipeline_result(
     """Returns the pipeline's members of the result, and the error that the job has then."""
     error = end if isinstance(end, PermanentError) else None
     try:
-        body = pipeline.result(end if isinstance(end, Outputs) else None)
+        body = pipeline.result_json(end if isinstance(end, Outputs) else None)
         size = len(msgspec.json.encode(body))
     except Exception as raised:
         log.exception("a pipeline's result failed by a bug", pipeline=pipeline.name)
@@ -98,23 +99,15 @@ def done_event(pipeline: AnyPipeline, job_id: str, run: str | None, outcome: Fin
         result=outcome.result,
         dead=outcome.dead,
         cause=outcome.cause,
+        if_unstarted=run is None and outcome.code == "EXPIRED",
     )
 
 
-def expired(pipeline: AnyPipeline | None, state: JobState, now: float) -> Done:
-    """Returns the terminal event of a job that no run ended in time.
-
-    `pipeline`: None where its code is not installed; its members of the result are then left to the gateways,
-    which show them as null.
-    """
-    error = deadline_exceeded(state)
-    if pipeline is not None:
-        end = build_result(pipeline, state.job, error, state.usage)
-        return done_event(pipeline, state.job, None, end, now)
-    head = {"task_id": state.job, "status": "failed", "message": truncated(str(error))}
-    seq = 10 * (state.visible_events[-1].seq // 10 + 1) + 1
-    result: JSON = {**head, "error": error_json(error), "usage": dict(state.usage)}
-    return Done(ts=now, job=state.job, run=None, status="failed", seq=seq, result=result)
+def expired(state: JobState, now: float) -> Done:
+    """Returns the terminal event of a job that no run ended in time."""
+    error = deadline_exceeded(state, time_code(state))
+    unstarted = error.code == "EXPIRED"
+    return end_without_run(state, "failed", error.code, str(error), now, if_unstarted=unstarted)
 
 
 def validation_problems(error: Exception) -> str:
@@ -125,10 +118,20 @@ def validation_problems(error: Exception) -> str:
     return "; ".join(f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in details)
 
 
-def deadline_exceeded(job: Job | JobState) -> PermanentError:
-    """Returns the error of a job that was not done in time."""
-    seconds = job.deadline - job.accepted
-    return PermanentError(f"not done within {seconds:g} s of its acceptance; send it again", "DEADLINE")
+def time_code(state: JobState) -> TimeCode:
+    """Returns which of its times is over for a job that is ended without a run of its own."""
+    return "TIMEOUT" if state.has_started else "EXPIRED"
+
+
+def deadline_exceeded(job: Job | JobState, code: TimeCode) -> PermanentError:
+    """Returns the error of a job that was not begun, or not done, in time."""
+    if code == "EXPIRED":
+        message = (
+            f"not begun within {job.max_wait:g} s of its acceptance: nothing was paid, send it again later"
+        )
+    else:
+        message = f"not done within {job.timeout:g} s of its start: send it again, or ask for less at once"
+    return PermanentError(message, code)
 
 
 def error_json(error: PermanentError) -> JSON:

@@ -16,7 +16,7 @@ from eco2.errors import PermanentError
 from eco2.event import CallCompleted, StageChanged, Status, StepCompleted, replace_surrogates
 from eco2.job import JSON
 from eco2.journal.state import JobState
-from eco2.pipeline import Stage
+from eco2.pipeline import AnyStage
 from eco2.ports import Clock
 
 
@@ -31,7 +31,7 @@ class StageRecorder:
         self,
         job: ActiveJob,
         run: Run,
-        stage: Stage[BaseModel],
+        stage: AnyStage,
         progress: Progress,
         live: DeltaSender,
         clock: Clock,
@@ -89,10 +89,10 @@ class StageRecorder:
         """Records why the stage ends the job."""
         self.show("failed", error=error_json(error))
 
-    def show_started(self) -> None:
+    def show_started(self, *, granted: bool = False) -> None:
         """Writes that the stage started, unless that was written, by this process or with a grant."""
         if self.stage_started is not None:
-            self._job.write(replace(self.stage_started, ts=self._clock()))
+            self._job.write(replace(self.stage_started, ts=self._clock(), granted=granted))
             self.stage_started = None
 
     def emit(self, text: str) -> None:
@@ -111,7 +111,14 @@ class StageRecorder:
         self._job.write(*([replace(self.stage_started, ts=now)] if self.stage_started else ()), end)
         self.stage_started = None  # not where `write` raised: events that are too large were not shown
 
-    def _event(self, status: Status, now: float, **fields: JSON | None) -> StageChanged:
+    def _event(
+        self,
+        status: Status,
+        now: float,
+        output: JSON | None = None,
+        error: JSON | None = None,
+        usage: JSON | None = None,
+    ) -> StageChanged:
         stages = len(self._job.pipeline.stages)
         return StageChanged(
             ts=now,
@@ -121,7 +128,9 @@ class StageRecorder:
             status=status,
             seq=10 * self._place + (status != "started"),
             progress=100 * (self._place - (status != "completed")) // stages,
-            **fields,
+            output=output,
+            error=error,
+            usage=usage,
         )
 
 

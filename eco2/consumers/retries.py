@@ -4,36 +4,42 @@ Two layers, which never multiply: the calls of a stage are repeated within secon
 job whose stage fails nevertheless waits in a queue of the broker, and resumes after its last completed stage.
 """
 
-from collections.abc import Sequence
+from eco2.pipeline import Retry
+from eco2.ports import DELAYS
 
 MIN_TIME_LEFT = 10.0
-"""Seconds that must be left until a job's deadline for another try to be worth it."""
+"""Seconds that a job must have left for another try to be worth it."""
 
 CLOCK_SKEW = 2.0
 """Seconds before its time at which an order is let through, since clocks of workers differ a little."""
 
 
 def next_delay(
-    delays: Sequence[int], retries: int, asked: float | None, now: float, deadline: float
+    retry: Retry, retries: int, asked: float | None, remaining: float, remaining_wait: float | None = None
 ) -> int | None:
-    """Returns the delay in seconds, one of `delays` (ascending); None if the job has to end as failed.
+    """Returns the delay in seconds, one of `DELAYS`; None if the job has to end as failed.
 
-    `retries`: how often it was put off since its last progress, each time longer. `asked`: seconds that the
-    provider asked us to wait. `now`, `deadline`: Unix seconds.
+    `retries`: how often it was put off since its last progress. `asked`: seconds that the provider asked us
+    to wait, which may make the delay longer. `remaining`: seconds of work that the job has left; the delay
+    does not count among them. `remaining_wait`: seconds that an unstarted job may still wait; there it does.
     """
-    for delay in delays[retries:]:
-        if delay >= (asked or 0.0):
-            return delay if now + delay + MIN_TIME_LEFT <= deadline else None
-    return None
+    if retries + 1 >= retry.attempts:
+        return None
+    wanted = max(retry.delays[min(retries, len(retry.delays) - 1)], asked or 0.0)
+    delay = next((each for each in DELAYS if each >= wanted), None)
+    if delay is None:
+        return None
+    left = remaining if remaining_wait is None else remaining_wait - delay
+    return delay if left >= MIN_TIME_LEFT else None
 
 
-def remaining_delay(delays: Sequence[int], retries: int, since: float, now: float) -> int | None:
-    """Returns the delay, one of `delays`, for an order that comes too early; None if its time has come.
+def remaining_delay(until: float, now: float) -> int | None:
+    """Returns the delay, one of `DELAYS`, for an order that comes too early; None if its time has come.
 
-    Not the one that waits at the broker: one retry must not be spent twice. `retries`: how often
-    the job was put off since its last progress; `since`: when for the last time. Unix seconds.
+    Not the one that waits at the broker: one retry must not be spent twice. `until`: when the job is tried
+    again (Unix seconds).
     """
-    seconds = since + delays[min(retries, len(delays)) - 1] - now
+    seconds = until - now
     if seconds <= CLOCK_SKEW:
         return None
-    return max(delay for delay in delays if delay <= seconds + delays[0])
+    return max(delay for delay in DELAYS if delay <= seconds + DELAYS[0])

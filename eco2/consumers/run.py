@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from eco2.consumers.scope import CancelScope, Reason
+from eco2.consumers.scope import CancelScope, Reason, TimeCode
 from eco2.errors import TooLarge
 from eco2.event import JobEvent
 from eco2.job import Job
@@ -17,14 +17,13 @@ from eco2.ports import Delivery
 class Run:
     """One attempt at a job. Its stages work inside `scope`.
 
-    `deadline`: the job's, by the clock of this process (Unix seconds). `retries`: how often the job was put
-    off since its last progress. `offset`, `started`: its rank, see `eco2.ports.GrantRequest`.
+    `retries`: how often the job was put off since its last progress. `offset`, `started`: its rank, see
+    `eco2.ports.GrantRequest`.
     """
 
     id: str
     job: Job
     scope: CancelScope
-    deadline: float
     retries: int
     offset: int
     started: bool
@@ -67,10 +66,15 @@ class ActiveJob:
         if self._written is not None:
             await asyncio.shield(self._written)  # cancelling the future itself would withdraw the events
 
-    def scope(self, seconds: float) -> CancelScope:
-        """Makes the scope that `cancel` and `drain` end from now on."""
-        self._scope = CancelScope(seconds, draining=self._draining)
+    def scope(self, seconds: float, code: TimeCode = "TIMEOUT", max_wait: float | None = None) -> CancelScope:
+        """Makes the scope that `cancel`, `drain` and `limit` mean from now on."""
+        self._scope = CancelScope(seconds, code, max_wait=max_wait, draining=self._draining)
         return self._scope
+
+    def limit(self, seconds: float, code: TimeCode) -> None:
+        """Ends the work on the job after `seconds` from now."""
+        if self._scope is not None:
+            self._scope.limit(seconds, code)
 
     def cancel(self, reason: Reason) -> None:
         """Ends the work on the job at its next await."""

@@ -1,5 +1,7 @@
 """Ends the handling of a delivery: records the outcome in the journal first, then settles with the broker."""
 
+from msgspec.structs import replace
+
 from eco2.consumers.outcome import AlreadyEnded, DeadLettered, Finished, Outcome, Released, Retry
 from eco2.consumers.progress import build_result, done_event, truncated
 from eco2.consumers.run import ActiveJob
@@ -33,17 +35,21 @@ async def write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> No
     match outcome:
         case Finished():
             job.write(done_event(job.pipeline, job.id, run, outcome, clock()))
-        case Released(reason) | Retry(reason) if run is not None:
-            retry = isinstance(outcome, Retry)
-            job.write(ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason), retry=retry))
+        case Released(reason) if run is not None:
+            job.write(ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason)))
+        case Retry(reason, delay, stage) if run is not None:
+            put_off = ReleasedEvent(ts=clock(), job=job.id, run=run, reason=truncated(reason))
+            job.write(replace(put_off, retry=True, stage=stage, delay=delay))
     await job.confirmed()
 
 
-async def end_was_accepted(job: ActiveJob, view: View) -> bool:
-    """Returns False if the recorded end was void, since another run has the job."""
-    state = view.get(job.id)
+async def end_was_accepted(job: ActiveJob, end: Finished, view: View) -> bool:
+    """Returns False if the recorded end was void, since another run has the job, or has started it."""
+    state, unstarted = view.get(job.id), end.code == "EXPIRED" and job.run is None
     try:
         while state is not None and not state.ended and (job.run is None or state.run == job.run.id):
+            if unstarted and state.has_started:
+                return False
             state = await view.change(job.id, state)
     except (JobForgotten, BrokerUnavailable):
         return True  # the journal has dropped it, or was replaced: no end stands against this one

@@ -14,7 +14,8 @@ from contextlib import ExitStack, suppress
 from functools import partial
 
 from eco2.consumers.liveness import HolderMonitor
-from eco2.consumers.progress import expired
+from eco2.consumers.progress import expired, time_code
+from eco2.consumers.scope import TimeCode
 from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import Paused
 from eco2.journal.journal import Journal
@@ -95,16 +96,13 @@ def renewed_pause(view: View, now: float, window: float) -> Paused | None:
 
 
 class Deadlines:
-    """Ends jobs past their deadline, of any pipeline, each at most once however late the journal shows it."""
+    """Ends jobs past their deadline, of any pipeline, each once for each code, however late that shows."""
 
-    def __init__(
-        self, journal: Journal, pipelines: Iterable[AnyPipeline], metrics: Metrics, clock: Clock
-    ) -> None:
+    def __init__(self, journal: Journal, metrics: Metrics, clock: Clock) -> None:
         self._journal = journal
-        self._pipelines = {pipeline.name: pipeline for pipeline in pipelines}
         self._metrics = metrics
         self._clock = clock
-        self._ended: set[str] = set()
+        self._ended: set[tuple[str, TimeCode]] = set()
 
     def enforce(self, margin: float) -> None:
         """Writes the end of every job that is past its deadline by more than `margin` seconds. Not while the
@@ -113,14 +111,15 @@ class Deadlines:
             return
         view = self._journal.view
         late = {job.job: job for job in overdue(view, view.remaining, margin)}
-        self._ended = {job for job in self._ended if (state := view.get(job)) and not state.ended}
+        self._ended = {end for end in self._ended if (state := view.get(end[0])) and not state.ended}
         for job in late.values():
-            if job.job not in self._ended:
+            end = job.job, time_code(job)  # that it expired may have been void
+            if end not in self._ended:
                 log.warning("ended from outside: past its deadline", job=job.job, status=job.status)
-                self._ended.add(job.job)
+                self._ended.add(end)
                 self._metrics.job_swept(job.pipeline, "ended")
-                self._metrics.job_ended(job.pipeline, "failed", "DEADLINE")
-                self._journal.put(expired(self._pipelines.get(job.pipeline), job, self._clock()))
+                self._metrics.job_ended(job.pipeline, "failed", end[1])
+                self._journal.put(expired(job, self._clock()))
 
     async def run_at_gateway(self, presence: Presence, stop: asyncio.Event) -> None:
         """Ends overdue jobs, until `stop` is set, if no worker does: all have stopped, or none leads."""
@@ -154,7 +153,7 @@ class Sweep:
         self._pipelines = {pipeline.name for pipeline in pipelines}
         self._metrics = metrics
         self._window = window
-        self._deadlines = Deadlines(journal, pipelines, metrics, presence.now)
+        self._deadlines = Deadlines(journal, metrics, presence.now)
         self._empty_since: dict[str, float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()

@@ -66,6 +66,8 @@ class Worker:
         self._grace = grace
         self._changed = asyncio.Event()
         metrics.worker((pipeline.name for pipeline in pipelines), prefetch)
+        for pipeline in pipelines:
+            metrics.stages(pipeline.name, [stage.name for stage in pipeline.stages])
 
     async def run(self, stop: asyncio.Event) -> None:
         """Works until `stop` is set, then drains and returns with nothing unsettled."""
@@ -178,10 +180,18 @@ class Worker:
         self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
-        """Cancels a run as soon as the journal shows that it is not the job's current one any more."""
-        job = self._jobs.get(state.job)
-        if job is not None and job.run is not None and (state.ended or state.run != job.run.id):
+        """Cancels a run as soon as the journal shows that it is not the job's current one any more.
+
+        The work on any other job gets the time that the job has now: more once it has started.
+        """
+        if (job := self._jobs.get(state.job)) is None:
+            return
+        if job.run is not None and (state.ended or state.run != job.run.id):
             job.cancel(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
+        elif state.has_started and not state.ended:
+            job.limit(self._journal.view.remaining(state), "TIMEOUT")
+        elif job.run is None and not state.ended:
+            job.limit(self._journal.view.remaining(state), "EXPIRED")
 
     async def _drain(self) -> None:
         log.info("draining: calls in flight finish, the rest is given back", jobs=len(self._jobs))

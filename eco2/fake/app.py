@@ -1,4 +1,4 @@
-"""Serves the fake over HTTP: `POST /v1/chat/completions`, `GET /v1/models`, and the `/_fake/` control routes.
+"""Serves the fake over HTTP: chat completions, embeddings and models below `/v1/`, and the `/_fake/` routes.
 
 The control routes are for tests: `GET /_fake/calls`, `GET /_fake/windows`, `POST /_fake/faults`,
 `POST /_fake/reset`. They need no key.
@@ -31,18 +31,22 @@ class ClientGone(Exception):
     """The client closed its connection before the end of the answer."""
 
 
-class ChatCompletions:
-    """`POST /v1/chat/completions` as a bare ASGI endpoint, since it makes 4,000 writes a second."""
+class Calls:
+    """`POST /v1/chat/completions` as a bare ASGI endpoint, since it makes 4,000 writes a second.
 
-    def __init__(self, provider: FakeProvider, clock: Callable[[], float]) -> None:
+    With `embed`: `POST /v1/embeddings`.
+    """
+
+    def __init__(self, provider: FakeProvider, clock: Callable[[], float], embed: bool = False) -> None:
         self._provider = provider
         self._clock = clock
+        self._embed = embed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             body = await read_body(receive)
             headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-            call, plan = self._provider.accept(headers, body, self._clock(), time.time())
+            call, plan = self._provider.accept(headers, body, self._clock(), time.time(), self._embed)
         except ApiError as refusal:
             rates = self._provider.rate_headers(self._clock(), refusal.retry_after)
             response = Response(refusal.body(), refusal.status, rates | request_id(), JSON)
@@ -149,7 +153,7 @@ class CallExchange:
         await self._write(body, more=False)
 
     async def _stream(self) -> None:
-        plan, writes = self._plan, self._plan.answer.writes()
+        plan, writes = self._plan, self._plan.writes
         for index in range(plan.pieces):
             await self._until(plan.due[index])
             if index == 0:
@@ -177,7 +181,7 @@ class CallExchange:
 
 def without_end(write: bytes) -> bytes:
     """Returns the first events of a stream's last write, without finish_reason, usage and [DONE]."""
-    return b"".join(event + b"\n\n" for event in write.split(b"\n\n") if b'"content":' in event)
+    return b"".join(event + b"\n\n" for event in write.split(b"\n\n") if b'"delta":{"' in event)
 
 
 def request_id(answer_id: str = "") -> dict[str, str]:
@@ -266,7 +270,8 @@ def build(
     provider = FakeProvider(config, clock(), sink)
     control = Control(provider, clock)
     routes = [
-        Route("/v1/chat/completions", ChatCompletions(provider, clock), methods=["POST"]),
+        Route("/v1/chat/completions", Calls(provider, clock), methods=["POST"]),
+        Route("/v1/embeddings", Calls(provider, clock, embed=True), methods=["POST"]),
         Route("/v1/models", control.models),
         Route("/v1/models/{name}", control.models),
         Route("/_fake/calls", control.calls),

@@ -28,11 +28,13 @@ class CallKind:
 
 VISION = "vision"
 ANSWER = "answer"
+EMBEDDING = "embedding"
 KINDS = {
     VISION: CallKind(mean=12.25, p99=37.91, completion_tokens=80),
     ANSWER: CallKind(mean=14.13, p99=46.63, completion_tokens=160),
+    EMBEDDING: CallKind(mean=0.3, p99=1.5, completion_tokens=0),
 }
-"""Seconds: the stage times of the Celery baseline's load test (100 users, GPT-5.1)."""
+"""Seconds: the stage times of the Celery baseline's load test (100 users, GPT-5.1); of embeddings a guess."""
 
 MODELS = (
     "gpt-5.1",
@@ -43,6 +45,7 @@ MODELS = (
     "gpt-4.1-mini",
     "gpt-4o",
     "gpt-4o-mini",
+    "text-embedding-3-small",
 )
 
 

@@ -1,12 +1,12 @@
-"""Parses the body of `POST /v1/chat/completions`: all fields of OpenAI's API, with their types.
+"""Parses the bodies of chat completions and embeddings: all fields of OpenAI's API, with their types.
 
 An unknown field, a wrong type or a missing field is a 400 that names the parameter. A field that the
-fake does not support (tools, audio, several choices …) is refused, too: otherwise a test could pass that
+fake does not support (audio, several choices …) is refused, too: otherwise a test could pass that
 fails with the real provider.
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -14,6 +14,7 @@ from msgspec import Meta, Raw, Struct
 from eco2.fake.api_error import INVALID, ApiError, invalid
 from eco2.fake.models import family
 
+MAX_DIMENSIONS = 1536
 Positive = Annotated[int, Meta(ge=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -51,13 +52,50 @@ class User(Struct, forbid_unknown_fields=True, tag_field="role", tag="user"):
     role = "user"
 
 
+class FunctionCall(Struct, forbid_unknown_fields=True):
+    name: Name
+    arguments: str
+
+
+class ToolCall(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
+    id: str
+    function: FunctionCall
+
+
 class Assistant(Struct, forbid_unknown_fields=True, tag_field="role", tag="assistant"):
-    content: str | list[TextPart]
+    content: str | list[TextPart] | None = None
     name: Name | None = None
+    tool_calls: list[ToolCall] | None = None
     role = "assistant"
 
 
-Message = System | Developer | User | Assistant
+class ToolResult(Struct, forbid_unknown_fields=True, tag_field="role", tag="tool"):
+    content: str | list[TextPart]
+    tool_call_id: str
+    name = None
+    role = "tool"
+
+
+Message = System | Developer | User | Assistant | ToolResult
+
+
+class FunctionSpec(Struct, forbid_unknown_fields=True):
+    name: Name
+    parameters: Raw
+    description: str = ""
+    strict: bool | None = None
+
+
+class ToolSpec(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
+    function: FunctionSpec
+
+
+class NamedFunction(Struct, forbid_unknown_fields=True):
+    name: Name
+
+
+class NamedTool(Struct, forbid_unknown_fields=True, tag_field="type", tag="function"):
+    function: NamedFunction
 
 
 class SchemaSpec(Struct, forbid_unknown_fields=True):
@@ -109,6 +147,9 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
     store: bool | None = None
     metadata: dict[str, str] | None = None
     n: Positive | None = None
+    parallel_tool_calls: bool | None = None
+    tools: list[ToolSpec] | None = None
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
 
     audio: object = None
     function_call: object = None
@@ -116,11 +157,8 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
     logit_bias: object = None
     logprobs: bool | None = None
     modalities: object = None
-    parallel_tool_calls: object = None
     prediction: object = None
     stop: object = None
-    tool_choice: object = None
-    tools: object = None
     top_logprobs: object = None
     web_search_options: object = None
 
@@ -132,7 +170,22 @@ class ChatRequest(Struct, forbid_unknown_fields=True):
     @property
     def has_image(self) -> bool:
         """Returns whether a message has an image."""
-        return any(isinstance(part, ImagePart) for message in self.messages for part in message.content)
+        return any(isinstance(part, ImagePart) for message in self.messages for part in message.content or ())
+
+
+class EmbeddingRequest(Struct, forbid_unknown_fields=True):
+    """All parameters. `input`: texts; OpenAI also takes tokens, the fake does not."""
+
+    model: str
+    input: Annotated[str, Meta(min_length=1)] | Annotated[list[str], Meta(min_length=1, max_length=2048)]
+    dimensions: Annotated[int, Meta(ge=1, le=MAX_DIMENSIONS)] = MAX_DIMENSIONS
+    encoding_format: Literal["float", "base64"] = "float"
+    user: str | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        """Returns the texts, also where there is one only."""
+        return [self.input] if isinstance(self.input, str) else self.input
 
 
 _REFUSED = (
@@ -142,30 +195,42 @@ _REFUSED = (
     "logit_bias",
     "logprobs",
     "modalities",
-    "parallel_tool_calls",
     "prediction",
     "stop",
-    "tool_choice",
-    "tools",
     "top_logprobs",
     "web_search_options",
 )
 _DECODER = msgspec.json.Decoder(ChatRequest)
+_EMBEDDING_DECODER = msgspec.json.Decoder(EmbeddingRequest)
+Body = TypeVar("Body")
 _WHERE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _FIELD = re.compile(r"^Object (?P<problem>contains unknown|missing required) field `(?P<field>[^`]*)`$")
 
 
 def parse(body: bytes) -> ChatRequest:
     """Parses the request. Raises an `ApiError` (400)."""
+    request = decode(_DECODER, body)
+    check_supported(request)
+    return request
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Parses a request for vectors. Raises an `ApiError` (400)."""
+    request = decode(_EMBEDDING_DECODER, body)
+    if not all(request.texts):
+        raise invalid("'input' cannot have an empty string.", "input", "invalid_value")
+    return request
+
+
+def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+    """Decodes a body. Raises an `ApiError` (400)."""
     try:
-        request = _DECODER.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise explain(str(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f"We could not parse the JSON body of your request ({error}). Send one JSON object."
         raise ApiError(400, message, INVALID) from error
-    check_supported(request)
-    return request
 
 
 def explain(text: str) -> ApiError:
@@ -206,7 +271,40 @@ def check_supported(request: ChatRequest) -> None:
         case JsonSchema(json_schema=spec) if not spec.strict:
             message = "The fake provider fits strict schemas only: set 'strict' to true."
             raise invalid(message, "response_format.json_schema.strict", "unsupported_value")
+    check_tools(request)
     check_reasoning(request)
+
+
+def check_tools(request: ChatRequest) -> None:
+    """Checks tools, the choice among them, and that each call of a tool is followed by its results."""
+    tools = request.tools or []
+    names = [tool.function.name for tool in tools]
+    if any(not tool.function.strict for tool in tools):
+        message = "The fake provider fits strict schemas only: set 'strict' to true."
+        raise invalid(message, "tools[0].function.strict", "unsupported_value")
+    chosen = request.tool_choice.function.name if isinstance(request.tool_choice, NamedTool) else None
+    if chosen not in (None, *names) or (request.tool_choice is not None and not names):
+        raise invalid(
+            "'tool_choice' is only allowed for 'tools' that are there.", "tool_choice", "invalid_value"
+        )
+    waiting = list[str]()
+    for index, said in enumerate(request.messages):
+        if isinstance(said, ToolResult):
+            if said.tool_call_id not in waiting:
+                text = (
+                    "messages with role 'tool' must follow a message with the 'tool_calls' that they answer"
+                )
+                raise invalid(f"Invalid parameter: {text}.", f"messages[{index}].role", "invalid_value")
+            waiting.remove(said.tool_call_id)
+        elif waiting:
+            break
+        elif isinstance(said, Assistant):
+            waiting = [call.id for call in said.tool_calls or ()]
+            if said.content is None and not waiting:
+                raise invalid("Give 'content' or 'tool_calls'.", f"messages[{index}].content", "invalid_type")
+    if waiting:
+        text = "an assistant message with 'tool_calls' must be followed by messages that answer each of them"
+        raise invalid(f"Invalid parameter: {text}.", "messages", "invalid_value")
 
 
 def check_reasoning(request: ChatRequest) -> None:

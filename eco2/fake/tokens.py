@@ -1,17 +1,19 @@
 """Counts tokens as OpenAI bills them: the o200k_base vocabulary, a frame per message, images by formula.
 
 Per message 3 tokens and its role, per name 1, and 3 that open the reply (OpenAI's cookbook, "How to count
-tokens"). A json_schema counts as its JSON text: OpenAI prepends it to the prompt in an unpublished form.
+tokens"). A json_schema and a tool count as their JSON text, a called tool as its id, name and arguments:
+OpenAI puts them into the prompt in an unpublished form.
 """
 
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 import bpe_openai
+import msgspec
 
 from eco2.fake.image import size_of
 from eco2.fake.models import ImageTokens, family
-from eco2.fake.request import ChatRequest, Developer, ImagePart, Message, System, TextPart
+from eco2.fake.request import Assistant, ChatRequest, Developer, ImagePart, Message, System, TextPart
 
 CACHE_MIN_TOKENS, CACHE_STEP, CACHE_LIFE = 1024, 128, 300.0
 """Prompt caching: from 1,024 tokens, in steps of 128, for about five minutes (OpenAI's guide)."""
@@ -57,8 +59,9 @@ def measure(request: ChatRequest, schema_text: str) -> Prompt:
     image_tokens = family(request.model).image_tokens
     stable, texts, leading = 0, [schema_text], True
     total = 3
-    if schema_text:
-        stable = _count_stable(schema_text)
+    texts += [msgspec.json.encode(tool).decode() for tool in request.tools or ()]
+    for text in filter(None, texts):
+        stable += _count_stable(text)
     for index, message in enumerate(request.messages):
         system = isinstance(message, System | Developer)
         weight = message_tokens(message, index, image_tokens)
@@ -72,10 +75,12 @@ def measure(request: ChatRequest, schema_text: str) -> Prompt:
 
 
 def texts_of(message: Message) -> list[str]:
-    """Returns the texts of a message."""
+    """Returns the texts of a message, those of the tools that it calls included."""
+    calls = message.tool_calls if isinstance(message, Assistant) else None
+    called = [text for call in calls or () for text in (call.id, call.function.name, call.function.arguments)]
     if isinstance(message.content, str):
-        return [message.content]
-    return [part.text for part in message.content if isinstance(part, TextPart)]
+        return [message.content, *called]
+    return [part.text for part in message.content or () if isinstance(part, TextPart)] + called
 
 
 def message_tokens(message: Message, index: int, image_tokens: ImageTokens) -> int:
@@ -85,7 +90,7 @@ def message_tokens(message: Message, index: int, image_tokens: ImageTokens) -> i
     if message.name is not None:
         total += 1 + count(message.name)
     if not isinstance(message.content, str):
-        for place, part in enumerate(message.content):
+        for place, part in enumerate(message.content or ()):
             if isinstance(part, ImagePart):
                 param = f"messages[{index}].content[{place}].image_url.url"
                 width, height = size_of(part.image_url.url, param)

@@ -7,7 +7,7 @@ replicas were asked at once; nothing is published while the broker cannot take i
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import partial
 
@@ -38,11 +38,14 @@ log = get_logger(__name__)
 class Submission:
     """A client's request. `digest` identifies its content; `owner` is "" without authentication.
 
+    `max_wait`, `timeout`: seconds, see `Job`.
     `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
     """
 
     digest: str
     parse: Callable[[], Awaitable[BaseModel]]
+    max_wait: float
+    timeout: float
     key: str | None = None
     model: str | None = None
     owner: str = ""
@@ -61,8 +64,8 @@ class Accepted:
 class Acceptance:
     """Accepts the jobs of one pipeline.
 
-    `timeout`: seconds for the broker per request. `life`: seconds from acceptance to a job's deadline.
-    `daily`: USD that may be paid per UTC day before no further job is taken; None: any.
+    `timeout`: seconds for the broker per request. `daily`: USD that may be paid per UTC day before no further
+    job is taken; None: any.
     """
 
     pipeline: str
@@ -70,7 +73,6 @@ class Acceptance:
     journal: Journal
     clock: Clock
     timeout: float
-    life: float
     daily: Decimal | None = None
     _queue: str = field(init=False)
     _unpriced_logged: bool = field(default=False, init=False)
@@ -96,7 +98,7 @@ class Acceptance:
         value = await submission.parse()
         self._check_broker()
         now = self.clock()
-        job, order = self._make_order(submission, value, new_id(now), now, now + self.life)
+        job, order = self._make_order(submission, value, new_id(now), now)
         try:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
@@ -141,7 +143,8 @@ class Acceptance:
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             value = await submission.parse()
-            _, order = self._make_order(submission, value, known.job, known.accepted, known.deadline)
+            times = replace(submission, max_wait=known.max_wait, timeout=known.timeout)
+            _, order = self._make_order(times, value, known.job, known.accepted)
             async with self._within_timeout():
                 await self._publish(known.job, order)
         return Accepted(known.job, new=False, status=known.status)
@@ -153,7 +156,7 @@ class Acceptance:
             del self._ordered[next(iter(self._ordered))]
 
     def _make_order(
-        self, submission: Submission, value: BaseModel, job_id: str, accepted: float, deadline: float
+        self, submission: Submission, value: BaseModel, job_id: str, accepted: float
     ) -> tuple[Job, bytes]:
         """Returns the job with this input, and its encoded order. Raises `InvalidInput`."""
         try:
@@ -162,7 +165,8 @@ class Acceptance:
                 pipeline=self.pipeline,
                 input=value.model_dump(mode="json"),
                 accepted=accepted,
-                deadline=deadline,
+                max_wait=submission.max_wait,
+                timeout=submission.timeout,
                 digest=submission.digest,
                 owner=submission.owner,
                 key=submission.key,

@@ -18,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from eco2.gateway.acceptance import Acceptance
 from eco2.gateway.auth import OWNER_HEADER, Guard
+from eco2.gateway.batch import MAX_ACCEPTING, BatchEndpoint
 from eco2.gateway.body import BodyMemory
+from eco2.gateway.cancel import CancelEndpoint
 from eco2.gateway.compat import Compat
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.health import metrics_route, probe_routes, readiness, unserved
@@ -27,7 +29,7 @@ from eco2.gateway.lookup import Lookup, ResultEndpoint
 from eco2.gateway.openapi import document
 from eco2.gateway.problem import MAX_QUOTE, handlers, json_response
 from eco2.gateway.stream import StreamEndpoint
-from eco2.gateway.submission import KEY_HEADERS, SubmissionEndpoint
+from eco2.gateway.submission import KEY_HEADERS, MAX_WAIT_HEADER, TIMEOUT_HEADER, SubmissionEndpoint
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
@@ -36,9 +38,11 @@ from eco2.ports import Broker, Clock
 PREFIXES = ("", "/api/v1")
 CORS: Mapping[str, Any] = {
     "allow_credentials": True,
-    "allow_methods": ["GET", "POST"],
+    "allow_methods": ["DELETE", "GET", "POST"],
     "allow_headers": [
         *KEY_HEADERS,
+        MAX_WAIT_HEADER,
+        TIMEOUT_HEADER,
         "Authorization",
         "Content-Type",
         "Last-Event-ID",
@@ -63,6 +67,7 @@ def build(
     """Returns the gateway. The caller runs `broker` and `journal`; setting `stop` ends the event streams."""
     hub = Hub(journal, stop, config)
     memory = BodyMemory(config.upload_room, config.retry_after)
+    accepting = asyncio.Semaphore(MAX_ACCEPTING)
     names = [pipeline.name for pipeline in pipelines]
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
@@ -73,13 +78,14 @@ def build(
             journal,
             clock,
             config.publish_timeout,
-            config.job_deadline,
             config.daily_usd,
         )
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
-        stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config)
-        routes += job_routes(pipeline, submit, stream, ResultEndpoint(lookup, config))
+        batch = BatchEndpoint(pipeline, submit, memory, accepting, stop, config)
+        stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
+        cancel = CancelEndpoint(lookup, journal, metrics, config, clock)
+        routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config), cancel)
     for prefix in PREFIXES:
         # Written once: a model that cannot be described stops the process at its start, not its clients.
         described = msgspec.json.encode(document(pipelines, config, sorted(PREFIXES, key=prefix.__ne__)))
@@ -111,22 +117,23 @@ def build_probes(
 
 
 def job_routes(
-    pipeline: AnyPipeline, submit: SubmissionEndpoint, stream: StreamEndpoint, result: ResultEndpoint
+    pipeline: AnyPipeline,
+    submit: SubmissionEndpoint,
+    batch: BatchEndpoint,
+    stream: StreamEndpoint,
+    result: ResultEndpoint,
+    cancel: CancelEndpoint,
 ) -> Iterator[BaseRoute]:
     """Yields the routes of one pipeline under each prefix."""
-
-    async def no_method(_: Request) -> Response:
-        # A job has no representation of its own, only events and a result, and cannot be cancelled yet.
-        raise HTTPException(405, headers={"Allow": ""})
-
     for prefix in PREFIXES:
         root = f"{prefix}/{pipeline.name}"
         yield Route(root, submit.post, methods=["POST"])
+        yield Route(f"{root}/batch", batch.post, methods=["POST"])
         yield Route(f"{root}/{{job_id}}/events", stream.get)
         yield Route(f"{root}/{{job_id}}/result", result.get)
         for path, make in pipeline.routes.items():
             yield json_route(f"{root}/{path}", make)
-        yield Route(f"{root}/{{job_id:uuid}}", no_method, methods=())
+        yield Route(f"{root}/{{job_id:uuid}}", cancel.delete, methods=["DELETE"])
 
 
 def json_route(path: str, make: Callable[[], object]) -> Route:
@@ -143,7 +150,7 @@ def not_served(names: Sequence[str]) -> ASGIApp:
 
     async def refuse(scope: Scope, _: Receive, __: Send) -> None:
         path = scope["path"][:MAX_QUOTE]
-        found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)", path)
+        found = re.fullmatch(r"(?:/api/v1)?/([a-z0-9-]+)(?:/batch)?", path)
         if scope["method"] == "POST" and found:
             raise HTTPException(
                 404, f"this gateway serves no pipeline {found[1]}; it serves {', '.join(names)}"

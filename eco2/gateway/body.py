@@ -12,7 +12,7 @@ import json
 import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -186,6 +186,25 @@ def json_error(error: Exception, *, whole: bool) -> InvalidInput:
     return InvalidInput(f"the body is not valid JSON{where}: correct it")
 
 
+def media_type(request: Request, default: str) -> str:
+    """Returns the body's type; empty if it names none. Raises `InvalidInput`, also for a compressed body."""
+    header = request.headers.get("content-type", default)
+    if len(header) > MAX_CONTENT_TYPE:
+        raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
+    if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
+        raise InvalidInput("the body is compressed: send it without Content-Encoding")
+    return header.partition(";")[0].strip().lower()
+
+
+def declared_length(request: Request, config: GatewayConfig) -> int:
+    """Returns the length that the head declares, or 0. Raises `RequestTooLarge`."""
+    declared = request.headers.get("content-length", "")
+    length = int(declared[:20]) if declared.isascii() and declared.isdigit() else 0
+    if length > config.max_upload:
+        raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
+    return length
+
+
 class BodyReader:
     """Reads the requests of one pipeline. `more`: fields that it takes beside those of its input."""
 
@@ -201,19 +220,10 @@ class BodyReader:
         `InvalidInput`: 413 for one too large, 408 for one that comes too slowly, 422 for what is no form.
         `OverCapacity` if the process has no memory left for it: before it is read, if its length is declared.
         """
-        declared = request.headers.get("content-length", "")
-        if declared.isascii() and declared.isdigit():
-            length = int(declared[:20])
-            if length > self._config.max_upload:
-                raise RequestTooLarge(TOO_LARGE.format(self._config.max_upload / 2**20))
-            reserve(length)
-        header = request.headers.get("content-type", "application/json")
-        if len(header) > MAX_CONTENT_TYPE:
-            raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
-        if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
-            raise InvalidInput("the body is compressed: send it without Content-Encoding")
+        reserve(declared_length(request, self._config))
+        kind = media_type(request, "application/json")
         chunks = limited(request, self._config, reserve)
-        match header.partition(";")[0].strip().lower():
+        match kind:
             case "multipart/form-data":
                 form = await read_form(request, chunks, self._config.max_upload)
                 form = Form(self._members.only(form.fields), form.files)
@@ -225,13 +235,21 @@ class BodyReader:
                 if not body.strip():
                     raise InvalidInput("no body: send JSON or a form")
                 size = len(body)
-                members, weight = await self._run(size, self._members.decode, body)
-                reserve(size + weight)
-                form = Form(await self._run(size, decode_values, members))
-            case kind:
+                form = await self.read_json(body, reserve)
+            case _:
                 kind = kind[:MAX_QUOTE] or "an empty type"
                 raise InvalidInput(f"send application/json or multipart/form-data, not {kind}")
-        return form, await self._run(size, digest, self._pipeline, form)
+        return form, await self.digest(form, size)
+
+    async def read_json(self, body: bytes, reserve: Reserve) -> Form:
+        """Returns the members of a JSON object that the pipeline takes. Raises as `read`."""
+        members, weight = await self._run(len(body), self._members.decode, body)
+        reserve(len(body) + weight)
+        return Form(await self._run(len(body), decode_values, members))
+
+    async def digest(self, form: Form, size: int) -> str:
+        """Returns the `digest` of a form of about `size` bytes."""
+        return await self._run(size, digest, self._pipeline, form)
 
     async def _run(self, size: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Large ones go one at a time: each holds the interpreter for some 50 ms, and copies of the body."""
@@ -255,12 +273,12 @@ async def limited(request: Request, config: GatewayConfig, reserve: Reserve) -> 
     """Yields the body's pieces within the limits. Only the time spent waiting for the client counts."""
     clock = asyncio.get_running_loop().time
     pieces = request.stream()
-    end, waited, received = clock() + config.upload_seconds, 0.0, 0
+    waited, received = 0.0, 0
     while True:
         began = clock()
-        allowed = config.upload_grace + received / config.upload_rate - waited
+        allowed = min(config.upload_seconds, config.upload_grace + received / config.upload_rate)
         try:
-            async with asyncio.timeout(min(end - began, allowed)):
+            async with asyncio.timeout(allowed - waited):
                 piece = await anext(pieces)
         except StopAsyncIteration:
             return
@@ -277,6 +295,36 @@ async def limited(request: Request, config: GatewayConfig, reserve: Reserve) -> 
             raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
         reserve(received)
         yield piece
+
+
+async def lines(request: Request, config: GatewayConfig, reserve: Reserve) -> AsyncGenerator[bytes, None]:
+    """Yields the body's lines that are not blank, within the limits of a body.
+
+    It holds one line and one piece of the body.
+    """
+    pieces: list[bytes] = []
+    held, start = 0, True
+    async with aclosing(limited(request, config, ignore)) as chunks:
+        async for chunk in chunks:
+            if start:
+                chunk, start = chunk.removeprefix(codecs.BOM_UTF8), False
+            *ends, rest = chunk.split(b"\n")
+            if ends:
+                ends[0] = b"".join([*pieces, ends[0]])
+                pieces.clear()
+                held = 0
+                for line in filter(None, map(bytes.strip, ends)):  # fast: a piece may be all line ends
+                    yield line
+            if rest:
+                pieces.append(rest)
+                held += len(rest)
+                reserve(2 * held)  # with the copy that joins the pieces
+    if line := b"".join(pieces).strip():
+        yield line
+
+
+def ignore(_: int) -> None:
+    """Reserves nothing."""
 
 
 class FormParser(MultiPartParser):

@@ -40,14 +40,14 @@ def unserved(journal: Journal, pipelines: Iterable[str]) -> list[str]:
     """A sentence for each of these pipelines, and of those of the jobs not ended, that no worker serves.
 
     A warning and no reason: a gateway that keeps accepting bridges the moment in which a deploy has replaced
-    no worker yet, and its jobs end at their deadline in any case.
+    no worker yet, and its jobs end after their `max_wait` in any case.
     """
     presence = journal.presence
     if presence is None or not presence.is_complete:
         return []
     wanted = {*pipelines, *(job.pipeline for job in journal.view)}
     return [
-        f"no worker serves the pipeline {name}: its jobs wait, and end at their deadline"
+        f"no worker serves the pipeline {name}: its jobs wait, and end after their max_wait"
         for name in sorted(wanted - presence.workers().keys())
     ]
 

@@ -1,19 +1,25 @@
 """Finds jobs for clients. A replica never denies what another one has shown, however far it lags."""
 
 import asyncio
+import math
+from contextlib import suppress
 
 from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from eco2.errors import BrokerUnavailable, JobForgotten
+from eco2.errors import BrokerUnavailable, InvalidInput, JobForgotten, OverCapacity
 from eco2.gateway.auth import owner_of
 from eco2.gateway.config import GatewayConfig
+from eco2.gateway.hub import Hub
 from eco2.gateway.problem import NotFound, json_response
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import get_logger
 from eco2.pipeline import AnyPipeline
+
+MAX_WAIT = 30.0
+"""Seconds that a request for a result may wait; proxies and clients give up after 30 to 60 s of silence."""
 
 log = get_logger(__name__)
 
@@ -25,17 +31,21 @@ class Lookup:
         self._journal = journal
         self._pipeline = pipeline.name
         try:
-            self._unfinished = pipeline.result(None)
+            self._unfinished = pipeline.result_json(None)
         except Exception:
             log.exception("a pipeline's result(None) failed by a bug: failed jobs show none of its members")
             self._unfinished = {}
 
     def fill_result(self, state: JobState) -> JobState:
-        """Adds the members that the result of a failed job lacks, as null.
+        """Adds the members that the result of a job lacks which did not complete, as null.
 
         An end that was written without the pipeline's code has none of its members.
         """
-        if state.result is None or state.status != "failed" or self._unfinished.keys() <= state.result.keys():
+        if (
+            state.result is None
+            or state.status == "completed"
+            or self._unfinished.keys() <= state.result.keys()
+        ):
             return state
         result = {**self._unfinished, **state.result}
         shown = tuple(
@@ -72,25 +82,74 @@ class Lookup:
 class ResultEndpoint:
     """GET /{pipeline}/{id}/result. The answer is never older than what a stream has shown."""
 
-    def __init__(self, lookup: Lookup, config: GatewayConfig) -> None:
+    def __init__(self, hub: Hub, lookup: Lookup, config: GatewayConfig) -> None:
+        self._hub = hub
         self._lookup = lookup
         self._config = config
 
     async def get(self, request: Request) -> Response:
-        """200 with the result of an ended job, however it ended; 202 before; 401, 404, 410, 503."""
-        owner = owner_of(request, self._config.auth)
-        try:
-            async with asyncio.timeout(self._config.publish_timeout):
-                state = await self._lookup.newest(request.path_params["job_id"], owner)
-        except TimeoutError as error:
-            raise BrokerUnavailable("the journal cannot be read at present; try again soon") from error
+        """200 with the result of an ended job, however it ended; 202 before; 401, 404, 410, 422, 503.
+
+        With `?wait=` it answers when the job has ended, and 202 only after that many seconds. A wait counts
+        as an event stream; where those are too many, and when the process stops, there is none.
+        """
+        owner, seconds = (
+            owner_of(request, self._config.auth),
+            wait_asked(request.query_params.get("wait", "")),
+        )
+        state = await self._newest(request.path_params["job_id"], owner)
+        if seconds and not state.ended:
+            with suppress(OverCapacity), self._hub.streams.open(state.job, owner):
+                await self._ended_or_gone(state.job, seconds, request)
+                state = await self._newest(state.job, owner)
         if state.ended:
             return json_response(self._lookup.fill_result(state).result)
         last = state.visible_events[-1]
+        message = "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}"
+        if state.retrying:
+            message = f"{state.retrying.stage} failed for the moment, and is tried again"
         content = {
             "status": "processing",
-            "message": "waiting for a worker" if last.stage == "queued" else f"{last.stage} {last.status}",
+            "message": message,
             "current_stage": last.stage,
             "progress": last.progress,
         }
         return json_response(content, 202, {"Retry-After": str(self._config.retry_after)})
+
+    async def _newest(self, job_id: str, owner: str | None) -> JobState:
+        try:
+            async with asyncio.timeout(self._config.publish_timeout):
+                return await self._lookup.newest(job_id, owner)
+        except TimeoutError as error:
+            raise BrokerUnavailable("the journal cannot be read at present; try again soon") from error
+
+    async def _ended_or_gone(self, job_id: str, seconds: float, request: Request) -> None:
+        """Returns when the job has ended or left the view, its client is gone, or the process stops."""
+        gone = False
+
+        async def watch(changed: asyncio.Event) -> None:
+            nonlocal gone
+            while not gone:
+                gone = (await request.receive())["type"] == "http.disconnect"
+            changed.set()
+
+        with self._hub.subscribers.subscribe(job_id) as changed, suppress(TimeoutError):
+            async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
+                watching = group.create_task(watch(changed))
+                while (state := self._hub.view.get(job_id)) is not None and not state.ended:
+                    if gone or self._hub.stop.is_set():
+                        break
+                    changed.clear()
+                    await changed.wait()
+                watching.cancel()
+
+
+def wait_asked(value: str) -> float:
+    """Returns the seconds that a request asks to wait, at most `MAX_WAIT`. Raises `InvalidInput`."""
+    try:
+        seconds = float(value or "0") if value.isascii() else math.nan
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise InvalidInput(f"wait must be a number of seconds from 0 on; more than {MAX_WAIT:g} is as much")
+    return min(seconds, MAX_WAIT)

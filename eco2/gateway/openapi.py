@@ -3,27 +3,37 @@
 It guarantees nothing by itself; tests send what it describes, and what it does not, and compare.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from pydantic import BaseModel
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from eco2 import __version__
 from eco2.gateway.auth import OWNER_HEADER
+from eco2.gateway.batch import KEY_FIELD, MAX_LINES, MEDIA_TYPE
 from eco2.gateway.config import GatewayConfig
+from eco2.gateway.lookup import MAX_WAIT
 from eco2.gateway.schemas import (
+    OBJECT,
     SCHEMAS,
     TEXT,
     UUID,
     Schema,
     closed,
     content,
+    event,
     header,
     integer,
     json_body,
     operation,
     ref,
     refusal,
+    without_default,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MODEL_FIELD
+from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, MODEL_FIELD, TIMEOUT_HEADER
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
 
@@ -50,11 +60,13 @@ def document(pipelines: Sequence[AnyPipeline], config: GatewayConfig, prefixes: 
     }
     for pipeline in pipelines:
         name = pipeline.name
-        schemas |= request_schemas(pipeline, config)
+        schemas |= request_schemas(pipeline, config) | event_schemas(pipeline)
         paths |= {
             f"/{name}": submission_item(pipeline, config),
-            f"/{name}/{{job_id}}/events": events_item([stage.name for stage in pipeline.stages], config),
-            f"/{name}/{{job_id}}/result": result_item(config),
+            f"/{name}/batch": batch_item(pipeline, config),
+            f"/{name}/{{job_id}}": cancel_item(pipeline, config),
+            f"/{name}/{{job_id}}/events": events_item(pipeline, config),
+            f"/{name}/{{job_id}}/result": result_item(pipeline, config),
             **{
                 f"/{name}/{path}": operation(f"{path} of {name}.", json_body(200, None))
                 for path in pipeline.routes
@@ -96,6 +108,7 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         "parameters": [
             header("Idempotency-Key", "Requests with the same key and body are one job.", _KEY),
             header("X-Idempotency-Key", "The same, where the other is missing.", _KEY),
+            *times(pipeline, config),
             header("traceparent", "W3C trace context.", TEXT),
         ],
         "requestBody": {
@@ -109,18 +122,61 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     return authenticated(item, config)
 
 
-def events_item(stages: Sequence[str], config: GatewayConfig) -> Schema:
+def times(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
+    """Describes the headers that shorten the times of a job."""
+    for name, most, what in (
+        (MAX_WAIT_HEADER, pipeline.max_wait or config.max_wait, "Until its first call, else EXPIRED."),
+        (TIMEOUT_HEADER, pipeline.timeout or config.timeout, "Of its work from then on, else TIMEOUT."),
+    ):
+        number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
+        yield header(name, f"{what} Seconds; without it {most:g}.", number)
+
+
+def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
+    """Describes the route that takes many jobs."""
+    item = operation(
+        f"Accepts jobs of {pipeline.name}, one per line.",
+        ("200", content(MEDIA_TYPE, ref("Answer")) | {"description": BATCH}),
+        refusal(403, "CROSS_SITE: a page of another site sent it"),
+        refusal(408, "REQUEST_TIMEOUT: the first line came too slowly"),
+        refusal(413, pipeline.codes.get(413, "REQUEST_TOO_LARGE")),
+        refusal(422, "INVALID_REQUEST: no lines, or another type"),
+        refusal(429, "OVER_CAPACITY: too many at once", _RETRY),
+        _UNAVAILABLE,
+        method="post",
+    )
+    described = (
+        f"The key of each line that has no `{KEY_FIELD}`, with `/` and the number of the line behind it."
+    )
+    item["post"] |= {
+        "parameters": [header("Idempotency-Key", described, _KEY), *times(pipeline, config)],
+        "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": ref(f"{pipeline.name}.line")}}},
+    }
+    return authenticated(item, config)
+
+
+BATCH = (
+    "One Answer per line of the request, in order; both schemas are of one line. An Answer is what the line "
+    "would have got as a request of its own, with its status. If there are fewer than lines, the last one "
+    f"says why, and no line after it was accepted. At most {MAX_LINES:,} lines; blank ones do not count."
+)
+
+
+def events_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     """Describes the route of event streams."""
+    stages = [stage.name for stage in pipeline.stages]
+    data = TEXT | {"contentMediaType": "application/json", "contentSchema": ref(f"{pipeline.name}.event")}
     durable = {"enum": ["queued", *stages, "done"]}
-    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "truncated"]}
-    kinds = [closed(event=durable, data=TEXT, id=TEXT), closed(event=passing, data=TEXT), closed(data=TEXT)]
+    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "retrying", "truncated"]}
+    kinds = [closed(event=durable, data=data, id=TEXT), closed(event=passing, data=TEXT), closed(data=TEXT)]
     for kind in kinds:
         kind["properties"]["retry"] = integer(0)
     stream = content("text/event-stream", {"oneOf": kinds}) | {"headers": _STREAM}
     stream["description"] = (
-        "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and an "
-        "Event as data, `<stage>.delta` has a Delta, `truncated` a Truncated, both without `id`. `retry` "
-        "comes with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
+        "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and a "
+        f"{pipeline.name}.event as data, `<stage>.delta` has a Delta, `retrying` a Retrying, `truncated` a "
+        "Truncated, without `id`. `retry` comes with the first. Under `/api/v1` an unnamed message may "
+        "follow `done`: docs/events.md."
     )
     item = operation(
         "The job's events, as they come.",
@@ -141,15 +197,34 @@ def events_item(stages: Sequence[str], config: GatewayConfig) -> Schema:
     return authenticated(item, config) | _JOB
 
 
-def result_item(config: GatewayConfig) -> Schema:
+def result_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     """Describes the route of results."""
     item = operation(
         "The result of a job that has ended.",
-        json_body(200, "Result"),
+        json_body(200, f"{pipeline.name}.result"),
         json_body(202, "Processing", "It has not ended.", _RETRY),
         refusal(404, "NOT_FOUND"),
         refusal(410, "GONE: older than the journal"),
+        refusal(422, "INVALID_REQUEST: wait is no number"),
         _UNAVAILABLE,
+    )
+    described = f"Seconds to wait for the end of the job, at most {MAX_WAIT:g}, before the answer is 202."
+    wait = {"type": "number", "minimum": 0, "default": 0}
+    item["get"]["parameters"] = [{"name": "wait", "in": "query", "description": described, "schema": wait}]
+    return authenticated(item, config) | _JOB
+
+
+def cancel_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
+    """Describes the route that cancels jobs."""
+    item = operation(
+        "Cancels a job, whatever it waits for; sent again, it has the same answer.",
+        json_body(200, f"{pipeline.name}.result", "The job is cancelled."),
+        refusal(403, "CROSS_SITE: a page of another site sent it"),
+        refusal(404, "NOT_FOUND"),
+        refusal(409, "ENDED: it had ended in another way before"),
+        refusal(410, "GONE: older than the journal"),
+        _UNAVAILABLE,
+        method="delete",
     )
     return authenticated(item, config) | _JOB
 
@@ -169,11 +244,66 @@ def request_schemas(pipeline: AnyPipeline, config: GatewayConfig) -> dict[str, S
     schema = pipeline.input.model_json_schema(ref_template=f"#/components/schemas/{name}.{{model}}")
     parts = {f"{name}.{key}": part for key, part in schema.pop("$defs", {}).items()}
     schema["properties"] = schema.get("properties", {}) | {MODEL_FIELD: {"enum": [*models, None]}}
+    # No default: generators of clients take a member that has one for required.
+    schema["properties"] = {name: without_default(part) for name, part in schema["properties"].items()}
     # A form has no null, and files, each of which may stand for a member.
     files = {field: TEXT | {"contentMediaType": pipeline.upload_type} for field in pipeline.uploads}
-    members = {name: without_null(part) for name, part in schema["properties"].items()}
-    form = schema | {"properties": members | files | {MODEL_FIELD: {"enum": models}}}
-    for field, member in pipeline.uploads.items():
-        form["required"] = [one for one in form.get("required", []) if one != member]
-        form["oneOf"] = [{"required": [member]}, {"required": [field]}]
-    return parts | {f"{name}.request": schema, f"{name}.form": form}
+    fields = {name: without_null(part) for name, part in schema["properties"].items()} | files
+    form = schema | {"properties": fields | {MODEL_FIELD: {"enum": models}}}
+    form["required"] = [one for one in form.get("required", []) if one not in pipeline.uploads.values()]
+    # Each alternative has `properties`, too: without them generators of clients take it for anything.
+    choices = [
+        {"oneOf": [{"properties": {one: {}}, "required": [one]} for one in (member, field)]}
+        for field, member in pipeline.uploads.items()
+    ]
+    form |= choices[0] if len(choices) == 1 else {"allOf": choices} if choices else {}
+    line = schema | {"properties": schema["properties"] | {KEY_FIELD: {"anyOf": [_KEY, {"type": "null"}]}}}
+    return parts | {f"{name}.request": schema, f"{name}.form": form, f"{name}.line": line}
+
+
+def event_schemas(pipeline: AnyPipeline) -> dict[str, Schema]:
+    """Describes the result, and each durable event; with the schemas that these refer to."""
+    name, done = pipeline.name, ["completed", "failed", "cancelled"]
+    result, parts = result_schema(pipeline)
+    events = [event("queued", "started")]
+    for stage in pipeline.stages:
+        try:
+            output, more = output_schema(stage.output, f"{name}.{stage.name}", by_alias=False)
+        except PydanticInvalidForJsonSchema:  # it is stored all the same
+            output, more = OBJECT, {}
+        parts |= more
+        events += [
+            event(stage.name, "started"),
+            event(stage.name, "completed", output),
+            event(stage.name, "failed", ref("Error")),
+        ]
+    events.append(event("done", done, ref(f"{name}.result")))
+    return parts | {f"{name}.result": result, f"{name}.event": {"oneOf": events}}
+
+
+def result_schema(pipeline: AnyPipeline) -> tuple[Schema, dict[str, Schema]]:
+    """Describes the result of a job: the engine's members and the pipeline's own."""
+    if pipeline.result_type is None:
+        return ref("Result"), {}
+    own, parts = output_schema(pipeline.result_type, f"{pipeline.name}.result", by_alias=True)
+    return closed(**SCHEMAS["Result"]["properties"], **own.get("properties", {})), parts
+
+
+class WrittenSchema(GenerateJsonSchema):
+    """A schema in which members that have a default are required: they are always written."""
+
+    def field_is_required(
+        self,
+        field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
+        total: bool,  # as pydantic calls it
+    ) -> bool:
+        """Called by pydantic."""
+        written = field["type"] != "typed-dict-field" and "serialization_exclude_if" not in field
+        return written or super().field_is_required(field, total)
+
+
+def output_schema(model: type[BaseModel], name: str, *, by_alias: bool) -> tuple[Schema, dict[str, Schema]]:
+    """Describes what the model is written as; with the schemas that it refers to, each as `name`.Model."""
+    template = f"#/components/schemas/{name}.{{model}}"
+    schema = model.model_json_schema(by_alias, template, WrittenSchema, mode="serialization")
+    return schema, {f"{name}.{key}": part for key, part in schema.pop("$defs", {}).items()}

@@ -113,11 +113,7 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
     """Returns what Starlette calls for each kind of error. `retry_after`: seconds, sent with most 503."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        response = refusal(error, retry_after)
-        if response.status_code == 500:
-            where = {"method": request.method, "path": request.url.path}
-            log.error("a request failed unexpectedly", **where, exc_info=error)
-        return response
+        return logged_refusal(request, error, retry_after)
 
     kinds = (
         InvalidInput,
@@ -129,6 +125,15 @@ def handlers(retry_after: int) -> dict[type[Exception] | int, ExceptionHandler]:
         Exception,
     )
     return dict.fromkeys(kinds, answer)
+
+
+def logged_refusal(request: Request, error: Exception, retry_after: int) -> Response:
+    """Returns the answer for an error; logs one that nobody expects."""
+    response = refusal(error, retry_after)
+    if response.status_code == 500:
+        where = {"method": request.method, "path": request.url.path}
+        log.error("a request failed unexpectedly", **where, exc_info=error)
+    return response
 
 
 def refusal(error: Exception, retry_after: int) -> Response:

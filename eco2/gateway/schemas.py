@@ -6,8 +6,6 @@ Schema = dict[str, Any]
 Response = tuple[str, Schema]
 """A status and the description of its response."""
 
-STATUSES = ["started", "completed", "failed", "cancelled"]
-
 
 def ref(name: str) -> Schema:
     """Refers to the schema of that name in the document."""
@@ -39,40 +37,64 @@ UUID: Schema = {"type": "string", "format": "uuid"}
 OBJECT: Schema = {"type": "object"}
 PROGRESS = integer(0, 100)
 
+ACCEPTED: dict[str, Schema] = {
+    "job_id": UUID,
+    "status": {"enum": ["queued", "running", "completed", "failed", "cancelled"]},
+    "stream_url": {"type": "string", "format": "uri-reference"},
+    "result_url": {"type": "string", "format": "uri-reference"},
+}
+PROBLEM: dict[str, Schema] = {
+    "detail": TEXT,
+    "code": {"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$"},
+}
+
 SCHEMAS: dict[str, Schema] = {
-    "Problem": open_(detail=TEXT, code={"type": "string", "pattern": "^[A-Z][A-Z0-9_]*$"}),
-    "Accepted": closed(
-        job_id=UUID,
-        status={"enum": ["queued", "running", "completed", "failed", "cancelled"]},
-        stream_url={"type": "string", "format": "uri-reference"},
-        result_url={"type": "string", "format": "uri-reference"},
-    ),
+    "Problem": open_(**PROBLEM),
+    "Accepted": closed(**ACCEPTED),
+    "Answer": {
+        "oneOf": [
+            closed(http_status={"enum": [200, 202]}, **ACCEPTED),
+            open_(http_status=integer(400, 599), **PROBLEM),
+        ]
+    },
     "Processing": closed(status={"const": "processing"}, message=TEXT, current_stage=TEXT, progress=PROGRESS),
     "Error": closed(code=TEXT, message=TEXT),
+    "Usage": closed(
+        model=TEXT,
+        calls=integer(1),
+        input_tokens=integer(0),
+        cached_tokens=integer(0),
+        output_tokens=integer(0),
+        cost_usd={"type": ["string", "null"]},
+    ),
     "Result": open_(
         task_id=UUID,
         status={"enum": ["completed", "failed", "cancelled"]},
         message=TEXT,
         error={"anyOf": [ref("Error"), {"type": "null"}]},
-        usage={"type": "object", "additionalProperties": OBJECT},
+        usage={"type": "object", "additionalProperties": ref("Usage")},
     ),
-    "Event": closed(
-        job_id=UUID,
-        stage=TEXT,
-        status={"enum": STATUSES},
-        seq=integer(0),
-        ts={"type": "number"},
-        progress=PROGRESS,
-        result=OBJECT,
-    )
-    | {"required": ["job_id", "stage", "status", "seq", "ts", "progress"]},
     "Delta": closed(text=TEXT),
+    "Retrying": closed(job_id=UUID, stage=TEXT, attempt=integer(2), eta_seconds=integer(0)),
     "Truncated": closed(job_id=UUID),
     "Health": closed(status={"const": "ok"}),
     "Ready": closed(status={"const": "ready"}),
     "NotReady": closed(status={"const": "not ready"}, reasons={"type": "array", "items": TEXT}),
 }
 """By name. `Result` also has the pipeline's own members."""
+
+
+def event(stage: str, status: str | list[str], result: Schema | None = None) -> Schema:
+    """Describes the data of a durable event."""
+    members: dict[str, Schema] = {
+        "job_id": UUID,
+        "stage": {"const": stage},
+        "status": {"enum": status} if isinstance(status, list) else {"const": status},
+        "seq": integer(0),
+        "ts": {"type": "number"},
+        "progress": PROGRESS,
+    }
+    return closed(**members, **({} if result is None else {"result": result}))
 
 
 def without_null(schema: Schema) -> Schema:
@@ -82,6 +104,11 @@ def without_null(schema: Schema) -> Schema:
         return schema
     others = [kind for kind in kinds if kind != "null"]
     return schema | {"type": others[0] if len(others) == 1 else others}
+
+
+def without_default(schema: Schema) -> Schema:
+    """Describes the same values; what stands for a missing one is not said."""
+    return {key: value for key, value in schema.items() if key != "default"}
 
 
 def operation(summary: str, *responses: Response, method: str = "get") -> Schema:

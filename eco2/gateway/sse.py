@@ -6,12 +6,13 @@ frame cannot move their cursor past an event that they never delivered. And no b
 `retry:`, because some deliver an empty message at each blank line.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import msgspec
 
-from eco2.journal.state import TRUNCATED, EventId, JobState, VisibleEvent
+from eco2.journal.state import TRUNCATED, EventId, JobState, PutOff, VisibleEvent
 
 COMMENT = b":\n"
 MAX_ID = 40
@@ -33,12 +34,13 @@ class Cursor:
     """The place that one connection has reached.
 
     `seen`: the last event that it was sent, None before the first. Of the live text number `live` it was sent
-    the first `pos` characters.
+    the first `pos` characters. `put_off`: number of the last run of which it was told that it was put off.
     """
 
     seen: EventId | None = None
     live: int | None = None
     pos: int = 0
+    put_off: int = 0
 
 
 def opening(retry: float) -> bytes:
@@ -82,6 +84,17 @@ def delta_frame(stage: str, text: str) -> bytes:
     return b"event: %s.delta\ndata: %s\n\n" % (stage.encode(), msgspec.json.encode({"text": text}))
 
 
+def retrying_frame(state: JobState, put_off: PutOff, now: float) -> bytes:
+    """Writes that a stage is tried again, and when; without id, as live text. `now`: Unix seconds."""
+    data = {
+        "job_id": state.job,
+        "stage": put_off.stage,
+        "attempt": state.retries + 1,
+        "eta_seconds": min(put_off.delay, max(0, math.ceil(put_off.until - now))),
+    }
+    return b"event: retrying\ndata: %s\n\n" % msgspec.json.encode(data)
+
+
 def last_event_id(headers: Mapping[str, str], query: Mapping[str, str]) -> EventId | None:
     """Returns the id of the last event that the client has seen, or None.
 
@@ -115,11 +128,11 @@ def is_over(state: JobState, stage: str) -> bool:
 
 
 def advance(
-    state: JobState, live: LiveText | None, cursor: Cursor, *, with_message: bool = False
+    state: JobState, live: LiveText | None, cursor: Cursor, *, now: float, with_message: bool = False
 ) -> tuple[bytes, Cursor]:
     """Returns the frames that the connection lacks, and the cursor after them.
 
-    `with_message`: a `done` that did not complete is followed by `done_message`.
+    `now`: Unix seconds. `with_message`: a `done` that did not complete is followed by `done_message`.
     """
     unseen = [shown for shown in state.visible_events if cursor.seen is None or shown.id > cursor.seen]
     chunks = [frame(state.job, shown) for shown in unseen]
@@ -134,4 +147,7 @@ def advance(
         if text := live.text[pos:]:
             chunks.append(delta_frame(live.stage, text))
             cursor = replace(cursor, live=live.number, pos=len(live.text))
+    if state.retrying is not None and cursor.put_off != state.attempt:
+        chunks.append(retrying_frame(state, state.retrying, now))
+        cursor = replace(cursor, put_off=state.attempt)
     return b"".join(chunks), cursor

@@ -35,6 +35,7 @@ from eco2.gateway.sse import (
 )
 from eco2.journal.state import EventId, JobState
 from eco2.metrics import Metrics
+from eco2.ports import Clock
 
 HEADERS = {
     "Content-Type": "text/event-stream",  # bare: a sample of fetch-event-source compares the whole of it
@@ -97,13 +98,20 @@ class StreamEndpoint:
     """The event streams of one pipeline."""
 
     def __init__(
-        self, pipeline: str, hub: Hub, lookup: Lookup, metrics: Metrics, config: GatewayConfig
+        self,
+        pipeline: str,
+        hub: Hub,
+        lookup: Lookup,
+        metrics: Metrics,
+        config: GatewayConfig,
+        clock: Clock,
     ) -> None:
         self._pipeline = pipeline
         self._hub = hub
         self._lookup = lookup
         self._metrics = metrics
         self._config = config
+        self._clock = clock
 
     async def get(self, request: Request) -> Response:
         """200 with the stream; 204 if the client has seen all; 401, 404, 410 where there is none; 429."""
@@ -182,7 +190,11 @@ class StreamEndpoint:
             if state.status == "failed":
                 state = self._lookup.fill_result(state)
             chunk, cursor = advance(
-                state, self._hub.texts.get(state.job), cursor, with_message=wanted.with_message
+                state,
+                self._hub.texts.get(state.job),
+                cursor,
+                now=self._clock(),
+                with_message=wanted.with_message,
             )
             if chunk:
                 yield chunk

@@ -2,14 +2,17 @@
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
-from eco2.gateway.acceptance import Acceptance, Submission
+from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
 from eco2.gateway.config import GatewayConfig
@@ -20,12 +23,22 @@ from eco2.pipeline import AnyPipeline, Form
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
+MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
+SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+"""A number as JSON writes it."""
 MODEL_FIELD = "model"
 """The field that pins a model. It belongs to the gateway: pipelines do not see it."""
 
 
+class Times(NamedTuple):
+    """Seconds of a job, see `eco2.job.Job`."""
+
+    max_wait: float
+    timeout: float
+
+
 class SubmissionEndpoint:
-    """Takes the jobs of one pipeline."""
+    """Takes the jobs of one pipeline. `most`: the times of those whose clients ask for no less."""
 
     def __init__(
         self,
@@ -41,29 +54,55 @@ class SubmissionEndpoint:
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
+        self.most = Times(pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout)
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
-        began, pipeline = time.monotonic(), self._pipeline.name
-        try:
+        began = time.monotonic()
+        with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
+            times = times_given(request, self.most)
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
-                model = pinned_model(form, self._config.models)
-                fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
-                parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
-                accepted = await self._acceptance.accept(
-                    Submission(digest=digest, parse=parse, key=key, model=model, owner=owner or "")
-                )
+                accepted = await self.accept(form, digest, key, owner, times)
+        return self.answer(accepted, request.url.path.rstrip("/"), began)
+
+    async def accept(
+        self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
+    ) -> Accepted:
+        """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
+        model = pinned_model(form, self._config.models)
+        fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
+        parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
+        return await self._acceptance.accept(
+            Submission(
+                digest=digest,
+                parse=parse,
+                key=key,
+                model=model,
+                owner=owner or "",
+                max_wait=times.max_wait,
+                timeout=times.timeout,
+            )
+        )
+
+    @contextmanager
+    def counting_refusals(self) -> Iterator[None]:
+        """Counts an error of the block, and gives it the code that the pipeline has for it."""
+        try:
+            yield
         except Exception as error:
             if isinstance(error, RequestTooLarge):
                 error.code = self._pipeline.codes.get(413, error.code)
-            self._metrics.request_refused(pipeline, code_of(error))
+            self._metrics.request_refused(self._pipeline.name, code_of(error))
             raise
+
+    def answer(self, accepted: Accepted, root: str, began: float) -> Response:
+        """Returns the response to a submission that began then. `root`: path of the pipeline."""
         if accepted.new:
-            self._metrics.job_accepted(pipeline, time.monotonic() - began)
-        url = f"{request.url.path.rstrip('/')}/{accepted.job_id}"
+            self._metrics.job_accepted(self._pipeline.name, time.monotonic() - began)
+        url = f"{root}/{accepted.job_id}"
         return json_response(
             {
                 "job_id": accepted.job_id,
@@ -89,9 +128,30 @@ class SubmissionEndpoint:
 def idempotency_key(request: Request) -> str | None:
     """Returns the client's key, or None. Raises `InvalidInput` if any is too long or not ASCII."""
     keys = [value for name in KEY_HEADERS for value in request.headers.getlist(name) if value]
-    if not all(map(KEY.fullmatch, keys)):
+    valid = [valid_key(key) for key in keys]  # each that is sent
+    return valid[0] if valid else None
+
+
+def valid_key(key: object) -> str:
+    """Returns the key. Raises `InvalidInput` if it is too long, or no text of ASCII."""
+    if not isinstance(key, str) or not KEY.fullmatch(key):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")
-    return keys[0] if keys else None
+    return key
+
+
+def times_given(request: Request, most: Times) -> Times:
+    """Returns the times that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
+    times = list(most)
+    for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
+        if not (given := request.headers.getlist(header)):
+            continue
+        times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
+        if not 0 < times[place] <= most[place]:
+            raise InvalidInput(
+                f"{header} must be a number of seconds, more than 0 and at most {most[place]:g} here; send "
+                "such a one, or leave it out"
+            )
+    return Times(*times)
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

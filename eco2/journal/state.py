@@ -24,6 +24,7 @@ from eco2.event import (
     Superseded,
 )
 from eco2.job import JSON, Job
+from eco2.ports import DELAYS
 
 TRUNCATED = "truncated"
 """Stands for the events of a job that the journal has dropped."""
@@ -75,11 +76,28 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
     size: int = 0
 
 
+class PutOff(msgspec.Struct, frozen=True, gc=False):
+    """A job whose `stage` failed at `since` (Unix seconds), and is tried again after `delay` seconds."""
+
+    stage: str
+    since: float
+    delay: int
+
+    @property
+    def until(self) -> float:
+        """When the order comes back (Unix seconds)."""
+        return self.since + self.delay
+
+
 class JobState(msgspec.Struct, frozen=True, gc=False):
     """All that the journal has about one job. Offsets are the journal's; times are Unix seconds.
 
+    `max_wait`, `timeout`: seconds, see `deadline`. `first_run_at`: when its first run opened. `started_at`:
+    when its first stage started: with the grant of its first call, or with the first run if it shows before
+    any grant; None until an event of a stage, or of a step, is in the journal. `put_off`: seconds since then
+    in which it waited for a stage to be tried again, without the present wait (`retrying`).
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
-    `released`: the current run gave the job back; `retry_pending`: because a stage is tried again later.
+    `released`: the current run gave the job back; `retrying`: because a stage is tried again later.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
     `retries`: times that a stage failed, both since the job's last progress. `updated_at`: when its last
     event was written. `outputs`, `usage`: by stage; `recorded`: calls and steps of unfinished stages, by
@@ -91,7 +109,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     job: str
     pipeline: str
     accepted: float
-    deadline: float
+    max_wait: float
+    timeout: float
     digest: str
     queued_at: int
     updated_at: float
@@ -103,7 +122,10 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     attempt: int = 0
     previous_runs: tuple[str, ...] = ()
     released: bool = False
-    retry_pending: bool = False
+    retrying: PutOff | None = None
+    first_run_at: float | None = None
+    started_at: float | None = None
+    put_off: float = 0.0
     exclusive: bool = False
     crashes: int = 0
     retries: int = 0
@@ -125,12 +147,32 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             pipeline=self.pipeline,
             input=input,
             accepted=self.accepted,
-            deadline=self.deadline,
+            max_wait=self.max_wait,
+            timeout=self.timeout,
             digest=self.digest,
             owner=self.owner,
             key=self.key,
             model=self.model,
         )
+
+    @property
+    def deadline(self) -> float:
+        """When the job is to end as failed, as things stand, by the clocks that wrote its events.
+
+        Until it has started, `max_wait` counts from its acceptance; a run that has it may be at work without
+        a call, and gets `timeout` more. Then only `timeout` counts, but not while it is put off: there the
+        clock stands still for the delay, and for `max_wait` more until a run opens. So every job ends. Times
+        of different processes are compared, whose clocks may differ by two seconds.
+        """
+        if self.started_at is None:
+            return self.accepted + self.max_wait + (self.timeout if self.is_held else 0.0)
+        pause = 0.0 if self.retrying is None else self.retrying.delay + self.max_wait
+        return self.started_at + self.timeout + self.put_off + pause
+
+    @property
+    def has_started(self) -> bool:
+        """True once its first call was granted, or work without a call has shown."""
+        return self.started_at is not None
 
     @property
     def is_held(self) -> bool:
@@ -188,21 +230,8 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
         case Superseded():
             return superseded(state, event.by, at.offset)
         case RunStarted() if event.attempt > state.attempt:
-            if event.over is not None and state.has_begun_since(event.over):
-                return replace(state, attempt=event.attempt)
-            return replace(
-                state,
-                status="running",
-                run=event.run,
-                attempt=event.attempt,
-                previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
-                released=False,
-                retry_pending=False,
-                exclusive=event.exclusive,
-                crashes=state.crashes + state.is_held,
-                updated_at=event.ts,
-            )
-        case Done() if event.run in (None, state.run):
+            return _opened(state, event)
+        case Done(run=run) if run in (None, state.run) and not (event.if_unstarted and state.has_started):
             shown = VisibleEvent(at, "done", event.status, event.seq, event.ts, 100, event.result)
             return replace(
                 state,
@@ -211,15 +240,15 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 ended_at=at.offset,
                 dead=event.dead,
                 cause=event.cause,
+                retrying=None,
                 recorded={},
                 visible_events=(*state.visible_events, shown),
                 updated_at=event.ts,
             )
         case CallCompleted() | StepCompleted():
             return _record(state, at, event, keep)
-        case Released(retry=retry) if event.run == state.run and not state.released:
-            retries = state.retries + retry
-            return replace(state, released=True, retry_pending=retry, retries=retries, updated_at=event.ts)
+        case Released() if event.run == state.run and not state.released:
+            return _released(state, event)
         case StageChanged() if event.run == state.run and not state.released:
             return _stage(state, at, event)
     return state
@@ -231,7 +260,8 @@ def new_state(at: EventId, event: Queued) -> JobState:
         job=event.job,
         pipeline=event.pipeline,
         accepted=event.ts,
-        deadline=event.deadline,
+        max_wait=event.max_wait,
+        timeout=event.timeout,
         digest=event.digest,
         queued_at=at.offset,
         updated_at=event.ts,
@@ -256,7 +286,8 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
         job=job,
         pipeline="",
         accepted=accepted,
-        deadline=accepted,
+        max_wait=0.0,
+        timeout=0.0,
         digest="",
         queued_at=at.offset,
         updated_at=event.ts,
@@ -264,6 +295,41 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
         run=event.run,
         visible_events=(VisibleEvent(EventId(at.offset, -1), TRUNCATED, "started", 0, accepted, 0),),
     )
+
+
+def end_without_run(
+    state: JobState,
+    status: Literal["failed", "cancelled"],
+    code: str,
+    message: str,
+    now: float,
+    *,
+    if_unstarted: bool = False,
+) -> Done:
+    """Returns the terminal event of a job that no run ended.
+
+    The result lacks the pipeline's members, whose code may not be installed here: gateways show them as null.
+    """
+    return Done(
+        ts=now,
+        job=state.job,
+        run=None,
+        status=status,
+        seq=10 * (state.visible_events[-1].seq // 10 + 1) + 1,
+        result={
+            "task_id": state.job,
+            "status": status,
+            "message": message,
+            "error": {"code": code, "message": message},
+            "usage": dict(state.usage),
+        },
+        if_unstarted=if_unstarted,
+    )
+
+
+def cancelled(state: JobState, now: float) -> Done:
+    """Returns the terminal event by which a job is cancelled; an end that stands before it counts."""
+    return end_without_run(state, "cancelled", "CANCELLED", "cancelled on request", now)
 
 
 def superseded(state: JobState, by: str, offset: int) -> JobState:
@@ -277,6 +343,26 @@ def without_values(state: JobState) -> JobState:
     return replace(state, recorded=recorded)
 
 
+def _opened(state: JobState, event: RunStarted) -> JobState:
+    if event.over is not None and state.has_begun_since(event.over):
+        return replace(state, attempt=event.attempt)
+    waited = 0.0 if state.retrying is None else max(0.0, event.ts - state.retrying.since)
+    return replace(
+        state,
+        status="running",
+        run=event.run,
+        attempt=event.attempt,
+        previous_runs=(*state.previous_runs, *((state.run,) if state.run is not None else ())),
+        released=False,
+        retrying=None,
+        first_run_at=event.ts if state.first_run_at is None else state.first_run_at,
+        put_off=state.put_off + waited,
+        exclusive=event.exclusive,
+        crashes=state.crashes + state.is_held,
+        updated_at=event.ts,
+    )
+
+
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:
     """Keeps the first record of each key; that of the current run replaces one of a run that is void.
 
@@ -288,11 +374,30 @@ def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, 
         return state
     digest, value = (event.digest, event.reply) if isinstance(event, CallCompleted) else ("", event.value)
     record = Recorded(at, event.run, digest, None if keep is None else value, keep is not None, keep or 0)
-    state = replace(state, recorded={**state.recorded, key: record}, updated_at=event.ts)
+    state = replace(_started(state, event.ts), recorded={**state.recorded, key: record}, updated_at=event.ts)
     return replace(state, crashes=0, retries=0) if current else state
 
 
+def _released(state: JobState, event: Released) -> JobState:
+    put_off, retries = None, state.retries + event.retry
+    if event.retry:
+        delay = event.delay or DELAYS[min(retries, len(DELAYS)) - 1]  # release 0.1 did not write it
+        put_off = PutOff(event.stage or state.stage, event.ts, delay)
+    return replace(state, released=True, retrying=put_off, retries=retries, updated_at=event.ts)
+
+
+def _started(state: JobState, now: float, *, granted: bool = False) -> JobState:
+    """Notes when the job started, if it had not. It was put off before a first grant in the time to wait."""
+    if state.started_at is not None:
+        return state
+    if granted or state.first_run_at is None:
+        return replace(state, started_at=now, put_off=0.0)
+    return replace(state, started_at=state.first_run_at)
+
+
 def _stage(state: JobState, at: EventId, event: StageChanged) -> JobState:
+    if event.stage not in state.outputs:  # else its output came with a job that replays another
+        state = _started(state, event.ts, granted=event.granted)
     if event.status == "completed" and event.output is not None and event.stage not in state.outputs:
         prefix = f"{event.stage}/"
         state = replace(

@@ -108,6 +108,8 @@ class View:
         """When a job arrived whose `queued` has an impossible time: its gateway's clock is wrong."""
         self._accepted_monotonic: dict[str, float] = {}
         """When a job was accepted, on the monotonic clock: for unended jobs that arrived since the start."""
+        self._started_monotonic: dict[str, float] = {}
+        """When a job started, on the monotonic clock: for unended jobs that did so since the start."""
         self._restored = -1
         """The offset of the snapshot that it began with: of earlier records it shows budgets theirs."""
         self._changes: dict[str, asyncio.Future[JobState]] = {}
@@ -166,8 +168,20 @@ class View:
         return self._earliest() - self._arrived_at.get(state.job, state.accepted)
 
     def remaining(self, state: JobState) -> float:
-        """Seconds until the job's deadline; negative after it."""
-        return state.deadline - state.accepted - self.age(state)
+        """Seconds until the job's deadline; negative after it.
+
+        The time since its start is measured as its age, which it cannot exceed.
+        """
+        age = self.age(state)
+        if state.started_at is None:
+            return state.deadline - state.accepted - age
+        began = self._started_monotonic.get(state.job)
+        worked = self._earliest() - state.started_at if began is None else self.monotonic() - began
+        return state.deadline - state.started_at - min(worked, age)
+
+    def remaining_wait(self, state: JobState) -> float:
+        """Seconds that a job which has not started may still wait for its first grant."""
+        return state.max_wait - self.age(state)
 
     def begin(self) -> None:
         """Chooses the time to fold from: the clock is compared, and no record was applied yet."""
@@ -247,7 +261,13 @@ class View:
         self.offset = self._restored = self.changed = -1
         self._written_at = self._received_at = 0.0
         self._replies_left += sum(job.kept_bytes for job in self._jobs.values())
-        for kept in (self._jobs, self._keys, self._arrived_at, self._accepted_monotonic):
+        for kept in (
+            self._jobs,
+            self._keys,
+            self._arrived_at,
+            self._accepted_monotonic,
+            self._started_monotonic,
+        ):
             kept.clear()
         self.ended.clear()
         self._intake.clear()
@@ -345,8 +365,12 @@ class View:
             return
         if before is None:
             after = self._claim(after, at)
-        elif before.recorded is not after.recorded:
-            self._replies_left += before.kept_bytes - after.kept_bytes
+        else:
+            if before.recorded is not after.recorded:
+                self._replies_left += before.kept_bytes - after.kept_bytes
+            if self._live and before.started_at is None and after.started_at is not None:
+                # Both times are of events, so no clock of ours matters.
+                self._started_monotonic[event.job] = self.monotonic() - max(0.0, event.ts - after.started_at)
         if after.ended:
             self._end(after)
         else:
@@ -400,6 +424,7 @@ class View:
         self._jobs.pop(state.job, None)
         self._arrived_at.pop(state.job, None)
         self._accepted_monotonic.pop(state.job, None)
+        self._started_monotonic.pop(state.job, None)
         self._replies_left += state.kept_bytes
         holds = state.key is not None and self._keys.get((state.owner, state.key)) == state.job
         if state.key is not None and holds:

@@ -1,4 +1,4 @@
-"""Parses a chat completion, whole or as chunks of a stream, in every form that providers use. Pure.
+"""Parses a chat completion (whole, or chunks of a stream) and vectors, in every form of a provider. Pure.
 
 It uses plain dictionaries instead of the SDK's models: these check dozens of types for each chunk, a quarter
 of the CPU time of a job. Invalid side information is dropped, so that it never costs a paid answer.
@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from eco2.call import Vectors
 
 MAX_COUNTED = 100_000_000
 """Tokens of one call; a larger number is an error of the provider."""
@@ -48,15 +50,22 @@ class TokenCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class Completion:
-    """An answer, or the part that one chunk adds. `tier`: decides the price; `error`: the provider's.
+class Called:
+    """A tool that was called, or a part of it in a chunk. `arguments`: JSON; `index`: its place, if given."""
 
-    `arguments`: of the one tool that was called, as text; None for none or several.
-    """
+    index: object = None
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """An answer, or the part that one chunk adds. `tier`: decides the price; `error`: the provider's."""
 
     text: str = ""
     refusal: str = ""
-    arguments: str | None = None
+    called: tuple[Called, ...] = ()
     ending: Ending | None = None
     model: str | None = None
     tier: str | None = None
@@ -91,7 +100,7 @@ def parse_completion(data: object) -> Completion | None:
     completion = Completion(
         text=text,
         refusal=refusal,
-        arguments=tool_arguments(message),
+        called=parse_called(message),
         ending=parse_ending(choice.get("finish_reason")),
         model=_text(data.get("model")) or None,
         tier=_text(data.get("service_tier")).lower() or None,
@@ -151,19 +160,53 @@ def text_and_refusal(message: Mapping[str, object]) -> tuple[str, str]:
     return "".join(texts), "".join(refusals)
 
 
-def tool_arguments(message: Mapping[str, object]) -> str | None:
-    """Returns the arguments of the one tool that was called; None for none or several."""
-    calls = message.get("tool_calls")
-    calls = list(calls) if isinstance(calls, list) else []
+def parse_called(message: Mapping[str, object]) -> tuple[Called, ...]:
+    """Returns the tools that were called, also in the older form of a single function."""
+    listed = message.get("tool_calls")
+    calls = list(listed) if isinstance(listed, list) else []
     if message.get("function_call"):
         calls.append({"function": message["function_call"]})
-    if len(calls) != 1 or not isinstance(calls[0], Mapping):
+    found = []
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if isinstance(function, Mapping):
+            arguments = function.get("arguments")
+            if isinstance(arguments, dict):
+                arguments = json.dumps(arguments, ensure_ascii=False)
+            names = _text(call.get("id")), _text(function.get("name"))
+            found.append(Called(call.get("index"), *names, _text(arguments)))
+    return tuple(found)
+
+
+def joined(known: tuple[Called, ...], parts: tuple[Called, ...]) -> tuple[Called, ...]:
+    """Adds the parts of a chunk to the calls of those before it.
+
+    A part belongs to the last call with its index, or to the last of all; another id begins another call.
+    """
+    calls = list(known)
+    for part in parts:
+        places = [at for at, call in enumerate(calls) if part.index is None or call.index == part.index]
+        if not places or (part.id and calls[places[-1]].id != part.id):
+            calls.append(part)
+        else:
+            call = calls[places[-1]]
+            arguments = call.arguments + part.arguments
+            calls[places[-1]] = Called(call.index, call.id, call.name or part.name, arguments)
+    return tuple(calls)
+
+
+def parse_vectors(data: object, count: int) -> Vectors | None:
+    """Returns the `count` vectors of an answer, in the order of the texts; None if they are not there."""
+    rows = data.get("data") if isinstance(data, Mapping) else None
+    if not isinstance(rows, list) or len(rows) != count:
         return None
-    function = calls[0].get("function")
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
-    if isinstance(arguments, dict):
-        return json.dumps(arguments, ensure_ascii=False)
-    return _text(arguments) or None
+    try:
+        given = [row["embedding"] for row in sorted(rows, key=lambda row: row.get("index", 0))]
+        packed = [each if isinstance(each, str) else Vectors([each]).pack()[0] for each in given]
+        vectors = Vectors.unpack(packed)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
+    return vectors if all(math.isfinite(number) for vector in vectors for number in vector) else None
 
 
 def _text(value: object) -> str:

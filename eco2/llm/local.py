@@ -1,7 +1,8 @@
 """The model that needs no key: an image classifier whose labels the stage turns into its answer.
 
 `Reply.model` names the classifier, no tokens are counted, and no pipeline is known here. `Call.fallback` gets
-the labels seen in the call's image, best first, or none without an image. A call without it needs a provider.
+the labels seen in `Call.image`, best first, or none without one. A call without it needs a provider: this
+model reads no messages, chooses no tools and embeds no texts.
 """
 
 import asyncio

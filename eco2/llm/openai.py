@@ -1,4 +1,4 @@
-"""Implements `ports.Model` over OpenAI's Chat Completions API, and over servers that are compatible with it.
+"""Implements `ports.Model` over OpenAI's Chat Completions and Embeddings, and over compatible servers.
 
 Guarantees: one HTTP client for the whole process; one request per call, because a retry is the engine's to
 decide and to pay for; an answer is returned only if the provider said that it is complete and it fits the
@@ -18,7 +18,6 @@ from urllib.parse import quote
 import httpx2  # the SDK lets its transport's errors through while a stream is read
 import msgspec
 import openai
-from openai.types.chat import ChatCompletionContentPartParam, ChatCompletionMessageParam
 from openai.types.chat.completion_create_params import ResponseFormat
 from openai.types.shared_params import ReasoningEffort
 from pydantic import BaseModel, ValidationError
@@ -28,8 +27,11 @@ from eco2.call import (
     Answer,
     Call,
     InvalidAnswer,
+    Message,
     ModelRefused,
     Reply,
+    Tool,
+    ToolCall,
     UnreadableAnswer,
     Usage,
 )
@@ -47,7 +49,17 @@ from eco2.errors import (
 )
 from eco2.event import replace_surrogates
 from eco2.llm import hooks, objects
-from eco2.llm.completion import Completion, Ending, TokenCounts, decode_json, parse_completion
+from eco2.llm.completion import (
+    Called,
+    Completion,
+    Ending,
+    TokenCounts,
+    decode_json,
+    joined,
+    parse_completion,
+    parse_usage,
+    parse_vectors,
+)
 from eco2.llm.prices import price
 from eco2.llm.provider_errors import (
     ErrorKind,
@@ -65,6 +77,7 @@ from eco2.remote import without_login
 from eco2.tokens.names import plain_name
 
 PATH = "/chat/completions"
+EMBEDDINGS = "/embeddings"
 CONNECT_TIMEOUT = 5.0
 """Seconds; a provider that does not even accept a connection is down."""
 
@@ -76,6 +89,7 @@ MIN_EFFORT: Mapping[str, ReasoningEffort] = {
 """Models that would think by default, on tokens of `max_tokens`, until none is left for the answer."""
 
 _MAX_REASON = 300
+_CHOICES = ("auto", "none", "required")
 _STANDARD_TIERS = (None, "auto", "default", "standard")
 _PRIVATE = re.compile(r"\b(?:sk|sess|org|proj)[-_][\w*-]{3,}")
 _MAX_PROBLEMS = 3
@@ -144,7 +158,7 @@ class _Written:
     text: str
     ending: Ending | None
     refusal: str
-    arguments: str | None
+    called: tuple[Called, ...]
     model: str
     usage: Usage
 
@@ -192,31 +206,27 @@ class OpenAIModel:
         token = _GATE.set(gate)
         try:
             with self._map_errors():
+                if call.texts:
+                    return self._vectors(call, await self._whole(EMBEDDINGS, self._texts(call), headers))
                 if call.stream and call.schema is str:
                     written = await self._stream(call, headers, on_text)
                 else:
-                    written = await self._whole(call, headers)
+                    written = self._written(self._parsed(await self._whole(PATH, self._body(call), headers)))
         finally:
             _GATE.reset(token)
-        return Reply(read_answer(call, written), written.model, written.usage)
+        return read_reply(call, written)
 
-    async def _whole(self, call: Call[Answer], headers: Mapping[str, str]) -> _Written:
+    async def _whole(self, path: str, body: bytes, headers: Mapping[str, str]) -> object:
+        """Sends a request and decodes the JSON that answers it."""
         response = await self._client.post(
-            PATH, cast_to=httpx2.Response, content=self._body(call), options={"headers": headers}
+            path, cast_to=httpx2.Response, content=body, options={"headers": headers}
         )
         try:
-            completion = self._parsed(decode_json(response.content))
+            return decode_json(response.content)
         except ValueError as error:
             raise ProviderError(
                 f"the provider's answer broke off, or is no JSON ({error}): try again"
             ) from error
-        if completion is None:
-            raise UnreadableAnswer(
-                "the provider answered with something that is no chat completion: check its base URL",
-                self._model,
-                Usage(),
-            )
-        return self._written(completion.text, completion)
 
     async def _stream(
         self, call: Call[Answer], headers: Mapping[str, str], on_text: Callable[[str], None]
@@ -242,7 +252,7 @@ class OpenAIModel:
         if shown := visible.end():
             on_text(shown)
         ending = last.ending or ("unknown" if last.usage else None)  # a stream with its usage was not cut off
-        return self._written("".join(pieces), replace(last, ending=ending, refusal="".join(refused)))
+        return self._written(replace(last, text="".join(pieces), ending=ending, refusal="".join(refused)))
 
     def _parsed(self, data: object) -> Completion | None:
         """Parses an answer or a chunk; None if it is neither. Raises the error that stands in its place."""
@@ -255,41 +265,55 @@ class OpenAIModel:
             return None  # nothing says that it is an error
         raise self._refusal(status, error, {})
 
-    def _written(self, text: str, completion: Completion) -> _Written:
+    def _written(self, completion: Completion | None) -> _Written:
+        if completion is None:
+            raise self._unreadable("no chat completion")
         model = replace_surrogates(completion.model or self._model)
         usage = usage_of(completion.usage, model, completion.tier)
-        arguments = completion.arguments
-        return _Written(
-            replace_surrogates(text),
-            completion.ending,
-            completion.refusal,
-            None if arguments is None else replace_surrogates(arguments),
-            model,
-            usage,
-        )
+        text = replace_surrogates(completion.text)
+        return _Written(text, completion.ending, completion.refusal, completion.called, model, usage)
+
+    def _vectors(self, call: Call[Answer], data: object) -> Reply[Answer]:
+        self._parsed(data)  # raises the error that stands in the place of vectors
+        value = parse_vectors(data, len(call.texts))
+        if not isinstance(value, call.schema) or not isinstance(data, Mapping):
+            raise self._unreadable("no vector for each text")
+        counts = parse_usage(data.get("usage"))
+        usage = usage_of(counts and replace(counts, completion=0), self._model, None)
+        return Reply(value, self._model, usage)
+
+    def _unreadable(self, what: str) -> UnreadableAnswer:
+        message = f"the provider answered with something that is {what}: check its base URL and its model"
+        return UnreadableAnswer(message, self._model, Usage())
 
     def _body(self, call: Call[Answer], **more: object) -> bytes:
         """Encoded here: the SDK would look at each character of a picture several times."""
         schema: type = call.schema
-        content: str | list[ChatCompletionContentPartParam] = replace_surrogates(call.text)
-        if call.image is not None:
-            content = [
-                {"type": "text", "text": replace_surrogates(call.text)},
-                {"type": "image_url", "image_url": {"url": call.image, "detail": "low"}},
-            ]
-        messages: list[ChatCompletionMessageParam] = [  # the constant part first: providers can cache it
-            {"role": "system", "content": replace_surrogates(call.system)},
-            {"role": "user", "content": content},
-        ]
+        # the constant part first: providers can cache it
+        messages: list[object] = [{"role": "system", "content": replace_surrogates(call.system)}]
+        if call.text or call.image is not None or not call.messages:
+            images = () if call.image is None else (call.image,)
+            messages.append(message_json(Message("user", call.text, images)))
         body = {
             "model": self._model,
-            "messages": messages,
+            "messages": messages + [message_json(message) for message in call.messages],
             "max_completion_tokens": call.max_tokens,
-            "reasoning_effort": self._effort,
+            "reasoning_effort": call.effort or self._effort,
             "response_format": response_format_of(schema),
+            "seed": call.seed,
+            "temperature": call.temperature,
             **more,
         }
+        if call.tools:
+            body["tools"] = [tool_json(tool) for tool in call.tools]
+            named = {"type": "function", "function": {"name": call.tool_choice}}
+            body["tool_choice"] = call.tool_choice if call.tool_choice in _CHOICES else named
         return msgspec.json.encode({name: value for name, value in body.items() if value is not None})
+
+    def _texts(self, call: Call[Answer]) -> bytes:
+        texts = [replace_surrogates(text) for text in call.texts]
+        body = {"model": self._model, "input": texts, "encoding_format": "base64"}
+        return msgspec.json.encode(body | ({"dimensions": call.dimensions} if call.dimensions else {}))
 
     @contextmanager
     def _map_errors(self) -> Iterator[None]:
@@ -334,6 +358,31 @@ class OpenAIModel:
         return replace_surrogates(_PRIVATE.sub("***", text.replace(self._key, "***"))[:_MAX_REASON])
 
 
+def message_json(message: Message) -> dict[str, object]:
+    """Makes the API's form of a message."""
+    text = replace_surrogates(message.text)
+    content: object = text
+    if message.images:
+        urls = ({"url": url, "detail": "low"} for url in message.images)
+        content = [{"type": "text", "text": text}, *({"type": "image_url", "image_url": url} for url in urls)]
+    made = {"role": message.role, "content": content}
+    if message.tool_calls:
+        made["content"] = text or None
+        made["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+            for call in message.tool_calls
+            for arguments in (call.arguments.model_dump_json(by_alias=True),)
+        ]
+    return made | ({"tool_call_id": message.tool_call_id} if message.role == "tool" else {})
+
+
+@lru_cache(maxsize=64)
+def tool_json(tool: Tool) -> dict[str, object]:
+    """Makes the API's form of a tool, with a strict schema."""
+    function = {"name": tool.name, "description": tool.description, "strict": True}
+    return {"type": "function", "function": function | {"parameters": strict_schema(tool.parameters)}}
+
+
 @lru_cache(maxsize=64)
 def response_format_of(schema: type) -> ResponseFormat | None:
     """Makes the strict JSON schema of a pydantic model; None, that is plain text, for `str`."""
@@ -341,20 +390,19 @@ def response_format_of(schema: type) -> ResponseFormat | None:
         return None
     if not issubclass(schema, BaseModel):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {schema.__name__}")
-    strict = openai.pydantic_function_tool(schema)["function"]["parameters"]
     name = _NOT_IN_NAMES.sub("_", schema.__name__)[:64]
     return {
         "type": "json_schema",
-        "json_schema": {"name": name, "strict": True, "schema": _strip_schema(strict)},
+        "json_schema": {"name": name, "strict": True, "schema": strict_schema(schema)},
     }
 
 
-def _strip_schema(strict: Mapping[str, object]) -> dict[str, object]:
-    """Removes titles and the docstrings of classes, which are for people; every call would pay for them.
+def strict_schema(model: type[BaseModel]) -> dict[str, object]:
+    """Makes a strict schema without titles and docstrings of classes, for which every call would pay.
 
     The text of `Field(description=...)` stays: it is for the model.
     """
-    schema = without_titles(strict)
+    schema = without_titles(openai.pydantic_function_tool(model)["function"]["parameters"])
     definitions = schema.get("$defs")
     for node in (schema, *(definitions.values() if isinstance(definitions, dict) else ())):
         node.pop("description", None)
@@ -370,8 +418,8 @@ def without_titles(node: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-def read_answer(call: Call[Answer], written: _Written) -> Answer:
-    """Returns the text or the validated object; raises for anything less, by the reason of the ending."""
+def read_reply(call: Call[Answer], written: _Written) -> Reply[Answer]:
+    """Returns the text, the validated object or the tools to run; raises for anything less, by its ending."""
     kind = f"the answer to the call '{call.kind}'"
     if written.refusal or written.ending == "filter":
         reason = (written.refusal or "its content filter stepped in")[:_MAX_REASON]
@@ -381,23 +429,42 @@ def read_answer(call: Call[Answer], written: _Written) -> Answer:
     if written.ending == "error":
         raise ProviderError(f"{kind} is not whole, since the provider failed: try again")
     text = without_thoughts(written.text)
-    if not text and written.arguments is not None and call.schema is not str:
-        text = written.arguments
-    if written.ending == "length" and (call.schema is not str or not text):
+    called = written.called if call.tools and call.tool_choice != "none" else ()
+    if not text and len(written.called) == 1 and call.schema is not str:
+        text = replace_surrogates(written.called[0].arguments)
+    if written.ending == "length" and (call.schema is not str or called or not text):
         raise _unfit(
             f"{kind} took more than {call.max_tokens} tokens: raise the call's max_tokens", written,
             "it was cut off because it was too long",
         )  # fmt: skip
     if written.ending is None and call.stream and call.schema is str:
         raise ProviderError(f"{kind} broke off: try again")
-    if not text:
+    if call.tool_choice not in ("auto", "none") and not called:
+        raise _unfit(f"{kind} calls no tool, and one was required", written, "it calls no tool")
+    if not text and not called:
         fault = (
             "is the call of a tool, and none was offered: use another model"
             if written.ending == "tool"
             else "is empty: use another model, or raise the call's max_tokens"
         )
         raise UnreadableAnswer(f"{kind} {fault}", written.model, written.usage)
-    return _value(call, written, text, kind)
+    tool_calls = tuple(read_tool_call(call, place, one, written) for place, one in enumerate(called))
+    return Reply(_value(call, written, text, kind), written.model, written.usage, tool_calls)
+
+
+def read_tool_call(call: Call[Answer], place: int, called: Called, written: _Written) -> ToolCall:
+    """Returns the validated call of a tool; raises `InvalidAnswer` for an unknown tool or unfit arguments."""
+    name, text = replace_surrogates(called.name), replace_surrogates(called.arguments)
+    tool = next((tool for tool in call.tools if tool.name == name), None)
+    try:
+        if tool is not None:
+            id_ = replace_surrogates(called.id) or f"call_{place}"
+            return ToolCall(id_, name, objects.read(tool.parameters, text or "{}"))
+        problem = f"there is no tool {name[:64]!r}"
+    except ValidationError as error:
+        problem = f"the arguments of {name}: {describe_problems(error)}"
+    message = f"the call '{call.kind}' was answered by the unfit call of a tool ({problem})"
+    raise InvalidAnswer(message, written.model, written.usage, text, problem)
 
 
 def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answer:
@@ -406,14 +473,19 @@ def _value(call: Call[Answer], written: _Written, text: str, kind: str) -> Answe
         try:
             value = objects.read(call.schema, text)
         except ValidationError as error:
-            details = error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
-            problem = "; ".join(describe_problem(detail) for detail in details)
+            problem = describe_problems(error)
             raise _unfit(
                 f"{kind} does not fit {call.schema.__name__} ({problem})", written, problem
             ) from error
     if not isinstance(value, call.schema):
         raise TypeError(f"Call.schema must be str or a pydantic model, not {call.schema.__name__}")
     return value
+
+
+def describe_problems(error: ValidationError) -> str:
+    """Describes the first faults, without the values that were given."""
+    details = error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]
+    return "; ".join(describe_problem(detail) for detail in details)
 
 
 def describe_problem(detail: ErrorDetails) -> str:
@@ -440,6 +512,7 @@ def usage_of(usage: TokenCounts | None, model: str, tier: str | None) -> Usage:
 def merged(known: Completion, chunk: Completion) -> Completion:
     """Adds a chunk to all before it, except for the text."""
     return Completion(
+        called=joined(known.called, chunk.called) if chunk.called else known.called,
         ending=chunk.ending or known.ending,
         model=chunk.model or known.model,
         tier=chunk.tier or known.tier,

@@ -46,8 +46,14 @@ PRICES: Mapping[str, Price] = {
 }
 """By the model's name, without the date of a snapshot."""
 
+EMBEDDINGS: Mapping[str, Price] = {
+    model: Price(Decimal(usd), Decimal(usd), Decimal(0))
+    for model, usd in {"text-embedding-3-small": "0.02", "text-embedding-3-large": "0.13"}.items()
+}
+"""The same for models that embed texts; they have no output and no cache."""
+
 
 def price(model: str) -> Price | None:
     """Returns the price of `model` (`gpt-5.1`, `openai/gpt-5.1-2025-11-13`), or None if it is not known."""
     name = listed_name(model)
-    return None if name is None else PRICES.get(name)
+    return None if name is None else PRICES.get(name, EMBEDDINGS.get(name))

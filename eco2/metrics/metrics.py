@@ -113,6 +113,7 @@ class Metrics:
         """Shows the role and version of the process, and its use of CPU, memory and files."""
         ProcessCollector(registry=self._registry)
         self._gauge("eco2_build_info", eco2.__version__, role, platform.python_version()).set(1)
+        self._counter("eco2_loop_blocked", "", "")
 
     def gateway(self, pipelines: Iterable[str]) -> None:
         """Announces that this process accepts jobs of these pipelines."""
@@ -136,12 +137,17 @@ class Metrics:
             self._gauge("eco2_jobs_parked", pipeline)
             self._gauge("eco2_job_slots", pipeline).set(prefetch)
             self._counter("eco2_jobs_ended", pipeline, "completed", NO_ERROR)
-            for code in (*DEAD_CODES, "DEADLINE"):
+            for code in (*DEAD_CODES, "EXPIRED", "TIMEOUT"):
                 self._counter("eco2_jobs_ended", pipeline, "failed", code)
             for code in DEAD_CODES:
                 self._counter("eco2_dead_letters", pipeline, code)
             for what in get_args(Swept):
                 self._counter("eco2_jobs_swept", pipeline, what)
+
+    def stages(self, pipeline: str, stages: Iterable[str]) -> None:
+        """Announces that this process runs these stages."""
+        for stage in stages:
+            self._counter("eco2_loop_blocked", pipeline, stage)
 
     def provider(self, provider: str, slots: int) -> None:
         """Announces that this process makes up to `slots` calls to the provider at once."""
@@ -303,6 +309,10 @@ class Metrics:
     def loop_late(self, seconds: float) -> None:
         """The event loop woke a sleeping task `seconds` late."""
         self._histogram("eco2_loop_lag_seconds").observe(seconds)
+
+    def loop_blocked(self, pipeline: str, stage: str) -> None:
+        """A stage blocked the event loop for long; both are "" where it was no stage."""
+        self._counter("eco2_loop_blocked", pipeline, stage).inc()
 
     # --- asked at each scrape
 

@@ -1,4 +1,4 @@
-"""Operators' actions on jobs and workers: replay a dead job, publish an order again, pause, resume.
+"""Actions of operators: replay a dead job, cancel one, publish an order again, pause and resume.
 
 A replay continues a dead job as a new one, after the stages that the old one completed; the old one stays
 ended. Order of writes: the order is stored → `queued` is confirmed and seen in the own tail → the order is
@@ -26,7 +26,8 @@ from eco2.event import Paused, Resumed, queued
 from eco2.job import encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, cancelled
+from eco2.operator.dead_jobs import is_late
 from eco2.operator.replay_plan import ReplayPlan
 from eco2.ports import OrderStore, WorkQueue, retry_queue
 from eco2.retry import PUBLISH
@@ -82,7 +83,9 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
     """
     if state.ended:
         advice = (
-            "`eco2 dead replay` continues it as a new job" if state.dead else "the client may send it again"
+            f"`eco2 dead replay {state.job}` continues it as a new job"
+            if state.dead or is_late(state)
+            else "the client may send it again"
         )
         raise PermanentError(f"job {state.job} has ended as {state.status}; {advice}", "ENDED")
     if state.is_truncated:
@@ -98,6 +101,19 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
     await PUBLISH.retry(
         lambda: broker.publish(retry_queue(state.pipeline), order, state.job), CONFIRM_TIMEOUT
     )
+
+
+async def cancel(state: JobState, journal: Journal, now: float) -> JobState:
+    """Ends the job as cancelled; returns it with the end that stands. Raises `PermanentError` if it had ended
+    in another way."""
+    async with with_timeout("the journal confirmed nothing"):
+        if not state.ended:
+            journal.put(cancelled(state, now))
+        while not state.ended:
+            state = await journal.view.change(state.job, state)
+    if state.status != "cancelled":
+        raise PermanentError(f"job {state.job} has ended as {state.status} already", "ENDED")
+    return state
 
 
 async def set_intake(journal: Journal, event: Paused | Resumed) -> Paused | None:

@@ -7,7 +7,7 @@ from eco2.errors import DecodeError
 from eco2.event import Done, JobEvent, Released, RunStarted, decode_events
 from eco2.journal.state import TRUNCATED, EventId, JobState, apply, truncated_state
 from eco2.operator.cost import Cost, paid
-from eco2.ports import DELAYS, FromOffset, Stream, delay_queue
+from eco2.ports import FromOffset, Stream, delay_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,17 +119,7 @@ def holder(state: JobState, history: Sequence[JobRun], answer: str | None) -> st
         return "a worker that has its order and waits for its turn"
     if state.is_held:
         return f"{worker} by the journal, but it does not answer: another worker will take the job over"
-    if state.retry_pending:
-        queue = delay_queue(state.pipeline, retry_delay(state))
+    if state.retrying:
+        queue = delay_queue(state.pipeline, state.retrying.delay)
         return f"none: its order waits for the retry in the queue {queue}"
     return f"none: its order waits in a queue; if no queue has it, use `eco2 jobs reissue {state.job}`"
-
-
-def retry_delay(state: JobState) -> int:
-    """Returns the seconds that the job waits between its release and its next retry."""
-    return DELAYS[min(max(state.retries, 1), len(DELAYS)) - 1]
-
-
-def retry_at(state: JobState) -> float | None:
-    """Returns when the job will be retried (Unix seconds); None if it does not wait for a retry."""
-    return state.updated_at + retry_delay(state) if state.retry_pending and not state.ended else None

@@ -10,7 +10,7 @@ from eco2.job import JSON
 from eco2.journal.state import JobState
 from eco2.operator.cost import Cost, document, paid, total
 from eco2.operator.dead_jobs import end_error, last_stage
-from eco2.operator.job_history import JobRun, StageTime, retry_at
+from eco2.operator.job_history import JobRun, StageTime
 
 MAX_SHOWN = 120
 """Characters of a text that are shown; a picture in an input has many more."""
@@ -48,6 +48,9 @@ class JobDetail:
         state = self.state
         return {
             **document(job_row(state)),
+            "max_wait": state.max_wait,
+            "timeout": state.timeout,
+            "started": state.started_at,
             "deadline": state.deadline,
             "owner": state.owner,
             "model": state.model,
@@ -82,7 +85,7 @@ def job_row(state: JobState) -> JobRow:
         ended=state.updated_at if state.ended else None,
         cost=total(paid(state).values()),
         code=error[0] if error else "",
-        put_off_until=retry_at(state),
+        put_off_until=state.retrying.until if state.retrying else None,
     )
 
 

@@ -49,9 +49,14 @@ def plan_replay(
     pipelines: Mapping[str, AnyPipeline],
     view: Collection[JobState],
     now: float,
-    deadline: float,
+    max_wait: float,
+    timeout: float,
 ) -> ReplayPlan | NotReplayable:
-    """Plans a replay. `state`: the old job in the journal, if any. `deadline`: seconds from `now` (Unix)."""
+    """Plans a replay. `state`: the old job in the journal, if any. `now`: Unix seconds.
+
+    The new job has all the time that its pipeline allows, also where a client had asked for less; `max_wait`,
+    `timeout`: of pipelines without their own.
+    """
     if (order := dead.order) is None:
         return NotReplayable(
             dead.id,
@@ -74,7 +79,15 @@ def plan_replay(
     left = [stage.name for stage in pipeline.stages if stage.name not in outputs]
     return ReplayPlan(
         dead,
-        replace(order, id=new_id(now), accepted=now, deadline=now + deadline, key=None),
+        replace(
+            order,
+            id=new_id(now),
+            accepted=now,
+            deadline=0.0,
+            max_wait=pipeline.max_wait or max_wait,
+            timeout=pipeline.timeout or timeout,
+            key=None,
+        ),
         outputs,
         {stage: expected(stage, others, paid_before) for stage in left},
         paid_before,

@@ -325,7 +325,7 @@ class Member:
             self._open.append((self._sent, record))
             requests = [self.budget.waiting[call.id].call for call in record.calls]
             started += [
-                replace(request.stage_started, ts=self._wall())
+                replace(request.stage_started, ts=self._wall(), granted=True)
                 for request in requests
                 if request.stage_started is not None
             ]

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from functools import cache
 
+from pydantic import BaseModel
+
 from eco2.pipeline import JSON, Outputs, Pipeline, Stage
 from eco2.sizing import JobSize
 from eco2.stages import answer, reward, rule, vision
@@ -16,47 +18,98 @@ SIZE = JobSize(calls=2, tokens=2000.0, latency=26.0)
 """Tokens as `docs/prompts.md` counts them; `vision` takes 12 s and `answer` 14 s at GPT-5.1 under load."""
 
 
-def result(outputs: Outputs | None) -> JSON:
-    """Builds `pipeline_result` and `reward`, both null for a job that did not complete."""
+class Classification(BaseModel):
+    """The thing's classes. `minor_category`: never empty, since the app prints it."""
+
+    major_category: Major
+    middle_category: Middle
+    minor_category: str
+
+
+class Meta(BaseModel):
+    """The question, and the model that saw the photo."""
+
+    user_input: str
+    model: str
+
+
+class ClassificationResult(BaseModel):
+    """The output of `vision` for clients."""
+
+    classification: Classification
+    situation_tags: list[Tag]
+    meta: Meta
+
+
+class DisposalRules(BaseModel):
+    """The rules that apply, in the language of the answer."""
+
+    key: str
+    category: str
+    item: str | None
+    covers: str
+    not_accepted: list[str]
+
+
+class FinalAnswer(BaseModel):
+    """The answer. `disposal_steps`: not a list, since the app shows each member as "name: text", in order."""
+
+    disposal_steps: dict[str, str]
+    insufficiencies: list[str]
+    user_answer: str
+
+
+class PipelineResult(BaseModel):
+    """The result of a scan that completed. `disposal_rules`: None where there are none for the thing."""
+
+    classification_result: ClassificationResult
+    disposal_rules: DisposalRules | None
+    final_answer: FinalAnswer
+
+
+class ScanResult(BaseModel):
+    """The scan's members of the result: both None if it did not complete; no reward is None, too."""
+
+    pipeline_result: PipelineResult | None
+    reward: reward.Won | None
+
+
+def result(outputs: Outputs | None) -> ScanResult:
+    """Builds the result from all outputs."""
     if outputs is None:
-        return {"pipeline_result": None, "reward": None}
+        return ScanResult(pipeline_result=None, reward=None)
     seen, rules = outputs.get(vision.Seen), outputs.get(rule.Rules)
-    text, won = outputs.get(answer.Answer).text, outputs.get(reward.Reward).won
-    return {
-        "pipeline_result": {
-            "classification_result": {
-                "classification": {
-                    "major_category": seen.major.value,
-                    "middle_category": seen.middle.value,
-                    "minor_category": seen.minor,
-                },
-                "situation_tags": [tag.value for tag in seen.tags],
-                "meta": {"user_input": seen.question, "model": seen.model},
-            },
-            "disposal_rules": {
-                "key": rules.key,
-                "category": rules.category,
-                "item": rules.item,
-                "covers": rules.covers,
-                "not_accepted": rules.not_accepted,
-            }
+    text = outputs.get(answer.Answer).text
+    classification = Classification(
+        major_category=seen.major, middle_category=seen.middle, minor_category=seen.minor
+    )
+    meta = Meta(user_input=seen.question, model=seen.model)
+    return ScanResult(
+        pipeline_result=PipelineResult(
+            classification_result=ClassificationResult(
+                classification=classification, situation_tags=seen.tags, meta=meta
+            ),
+            disposal_rules=DisposalRules(
+                key=rules.key,
+                category=rules.category,
+                item=rules.item,
+                covers=rules.covers,
+                not_accepted=rules.not_accepted,
+            )
             if rules.found
             else None,
-            "final_answer": {
-                "disposal_steps": numbered(rules.steps if rules.found else [text], rules.language),
-                "insufficiencies": rules.insufficiencies,
-                "user_answer": text,
-            },
-        },
-        "reward": won.model_dump() if won else None,
-    }
+            final_answer=FinalAnswer(
+                disposal_steps=numbered(rules.steps if rules.found else [text], rules.language),
+                insufficiencies=rules.insufficiencies,
+                user_answer=text,
+            ),
+        ),
+        reward=outputs.get(reward.Reward).won,
+    )
 
 
-def numbered(steps: Sequence[str], language: Language) -> JSON:
-    """Builds an object, not a list: the app shows each member as "name: text", in this order.
-
-    Without a rule the only step is the answer, because the app shows nothing but steps.
-    """
+def numbered(steps: Sequence[str], language: Language) -> dict[str, str]:
+    """Names the steps. Without a rule the only step is the answer: the app shows nothing but steps."""
     name = "단계" if language == "ko" else "Step "
     return {f"{name}{number}": step for number, step in enumerate(steps, start=1)}
 
@@ -104,6 +157,7 @@ scan: Pipeline[ScanInput] = Pipeline(
         Stage("reward", reward.run, reward.Reward),
     ),
     result=result,
+    result_type=ScanResult,
     parse=parse,
     uploads={"image": "image_url"},
     upload_type="image/*",

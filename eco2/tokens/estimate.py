@@ -8,9 +8,10 @@ Pure and deterministic: equal calls in equal order give equal estimates. Learnt,
   So the first estimate is too high, and those that follow have a margin that fades;
 * the completion: the 99th percentile of the last 300.
 
-Not by a mean: what a user wrote (`Call.user_text`), unless it is short and usual, and characters that hardly
-occur. They are bounded from above (`eco2/tokens/upper_bound.py`), since a minute's budget must hold for any
-text; a call in which they weigh much teaches nothing, so that one user's text changes no other's estimate.
+Not by a mean: what a user wrote (`Call.user_text`), unless it is short and usual, the messages of a
+conversation, texts to embed, and characters that hardly occur. They are bounded from above
+(`eco2/tokens/upper_bound.py`), since a minute's budget must hold for any text; a call in which they weigh
+much, or that has messages, teaches nothing of prompts, so that one user's text changes no other's estimate.
 
 Not learnt: a usage that is missing or impossible, and one that is off by more than a factor of two, unless it
 persists: then the provider has changed the model, and the estimate is relearned.
@@ -27,7 +28,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from eco2.call import Answer, Call, Usage
+from eco2.call import Answer, Call, Tool, Usage
 from eco2.tokens.images import image_tokens, size_of
 from eco2.tokens.upper_bound import RARE, is_ordinary, upper_bound
 
@@ -62,6 +63,10 @@ by 3 % around the best ratios, so (0.03 / 0.5)²."""
 
 _FRAME = 12
 """Tokens around the texts: roles, and what opens the answer."""
+_MESSAGE_FRAME = 8
+"""Tokens around each further message, and around each call of a tool: more than any known form has."""
+_TOOL_FRAME = 40
+"""Tokens around a tool: the names of the members of its form."""
 _LETTERS_PER_TOKEN = 3
 """Fewer than in any prose (about four), so that the first estimate is not too low."""
 _MIN_COUNTED_SHARE = 1 / 20
@@ -233,17 +238,26 @@ class Estimator:
 
     def estimate(self, call: Call[Answer]) -> Estimate:
         """Estimates what the call will count."""
-        kind = self._kinds[call.kind]
+        name = "/".join([call.kind, *(tool.name for tool in call.tools)])  # other tools have another ratio
+        kind = self._kinds[name]
         schema: type = call.schema
-        image = 0 if call.image is None else image_tokens(self._model, size_of(call.image))
+        images = [*(url for message in call.messages for url in message.images), call.image]
+        image = sum(image_tokens(self._model, size_of(url)) for url in images if url is not None)
         ordinary, unusual = split_unusual(call.text, call.user_text)
-        own, foreign = weigh(ordinary), weigh(unusual)
         stable = weigh_stable(call.system) + weigh_schema(schema) + _FRAME
+        stable += weigh_tools(call.tools) if call.tools else 0
+        frames = 0
+        if call.messages or call.texts:
+            said = [*texts_of(call), unusual]
+            unusual = "\n".join(said)  # each line counts for itself, and its end counts, too
+            frames = _MESSAGE_FRAME * len(said)
+        own, foreign = weigh(ordinary), weigh(unusual)
+        foreign = (foreign[0] + frames, foreign[1])
         samples = kind.prompts.samples
         margin = SAFETY_MARGIN / (1 + samples) if samples else 0.0  # the first guess is too high as it is
         mean = kind.prompts.predict((stable, *own, image)) * (1 + margin)
         unusual_mean = kind.prompts.predict((0, *foreign, 0))
-        most = max(upper_bound(unusual), unusual_mean) if unusual else 0.0
+        most = max(upper_bound(unusual) + frames, unusual_mean) if unusual else 0.0
         prompt = max(1, math.ceil(mean + most))
         learnt, longest = kind.completions.value, call.max_tokens
         completion = longest if learnt is None else min(learnt, longest)
@@ -259,10 +273,10 @@ class Estimator:
             completion=completion,
             cost=cost,
             max_completion_tokens=longest,
-            kind=call.kind,
+            kind=name,
             parts=(stable, own[0] + foreign[0], own[1] + foreign[1], image),
             longest=call.max_tokens,
-            usual=most - unusual_mean <= MAX_UNUSUAL_SHARE * mean,
+            usual=not frames and most - unusual_mean <= MAX_UNUSUAL_SHARE * mean,
         )
 
     def learn(self, estimate: Estimate, usage: Usage) -> None:
@@ -274,6 +288,16 @@ class Estimator:
             # An answer that took all that it was given may have been cut off: its full length is unknown.
             cut = usage.output_tokens >= estimate.max_completion_tokens
             kind.completions.learn(estimate.longest if cut else usage.output_tokens)
+
+
+def texts_of(call: Call[Answer]) -> list[str]:
+    """Returns what a call's messages say, with names and arguments of tools, and what it embeds."""
+    texts = list(call.texts)
+    for message in call.messages:
+        texts += [message.text, message.tool_call_id]
+        for asked in message.tool_calls:
+            texts += [asked.id, asked.name, asked.arguments.model_dump_json(by_alias=True)]
+    return texts
 
 
 def split_unusual(text: str, user_text: str) -> tuple[str, str]:
@@ -301,6 +325,14 @@ def weigh(text: str) -> tuple[int, int]:
 def weigh_stable(text: str) -> int:
     """Weighs a text that is the same in every job."""
     return sum(weigh(text))
+
+
+@lru_cache(maxsize=64)
+def weigh_tools(tools: tuple[Tool, ...]) -> int:
+    """Bounds what tools count: their names, descriptions and schemas, with all around them as JSON."""
+    described = [[tool.name, tool.description, tool.parameters.model_json_schema()] for tool in tools]
+    texts = [json.dumps(text, ensure_ascii=False) for text in described]
+    return sum(upper_bound(text) + _TOOL_FRAME for text in texts)
 
 
 @lru_cache(maxsize=64)

@@ -4,12 +4,13 @@ import asyncio
 from typing import Self
 
 import pytest
-from pydantic import BaseModel, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.outbox import MAX_PUT_BYTES, Outbox
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
+from eco2.watchdog import Running, running
 from tests.support.virtual_clock import virtual
 from tests.support.world import (
     Draft,
@@ -34,6 +35,29 @@ async def test_a_stage_that_returns_the_wrong_thing_is_a_bug_of_the_stage() -> N
 
 
 @virtual
+async def test_a_stage_and_the_tasks_that_it_starts_can_be_named() -> None:
+    seen: list[Running | None] = []
+
+    async def look() -> None:
+        seen.append(running.get())
+
+    async def named(context: Context[Question]) -> Draft:
+        await look()
+        await asyncio.gather(look())
+        return Draft(text="")
+
+    def text(outputs: Outputs | None) -> JSON:
+        seen.append(running.get())
+        return {}
+
+    pipeline = Pipeline("ask", Question, (Stage("draft", named, Draft),), text)
+    async with World().process(ScriptedModel(), pipeline) as process:
+        job = (await process.submit()).job
+        await process.ended(job)
+    assert seen == [Running("ask", "draft", job)] * 2 + [None]
+
+
+@virtual
 async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
     def broken(outputs: Outputs | None) -> JSON:
         raise ZeroDivisionError
@@ -45,6 +69,28 @@ async def test_a_bug_in_the_result_ends_the_job_and_not_the_worker() -> None:
             assert state.result is not None
             assert isinstance(state.result["error"], dict)
             assert state.result["error"]["code"] == "INTERNAL"
+
+
+@virtual
+async def test_a_result_of_another_type_is_a_bug_and_one_of_its_type_is_written_by_its_aliases() -> None:
+    class Text(BaseModel):
+        first_draft: str | None = Field(serialization_alias="firstDraft")
+
+    def typed(outputs: Outputs | None) -> Text:
+        return Text(first_draft=outputs.get(Draft).text if outputs else None)
+
+    def wrong(outputs: Outputs | None) -> JSON | Text:
+        return {} if outputs else typed(None)
+
+    ends = []
+    for make in (typed, wrong):
+        pipeline = Pipeline("ask", Question, (Stage("draft", draft, Draft),), make, result_type=Text)
+        async with World().process(ScriptedModel(), pipeline) as process:
+            ends.append(await process.ended((await process.submit()).job))
+    good, bad = [end.result or {} for end in ends]
+    assert (good["firstDraft"], good["error"]) == ("draft(q)", None)
+    assert (bad["firstDraft"], ends[1].status) == (None, "failed")
+    assert "`result` must return Text, not dict" in ends[1].cause
 
 
 @virtual

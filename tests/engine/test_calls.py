@@ -146,7 +146,7 @@ async def test_a_job_that_ends_at_its_deadline_says_what_was_paid_for_it() -> No
             state = await gateway.ended(job)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
-    assert state.result["error"]["code"] == "DEADLINE"
+    assert state.result["error"]["code"] == "TIMEOUT"
     assert state.result["usage"] == {"draft": used(calls=1)}
 
 

@@ -152,7 +152,7 @@ async def accepting(gateway: CrashingProcess) -> AsyncIterator[Acceptance]:
     process = gateway.process
     living = asyncio.create_task(gateway.live())
     await gateway.during(process.journal.filled.wait())
-    yield Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, LIFE)
+    yield Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0)
     process.stop.set()
     await living
 
@@ -165,7 +165,9 @@ async def patiently(acceptance: Acceptance, key: str | None) -> Accepted:
 
     while True:
         try:
-            return await acceptance.accept(Submission(digest="digest", parse=parse, key=key))
+            return await acceptance.accept(
+                Submission(digest="digest", parse=parse, max_wait=LIFE, timeout=LIFE, key=key)
+            )
         except BrokerUnavailable:
             await asyncio.sleep(1)
 

@@ -12,7 +12,7 @@ from eco2.event import Marker, Queued, encode_events
 from eco2.job import new_id
 from eco2.journal.backlog import Backlog, backlog
 from eco2.journal.outbox import Outbox
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, PutOff
 from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
@@ -23,7 +23,9 @@ from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, ScriptedModel, World, until
 from tests.unit.journal.test_outbox import ScriptedStream, marker
 
-JOB = JobState("j", "ask", accepted=100.0, deadline=280.0, digest="d", queued_at=0, updated_at=100.0)
+JOB = JobState(
+    "j", "ask", accepted=100.0, max_wait=180.0, timeout=180.0, digest="d", queued_at=0, updated_at=100.0
+)
 HELD = replace(JOB, run="r", status="running")
 
 
@@ -100,7 +102,7 @@ async def test_what_the_sweep_ends_and_what_it_sees_of_the_queues_is_shown_by_wh
         assert metric_value(worker.metrics, f'eco2_queue_messages{{queue="{DEAD}"}}') is None
         await gateway.broker.publish(DEAD, b"{}", "letter")
         await gateway.ended(job)
-        ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
+        ended = 'eco2_jobs_ended_total{code="EXPIRED",pipeline="ask",status="failed"}'
         assert metric_value(worker.metrics, ended) == 1
         assert metric_value(worker.metrics, 'eco2_jobs_swept_total{pipeline="ask",what="ended"}') == 1
         await asyncio.sleep(OVERDUE + 2 * INTERVAL)
@@ -162,7 +164,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         ([], {}),
         ([JOB], {"ask": Backlog(1, 1, 30.0)}),
         ([HELD], {"ask": Backlog(1, 0, 0.0)}),
-        ([replace(HELD, released=True, retry_pending=True)], {"ask": Backlog(1, 1, 30.0)}),
+        ([replace(HELD, released=True, retrying=PutOff("draft", 0.0, 5))], {"ask": Backlog(1, 1, 30.0)}),
         ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, 30.0)}),
         ([JOB, replace(JOB, pipeline="other")], {"ask": Backlog(1, 1, 30.0), "other": Backlog(1, 1, 30.0)}),
         ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),

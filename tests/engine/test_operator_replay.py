@@ -47,7 +47,7 @@ async def buried(process: Process) -> tuple[JobState, DeadJob, FakeLetter]:
 
 def planned(process: Process, dead: DeadJob, state: JobState) -> ReplayPlan:
     found = plan_replay(
-        dead, state, {"ask": PIPELINE}, process.journal.view.recent(), VirtualClock.now(), LIFE
+        dead, state, {"ask": PIPELINE}, process.journal.view.recent(), VirtualClock.now(), LIFE, LIFE
     )
     assert isinstance(found, ReplayPlan), found
     return found

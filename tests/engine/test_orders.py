@@ -51,7 +51,7 @@ async def test_an_order_that_no_gateway_announced_goes_to_the_dead_letters() -> 
 @virtual
 async def test_an_order_of_a_job_that_the_journal_has_dropped_is_late_and_not_looked_for() -> None:
     dead, reads = list[Delivery](), list[Start]()
-    late = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
+    late = 'eco2_jobs_ended_total{code="EXPIRED",pipeline="ask",status="failed"}'
     async with World().process(ScriptedModel()) as process:
         await process.ended((await process.submit()).job)
         read = process.broker.read

@@ -204,7 +204,7 @@ def test_a_job_without_any_worker_ends_at_its_deadline(ahead: float) -> None:
             state = await gateway.ended(job.job)
             assert 30 < VirtualClock.now() - accepted < 40
             assert state.result is not None
-            assert state.result["error"]["code"] == "DEADLINE"  # type: ignore[index]
+            assert state.result["error"]["code"] == "EXPIRED"  # type: ignore[index]
             await asyncio.sleep(60)
             assert len(_ends(world)) <= 2  # one of each gateway at the most, and never again
             model = ScriptedModel()

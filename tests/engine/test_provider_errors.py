@@ -78,4 +78,4 @@ async def test_the_cause_of_a_provider_that_stayed_away_is_kept_for_operators() 
     async with World().process(failing(ProviderDown("HTTP 503: pool 7")), ONE_CALL) as process:
         state = await process.ended((await process.submit(life=20)).job)
     assert "pool 7" not in str(state.result)
-    assert "pool 7" in state.cause or code(state) == "DEADLINE"
+    assert "pool 7" in state.cause or code(state) == "TIMEOUT"

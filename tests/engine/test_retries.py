@@ -2,18 +2,26 @@
 
 import asyncio
 from itertools import count, pairwise
+from typing import get_args
 
 import pytest
 
 from eco2.consumers.retries import CLOCK_SKEW, MIN_TIME_LEFT, next_delay, remaining_delay
-from eco2.errors import PermanentError, ProviderAccessDenied, ProviderDown, ProviderError, RateLimited
+from eco2.errors import (
+    PermanentError,
+    ProviderAccessDenied,
+    ProviderDown,
+    ProviderError,
+    RateLimited,
+    RetryableError,
+)
 from eco2.event import RunStarted, decode_events
 from eco2.journal.state import JobState
-from eco2.pipeline import Call, Context
+from eco2.pipeline import NEVER, Call, Context, Delay, Pipeline, Retry, Stage
 from eco2.ports import DELAYS, delay_queue
 from tests.support.engine_fixtures import at_rest, single
 from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import Draft, Question, ScriptedModel, World, order, until
+from tests.support.world import Draft, Question, ScriptedModel, World, order, result, until
 
 
 class Failing(ScriptedModel):
@@ -65,29 +73,53 @@ def code(state: JobState) -> object:
 def test_each_time_it_is_put_off_for_longer_while_there_is_time(
     retries: int, asked: float | None, time_left: float, delay: int | None
 ) -> None:
-    assert next_delay(DELAYS, retries, asked, 100.0, 100.0 + time_left) == delay
+    assert next_delay(Retry(), retries, asked, 1000.0, time_left) == delay
+
+
+def test_of_a_job_that_has_started_the_delay_takes_no_time() -> None:
+    assert next_delay(Retry(), 2, None, MIN_TIME_LEFT) == 120
+    assert next_delay(Retry(), 0, None, MIN_TIME_LEFT - 0.1) is None
 
 
 @pytest.mark.parametrize(
-    ("retries", "since", "delay"),
+    ("retry", "asked", "delays"),
     [
-        (1, 0.0, 5),
-        (1, 4.9 - CLOCK_SKEW, 5),
-        (1, 5.0 - CLOCK_SKEW, None),
-        (1, 6.0, None),
-        (2, 0.0, 30),
-        (2, 26.0, 5),
-        (3, 0.0, 120),
-        (3, 60.0, 30),
-        (3, 91.0, 30),
-        (3, 100.0, 5),
-        (7, 0.0, 120),
+        (Retry(), None, [5, 30, 120, None]),
+        (NEVER, None, [None]),
+        (Retry(attempts=3), None, [5, 30, None]),
+        (Retry(attempts=6, delays=(5, 30)), None, [5, 30, 30, 30, 30, None]),
+        (Retry(attempts=3, delays=(120, 5)), None, [120, 5, None]),
+        (Retry(attempts=3, delays=(5,)), 20.0, [30, 30, None]),
+        (Retry(attempts=3, delays=(5,)), 121.0, [None]),
     ],
 )
-def test_another_order_of_a_job_that_was_put_off_waits_as_long(
-    retries: int, since: float, delay: int | None
+def test_each_stage_has_its_own_tries_and_waits_as_long_as_the_provider_asks(
+    retry: Retry, asked: float | None, delays: list[int | None]
 ) -> None:
-    assert remaining_delay(DELAYS, retries, 100.0, 100.0 + since) == delay
+    assert [next_delay(retry, number, asked, 1000.0) for number in range(len(delays))] == delays
+
+
+def test_there_is_a_queue_for_each_delay_that_a_pipeline_may_name() -> None:
+    assert get_args(Delay) == Retry().delays == DELAYS
+
+
+@pytest.mark.parametrize(
+    ("left", "delay"),
+    [
+        (5.0, 5),
+        (0.1 + CLOCK_SKEW, 5),
+        (CLOCK_SKEW, None),
+        (-1.0, None),
+        (30.0, 30),
+        (24.0, 5),
+        (120.0, 120),
+        (60.0, 30),
+        (29.0, 30),
+        (20.0, 5),
+    ],
+)
+def test_another_order_of_a_job_that_was_put_off_waits_as_long(left: float, delay: int | None) -> None:
+    assert remaining_delay(100.0 + left, 100.0) == delay
 
 
 @virtual
@@ -99,7 +131,10 @@ async def test_a_job_that_is_put_off_goes_on_behind_what_is_completed() -> None:
         await until(lambda: len(waiting) == 1)
         state = process.journal.view.get(job)
         assert state is not None
-        assert (state.released, state.retry_pending, state.retries) == (True, True, 1)
+        assert (state.released, state.retries) == (True, 1)
+        assert state.retrying is not None
+        assert (state.retrying.stage, state.retrying.delay) == ("final", 5)
+        assert state.retrying.until == state.updated_at + 5
         state = await process.ended(job)
         await at_rest(world)
     began, again = runs(world)
@@ -118,6 +153,25 @@ async def test_what_fails_again_and_again_ends_when_no_delay_is_left() -> None:
     assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1 + 1 + 1)
     pauses = [after - before for before, after in pairwise(runs(world))]
     assert [delay <= pause < delay + 5 for delay, pause in zip(DELAYS, pauses, strict=True)] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("retry", "delays"), [(NEVER, []), (Retry(attempts=3, delays=(30, 5)), [30, 5])], ids=["never", "thrice"]
+)
+@virtual
+async def test_a_stage_is_tried_again_as_its_policy_says(retry: Retry, delays: list[int]) -> None:
+    async def unlucky(_: Context[Question]) -> Draft:
+        raise RetryableError("the shop is closed")
+
+    world = World()
+    pipeline = Pipeline("ask", Question, (Stage("draft", unlucky, Draft, retry),), result)
+    async with world.process(ScriptedModel(), pipeline) as process:
+        state = await process.ended((await process.submit(life=800)).job)
+    assert (state.status, state.dead, code(state), state.retrying) == ("failed", True, "UNAVAILABLE", None)
+    pauses = [after - before for before, after in pairwise(runs(world))]
+    assert [delay <= pause < delay + 5 for delay, pause in zip(delays, pauses, strict=True)] == [True] * len(
+        delays
+    )
 
 
 @virtual
@@ -148,11 +202,23 @@ async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
 async def test_nothing_is_put_off_that_cannot_be_done_in_time() -> None:
     model = Failing(*[ProviderError("cut")] * 99)
     async with World().process(model) as process:
-        accepted = await process.submit(life=30)
-        state = await process.ended(accepted.job)
-        assert VirtualClock.now() < accepted.deadline
+        state = await process.ended((await process.submit(life=30, timeout=12)).job)
     assert code(state) == "UNAVAILABLE"
-    assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1)
+    assert [kind for kind, _ in model.calls] == ["draft"] * 3
+
+
+@virtual
+async def test_a_job_that_has_not_started_is_put_off_only_while_it_may_wait() -> None:
+    began: list[float] = []
+
+    async def away(_: Context[Question]) -> Draft:
+        began.append(VirtualClock.now())
+        raise RetryableError("the database is away")
+
+    async with World().process(ScriptedModel(), single(away)) as process:
+        state = await process.ended((await process.submit(life=30)).job)
+    assert code(state) == "UNAVAILABLE"
+    assert [pytest.approx(after - before, abs=1) for before, after in pairwise(began)] == [5]
 
 
 @virtual

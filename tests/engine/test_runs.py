@@ -114,7 +114,7 @@ async def test_a_run_that_stands_by_ends_the_job_at_its_deadline() -> None:
         assert VirtualClock.now() == pytest.approx(accepted.deadline, abs=0.5)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
-    assert state.result["error"]["code"] == "DEADLINE"
+    assert state.result["error"]["code"] == "TIMEOUT"
 
 
 @virtual

@@ -27,7 +27,9 @@ from tests.support.world import SILENCE, Process, Question, ScriptedModel, World
 
 SOON = 3 * INTERVAL
 """Seconds within which a sweep that is due has come."""
-JOB = JobState("j", "ask", accepted=0.0, deadline=100.0, digest="d", queued_at=0, updated_at=10.0)
+JOB = JobState(
+    "j", "ask", accepted=0.0, max_wait=100.0, timeout=50.0, digest="d", queued_at=0, updated_at=10.0
+)
 ENDED = replace(JOB, ended_at=5)
 
 
@@ -145,7 +147,7 @@ async def test_a_job_whose_order_and_input_are_lost_ends_at_its_deadline() -> No
             state = await gateway.ended(job.job)
             assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
             await asyncio.sleep(60)
-    assert (state.status, state.dead, code(state)) == ("failed", False, "DEADLINE")
+    assert (state.status, state.dead, code(state)) == ("failed", False, "EXPIRED")
     assert ends(world) == [job.job]
 
 
@@ -200,7 +202,7 @@ async def test_a_leader_without_the_pipeline_ends_its_jobs_at_their_deadline() -
         job = await gateway.submit(life=180)
         state = await gateway.ended(job.job)
         assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
-    assert (state.status, code(state), ends(world)) == ("failed", "DEADLINE", [job.job])
+    assert (state.status, code(state), ends(world)) == ("failed", "EXPIRED", [job.job])
 
 
 @virtual
@@ -312,7 +314,7 @@ async def test_when_the_one_that_sweeps_vanishes_the_next_goes_on() -> None:
         assert VirtualClock.now() <= job.deadline + OVERDUE + SOON
         second.stop.set()
         await next_living
-    assert code(state) == "DEADLINE"
+    assert code(state) == "EXPIRED"
 
 
 async def fall_behind(process: Process) -> None:
@@ -355,7 +357,7 @@ async def as_coroutine(awaitable: Awaitable[None]) -> None:
 async def ends_in_time(gateway: Process) -> None:
     job = await announce(gateway, life=1)
     async with asyncio.timeout(13):
-        assert code(await gateway.ended(job.job)) == "DEADLINE"
+        assert code(await gateway.ended(job.job)) == "EXPIRED"
 
 
 async def _freeze_the_leader() -> None:

@@ -110,11 +110,12 @@ def test_a_stage_that_fails_for_good_ends_the_job(error: Exception, code: str, c
 async def test_nothing_runs_past_the_deadline() -> None:
     model = ScriptedModel(seconds=50)
     async with World().process(model) as process:
-        state = await process.ended((await process.submit(life=75)).job)
-        assert VirtualClock.now() - state.accepted == pytest.approx(75, abs=0.5)
+        state = await process.ended((await process.submit(timeout=75)).job)
+        assert state.started_at is not None
+        assert VirtualClock.now() - state.started_at == pytest.approx(75, abs=0.1)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
-    assert state.result["error"]["code"] == "DEADLINE"
+    assert state.result["error"]["code"] == "TIMEOUT"
     assert model.in_flight == 0
 
 
@@ -135,7 +136,7 @@ async def test_an_order_that_comes_after_its_deadline_is_not_begun() -> None:
             state = await gateway.ended(late.job)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
-    assert state.result["error"]["code"] == "DEADLINE"
+    assert state.result["error"]["code"] == "EXPIRED"
     assert (state.attempt, began) == (0, [])
 
 
@@ -159,7 +160,7 @@ async def test_orders_older_than_the_view_end_without_a_search_and_hold_up_nobod
         monkeypatch.setattr(PastJobs, "find", noted)
         async with world.process(ScriptedModel()) as worker:
             assert (await worker.ended(fresh.job)).status == "completed"
-            ended = 'eco2_jobs_ended_total{code="DEADLINE",pipeline="ask",status="failed"}'
+            ended = 'eco2_jobs_ended_total{code="EXPIRED",pipeline="ask",status="failed"}'
             await until(lambda: metric_value(worker.metrics, ended) == len(old))
         assert searched == []
         for job in old:

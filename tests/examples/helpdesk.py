@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from eco2.pipeline import JSON, Call, Context, Outputs, Pipeline, Stage
+from eco2.pipeline import Call, Context, Outputs, Pipeline, Stage
 
 
 class Message(BaseModel):
@@ -65,11 +65,18 @@ def compose(sorted_as: Triage) -> str:
     return f"{opening} A colleague of the {sorted_as.topic} desk will answer you."
 
 
-def result(outputs: Outputs | None) -> JSON:
-    """Returns the result for clients; `None` stands for a job that did not complete."""
+class Answered(BaseModel):
+    """The result for clients, as `/openapi.json` describes it."""
+
+    triage: Triage | None
+    letter: str | None
+
+
+def result(outputs: Outputs | None) -> Answered:
+    """Builds the result; `None` stands for a job that did not complete."""
     if outputs is None:
-        return {"triage": None, "letter": None}
-    return {"triage": outputs.get(Triage).model_dump(), "letter": outputs.get(Letter).text}
+        return Answered(triage=None, letter=None)
+    return Answered(triage=outputs.get(Triage), letter=outputs.get(Letter).text)
 
 
 helpdesk: Pipeline[Message] = Pipeline(
@@ -77,4 +84,5 @@ helpdesk: Pipeline[Message] = Pipeline(
     input=Message,
     stages=(Stage("triage", triage, Triage), Stage("letter", letter, Letter)),
     result=result,
+    result_type=Answered,
 )

@@ -46,7 +46,7 @@ class Rewards:
 
     def _done(self, event: dict[str, Any]) -> None:
         job = event["job"]
-        if event["run"] not in (None, self._runs.get(job)):  # None: ended without one, past its deadline
+        if event["run"] not in (None, self._runs.get(job)):  # None: no run ended it
             return  # written by a run that another one had replaced
         for known in (self._attempts, self._runs, self._worked):
             known.pop(job, None)

@@ -80,7 +80,9 @@ async def rare_script(lab: Lab, size: Size) -> Evidence:
 async def no_quota(lab: Lab, size: Size) -> Evidence:
     """The account is empty for a while: jobs fail or wait, and when it is filled the work goes on."""
     async with trial(lab, size) as run:
-        run.failures = frozenset({"PROVIDER_REFUSED", "DEADLINE", "UNAVAILABLE", "INSUFFICIENT_QUOTA"})
+        run.failures = frozenset(
+            {"PROVIDER_REFUSED", "EXPIRED", "TIMEOUT", "UNAVAILABLE", "INSUFFICIENT_QUOTA"}
+        )
         run.submit(size.jobs, over=size.long / 2)
         await run.accepted(size.jobs // 4)
         lab.say(f"insufficient_quota for {size.long:g} s")

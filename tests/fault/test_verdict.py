@@ -90,10 +90,10 @@ def test_an_end_by_a_run_that_was_overtaken_does_not_count() -> None:
 def test_an_end_by_the_sweep_counts() -> None:
     journal = Journal()
     journal.add("queued")
-    journal.done(None, "failed", "DEADLINE")
-    seen = replace(evidence(journal), failures=frozenset({"DEADLINE"}))
+    journal.done(None, "failed", "TIMEOUT")
+    seen = replace(evidence(journal), failures=frozenset({"TIMEOUT"}))
     assert judge(seen).breaches == ()
-    assert judge(replace(seen, failures=frozenset())).breaches == ("1 jobs failed with DEADLINE",)
+    assert judge(replace(seen, failures=frozenset())).breaches == ("1 jobs failed with TIMEOUT",)
 
 
 @pytest.mark.parametrize(

@@ -131,12 +131,12 @@ async def abandon(run: Trial, count: int, life: float) -> list[str]:
 
 
 async def swept(run: Trial, orphans: list[str], within: float) -> None:
-    """Each of them must end as failed, with DEADLINE."""
+    """Each of them must end as failed, with EXPIRED."""
     await run.ends(orphans, within)
     jobs = run.jobs
     codes = [jobs[job].code if job in jobs else None for job in orphans]
     run.check(
         f"jobs that nobody runs end as failed within {within:g} s",
-        codes == ["DEADLINE"] * len(orphans),
+        codes == ["EXPIRED"] * len(orphans),
         f"codes {codes}",
     )

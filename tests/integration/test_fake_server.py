@@ -167,7 +167,7 @@ async def test_a_port_or_a_log_that_cannot_be_had_is_said_at_start() -> None:
 async def test_other_paths_and_methods_are_errors_in_openais_shape() -> None:
     async with running(FakeConfig()) as fake:
         for answer, status in (
-            (await fake.http.get("/v1/embeddings"), 404),
+            (await fake.http.get("/v1/responses"), 404),
             (await fake.http.get("/v1/chat/completions"), 405),
         ):
             assert answer.status_code == status

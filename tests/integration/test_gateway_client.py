@@ -52,6 +52,16 @@ async def test_submit_follow_and_fetch() -> None:
         assert await collect(client.events(job, events[-1].id)) == []
 
 
+async def test_a_job_is_given_less_time() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        await client.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5)
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.max_wait, job.timeout) == (2.0, 0.5)
+        with pytest.raises(Refused, match="Job-Timeout must be a number of seconds"):
+            await client.submit("echo", {"text": "a"}, timeout=1000)
+
+
 async def test_a_file_is_uploaded_from_its_path(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 70)
     async with cluster() as world, Client(world.gateways[0].url) as client:
@@ -97,23 +107,26 @@ async def test_a_wrong_name_of_a_pipeline_is_told_with_the_right_ones() -> None:
 
 async def test_a_result_comes_with_the_end_of_its_job_not_with_the_next_look() -> None:
     """The pause that the gateway asks for would be longer than the test may take."""
-    async with (
-        cluster(config=replace(CONFIG, retry_after=600)) as world,
-        Client(world.gateways[0].url) as client,
-    ):
+    config = replace(CONFIG, retry_after=600)
+    async with cluster(config=config) as world, Client(world.gateways[0].url) as client:
         job = await client.submit("echo", {"text": "a"})
         waiting = asyncio.create_task(client.result(job))
-        await eventually(lambda: b'eco2_sse_connections{pipeline="echo"} 1.0' in metrics(world))
+        for _ in range(3):  # when these are answered, the gateway has the request that waits
+            with pytest.raises(NotFinished):
+                await client.result(job, timeout=0.1)
+        assert not waiting.done()
         await world.worker.append(*life(job.id))
         assert (await asyncio.wait_for(waiting, PATIENCE))["task_id"] == job.id
         assert (await client.result(job))["task_id"] == job.id
 
 
-async def test_a_result_is_asked_for_where_streams_do_not_get_through() -> None:
+async def test_a_result_is_asked_for_again_whatever_comes_in_between() -> None:
     waiting = reply(202, b"{}", b"Retry-After: 0")
-    answers = [waiting, reply(503, b"<html>"), waiting, events(b"data: no\n\n", clean=True), waiting, dropped]
-    async with scripted(iter([*answers, reply(200, b'{"a": 1}')])) as url, Client(url) as client:
+    heads: list[bytes] = []
+    answers = [waiting, reply(503, b"<html>"), waiting, dropped, reply(200, b'{"a": 1}')]
+    async with scripted(iter(answers), heads) as url, Client(url) as client:
         assert await client.result(ClientJob.at("echo", "j")) == {"a": 1}
+    assert {head.partition(b" HTTP")[0] for head in heads} == {b"GET /echo/j/result?wait=20"}
 
 
 def metrics(world: Cluster) -> bytes:
@@ -377,3 +390,18 @@ async def cutting_proxy(world: Cluster) -> AsyncIterator[tuple[str, list[int]]]:
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections
+
+
+async def test_a_job_is_cancelled_once_and_for_all_who_ask() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        job = await client.submit("echo", {"text": "a"})
+        cancelled = await client.cancel(job)
+        assert cancelled["status"] == "cancelled"
+        assert cancelled == await client.cancel(job) == await client.result(job)
+        assert (await collect(client.events(job)))[-1].status == "cancelled"
+        other = await client.submit("echo", {"text": "b"})
+        await world.worker.append(*life(other.id))
+        await world.everywhere(other.id, SEQS[-1])
+        with pytest.raises(Refused) as refused:
+            await client.cancel(other)
+        assert (refused.value.code, refused.value.status) == ("ENDED", 409)

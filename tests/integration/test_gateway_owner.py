@@ -81,3 +81,32 @@ async def test_what_belongs_to_no_job_needs_no_owner() -> None:
     async with cluster(config=AUTH) as world, client(world) as http:
         for path in ("/openapi.json", "/echo/words", "/healthz", "/readyz"):
             assert (await http.get(path)).status_code == 200
+
+
+async def test_a_job_is_cancelled_for_its_owner_alone_and_again_with_the_same_answer() -> None:
+    async with cluster(2, config=AUTH) as world, client(world) as http:
+        answer = (await http.post("/echo", json={"text": "a"}, headers=ANN)).json()
+        url = answer["result_url"].removesuffix("/result")
+        assert (await http.delete(url, headers=BOB)).status_code == 404
+        page = {"Origin": "https://evil.example", **ANN}
+        assert (await http.delete(url, headers=page)).json()["code"] == "CROSS_SITE"
+        assert (await http.get(answer["result_url"], headers=ANN)).status_code == 202
+        first = await http.delete(url, headers=ANN)
+        assert (first.status_code, first.json()["status"]) == (200, "cancelled")
+        assert first.json()["error"] == {"code": "CANCELLED", "message": "cancelled on request"}
+        assert first.json() == (await http.delete(url, headers=ANN)).json()
+        async with httpx.AsyncClient(base_url=world.gateways[1].url, headers=ANN) as other:
+            assert (await other.get(answer["result_url"])).json() == first.json()
+            assert (await other.delete(url)).json() == first.json()
+            shown = (await other.get(answer["stream_url"])).text
+        assert '"stage":"done","status":"cancelled"' in shown
+
+
+async def test_a_job_that_has_ended_cannot_be_cancelled() -> None:
+    async with cluster(config=AUTH) as world, client(world) as http:
+        _, result_url = await of_ann(world, http)
+        refused = await http.delete(result_url.removesuffix("/result"), headers=ANN)
+        assert (refused.status_code, refused.json()["code"]) == (409, "ENDED")
+        assert (await http.get(result_url, headers=ANN)).json()["status"] == "completed"
+        for job in (new_id(time.time()), "x"):
+            assert (await http.delete(f"/echo/{job}", headers=ANN)).json()["code"] == "NOT_FOUND"

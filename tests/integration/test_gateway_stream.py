@@ -12,9 +12,10 @@ from itertools import count
 from typing import Literal
 
 import httpx
+import msgspec
 import pytest
 
-from eco2.event import Done, Queued, RunStarted, StepCompleted
+from eco2.event import Done, Queued, Released, RunStarted, StepCompleted
 from eco2.eventstream import ClientEvent, EventLines
 from eco2.gateway.protocol import ConnectionLimits
 from eco2.job import new_id
@@ -223,6 +224,37 @@ async def test_live_text_comes_between_started_and_completed_and_to_late_clients
             assert await early.to_end() == SEQS
         assert all(event.id is None for event in early.events if event.name == "answer.delta")
         assert [event.name for event in early.events].count("answer.delta") == 2
+
+
+async def test_a_stage_that_is_put_off_is_told_to_clients_of_every_gateway_also_late_ones() -> None:
+    async with cluster(2) as world:
+        job_id, url = await submitted(world)
+        events, (one, other) = life(job_id), world.gateways
+        await world.worker.append(*events[:4])
+        async with stream(url) as early:
+            await early.until_name("answer")
+            since = time.time()
+            await world.worker.append(
+                Released(ts=since, job=job_id, run="r1", reason="", retry=True, stage="answer", delay=120)
+            )
+            told = await early.until_name("retrying")
+            assert (told.id, told.seq, told.stage, told.attempt) == (None, None, "answer", 2)
+            assert told.eta_seconds is not None
+            assert 110 < told.eta_seconds <= 120
+            last = next(event.id for event in reversed(early.events) if event.id)
+            async with stream(url.replace(one.url, other.url), last) as late:
+                assert (await late.until_name("retrying")).attempt == 2
+                assert late.seqs == []
+                async with httpx.AsyncClient() as http:
+                    progress = await http.get(url.replace("/events", "/result"))
+                assert progress.status_code == 202
+                assert progress.json()["message"] == "answer failed for the moment, and is tried again"
+                again = RunStarted(ts=since, job=job_id, run="r2", attempt=2, worker="w")
+                rest = [msgspec.structs.replace(event, run="r2") for event in events[4:]]
+                await world.worker.append(again, *rest)
+                assert await late.to_end() == SEQS[-2:]
+            assert await early.to_end() == SEQS
+        assert [event.name for event in early.events].count("retrying") == 1
 
 
 async def test_live_text_of_a_void_run_or_an_ended_stage_is_not_shown() -> None:

@@ -42,7 +42,7 @@ async def test_an_accepted_job_has_its_order_out_and_urls_with_the_prefix_used(p
         await eventually(lambda: bool(world.worker.orders))
         [job] = world.worker.orders
         assert (job.id, job.pipeline, job.input, job.model) == (job_id, "echo", {"text": "hello"}, "large")
-        assert job.deadline - job.accepted == CONFIG.job_deadline
+        assert (job.max_wait, job.timeout) == (CONFIG.max_wait, CONFIG.timeout)
 
 
 async def test_an_upload_is_parsed_by_the_pipeline() -> None:
@@ -330,3 +330,49 @@ async def test_lists_in_lists_are_taken_or_refused_however_deep() -> None:
         assert set(statuses.values()) == {202, 422}
         accepted = [status for status in statuses.values() if status == 202]
         assert len(world.gateways[0].journal.view.recent()) == len(accepted)
+
+
+@pytest.mark.parametrize(
+    ("headers", "times"),
+    [
+        ({}, (60.0, 180.0)),
+        ({"Job-Max-Wait": "2.5"}, (2.5, 180.0)),
+        ({"job-timeout": "1e1", "Job-Max-Wait": "60"}, (60.0, 10.0)),
+    ],
+)
+async def test_a_client_may_shorten_the_times_that_the_pipeline_or_the_settings_give(
+    headers: Mapping[str, str], times: tuple[float, float]
+) -> None:
+    pipeline = replace(ECHO, max_wait=60.0)
+    async with (
+        cluster(pipelines=(pipeline,)) as world,
+        httpx.AsyncClient(base_url=world.gateways[0].url) as http,
+    ):
+        job_id = (await http.post("/echo", json={"text": "a"}, headers=headers)).json()["job_id"]
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.max_wait, job.timeout, job.deadline) == (*times, job.accepted + sum(times))
+        state = world.gateways[0].journal.view.get(job_id)
+        assert state is not None
+        assert (state.max_wait, state.timeout) == times
+
+
+@pytest.mark.parametrize("value", ["180.1", "0", "-1", "", "abc", "nan", "inf", "1_0", "1, 2", "9" * 50])
+@pytest.mark.parametrize("header", ["Job-Max-Wait", "Job-Timeout"])
+async def test_a_time_above_that_of_the_pipeline_is_refused_as_is_what_is_none(
+    header: str, value: str
+) -> None:
+    async with one() as (_, http):
+        response = await http.post("/echo", json={"text": "a"}, headers={header: value})
+        assert (response.status_code, response.json()["code"]) == (422, "INVALID_REQUEST")
+        assert "at most 180 here" in response.json()["detail"]
+
+
+async def test_a_job_that_its_key_names_keeps_its_times() -> None:
+    async with one() as (world, http):
+        queued = await _announced(world)
+        headers = {"Idempotency-Key": "k", "Job-Timeout": "5"}
+        assert (await http.post("/echo", json={"text": "a"}, headers=headers)).status_code == 200
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        assert (job.id, job.max_wait, job.timeout) == (queued.job, 180.0, 180.0)

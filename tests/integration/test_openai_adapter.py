@@ -91,13 +91,16 @@ class LoneRun:
 
     async def barrier(self) -> None: ...
 
+    def waiting(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def in_call(self) -> AbstractContextManager[None]:
         return nullcontext()
 
     stage_started: StageChanged | None = None
     emitted = 0
 
-    def show_started(self) -> None: ...
+    def show_started(self, *, granted: bool = False) -> None: ...
 
     def emit(self, text: str) -> None: ...
 

@@ -39,6 +39,7 @@ class Desk:
     systems: list[str] = field(default_factory=list)
     job_id: str = "job"
     deadline: float = 180.0
+    resources: object = None
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         self.systems.append(call.system)
@@ -47,7 +48,7 @@ class Desk:
     async def scan(self) -> JSON:
         for stage in scan.stages:
             self.outputs.add(await stage.run(self))
-        return scan.result(self.outputs)
+        return scan.result_json(self.outputs)
 
     def emit(self, text: str) -> None:
         """Nobody watches."""

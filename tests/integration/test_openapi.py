@@ -1,5 +1,6 @@
 """The OpenAPI document: every route is in it, what is answered is as it says, and schemathesis agrees."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 
 from eco2.gateway.app import PREFIXES
 from eco2.gateway.config import Auth
+from eco2.job import new_id
 from tests.fuzz import fuzz
 from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, life
 
@@ -30,7 +32,7 @@ def routes(world: Cluster) -> set[tuple[str, str]]:
     assert isinstance(app, CORSMiddleware)
     assert isinstance(app.app, Starlette)
     return {
-        (method.lower(), route.path.removeprefix(PREFIXES[1]))
+        (method.lower(), route.path_format.removeprefix(PREFIXES[1]))
         for route in app.app.routes
         if isinstance(route, Route)
         for method in route.methods or ()
@@ -74,7 +76,17 @@ async def test_every_answer_is_as_described(auth: Auth) -> None:
         again = await http.post("/echo", json={"text": "a"}, headers=headers | {"Idempotency-Key": "k"})
         for answer in (new, again, await http.post("/echo", json={}, headers=headers)):
             check(document, "/echo", answer)
+        batch = {"Content-Type": "application/x-ndjson"} | headers
+        for body in (
+            b'{"text": "b"}\n{"text": 1}\n{"text": "b", "idempotency_key": "k"}\n',
+            b"",
+            b"x" * 300_000,
+        ):
+            check(document, "/echo/batch", await http.post("/echo/batch", content=body, headers=batch))
         urls = new.json()["stream_url"], new.json()["result_url"]
+        for wait in ("0.01", "x"):
+            asked = await http.get(urls[1], params={"wait": wait}, headers=headers)
+            check(document, "/echo/{job_id}/result", asked)
         check(document, "/echo/{job_id}/result", await http.get(urls[1], headers=headers))
         await world.worker.append(*life(new.json()["job_id"]))
         await world.everywhere(new.json()["job_id"], SEQS[-1])
@@ -82,6 +94,14 @@ async def test_every_answer_is_as_described(auth: Auth) -> None:
             check(document, f"/echo/{{job_id}}/{what}", await http.get(url, headers=headers))
             check(document, f"/echo/{{job_id}}/{what}", await http.get(f"/echo/x/{what}", headers=headers))
             check(document, f"/echo/{{job_id}}/{what}", await http.get(url, headers={"X-User-ID": ""}))
+            check(
+                document,
+                "/echo/{job_id}",
+                await http.delete(f"/echo/{new.json()['job_id']}", headers=headers),
+            )
+        other = (await http.post("/echo", json={"text": "b"}, headers=headers)).json()["job_id"]
+        check(document, "/echo/{job_id}", await http.delete(f"/echo/{other}", headers=headers))
+        check(document, "/echo/{job_id}", await http.delete(f"/echo/{new_id(1.0)}", headers=headers))
         world.server.block("alarm")
         check(document, "/echo", await http.post("/echo", json={"text": "a"}, headers=headers))
 
@@ -96,9 +116,10 @@ def check(document: dict[str, Any], path: str, answer: httpx.Response) -> None:
         jsonschema_rs.validate(header["schema"], wanted)
     [(media_type, content)] = described.get("content", {"": {}}).items()
     assert answer.headers.get("content-type", "").partition(";")[0] == media_type
-    if media_type == "application/json":
+    if media_type in ("application/json", "application/x-ndjson"):
         schema = content["schema"] | {"components": document["components"]}
-        jsonschema_rs.validate(schema, answer.json())
+        for line in answer.content.splitlines():  # of JSON there is one
+            jsonschema_rs.validate(schema, json.loads(line))
 
 
 async def test_schemathesis_finds_nothing() -> None:

@@ -1,5 +1,6 @@
 """The operator's commands on a real installation: dead letters, a lost order, a pause."""
 
+import asyncio
 import json
 import sys
 import time
@@ -18,6 +19,7 @@ from eco2.job import new_id
 from eco2.journal.journal import Journal
 from eco2.operator.dead_jobs import DeadRow
 from eco2.ports import DEAD, jobs_queue
+from eco2.stages import DEMO_PHOTO
 from tests.acceptance.programs import clean_environment
 from tests.support.buggy_scan import bug, held
 from tests.support.installation import ALL, Installation, installation, until
@@ -208,6 +210,42 @@ async def test_an_order_that_was_lost_is_issued_again(here: Installation) -> Non
         await jobs.reissue_order(here.settings, job.id)
     with pytest.raises(PermanentError, match="knows no job"):
         await jobs.reissue_order(here.settings, new_id(time.time()))
+
+
+async def test_a_job_that_expired_is_replayed_by_its_id_from_its_stored_order(here: Installation) -> None:
+    job = await here.client.submit("scan", {}, files={"image": DEMO_PHOTO}, max_wait=0.2)
+    await asyncio.sleep(0.5)
+    async with here.worker():
+        (*_, end) = await here.events(job.id)
+        assert end.result is not None
+        error = end.result["error"]
+        assert isinstance(error, dict)
+        assert error["code"] == "EXPIRED"
+        assert await rows(here) == []
+        with pytest.raises(PermanentError, match=f"eco2 dead replay {job.id}"):
+            await jobs.reissue_order(here.settings, job.id)
+        refused, _ = await replayed(here, job.id)
+        assert refused == 0
+        new = (await jobs.read_detail(here.settings, job.id)).replayed
+        assert new is not None
+        assert [event.seq for event in await here.events(new)] == ALL
+    assert await here.paid() == {new: 2}
+
+
+async def test_a_job_is_cancelled_once_and_its_order_is_dropped(here: Installation) -> None:
+    job = await here.submit()
+    await jobs.cancel_job(here.settings, job.id)
+    await jobs.cancel_job(here.settings, job.id)
+    async with here.worker():
+
+        async def dropped() -> bool:
+            return sum([await here.depth(queue) for queue in here.queues]) == 0
+
+        await until(dropped)
+    assert await here.paid() == {}
+    assert (await jobs.read_detail(here.settings, job.id)).document()["status"] == "cancelled"
+    with pytest.raises(PermanentError, match="knows no job"):
+        await jobs.cancel_job(here.settings, new_id(time.time()))
 
 
 async def test_an_order_that_was_not_lost_may_be_issued_again_without_harm(here: Installation) -> None:

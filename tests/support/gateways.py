@@ -94,20 +94,21 @@ class Process:
 class Worker:
     """Writes to the journal what workers write. `orders`: what came through the queue, acknowledged.
 
-    `at_once`: each order is finished when it comes.
+    `at_once`: each order is finished when it comes, by the events of `life`.
     """
 
     broker: Broker
     journal: Journal
     orders: list[Job] = field(default_factory=list)
     at_once: bool = False
+    life: Callable[[str], list[JobEvent]] = lambda job_id: life(job_id)
     _acks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def take(self, delivery: Delivery) -> None:
         job = decode_order(delivery.body)
         self.orders.append(job)
         if self.at_once:
-            self.journal.put(*life(job.id))
+            self.journal.put(*self.life(job.id))
         task = asyncio.ensure_future(delivery.ack())
         self._acks.add(task)
         task.add_done_callback(self._acks.discard)

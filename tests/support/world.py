@@ -19,7 +19,7 @@ from eco2.call import Answer, Call, Reply, Usage
 from eco2.calls.provider import Provider
 from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
-from eco2.event import Queued
+from eco2.event import queued
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
@@ -127,6 +127,7 @@ class Remote:
     counting: Counting = "request"
     concurrency: int = 10
     quota: Quota | None = None
+    embeds: bool = False
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -143,14 +144,16 @@ def order(
     life: float = LIFE,
     key: str | None = None,
     model: str | None = None,
+    timeout: float | None = None,
 ) -> Job:
-    """The job that a gateway makes of a request."""
+    """The job that a gateway makes of a request. `life`: its `max_wait`, and its time-out unless given."""
     return Job(
         id=job_id,
         pipeline="ask",
         input={"text": text},
         accepted=now,
-        deadline=now + life,
+        max_wait=life,
+        timeout=life if timeout is None else timeout,
         digest=text,
         key=key,
         model=model,
@@ -190,23 +193,18 @@ class Process:
         await asyncio.wait({self.task})
 
     async def submit(
-        self, text: str = "q", key: str | None = None, life: float = LIFE, model: str | None = None
+        self,
+        text: str = "q",
+        key: str | None = None,
+        life: float = LIFE,
+        model: str | None = None,
+        timeout: float | None = None,
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = self.clock()
-        job = order(new_id(now), text, now, life, key, model)
+        job = order(new_id(now), text, now, life, key, model, timeout)
         await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
-        state = await self.journal.announce(
-            Queued(
-                ts=now,
-                job=job.id,
-                pipeline="ask",
-                deadline=job.deadline,
-                digest=job.digest,
-                key=key,
-                model=model,
-            )
-        )
+        state = await self.journal.announce(queued(job))
         if not state.ended:
             await self.order(job)
         return state
@@ -332,7 +330,7 @@ def skewed(
         Component("journal", journal.run),
     ]
     if model is None:
-        deadlines = Deadlines(journal, (PIPELINE,), process.metrics, presence.now)
+        deadlines = Deadlines(journal, process.metrics, presence.now)
         return process, [
             *components,
             Component("deadlines", partial(deadlines.run_at_gateway, presence)),
@@ -374,7 +372,13 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
         if quota is not None:
             budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
         process.providers[remote.name] = Provider(
-            remote.name, remote.name, remote.adapter, remote.concurrency, process.metrics, budget
+            remote.name,
+            remote.name,
+            remote.adapter,
+            remote.concurrency,
+            process.metrics,
+            budget,
+            remote.embeds,
         )
     return components
 

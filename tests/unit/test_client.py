@@ -20,6 +20,7 @@ STREAM = (
 EVENTS = [
     ClientEvent(
         name="vision",
+        stage="vision",
         id="12.1",
         seq=11,
         status="completed",

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from eco2.errors import DecodeError
+from eco2.event import queued
 from eco2.job import Job, OrderHead, decode_order, encode_order, id_time, new_id, order_head
 
 JOB = Job(id="j", pipeline="scan", input={"image_url": "x"}, accepted=1.0, deadline=181.0, digest="d")
@@ -64,3 +65,18 @@ def test_an_order_of_lists_without_end_is_malformed() -> None:
     for body in (b"[" * 100_000, b'{"v": 1, "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"):
         with pytest.raises(DecodeError):
             decode_order(body)
+
+
+def test_a_job_of_release_01_has_the_time_to_its_deadline_for_both() -> None:
+    old = decode_order(
+        b'{"job":{"id":"j","pipeline":"p","input":{},"accepted":1.0,"deadline":181.0,"digest":""},"v":1}'
+    )
+    assert (old.max_wait, old.timeout, old.deadline) == (180.0, 180.0, 181.0)
+
+
+def test_release_01_reads_a_deadline_in_which_a_job_may_wait_and_work() -> None:
+    job = Job(id="j", pipeline="p", input={}, accepted=1.0, max_wait=60.0, timeout=180.0, digest="")
+    assert msgspec.json.decode(encode_order(job))["job"]["deadline"] == 241.0
+    assert decode_order(encode_order(job)) == job
+    event = queued(job)
+    assert (event.deadline, event.max_wait, event.timeout) == (241.0, 60.0, 180.0)

@@ -258,15 +258,25 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.View", SpiedView)
     settings = Settings(
-        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, job_deadline=3600
+        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, max_wait=3600
     )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "view": (13 * 60, 3600),
+        "view": (13 * 60, 3600 + 180 + 155),
     }
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+@pytest.mark.parametrize("role", ["gateway", "worker", "serve"])
+async def test_each_process_says_once_that_a_setting_has_new_names(
+    role: assembly.Role, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = None if role == "serve" else "amqp://127.0.0.1"
+    await components_of(Settings(job_deadline=90, amqp_url=url), role)
+    assert caplog.text.count("ECO2_MAX_WAIT") == 1
 
 
 @pytest.mark.usefixtures("_no_settings_around")

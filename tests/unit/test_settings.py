@@ -9,7 +9,15 @@ from pydantic import SecretStr, ValidationError
 
 from eco2.environment import load, markdown, overview
 from eco2.errors import ConfigurationError
-from eco2.settings import GROUPS, ProviderSettings, Settings, conflicts, size_for_scans, warnings
+from eco2.settings import (
+    GROUPS,
+    ProviderSettings,
+    Settings,
+    conflicts,
+    deprecations,
+    size_for_scans,
+    warnings,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +46,25 @@ def test_values_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert settings.amqp_url == "amqps://u:p@broker:5671/vhost"
     assert settings.pipeline_imports == ("eco2.stages:scan", "tests.echo:echo")
     assert settings.allowed_origins == ("https://app.example", "http://localhost:3000")
-    assert settings.job_deadline == 90.5
+    assert (settings.max_wait, settings.timeout) == (90.5, 90.5)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [({}, (90, 90)), ({"ECO2_MAX_WAIT": "60"}, (60, 90)), ({"ECO2_TIMEOUT": "75"}, (90, 75))],
+)
+def test_the_deadline_of_release_01_sets_both_times_unless_they_are_set_and_says_their_names(
+    monkeypatch: pytest.MonkeyPatch, more: dict[str, str], expected: tuple[float, float]
+) -> None:
+    assert deprecations(load()) == []
+    for name, value in {"ECO2_JOB_DEADLINE": "90", **more}.items():
+        monkeypatch.setenv(name, value)
+    settings = load()
+    assert (settings.max_wait, settings.timeout) == expected
+    (said,) = deprecations(settings)
+    assert "ECO2_MAX_WAIT" in said
+    assert "ECO2_TIMEOUT" in said
+    assert said in warnings(settings)
 
 
 def test_each_entry_of_a_list_is_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,9 +130,10 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     ("values", "to_change"),
     [
         ({"ECO2_CALL_TIMEOUT": "70"}, "ECO2_DRAIN_GRACE"),
-        ({"ECO2_JOB_DEADLINE": "60"}, "ECO2_JOB_DEADLINE"),
+        ({"ECO2_TIMEOUT": "60"}, "ECO2_TIMEOUT"),
         ({"ECO2_RETENTION_HOURS": "0.9"}, "ECO2_RETENTION_HOURS"),
-        ({"ECO2_JOB_DEADLINE": "259201"}, "ECO2_RETENTION_HOURS"),
+        ({"ECO2_MAX_WAIT": "259021"}, "ECO2_RETENTION_HOURS"),
+        ({"ECO2_JOB_DEADLINE": "129601"}, "ECO2_RETENTION_HOURS"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(
@@ -122,8 +149,8 @@ def test_settings_that_contradict_each_other_stop_the_start(
     "values",
     [
         {"ECO2_CALL_TIMEOUT": "69.9"},
-        {"ECO2_JOB_DEADLINE": "60.1"},
-        {"ECO2_JOB_DEADLINE": "259200"},
+        {"ECO2_TIMEOUT": "60.1"},
+        {"ECO2_MAX_WAIT": "259020"},
         {"ECO2_RETENTION_HOURS": "1"},
     ],
 )

@@ -56,6 +56,12 @@ async def test_nothing_of_a_scan_reaches_the_terminal_as_more_than_text(final: d
     assert r"\u001b[2J" in text
 
 
+async def test_a_stage_that_is_tried_again_is_one_line() -> None:
+    retrying = ClientEvent(name="retrying", stage="vision", attempt=2, eta_seconds=5)
+    text = await shown(retrying, ClientEvent(name="done", result={}))
+    assert "… vision  fails; try 2 in 5 s\n" in text
+
+
 def test_tables_show_it_as_text(capsys: pytest.CaptureFixture[str]) -> None:
     row = DeadRow("j", EVIL, "failed", EVIL, EVIL + "\nb", None, EVIL, Cost(), 1, EVIL)
     out = tables.console()

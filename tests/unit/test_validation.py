@@ -15,7 +15,7 @@ from eco2 import assembly
 from eco2.errors import ConfigurationError
 from eco2.gateway.app import build
 from eco2.gateway.config import GatewayConfig
-from eco2.pipeline import AnyPipeline, Context, Pipeline, Stage, load
+from eco2.pipeline import AnyPipeline, Context, Pipeline, Retry, Stage, load
 from eco2.settings import Settings
 from eco2.stages import scan
 from eco2.validation import PATHS, problems
@@ -140,6 +140,27 @@ def test_a_stage_that_cannot_be_awaited_is_refused_by_name(run: object, reason: 
     (problem,) = problems([one(run)])
     assert problem.startswith("pipeline 'p', stage 'a': `run` ")
     assert reason in problem
+
+
+@pytest.mark.parametrize(
+    ("retry", "reason"),
+    [
+        (Retry(attempts=0), "has 0 attempts"),
+        (Retry(delays=()), "has the delays (): use 5, 30, 120 s"),
+        (Retry(delays=(5, 7)), "has the delays (5, 7): use 5, 30, 120 s"),  # type: ignore[arg-type]
+        (3, "is a int, not a Retry(…) or NEVER"),
+        ("never", "is a str, not a Retry(…) or NEVER"),
+    ],
+)
+def test_retries_for_which_there_is_no_queue_are_refused(retry: Any, reason: str) -> None:
+    (problem,) = problems([Pipeline("p", Text, (Stage("a", good, Out, retry),), lambda _: {})])
+    assert problem.startswith(f"pipeline 'p', stage 'a': `retry` {reason}")
+
+
+def test_a_result_type_that_is_no_model_is_refused() -> None:
+    pipeline = Pipeline("p", Text, (Stage("a", good, Out),), lambda _: {}, result_type=dict)  # type: ignore[arg-type]
+    (problem,) = problems([pipeline])
+    assert problem == "pipeline 'p': `result_type` is dict, not a class derived from BaseModel"
 
 
 def test_two_stages_of_one_output_type_are_refused() -> None:
@@ -311,3 +332,32 @@ def test_a_process_does_not_start_with_a_wrong_pipeline(
         assembly.pipelines(Settings(pipelines="pipes_b:wrong"))
     with pytest.raises(ConfigurationError, match="2 pipelines have the name 'scan'"):
         assembly.pipelines(Settings(pipelines="eco2.stages:scan,eco2.stages:scan"))
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan"), 7 * 86_400 + 1, "60"])
+@pytest.mark.parametrize("name", ["max_wait", "timeout"])
+def test_a_time_that_is_none_is_refused_by_name(name: str, seconds: Any) -> None:
+    good_time: Any = 60
+    (problem,) = problems([replace(one(), **{name: seconds})])
+    assert problem.startswith(f"pipeline 'p': `{name}` is {seconds!r}, not a number of seconds")
+    assert problems([replace(one(), **{name: good_time})]) == []
+
+
+@pytest.mark.parametrize(
+    ("times", "starts"),
+    [
+        ({"max_wait": 86_400.0}, True),
+        ({"max_wait": 3 * 86_400.0}, False),
+        ({"timeout": 60.5}, True),
+        ({"timeout": 60.0}, False),
+    ],
+)
+def test_times_of_a_pipeline_fit_to_the_settings(
+    times: dict[str, Any], starts: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembly, "load", lambda _: replace(one(), **times))
+    if starts:
+        assert assembly.pipelines(Settings())
+    else:
+        with pytest.raises(ConfigurationError, match="pipeline p: its max_wait and timeout"):
+            assembly.pipelines(Settings())

@@ -85,7 +85,7 @@ def test_a_value_of_blanks_alone_is_refused(name: str, blank: str, monkeypatch: 
         ("eco2_rpmm", "ECO2_RPM"),
         ("ECO2_AMPQ_URL", "ECO2_AMQP_URL"),
         ("ECO2_OPENAI_API_KEY", "OPENAI_API_KEY"),
-        ("ECO2_DEADLINE", "ECO2_JOB_DEADLINE"),
+        ("ECO2_MAXWAIT", "ECO2_MAX_WAIT"),
         ("ECO2_LOGLEVEL", "ECO2_LOG_LEVEL"),
     ],
 )

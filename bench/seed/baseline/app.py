@@ -92,7 +92,7 @@ def give(task: Task, state: JSON) -> None:
     won = reward.character_won(seen, rules.language) if reward.earned(seen, rules) else None
     _completed(task, state["job"], "reward", {})
     outputs = Outputs((seen, rules, answer.Answer(text=state["text"]), reward.Reward(won=won)))
-    result = {"status": "completed", **scan.result(outputs)}
+    result = {"status": "completed", **scan.result_json(outputs)}
     task.send_event(EVENT, job=state["job"], stage="done", status="completed", result=result)
 
 

@@ -1,14 +1,17 @@
 """The topology as a value: names, arguments, the table for people, and the broker's refusals in words."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from eco2 import brokers
 from eco2.broker.topic import matches
 from eco2.broker.topology import Exchange, Queue, Topology, difference, missing, show
+from eco2.pipeline import NEVER, Retry
 from eco2.ports import DELAYS, delay_queue, retry_queue
 from eco2.settings import Settings
+from eco2.stages import scan
 
 TOPOLOGY = Topology("eco2", pipelines=("scan",), retention_hours=48)
 
@@ -71,19 +74,33 @@ def test_the_queue_that_a_message_moves_to_is_made_before_the_one_that_it_leaves
             assert entity.arguments.get("x-dead-letter-routing-key") in {None, *seen}
 
 
-@pytest.mark.parametrize(("deadline", "hours"), [(180, 1), (3600, 1), (3601, 2), (86_400, 24)])
-def test_inputs_are_kept_for_as_long_as_a_job_may_live(deadline: float, hours: int) -> None:
-    needed = brokers.topology(Settings(job_deadline=deadline), ())
+@pytest.mark.parametrize(("max_wait", "hours"), [(180, 1), (3265, 1), (3266, 2), (86_400, 25)])
+def test_inputs_are_kept_for_as_long_as_a_job_may_live(max_wait: float, hours: int) -> None:
+    settings = Settings(max_wait=max_wait)
+    pipeline = replace(scan, max_wait=max_wait)
+    for needed in (brokers.topology(settings, ()), brokers.topology(Settings(), (pipeline,))):
+        assert inputs_hours(needed) == hours
+
+
+def test_inputs_are_kept_while_a_stage_is_put_off_as_often_as_it_says() -> None:
+    patient = replace(scan.stages[0], retry=Retry(attempts=40, delays=(5, 120)))
+    pipeline = replace(scan, stages=(patient, *scan.stages[1:]))
+    assert [each.total_delay for each in (NEVER, Retry(), patient.retry)] == [0, sum(DELAYS), 5 + 38 * 120]
+    assert inputs_hours(brokers.topology(Settings(), (pipeline,))) == 2
+
+
+def inputs_hours(needed: Topology) -> float:
     (inputs,) = [each for each in needed.entities if each.name == needed.inputs]
     assert isinstance(inputs, Queue)
-    assert inputs.age == hours * 3600
+    assert inputs.age is not None
+    return inputs.age / 3600
 
 
 def test_another_deadline_says_that_the_copies_may_be_deleted() -> None:
     text = "PRECONDITION_FAILED - inequivalent arg 'x-max-age' for queue 'q' in vhost '/': "
     said = difference(queue("eco2.inputs"), f"{text}received '24h' but current is '1h'")
     assert "x-max-age is 1h at the broker, 24h here; stop all processes and delete it" in said
-    assert "ECO2_JOB_DEADLINE" in said
+    assert "ECO2_MAX_WAIT" in said
 
 
 def test_inputs_are_kept_for_an_hour_whatever_the_retention_of_the_journal() -> None:

@@ -37,7 +37,7 @@ async def test_the_deadline_ends_the_block_without_an_exception() -> None:
     began = now()
     async with CancelScope(10) as scope:
         await asyncio.sleep(100)
-    assert scope.reason == DeadlineExceeded()
+    assert scope.reason == DeadlineExceeded("TIMEOUT")
     assert now() - began == pytest.approx(10)
 
 
@@ -47,7 +47,7 @@ async def test_a_deadline_that_has_passed_ends_a_block_that_never_waits() -> Non
     async with CancelScope(-1) as scope:
         await scope.checkpoint()
         went_on = True
-    assert (scope.reason, went_on) == (DeadlineExceeded(), False)
+    assert (scope.reason, went_on) == (DeadlineExceeded("TIMEOUT"), False)
 
 
 @virtual
@@ -162,3 +162,49 @@ async def test_a_drain_does_not_wait_for_a_call_that_was_not_paid() -> None:
             raise ZeroDivisionError
         await scope.checkpoint()
     assert scope.reason == DRAINED
+
+
+@virtual
+async def test_who_waits_for_a_turn_expires_and_who_works_does_not() -> None:
+    began = now()
+    async with CancelScope(100, max_wait=10) as scope:
+        await asyncio.sleep(20)
+        assert scope.remaining_wait == pytest.approx(-10)
+        with scope.waiting():
+            await asyncio.sleep(1)
+    assert scope.reason == DeadlineExceeded("EXPIRED")
+    assert now() - began == pytest.approx(20)
+
+
+@virtual
+async def test_waiting_for_a_turn_is_no_work_and_all_waits_at_once_are_one() -> None:
+    began = now()
+    async with CancelScope(100, max_wait=60) as scope:
+        with scope.waiting(), scope.waiting():
+            await asyncio.sleep(50)
+        assert scope.remaining == pytest.approx(100)
+        await asyncio.sleep(500)
+    assert scope.reason == DeadlineExceeded("TIMEOUT")
+    assert now() - began == pytest.approx(150)
+
+
+@virtual
+async def test_once_it_is_limited_a_block_waits_no_longer_than_that() -> None:
+    began = now()
+    async with CancelScope(100, max_wait=10) as scope:
+        with scope.waiting():
+            await asyncio.sleep(5)
+            scope.limit(30)
+            assert scope.remaining_wait is None
+            await asyncio.sleep(500)
+    assert scope.reason == DeadlineExceeded("TIMEOUT")
+    assert now() - began == pytest.approx(35)
+
+
+@virtual
+async def test_a_limit_does_not_revive_a_block_that_was_cancelled() -> None:
+    async with CancelScope(10) as scope:
+        scope.cancel(LostOwnership())
+        scope.limit(100)
+        await asyncio.sleep(50)
+    assert scope.reason == LostOwnership()

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from eco2.fake.api_error import ApiError, no_key
-from eco2.fake.request import ChatRequest, parse
+from eco2.fake.request import ChatRequest, parse, parse_embedding
 
 HELLO = [{"role": "user", "content": "안녕"}]
 
@@ -17,6 +17,27 @@ def request(**fields: object) -> ChatRequest:
 
 def part(**image: object) -> list[Any]:
     return [{"role": "user", "content": [{"type": "image_url", "image_url": image}]}]
+
+
+def tool(**members: object) -> dict[str, object]:
+    function = {"name": "look", "strict": True, "parameters": {}} | members
+    return {"type": "function", "function": function}
+
+
+def chosen(name: str) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def calling(*ids: str) -> dict[str, object]:
+    function = {"name": "look", "arguments": "{}"}
+    return {
+        "role": "assistant",
+        "tool_calls": [{"id": id_, "type": "function", "function": function} for id_ in ids],
+    }
+
+
+def tool_result(id_: str) -> dict[str, object]:
+    return {"role": "tool", "tool_call_id": id_, "content": "found"}
 
 
 @pytest.mark.parametrize(
@@ -46,7 +67,19 @@ def part(**image: object) -> list[Any]:
         ({"temperature": 2.1}, "temperature", "invalid_value"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
         ({"max_tokens": 3, "max_completion_tokens": 3}, "max_tokens", "invalid_value"),
-        ({"tools": [{"type": "function"}]}, "tools", "unsupported_parameter"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function", "missing_required_parameter"),
+        ({"tools": [tool(strict=False)]}, "tools[0].function.strict", "unsupported_value"),
+        ({"tools": [tool(name="a b")]}, "tools[0].function.name", "invalid_value"),
+        ({"tool_choice": "auto"}, "tool_choice", "invalid_value"),
+        ({"tools": [tool()], "tool_choice": chosen("other")}, "tool_choice", "invalid_value"),
+        ({"tools": [tool()], "tool_choice": "always"}, "tool_choice", "invalid_value"),
+        ({"functions": []}, "functions", "unsupported_parameter"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages[0].content", "invalid_type"),
+        ({"messages": [*HELLO, tool_result("a")]}, "messages[1].role", "invalid_value"),
+        ({"messages": [calling("a"), tool_result("b")]}, "messages[1].role", "invalid_value"),
+        ({"messages": [calling("a"), tool_result("a"), tool_result("a")]}, "messages[2].role", None),
+        ({"messages": [calling("a", "b"), tool_result("a"), *HELLO]}, "messages", "invalid_value"),
+        ({"messages": [calling("a")]}, "messages", "invalid_value"),
         ({"logprobs": True}, "logprobs", "unsupported_parameter"),
         ({"n": 2}, "n", "unsupported_value"),
         ({"response_format": {"type": "json_object"}}, "response_format.type", "unsupported_value"),
@@ -104,6 +137,10 @@ def test_a_body_that_is_no_json_object_is_a_400(body: bytes) -> None:
         {"stream": True, "stream_options": {"include_usage": True}},
         {"n": 1, "tools": None, "logprobs": False, "store": False},
         {"messages": part(url="http://a/b", detail="low")},
+        {"tools": [tool(), tool(name="b", description="d")], "tool_choice": "required"},
+        {"tools": [tool()], "tool_choice": chosen("look"), "parallel_tool_calls": False},
+        {"messages": [*HELLO, calling("a", "b"), tool_result("b"), tool_result("a"), *HELLO]},
+        {"messages": [{"role": "assistant", "content": "hi", "tool_calls": None}, *HELLO]},
         {"response_format": {"type": "text"}},
     ],
 )
@@ -132,3 +169,30 @@ def test_either_name_of_the_limit_counts_and_images_are_noticed() -> None:
 def test_keys(header: str | None, known: tuple[str, ...], status: int | None) -> None:
     refusal = no_key(header, known)
     assert (refusal and refusal.status) == status
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"input": ""}, "input", "invalid_value"),
+        ({"input": ["a", ""]}, "input", "invalid_value"),
+        ({"input": []}, "input", "invalid_value"),
+        ({"input": ["a"] * 2049}, "input", "invalid_value"),
+        ({"input": [[1, 2]]}, "input[0]", "invalid_type"),
+        ({}, "input", "missing_required_parameter"),
+        ({"input": "a", "dimensions": 0}, "dimensions", "invalid_value"),
+        ({"input": "a", "dimension": 3}, "dimension", "unknown_parameter"),
+        ({"input": "a", "encoding_format": "int8"}, "encoding_format", "invalid_value"),
+    ],
+)
+def test_a_bad_request_for_vectors_names_its_parameter(
+    fields: dict[str, object], param: str, code: str
+) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_embedding(msgspec.json.encode({"model": "text-embedding-3-small"} | fields))
+    assert (caught.value.param, caught.value.code) == (param, code)
+
+
+def test_one_text_to_embed_is_a_list_of_one() -> None:
+    request = parse_embedding(msgspec.json.encode({"model": "m", "input": "안녕", "dimensions": 8}))
+    assert (request.texts, request.dimensions) == (["안녕"], 8)

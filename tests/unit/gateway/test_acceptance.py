@@ -30,14 +30,14 @@ def asked(text: str, key: str | None = None) -> Submission:
     async def parse() -> Input:
         return Input(text=text)
 
-    return Submission(digest=f"digest of {text}", parse=parse, key=key)
+    return Submission(digest=f"digest of {text}", parse=parse, max_wait=60.0, timeout=180.0, key=key)
 
 
 class Gateway:
     def __init__(self, server: Server, orders: list[Job]) -> None:
         self.broker = Embedded(TOPOLOGY, server)
         self.journal = Journal(self.broker, View(900.0, VirtualClock.now))
-        self.acceptance = Acceptance("echo", self.broker, self.journal, VirtualClock.now, 5.0, 180.0)
+        self.acceptance = Acceptance("echo", self.broker, self.journal, VirtualClock.now, 5.0)
         self._orders = orders
 
     @asynccontextmanager
@@ -147,7 +147,7 @@ async def test_a_broker_that_blocks_while_the_request_is_parsed_gets_nothing() -
             return Input(text="a")
 
         with pytest.raises(BrokerUnavailable, match="alarm"):
-            await gateway.acceptance.accept(Submission(digest="d", parse=parse))
+            await gateway.acceptance.accept(Submission(digest="d", parse=parse, max_wait=60.0, timeout=180.0))
         server.unblock()
         await gateway.journal.barrier()
         assert gateway.journal.view.recent() == []
@@ -162,7 +162,9 @@ async def test_an_input_that_does_not_fit_leaves_nothing() -> None:
             raise InvalidInput("no picture")
 
         with pytest.raises(InvalidInput, match="no picture"):
-            await gateway.acceptance.accept(Submission(digest="d", parse=parse, key="k"))
+            await gateway.acceptance.accept(
+                Submission(digest="d", parse=parse, max_wait=60.0, timeout=180.0, key="k")
+            )
         await gateway.journal.barrier()
         assert gateway.journal.view.recent() == []
         assert (await gateway.acceptance.accept(asked("a", "k"))).new

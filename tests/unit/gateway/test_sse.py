@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from eco2.event import Done, Queued, RunStarted, StageChanged, Status
+from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged, Status
 from eco2.gateway.sse import (
     COMMENT,
     Cursor,
@@ -109,12 +109,56 @@ def test_resuming_starts_behind_the_event_or_from_the_start(last: str | None, se
 
 
 def test_only_what_follows_is_shown_and_only_once() -> None:
-    chunk, cursor = advance(state_after(3), None, Cursor(EventId(100)))
+    chunk, cursor = advance(state_after(3), None, Cursor(EventId(100)), now=0.0)
     assert chunk.endswith(b"\nid: 120\n\n")
     assert chunk.count(b"id: ") == 1
-    assert advance(state_after(3), None, cursor) == (b"", cursor)
-    chunk, cursor = advance(state_after(5), None, cursor)
+    assert advance(state_after(3), None, cursor, now=0.0) == (b"", cursor)
+    chunk, cursor = advance(state_after(5), None, cursor, now=0.0)
     assert (chunk.count(b"id: "), cursor.seen) == (2, EventId(140))
+
+
+def put_off(state: JobState, attempt: int, since: float) -> JobState:
+    """The job after its run failed, and after one more run that failed, too, where `attempt` is 2."""
+    events: list[JobEvent] = []
+    for number in range(state.attempt + state.released, attempt + 1):
+        run = f"r{number}" if number > 1 else "r"
+        events += [RunStarted(ts=since, job="j", run=run, attempt=number, worker="w")]
+        events += [Released(ts=since, job="j", run=run, reason="", retry=True, stage="answer", delay=30)]
+    for number, event in enumerate(events):
+        after = apply(state, EventId(200 + attempt * 10 + number), event)
+        assert after is not None
+        state = after
+    return state
+
+
+def test_a_stage_that_is_put_off_is_told_once_to_each_connection_without_an_id() -> None:
+    state = put_off(state_after(3), 1, since=100.0)
+    chunk, cursor = advance(state, None, Cursor(EventId(120)), now=104.5)
+    assert chunk == (
+        b'event: retrying\ndata: {"job_id":"j","stage":"answer","attempt":2,"eta_seconds":26}\n\n'
+    )
+    assert advance(state, None, cursor, now=105.0) == (b"", cursor)
+    late, _ = advance(state, None, Cursor(), now=104.5)
+    assert late.endswith(chunk)
+    again = put_off(state, 2, since=130.0)
+    chunk, cursor = advance(again, None, cursor, now=130.0)
+    assert b'"attempt":3,"eta_seconds":30}' in chunk
+    assert advance(again, None, cursor, now=131.0) == (b"", cursor)
+
+
+@pytest.mark.parametrize(("now", "eta"), [(0.0, 30), (100.0, 30), (129.1, 1), (130.0, 0), (999.0, 0)])
+def test_the_time_until_the_next_try_is_possible_whatever_the_clocks_say(now: float, eta: int) -> None:
+    chunk, _ = advance(put_off(state_after(3), 1, since=100.0), None, Cursor(EventId(120)), now=now)
+    assert b'"eta_seconds":%d}' % eta in chunk
+
+
+def test_nothing_is_said_of_a_try_that_has_begun_or_a_job_that_was_given_back() -> None:
+    waiting = put_off(state_after(3), 1, since=100.0)
+    tried = apply(waiting, EventId(300), RunStarted(ts=130.0, job="j", run="r2", attempt=2, worker="w"))
+    drained = apply(state_after(3), EventId(300), Released(ts=100.0, job="j", run="r", reason="drain"))
+    for state in (tried, drained):
+        assert state is not None
+        assert advance(state, None, Cursor(EventId(120)), now=101.0)[0] == b""
 
 
 def test_what_stands_for_lost_events_is_shown_once_and_what_follows_it() -> None:
@@ -122,11 +166,11 @@ def test_what_stands_for_lost_events_is_shown_once_and_what_follows_it() -> None
     assert start is not None
     state = apply(start, EventId(120), EVENTS[2])
     assert state is not None
-    chunk, cursor = advance(start, None, resume(start, None))
+    chunk, cursor = advance(start, None, resume(start, None), now=0.0)
     assert chunk.startswith(b"event: truncated\n")
-    chunk, cursor = advance(state, None, cursor)
+    chunk, cursor = advance(state, None, cursor, now=0.0)
     assert chunk.startswith(b"event: answer\n")
-    assert advance(state, None, cursor) == (b"", cursor)
+    assert advance(state, None, cursor, now=0.0) == (b"", cursor)
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled", "completed"])
@@ -136,11 +180,11 @@ def test_only_a_done_that_did_not_complete_is_followed_by_a_message(
 ) -> None:
     ended = apply(state_after(4), EventId(140), msgspec.structs.replace(DONE, status=status))
     assert ended is not None
-    chunk, cursor = advance(ended, None, Cursor(), with_message=with_message)
+    chunk, cursor = advance(ended, None, Cursor(), with_message=with_message, now=0.0)
     follows = with_message and status != "completed"
     assert chunk.endswith(done_message("j")) == follows
     assert chunk.count(b'"stage":"done"') == 1 + follows
-    assert advance(ended, None, cursor, with_message=with_message) == (b"", cursor)
+    assert advance(ended, None, cursor, with_message=with_message, now=0.0) == (b"", cursor)
 
 
 def test_the_message_has_neither_name_nor_id_and_reports_the_end() -> None:
@@ -181,16 +225,16 @@ def test_an_id_beyond_what_is_known_may_be_ahead_unless_the_job_has_ended() -> N
 
 
 def test_a_late_connection_gets_the_text_so_far_and_then_what_is_new() -> None:
-    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor())
+    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor(), now=0.0)
     assert chunk.endswith(delta_frame("answer", "abc"))
-    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor)
+    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor, now=0.0)
     assert chunk == delta_frame("answer", "de")
-    assert advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor) == (b"", cursor)
+    assert advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor, now=0.0) == (b"", cursor)
 
 
 def test_a_text_that_starts_over_is_shown_from_its_start() -> None:
-    _, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor())
-    chunk, _ = advance(state_after(3), LiveText(2, "r", "answer", "abxy"), cursor)
+    _, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor(), now=0.0)
+    chunk, _ = advance(state_after(3), LiveText(2, "r", "answer", "abxy"), cursor, now=0.0)
     assert chunk == delta_frame("answer", "abxy")
 
 
@@ -206,5 +250,5 @@ def test_a_text_that_starts_over_is_shown_from_its_start() -> None:
     ids=["not started", "completed", "done", "void run", "another stage"],
 )
 def test_text_outside_of_its_stage_is_not_shown(events: int, live: LiveText) -> None:
-    chunk, _ = advance(state_after(events), live, Cursor())
+    chunk, _ = advance(state_after(events), live, Cursor(), now=0.0)
     assert b"delta" not in chunk

@@ -184,11 +184,11 @@ def asked(key: str | None = None) -> Submission:
     async def parse() -> Question:
         return Question(text="q")
 
-    return Submission(digest="q", parse=parse, key=key)
+    return Submission(digest="q", parse=parse, max_wait=LIFE, timeout=LIFE, key=key)
 
 
 def acceptance(process: Process, daily: str) -> Acceptance:
-    return Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, LIFE, Decimal(daily))
+    return Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, Decimal(daily))
 
 
 @virtual

@@ -20,7 +20,7 @@ from eco2.event import (
     queued,
 )
 from eco2.job import Job
-from eco2.journal.state import EventId, JobState, apply
+from eco2.journal.state import EventId, JobState, PutOff, apply
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="scan", deadline=181.0, digest="d")
 
@@ -65,7 +65,8 @@ def test_the_journal_keeps_every_field_of_a_job_but_its_input() -> None:
         pipeline="scan",
         input={"text": "t"},
         accepted=1.0,
-        deadline=181.0,
+        max_wait=60.0,
+        timeout=180.0,
         digest="d",
         owner="o",
         key="k",
@@ -103,6 +104,29 @@ def test_what_a_run_wrote_before_it_gave_the_job_back_counts_once_though_it_come
     assert once.retries == 1
     assert fold(QUEUED, started("r", 1), saved, put_off, put_off) == once
     assert fold(QUEUED, started("r", 1), saved, put_off, saved) == once
+
+
+def test_a_job_that_is_put_off_knows_its_stage_and_time_until_it_runs_again() -> None:
+    put_off = Released(ts=3.0, job="j", run="r", reason="503", retry=True, stage="s2", delay=30)
+    state = fold(QUEUED, started("r", 1), put_off)
+    assert (state.retrying, state.retries) == (PutOff("s2", 3.0, 30), 1)
+    assert state.retrying is not None
+    assert state.retrying.until == 33.0
+    again = fold(QUEUED, started("r", 1), put_off, started("s", 2))
+    assert (again.retrying, again.retries) == (None, 1)
+    assert fold(QUEUED, started("r", 1), put_off, done(None)).retrying is None
+
+
+def test_the_delay_that_release_0_1_did_not_write_is_that_of_its_fixed_ones() -> None:
+    events: list[JobEvent] = [QUEUED]
+    delays = []
+    for number in range(1, 5):
+        run = f"r{number}"
+        events += [started(run, number), Released(ts=3.0, job="j", run=run, reason="503", retry=True)]
+        put_off = fold(*events).retrying
+        assert put_off is not None
+        delays.append((put_off.stage, put_off.delay))
+    assert delays == [("queued", 5), ("queued", 30), ("queued", 120), ("queued", 120)]
 
 
 def test_a_run_that_comes_again_late_does_not_come_back() -> None:
@@ -283,3 +307,87 @@ def test_ids_are_read_back(at: EventId) -> None:
 @pytest.mark.parametrize("text", ["", "x", "-1", "1.", "1.x", ".1", "1.2.3", "1e3", "١"])
 def test_what_is_no_event_id_is_none(text: str) -> None:
     assert EventId.parse(text) is None
+
+
+SHORT = Queued(ts=1.0, job="j", pipeline="scan", max_wait=20.0, timeout=100.0, digest="d")
+EXPIRED = Done(ts=4.0, job="j", run=None, status="failed", seq=11, result={}, if_unstarted=True)
+
+
+def at(ts: float, event: JobEvent) -> JobEvent:
+    return replace(event, ts=ts)
+
+
+def granted(ts: float, run: str = "r") -> JobEvent:
+    return replace(stage(run, 10), ts=ts, granted=True)
+
+
+def put_off(ts: float, run: str = "r") -> Released:
+    return Released(ts=ts, job="j", run=run, reason="503", retry=True)
+
+
+def test_a_job_of_release_01_has_the_time_to_its_deadline_for_both() -> None:
+    state = fold(QUEUED)
+    assert (state.max_wait, state.timeout, state.deadline) == (180.0, 180.0, 181.0)
+
+
+def test_until_it_starts_a_job_has_its_max_wait_and_a_run_that_has_it_its_timeout_more() -> None:
+    run, drained = started("r", 1), Released(ts=9.0, job="j", run="r", reason="drain")
+    assert [fold(*events).deadline for events in ((SHORT,), (SHORT, run), (SHORT, run, drained))] == [
+        *(21.0, 121.0, 21.0)
+    ]
+
+
+def test_the_first_grant_starts_a_job_and_other_work_has_started_with_the_first_run() -> None:
+    run = at(5.0, started("r", 1))
+    assert fold(SHORT, run).started_at is None
+    assert fold(SHORT, run, granted(15.0)).deadline == 115.0
+    assert fold(SHORT, run, at(15.0, stage("r", 10))).deadline == 105.0
+    step = StepCompleted(ts=15.0, job="j", run="r", stage="s1", key="step/a/0", value={})
+    assert fold(SHORT, run, step).deadline == 105.0
+    assert fold(SHORT, run, granted(15.0), at(18.0, stage("r", 21)), granted(30.0)).started_at == 15.0
+
+
+def test_what_a_void_run_was_granted_starts_nothing() -> None:
+    assert fold(SHORT, started("r", 1), started("s", 2), granted(15.0)).started_at is None
+
+
+def test_the_outputs_that_a_replay_begins_with_do_not_start_it() -> None:
+    again = replace(SHORT, resumes="old", outputs={"s1": {"by": "old"}})
+    shown = fold(again, started("r", 1), stage("r", 11))
+    assert (seqs(shown), shown.started_at) == ([0, 11], None)
+    assert fold(again, started("r", 1), stage("r", 11), stage("r", 20)).started_at is not None
+
+
+def test_being_put_off_is_added_up_until_the_next_run() -> None:
+    begun = (SHORT, at(5.0, started("r", 1)), granted(10.0))
+    off = fold(*begun, put_off(20.0))
+    assert (off.retrying is not None, off.put_off) == (True, 0.0)
+    assert off.deadline == 110.0 + 5 + 20.0  # the delay, and `max_wait` for a run
+    assert fold(*begun, replace(put_off(20.0), delay=120)).deadline == 110.0 + 120 + 20.0  # the stage's own
+    again = (*begun, put_off(20.0), at(28.0, started("s", 2)))
+    assert (fold(*again).put_off, fold(*again).deadline) == (8.0, 118.0)
+    twice = fold(*again, put_off(30.0, "s"), at(61.0, started("t", 3)))
+    assert (twice.put_off, twice.retrying, twice.deadline) == (39.0, None, 149.0)
+    drained = Released(ts=20.0, job="j", run="r", reason="drain")
+    assert fold(*begun, drained, at(28.0, started("s", 2))).deadline == 110.0
+
+
+def test_being_put_off_before_the_first_grant_is_not_counted_again() -> None:
+    before = (SHORT, at(2.0, started("r", 1)), put_off(3.0), at(8.0, started("s", 2)))
+    assert fold(*before, granted(10.0, "s")).deadline == 110.0
+    assert fold(*before, at(10.0, stage("s", 10))).deadline == 2.0 + 100.0 + 5.0
+
+
+def test_a_clock_that_goes_back_takes_no_time_from_a_job() -> None:
+    begun = (SHORT, at(5.0, started("r", 1)), granted(10.0), put_off(20.0), at(18.0, started("s", 2)))
+    assert fold(*begun).put_off == 0.0
+
+
+def test_a_job_expires_from_outside_only_before_its_first_grant() -> None:
+    run = started("r", 1)
+    assert fold(SHORT, run, EXPIRED, granted(3.0)).status == "failed"
+    late = fold(SHORT, run, granted(3.0), EXPIRED)
+    assert (late.status, late.ended) == ("running", False)
+    assert fold(SHORT, run, granted(3.0), EXPIRED, done("r")).status == "completed"
+    assert fold(SHORT, run, granted(3.0), replace(EXPIRED, if_unstarted=False)).status == "failed"
+    assert fold(SHORT, run, started("s", 2), granted(3.0), EXPIRED).status == "failed"  # the grant was void

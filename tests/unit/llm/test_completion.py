@@ -9,14 +9,18 @@ from typing import Literal
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from eco2.call import Vectors
 from eco2.llm import objects
 from eco2.llm.completion import (
     MAX_COUNTED,
+    Called,
     TokenCounts,
     decode_json,
+    joined,
     parse_completion,
     parse_ending,
     parse_usage,
+    parse_vectors,
 )
 from eco2.llm.thoughts import ThoughtFilter, without_thoughts
 
@@ -80,12 +84,75 @@ def test_the_text_is_read_from_every_form_of_a_message(message: object, text: st
     assert (completion.text, completion.refusal) == (text, refusal)
 
 
-def test_the_arguments_of_the_only_tool_are_read() -> None:
-    call = {"function": {"name": "answer", "arguments": FITTING}}
-    for calls, arguments in (([call], FITTING), ([call, call], None), ([3], None), ([], None), (3, None)):
-        completion = parse_completion({"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+def test_the_tools_that_are_called_are_read_and_nothing_else() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "answer", "arguments": FITTING}}
+    older = {"function_call": {"name": "answer", "arguments": FITTING}}
+    decoded = {"function": {"name": "answer", "arguments": {"middle": "종이"}}}
+    for message, called in (
+        ({"tool_calls": [call]}, [("c1", "answer", FITTING)]),
+        ({"tool_calls": [call, call]}, [("c1", "answer", FITTING)] * 2),
+        (older, [("", "answer", FITTING)]),
+        ({"tool_calls": [decoded]}, [("", "answer", '{"middle": "종이"}')]),
+        ({"tool_calls": [{"id": 3, "function": {"name": None, "arguments": []}}]}, [("", "", "")]),
+        ({"tool_calls": [3, {}, {"function": "f"}]}, []),
+        ({"tool_calls": 3}, []),
+    ):
+        completion = parse_completion({"choices": [{"message": {"content": None, **message}}]})
         assert completion is not None
-        assert completion.arguments == arguments
+        assert [(one.id, one.name, one.arguments) for one in completion.called] == called
+
+
+def part(arguments: str, index: object = 0, id_: str = "", name: str = "") -> Called:
+    return Called(index, id_, name, arguments)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [part("", 0, "a", "f"), part("{"), part("}"), part("", 1, "b", "g"), part("[", 1), part("]", 1)],
+        [part("", 0, "a", "f"), part("", 1, "b", "g"), part("{"), part("[", 1), part("}"), part("]", 1)],
+        [part("{", 0, "a", "f"), part("}", 0, "a", "f"), part("[]", 1, "b", "g")],
+        [part("{}", 0, "a", "f"), part("[]", 0, "b", "g")],
+        [part("{}", None, "a", "f"), part("[", None, "b", "g"), part("]", None)],
+    ],
+    ids=["in order", "in turn", "repeated", "one index", "no index"],
+)
+def test_the_parts_of_called_tools_are_joined_in_every_form(parts: list[Called]) -> None:
+    called: tuple[Called, ...] = ()
+    for each in parts:
+        called = joined(called, (each,))
+    assert [(one.id, one.name, one.arguments) for one in called] == [("a", "f", "{}"), ("b", "g", "[]")]
+    assert joined((), tuple(parts)) == called
+
+
+VECTORS = Vectors([(1.0, 0.5), (-0.25, 3.0)])
+
+
+def test_vectors_are_read_as_numbers_or_base64_in_the_order_of_the_texts() -> None:
+    for first, second in (VECTORS, VECTORS.pack()):
+        rows = [{"index": 1, "embedding": second}, {"index": 0, "embedding": first}]
+        assert parse_vectors({"data": rows}, 2) == VECTORS
+        bare: list[dict[str, object]] = [{"embedding": first}, {"embedding": second}]
+        assert parse_vectors({"data": bare}, 2) == VECTORS
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None,
+        {},
+        {"data": []},
+        {"data": [1]},
+        {"data": [{"embedding": [0.5]}, {"embedding": [0.5]}]},
+        {"data": [{"embedding": "no base64"}]},
+        {"data": [{"embedding": "AAA="}]},
+        {"data": [{"embedding": ["x"]}]},
+        {"data": [{"embedding": [1e300]}]},
+        {"data": [{"embedding": None}]},
+    ],
+)
+def test_anything_else_is_no_vectors(data: object) -> None:
+    assert parse_vectors(data, 1) is None
 
 
 @pytest.mark.parametrize(

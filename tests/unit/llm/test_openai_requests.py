@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any, Generic, Literal, TypeVar
 
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from eco2.call import Answer, Call, Reply
+from eco2.call import Answer, Call, Effort, Reply
 from eco2.errors import ProviderError
 from eco2.fake import request as documented
 from eco2.fake import strict_schema
@@ -23,6 +24,7 @@ from eco2.pipeline import Label
 from eco2.stages import scan
 from eco2.stages.request import ScanInput
 from eco2.stages.vision import Sight, Unfit, repair_call
+from tests.support.conversations import tool_calls
 from tests.unit.stages.test_scan import Desk
 
 MODELS = sorted({*PRICES, *MIN_EFFORT, "own-model"})
@@ -98,6 +100,41 @@ def schema_of(request: httpx2.Request) -> dict[str, Any]:
     return schema
 
 
+ADAPTERS = {model: OpenAIModel("key", None, model) for model in MODELS}
+
+
+@settings(max_examples=200, deadline=None)
+@given(call=tool_calls(), model=st.sampled_from(MODELS))
+def test_every_conversation_with_tools_is_documented(call: Call[str], model: str) -> None:
+    parsed = documented.parse(ADAPTERS[model]._body(call))
+    first = [] if call.messages and not call.text and call.image is None else ["user"]
+    roles = [message.role for message in parsed.messages]
+    assert roles == ["system", *first, *(message.role for message in call.messages)]
+    for tool, spec in zip(call.tools, parsed.tools or [], strict=True):
+        strict_schema.check(msgspec.json.decode(spec.function.parameters), tool.name)
+        assert (spec.function.name, spec.function.description) == (tool.name, tool.description)
+        assert "programmers" not in bytes(spec.function.parameters).decode()
+    assert (parsed.tool_choice is None) == (not call.tools)
+    said = [message for message in parsed.messages if isinstance(message, documented.Assistant)]
+    asked = [one for message in call.messages for one in message.tool_calls]
+    sent_calls = [one for message in said for one in message.tool_calls or ()]
+    assert [one.id for one in sent_calls] == [one.id for one in asked]
+    for one, wanted in zip(sent_calls, asked, strict=True):
+        assert type(wanted.arguments).model_validate_json(one.function.arguments) == wanted.arguments
+
+
+@pytest.mark.parametrize("effort", [None, "low"])
+def test_options_are_sent_as_they_are_set_and_only_then(effort: Effort | None) -> None:
+    plain = Call("kind", "", "", str, 10)
+    bare = json.loads(ADAPTERS["gpt-5.1"]._body(plain))
+    assert set(bare) == {"model", "messages", "max_completion_tokens"}
+    chosen = replace(plain, seed=0, temperature=0.0, effort=effort)
+    more = json.loads(ADAPTERS["gpt-5.1"]._body(chosen))
+    wanted = {"seed": 0, "temperature": 0.0} | ({"reasoning_effort": effort} if effort else {})
+    assert {name: value for name, value in more.items() if name not in bare} == wanted
+    assert json.loads(ADAPTERS["gpt-5"]._body(chosen))["reasoning_effort"] == (effort or "minimal")
+
+
 @settings(max_examples=60, deadline=None)  # each makes a client
 @given(call=calls, model=st.sampled_from(MODELS), job=texts)
 def test_every_request_is_documented(call: Call[Any], model: str, job: str) -> None:
@@ -107,7 +144,7 @@ def test_every_request_is_documented(call: Call[Any], model: str, job: str) -> N
     assert bool(parsed.stream) == (call.stream and call.schema is str)
     assert [type(message).__name__ for message in parsed.messages] == ["System", "User"]
     content = parsed.messages[1].content
-    photos = [part.image_url for part in content if isinstance(part, documented.ImagePart)]
+    photos = [part.image_url for part in content or () if isinstance(part, documented.ImagePart)]
     assert photos == ([] if call.image is None else [documented.ImageUrl(call.image, "low")])
     match parsed.response_format:
         case documented.JsonSchema(json_schema=spec):

@@ -27,13 +27,13 @@ from eco2.journal.journal import Journal, Status
 from eco2.journal.presence import Presence
 from eco2.journal.view import View
 from eco2.metrics import Metrics
-from eco2.metrics.loop import LoopWatch
 from eco2.metrics.metrics import call_outcome
 from eco2.metrics.page import markdown
 from eco2.metrics.series import all_series
 from eco2.pacer import Limits
 from eco2.ports import LinkStatus
 from eco2.quota.member import Status as BudgetStatus
+from eco2.watchdog import LoopWatch
 
 ROOT = Path(__file__).parents[3]
 

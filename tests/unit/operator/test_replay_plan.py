@@ -20,7 +20,7 @@ PIPELINES = {"ask": PIPELINE}
 def planned(**changes: Any) -> ReplayPlan:
     given: dict[str, Any] = {
         "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
-        "deadline": LIFE,
+        "max_wait": 60.0, "timeout": LIFE,
     }  # fmt: skip
     found = plan_replay(**given | changes)
     assert isinstance(found, ReplayPlan), found
@@ -30,7 +30,7 @@ def planned(**changes: Any) -> ReplayPlan:
 def refused(**changes: Any) -> str:
     given: dict[str, Any] = {
         "dead": dead_job(), "state": state(), "pipelines": PIPELINES, "view": [], "now": NOW,
-        "deadline": LIFE,
+        "max_wait": 60.0, "timeout": LIFE,
     }  # fmt: skip
     found = plan_replay(**given | changes)
     assert isinstance(found, NotReplayable), found
@@ -43,7 +43,11 @@ def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without
     assert replace_known(found) == replace_known_of(old)
     assert found.job.id != old.id
     assert id_time(found.job.id) == NOW
-    assert (found.job.accepted, found.job.deadline, found.job.key) == (NOW, NOW + LIFE, None)
+    assert (found.job.accepted, found.job.key) == (NOW, None)
+    assert (found.job.max_wait, found.job.timeout, found.job.deadline) == (60.0, LIFE, NOW + 60.0 + LIFE)
+    own = {"ask": replace(PIPELINE, max_wait=600.0, timeout=90.0)}
+    slow = planned(pipelines=own)
+    assert (slow.job.max_wait, slow.job.timeout) == (600.0, 90.0)
 
 
 def replace_known(found: ReplayPlan) -> tuple[object, ...]:
@@ -101,11 +105,11 @@ def test_what_cannot_be_replayed_says_why_and_what_to_do() -> None:
 
 def test_a_replay_that_did_not_come_to_its_end_is_carried_on() -> None:
     half = state(
-        "half", resumes="old", ended_at=None, status="queued", key=None, accepted=950.0, deadline=1130.0
+        "half", resumes="old", ended_at=None, status="queued", key=None, accepted=950.0, max_wait=60.0
     )
     found = planned(view=[half])
     assert (found.job.id, found.announced, found.ended) == ("half", True, False)
-    assert (found.job.accepted, found.job.deadline, found.job.input) == (950.0, 1130.0, {"text": "q"})
+    assert (found.job.accepted, found.job.max_wait, found.job.input) == (950.0, 60.0, {"text": "q"})
     assert found.job.key is None
 
 

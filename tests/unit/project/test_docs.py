@@ -127,6 +127,7 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
         ("queued", "1", 0),
         ("vision", "3", 10),
         ("answer.delta", None, None),
+        ("retrying", None, None),
         ("reward", "5.1", 41),
     ]
 
@@ -136,7 +137,10 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
 
 @pytest.mark.parametrize(
     ("text", "examples"),
-    [("events.md", ["rewards.py"]), ("pipelines.md", ["helpdesk.py", "ask.py"])],
+    [
+        ("events.md", ["rewards.py"]),
+        ("pipelines.md", ["helpdesk.py", "agent.py", "ask.py", "shop.py"]),
+    ],
 )
 def test_programs_in_the_texts_are_those_that_the_tests_run(text: str, examples: list[str]) -> None:
     shown = blocks((ROOT / "docs" / text).read_text(), "python")

@@ -37,7 +37,7 @@ def sentences(text: str) -> int:
 class Desk:
     """A context whose model declines."""
 
-    job_id, deadline = "job", 180.0
+    job_id, deadline, resources = "job", 180.0, None
 
     def __init__(self, error: Eco2Error) -> None:
         self.error = error

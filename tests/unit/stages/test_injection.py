@@ -76,6 +76,7 @@ class Desk:
 
     job_id = "job"
     deadline = 180.0
+    resources = None
 
     def __init__(self, sight: Sight, answer: str, question: str) -> None:
         self.input = ScanInput(image_url="data:x", user_input=question)
@@ -98,7 +99,7 @@ async def scanned(sight: Sight, answer: str, question: str) -> Any:
     desk = Desk(sight, answer, question)
     for stage in scan.stages:
         desk.outputs.add(await stage.run(desk))
-    return scan.result(desk.outputs)
+    return scan.result_json(desk.outputs)
 
 
 @given(sight=sights, answer=words, question=words)

@@ -4,12 +4,72 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import pytest
+
+from eco2.pipeline import Outputs
 from eco2.stages import scan
+from eco2.stages.answer import Answer
 from eco2.stages.documents import documents
+from eco2.stages.reward import Reward, Won
+from eco2.stages.rule import Rules
 from eco2.stages.tags import Group, Tag
 from eco2.stages.taxonomy import Major, Middle, major_of, taxonomy
+from eco2.stages.vision import Seen
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "domain.md"
+
+
+SEEN = Seen(
+    major=Major.RECYCLABLE,
+    middle=Middle("무색페트병"),
+    minor="생수병",
+    tags=list(Tag)[:2],
+    model="gpt-5.1",
+    question='"이거"?',
+)
+RULES = Rules(
+    found=True,
+    language="ko",
+    key="clear-pet",
+    category="무색페트병",
+    covers="생수병, 음료수병",
+    item="생수병",
+    steps=["비우기", "헹구기"],
+    insufficiencies=["라벨 제거"],
+    not_accepted=["유색 페트"],
+)
+WON = Won(name="페티", dialog="d", match_reason="무색페트병>생수병", type="무색페트병")
+CLASSES = (
+    '{"classification":{"major_category":"재활용폐기물","middle_category":"무색페트병","minor_category":"생수병"},'
+    '"situation_tags":["내용물 없음","내용물 있음"],"meta":{"user_input":"\\"이거\\"?","model":"gpt-5.1"}}'
+)
+COMPLETED = (
+    f'{{"pipeline_result":{{"classification_result":{CLASSES},"disposal_rules":{{"key":"clear-pet",'
+    '"category":"무색페트병","item":"생수병","covers":"생수병, 음료수병","not_accepted":["유색 페트"]},'
+    '"final_answer":{"disposal_steps":{"단계1":"비우기","단계2":"헹구기"},"insufficiencies":["라벨 제거"],'
+    '"user_answer":"답"}},"reward":{"name":"페티","dialog":"d","match_reason":"무색페트병>생수병","type":"무색페트병"}}'
+)
+UNKNOWN = (
+    f'{{"pipeline_result":{{"classification_result":{CLASSES},"disposal_rules":null,"final_answer":'
+    '{"disposal_steps":{"Step 1":"No idea"},"insufficiencies":[],"user_answer":"No idea"}},"reward":null}'
+)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "written"),
+    [
+        (Outputs((SEEN, RULES, Answer(text="답"), Reward(won=WON))), COMPLETED),
+        (
+            Outputs((SEEN, Rules(found=False, language="en"), Answer(text="No idea"), Reward(won=None))),
+            UNKNOWN,
+        ),
+        (None, '{"pipeline_result":null,"reward":null}'),
+    ],
+    ids=["completed", "without rules", "failed"],
+)
+def test_the_result_is_byte_for_byte_what_clients_of_0_1_got(outputs: Outputs | None, written: str) -> None:
+    assert msgspec.json.encode(scan.result_json(outputs)).decode() == written
 
 
 def categories() -> Any:

@@ -43,6 +43,7 @@ class Desk:
     outputs: Outputs = field(default_factory=Outputs)
     job_id: str = "job"
     deadline: float = 180.0
+    resources: object = None
 
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         self.log.append("call")

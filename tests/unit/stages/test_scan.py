@@ -25,6 +25,7 @@ class Desk:
     outputs: Outputs = field(default_factory=Outputs)
     job_id: str = "job"
     deadline: float = 180.0
+    resources: object = None
     calls: list[str] = field(default_factory=list)
     shown: str = ""
 
@@ -46,7 +47,7 @@ async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> 
         output = await stage.run(desk)
         assert type(output) is stage.output
         desk.outputs.add(_through_the_journal(output))
-    return desk, scan.result(desk.outputs)
+    return desk, scan.result_json(desk.outputs)
 
 
 def _through_the_journal(output: BaseModel) -> BaseModel:
@@ -133,7 +134,7 @@ async def test_the_name_of_a_class_chooses_no_rules() -> None:
 
 
 def test_a_job_that_did_not_complete_has_nulls() -> None:
-    assert scan.result(None) == {"pipeline_result": None, "reward": None}
+    assert scan.result_json(None) == {"pipeline_result": None, "reward": None}
 
 
 async def test_the_pipeline_reads_its_own_requests() -> None:

@@ -5,18 +5,26 @@ import random
 import string
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bench.tokens import MODEL, Case, calls, prompt
-from eco2.call import Call, Usage
+from eco2.call import Call, Message, Usage, embedding
+from eco2.calls.provider import Budget
 from eco2.fake.provider import charge
-from eco2.fake.tokens import count
+from eco2.fake.request import parse
+from eco2.fake.tokens import count, measure
+from eco2.llm.openai import OpenAIModel
+from eco2.pacer import Limits
+from eco2.ports import Quota
 from eco2.stages.request import MAX_QUESTION, ScanInput
 from eco2.stages.vision import Unfit, repair_call
-from eco2.tokens.estimate import MIN_SAMPLES, Estimator
+from eco2.tokens.estimate import MIN_SAMPLES, Counting, Estimator
 from eco2.tokens.upper_bound import is_ordinary, upper_bound
+from tests.support.conversations import TOOLS, tool_calls
 from tests.unit.tokens.test_estimate import ENGLISH, KOREAN, asked
 
 Write = Callable[[random.Random], str]
@@ -149,3 +157,72 @@ def test_only_short_and_usual_texts_are_ordinary() -> None:
     assert not is_ordinary(ENGLISH[2] * 3)
     for name in ("cuneiform", "a1b2", "rare syllables", "private use", "control", "accents"):
         assert not is_ordinary(json.dumps(TEXTS[name](random.Random(1))[:60], ensure_ascii=False))
+
+
+# --- conversations, several images, tools, and texts to embed
+
+
+ADAPTER = OpenAIModel("key", None, MODEL)
+
+
+def counted(call: Call[Any], model: str = MODEL) -> int:
+    """The tokens of the request that the adapter sends."""
+    body = json.loads(ADAPTER._body(call)) | {"model": model}
+    return measure(parse(json.dumps(body).encode()), "").tokens
+
+
+@settings(max_examples=300, deadline=None)
+@given(call=tool_calls(), model=st.sampled_from([MODEL, "gpt-4.1-mini", "gpt-5.1"]))
+def test_no_reservation_of_a_conversation_is_below_what_is_charged(call: Call[str], model: str) -> None:
+    estimate = Estimator(model).estimate(call)
+    longest = estimate.max_completion_tokens
+    assert estimate.cost >= charge("request", counted(call, model), 0, longest)
+    assert Estimator(model, "input").estimate(call).cost >= counted(call, model)
+
+
+@settings(max_examples=60, deadline=None)
+@given(calls=st.lists(tool_calls(), min_size=5, max_size=20))
+def test_what_conversations_teach_makes_no_reservation_too_low(calls: list[Call[str]]) -> None:
+    estimator = Estimator(MODEL, "input")
+    for call in calls:
+        estimate, tokens = estimator.estimate(call), counted(call)
+        assert estimate.cost >= tokens or not call.messages  # the other calls are estimated by a mean
+        estimator.learn(estimate, Usage(tokens, 0, 110))
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_no_reservation_of_texts_to_embed_is_below_what_is_charged(name: str) -> None:
+    texts = [TEXTS[name](random.Random(seed)) for seed in range(5)]
+    for given_texts in (texts, texts[:1], [text[:1] for text in texts]):
+        call, tokens = embedding(given_texts, "text-embedding-3-small"), sum(map(count, given_texts))
+        estimator = Estimator("text-embedding-3-small")
+        for _ in range(3):
+            estimate = estimator.estimate(call)
+            assert estimate.cost >= tokens
+            assert estimate.max_completion_tokens == 0
+            estimator.learn(estimate, Usage(tokens))
+
+
+@pytest.mark.parametrize("counting", ["request", "input", "usage"])
+def test_what_an_embedding_was_counted_as_replaces_its_reservation(counting: Counting) -> None:
+    estimator = Estimator("text-embedding-3-small", counting)
+    budget = Budget(cast(Quota, None), estimator, counting, Limits(1.0, 1000.0))
+    estimate = estimator.estimate(embedding(["Where does this bottle go, please? " * 20], "m"))
+    assert estimate.cost > 200
+    assert budget.counted(estimate, Usage(161)) == 161
+    assert budget.counted(estimate, Usage()) is None
+
+
+def test_an_agents_prose_is_not_reserved_absurdly() -> None:
+    said = tuple(Message(role, "Where does this bottle go, please? " * 40) for role in ("user", "assistant"))
+    call = Call("agent", "Help with waste.", "", str, 100, messages=said, tools=TOOLS)
+    assert counted(call) <= Estimator(MODEL).estimate(call).prompt <= 3 * counted(call)
+
+
+def test_an_empty_message_does_not_teach_that_instructions_are_short() -> None:
+    """Its frame is bounded far above what it counts."""
+    estimator, bare = Estimator(MODEL, "input"), Call("agent", "Help with waste. Use the tools.", "", str, 10)
+    chat = replace(bare, messages=(Message("user", ""),))
+    for _ in range(30):
+        estimator.learn(estimator.estimate(chat), Usage(counted(chat), 0, 5))
+    assert estimator.estimate(bare).cost >= counted(bare)

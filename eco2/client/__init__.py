@@ -3,16 +3,18 @@
 Guarantees: a submission that is sent again, because no answer came, is one job (every submission has an
 idempotency key); each durable event is seen once, in order, whichever replicas serve it. Failures that may
 pass are retried with growing, random pauses for `patience` seconds, then raised. All errors are `Eco2Error`s.
-How to use it: docs/clients.md.
+How to use it: docs/clients.md. For programs without an event loop: `eco2.client.sync`.
 """
 
 import asyncio
+import itertools
+import json
 import os
 import random
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from mimetypes import guess_type
@@ -48,8 +50,14 @@ STREAM_TIMEOUT = 45.0
 RECONNECT = Backoff(0.1, 10.0)
 MIN_OPEN = 5.0
 """Seconds that a connection without events must stay open to count as successful."""
-RESULT_POLL = 30.0
-"""Seconds after which `result` asks again while its stream is open: a proxy may hold the stream back."""
+RESULT_WAIT = 20.0
+"""Seconds that the gateway is asked to wait for a job's end; proxies give up later than that."""
+RESULTS_AT_ONCE = 20
+"""Jobs that `results` waits for at the same time; gateways count each wait as a stream."""
+BATCH_LINES = 1_000
+"""Jobs of one request of `submit_many`: enough that requests cost little beside them."""
+BATCH_BYTES = 1_000_000
+"""Size of one request of `submit_many`, unless a single job is larger."""
 MAX_WAIT = 86_400.0
 """Seconds; longer requests to wait come from a wrong clock or proxy."""
 
@@ -136,13 +144,18 @@ class Client:
         input: Mapping[str, object],
         key: str | None = None,
         files: Mapping[str, File] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
+        `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
+        `timeout`: seconds after its start at which it ends as `TIMEOUT`. None: what the pipeline allows.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
-        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode()}
+        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **encode_times(max_wait, timeout)}
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
@@ -151,10 +164,64 @@ class Client:
         else:
             request = self._http.build_request("POST", url, headers=headers, json=dict(input))
         response = await self._send(request)
-        answer = decode_response(response, _Accepted)
-        if not all(_PATH.match(place) for place in (answer.stream_url, answer.result_url)):
-            raise no_gateway(response)  # never send our headers to a host that a response names
-        return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
+        return accepted_job(decode_response(response, _Accepted), response)
+
+    async def submit_many(
+        self,
+        pipeline: str,
+        inputs: Iterable[Mapping[str, object]],
+        keys: Iterable[str] | None = None,
+        *,
+        max_wait: float | None = None,
+        timeout: float | None = None,
+    ) -> AsyncGenerator[ClientJob | Eco2Error, None]:
+        """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
+
+        `keys`: one per input, as in `submit`; `max_wait`, `timeout`: of each job, as there. Inputs are taken
+        as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may pass, is sent
+        again with the same key for `patience` seconds; then its error is an `Unavailable`. Raises `Refused`
+        and `Unavailable` where no job got an answer; nothing is known of those that were not yielded then:
+        send them again with their keys.
+        """
+        times = encode_times(max_wait, timeout)
+        for lines in split_batches(encode_lines(inputs, keys)):
+            for answer in await self.submit_lines(pipeline, lines, times):
+                yield answer
+
+    async def submit_lines(
+        self, pipeline: str, lines: Sequence[bytes], times: Mapping[bytes, bytes]
+    ) -> list[ClientJob | Eco2Error]:
+        """Submits one batch of `submit_many`, with one request unless jobs must be sent again."""
+        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **times}
+        problem = Unavailable("the gateway left jobs without an answer; send them again with their keys")
+        answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
+        failures, since = 0, time.monotonic()
+        while missing := [at for at, answer in enumerate(answers) if isinstance(answer, Unavailable)]:
+            if failures:
+                try:
+                    await self._pause(failures, since, problem)
+                except Unavailable:
+                    break
+            content = b"".join(lines[at] for at in missing)
+            request = self._http.build_request("POST", url, headers=headers, content=content)
+            try:
+                response = await self._send(request)
+            except Refused as error:
+                if error.status != 413:
+                    raise
+                if len(lines) == 1:
+                    return [error]
+                half = len(lines) // 2  # the gateway takes less at once
+                first = await self.submit_lines(pipeline, lines[:half], times)
+                return first + await self.submit_lines(pipeline, lines[half:], times)
+            failures += 1
+            for at, answer in zip(missing, decode_answers(response), strict=False):
+                answers[at] = answer
+                if isinstance(answer, Unavailable):
+                    problem = answer
+                else:
+                    failures, since = 1, time.monotonic()
+        return answers
 
     async def events(
         self, job: ClientJob, last_event_id: str | None = None
@@ -193,33 +260,52 @@ class Client:
     async def result(self, job: ClientJob, timeout: float = 180.0) -> JSON:
         """Waits for the job's result. Raises `NotFinished` after `timeout` seconds, `Refused`.
 
-        It waits on an event stream, whose `done` ends the wait at once. If the stream breaks, it asks again
-        after the seconds that the gateway asks for.
+        The gateway answers when the job ends, or asks to wait if too many wait already.
         """
-        url = self._url(job.result_url)
+        url = self._url(job.result_url).copy_merge_params({"wait": f"{RESULT_WAIT:g}"})
         try:
             async with asyncio.timeout(timeout):
                 while True:
+                    began = time.monotonic()
                     response = await self._send(self._http.build_request("GET", url))
                     if response.status_code == 200:
                         return decode_response(response, JSON)
-                    if not await self._saw_done(job):
+                    if time.monotonic() - began < RESULT_WAIT / 2:  # it did not wait
                         await asyncio.sleep(max(1.0, retry_after(response) or 0.0))
         except TimeoutError as error:
             raise NotFinished(f"job {job.id} has not ended within {timeout:g} s; ask again later") from error
 
-    async def _saw_done(self, job: ClientJob) -> bool:
-        """Follows one connection for at most `RESULT_POLL` seconds."""
-        try:
-            async with asyncio.timeout(RESULT_POLL), aclosing(self._connection(job, None)) as connection:
-                async for event in connection:
-                    if event is not None and event.name == "done":
-                        return True
-        except _Complete:
-            return True
-        except (TimeoutError, Unavailable, BrokenEvent):
-            return False
-        return False
+    async def cancel(self, job: ClientJob) -> JSON:
+        """Cancels the job, and returns its result; again, it returns the same.
+
+        A call that is in flight is broken off. Raises `Refused` with code `ENDED` if the job has ended in
+        another way, `Unavailable`.
+        """
+        url = self._url(job.result_url.removesuffix("/result"))
+        return decode_response(await self._send(self._http.build_request("DELETE", url)), JSON)
+
+    async def results(
+        self, jobs: Iterable[ClientJob], timeout: float = 180.0
+    ) -> AsyncGenerator[JSON | Eco2Error, None]:
+        """Yields the result of each job, or why there is none, in order; like `result` for each of them.
+
+        It waits for `RESULTS_AT_ONCE` jobs at the same time, without event streams.
+        """
+        remaining = iter(jobs)
+        while batch := list(itertools.islice(remaining, RESULTS_AT_ONCE)):
+            for answer in await self.results_at_once(batch, timeout):
+                yield answer
+
+    async def results_at_once(self, jobs: Sequence[ClientJob], timeout: float) -> list[JSON | Eco2Error]:
+        """Waits for all these jobs at the same time, for `results`."""
+
+        async def result_or_error(job: ClientJob) -> JSON | Eco2Error:
+            try:
+                return await self.result(job, timeout)
+            except Eco2Error as error:
+                return error
+
+        return await asyncio.gather(*map(result_or_error, jobs))
 
     def _url(self, path: str) -> httpx.URL:
         try:
@@ -306,6 +392,18 @@ class _Accepted(msgspec.Struct):
     job_id: str
     stream_url: str
     result_url: str
+
+
+class _Answer(msgspec.Struct):
+    """One line of the answers to a batch."""
+
+    http_status: int
+    job_id: str = ""
+    stream_url: str = ""
+    result_url: str = ""
+    detail: str = ""
+    code: str = ""
+    retry_after: float | None = None
 
 
 class _Complete(Exception):
@@ -395,6 +493,56 @@ def decode_response(response: httpx.Response, kind: type[Message]) -> Message:
         return msgspec.json.decode(response.content, type=kind)
     except _UNREADABLE as error:
         raise no_gateway(response) from error
+
+
+def accepted_job(answer: _Accepted | _Answer, response: httpx.Response) -> ClientJob:
+    """Returns the job of an answer. Raises `Refused` if it is not a gateway's."""
+    if not all(_PATH.match(place) for place in (answer.stream_url, answer.result_url)):
+        raise no_gateway(response)  # never send our headers to a host that a response names
+    return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
+
+
+def encode_times(max_wait: float | None, timeout: float | None) -> dict[bytes, bytes]:
+    """Returns the headers that ask for these times of a job, in seconds."""
+    times = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout}
+    return {name: repr(float(seconds)).encode() for name, seconds in times.items() if seconds is not None}
+
+
+def encode_lines(inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None) -> Iterator[bytes]:
+    """Yields each input as a line of a batch, with its key; without `keys` with a new one."""
+    chosen = (uuid.uuid4().hex for _ in itertools.count()) if keys is None else keys
+    for input, key in zip(inputs, chosen, strict=keys is not None):
+        line = {**input, "idempotency_key": key}
+        yield json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def split_batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yields the lines in parts of at most `BATCH_LINES` and `BATCH_BYTES`."""
+    batch: list[bytes] = []
+    size = 0
+    for line in lines:
+        if batch and (len(batch) == BATCH_LINES or size + len(line) > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(line)
+        size += len(line)
+    if batch:
+        yield batch
+
+
+def decode_answers(response: httpx.Response) -> Iterator[ClientJob | Refused | Unavailable]:
+    """Yields the answers to a batch. Raises `Refused` if they are not a gateway's."""
+    for line in response.content.split(b"\n")[:-1]:  # the last is empty, or was cut off
+        try:
+            answer = msgspec.json.decode(line, type=_Answer)
+        except _UNREADABLE as error:
+            raise no_gateway(response) from error
+        if answer.http_status < 300:
+            yield accepted_job(answer, response)
+        elif answer.http_status in (408, 429) or answer.http_status >= 500:
+            yield Unavailable(answer.detail, answer.retry_after)
+        else:
+            yield Refused(answer.detail, answer.code, answer.http_status)
 
 
 def no_gateway(response: httpx.Response) -> Refused:

@@ -1,0 +1,202 @@
+"""POST /{pipeline}/batch: many jobs in one request, a JSON object per line, and an answer line for each.
+
+A line goes the way of a single submission: the same limits, errors and acceptance. Lines are read, accepted
+and answered at the same time, so that one message of the journal holds many of them; answers keep the order
+of the lines. A client that goes away has submitted the lines that were read until then, and no other.
+
+Most HTTP clients read no answer before they have sent all, so answers are held until they can be sent. That
+is why lines are limited in number: `MAX_LINES`.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from eco2.errors import BrokerUnavailable, InvalidInput
+from eco2.gateway.auth import owner_of
+from eco2.gateway.body import BodyMemory, BodyReader, Reserve, declared_length, lines, media_type
+from eco2.gateway.config import GatewayConfig
+from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge, logged_refusal
+from eco2.gateway.submission import (
+    MODEL_FIELD,
+    SubmissionEndpoint,
+    Times,
+    idempotency_key,
+    times_given,
+    valid_key,
+)
+from eco2.pipeline import AnyPipeline
+
+MEDIA_TYPE = "application/x-ndjson"
+MEDIA_TYPES = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines")
+"""Names that are in use for the same format."""
+KEY_FIELD = "idempotency_key"
+"""The member with a line's own key. It belongs to the gateway: pipelines do not see it."""
+MAX_LINES = 10_000
+MAX_ACCEPTING = 48
+"""Lines that a process accepts at once, of all batches: enough to keep the broker busy, and few enough that
+pictures among them leave room at the decoders (`eco2.thumbnail`)."""
+ANSWER_SIZE = 1024
+"""Bytes of memory of an answer that waits until it can be sent."""
+GATHER = 0.01
+"""Seconds for which an answer waits for more: to send one alone costs as much as to accept its line."""
+
+
+class BatchEndpoint:
+    """Takes batches of one pipeline. `accepting`: see `MAX_ACCEPTING`. `stop`: ends batches between lines."""
+
+    def __init__(
+        self,
+        pipeline: AnyPipeline,
+        submission: SubmissionEndpoint,
+        memory: BodyMemory,
+        accepting: asyncio.Semaphore,
+        stop: asyncio.Event,
+        config: GatewayConfig,
+    ) -> None:
+        self.submission = submission
+        self.memory = memory
+        self.accepting = accepting
+        self.stop = stop
+        self.config = config
+        self._bodies = BodyReader(pipeline, config, MODEL_FIELD, KEY_FIELD)
+
+    async def post(self, request: Request) -> Response:
+        """200 with the answers; 401, 413, 422 for a request that is refused as a whole."""
+        with self.submission.counting_refusals():
+            owner = owner_of(request, self.config.auth)
+            key = idempotency_key(request)
+            times = times_given(request, self.submission.most)
+            declared_length(request, self.config)
+            if (kind := media_type(request, MEDIA_TYPE)) not in MEDIA_TYPES:
+                sent = kind[:MAX_QUOTE] or "an empty type"
+                raise InvalidInput(f"send one JSON object per line as {MEDIA_TYPE}, not {sent}")
+        return BatchResponse(self, request, owner, key, times)
+
+    async def answer(
+        self, line: bytes, key: str | None, owner: str | None, times: Times, root: str
+    ) -> Response:
+        """Accepts one line; returns the response that it would have got alone. `key`: unless it has one."""
+        began = time.monotonic()
+        with self.submission.counting_refusals(), self.memory.reserving() as reserve:
+            form = await self._bodies.read_json(line, reserve)
+            fields = dict(form.fields)
+            own = fields.pop(KEY_FIELD, None) or key
+            valid = None if own is None else valid_key(own)
+            form = replace(form, fields=fields)
+            digest = await self._bodies.digest(form, len(line))
+            accepted = await self.submission.accept(form, digest, valid, owner, times)
+        return self.submission.answer(accepted, root, began)
+
+
+class BatchResponse(Response):
+    """Reads the lines of a request and sends their answers meanwhile. The first answer decides the status."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(
+        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, times: Times
+    ) -> None:
+        super().__init__(headers=NO_STORE)
+        del self.headers["content-length"]
+        self._batch = batch
+        self._request = request
+        self._owner = owner
+        self._key = key
+        self._times = times
+        self._root = request.url.path.rstrip("/").removesuffix("/batch")
+        self._answers: deque[asyncio.Future[bytes]] = deque()
+        self._arrived = asyncio.Event()
+        self._complete = False
+        self._refusal: Response | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._read(group))
+            started = False
+            async with aclosing(self._chunks()) as chunks:
+                async for chunk in chunks:
+                    if not started:
+                        started = True
+                        status = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+                        await send(status)
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if started:
+            end = b"" if self._refusal is None else answer_line(self._refusal)
+            await send({"type": "http.response.body", "body": end, "more_body": False})
+        elif self._refusal is not None:
+            await self._refusal(scope, receive, send)
+
+    async def _read(self, group: asyncio.TaskGroup) -> None:
+        """Starts to accept each line; what ends the batch is the last answer."""
+        batch = self._batch
+        try:
+            with (
+                batch.submission.counting_refusals(),
+                batch.memory.reserving() as reserve_line,
+                batch.memory.reserving() as reserve_answers,
+            ):
+                await self._read_lines(group, reserve_line, reserve_answers)
+        except ClientDisconnect:
+            pass
+        except Exception as error:  # noqa: BLE001 - each is answered
+            self._refusal = logged_refusal(self._request, error, batch.config.retry_after)
+        finally:
+            self._complete = True
+            self._arrived.set()
+
+    async def _read_lines(
+        self, group: asyncio.TaskGroup, reserve_line: Reserve, reserve_answers: Reserve
+    ) -> None:
+        batch, number = self._batch, 0
+        async with aclosing(lines(self._request, batch.config, reserve_line)) as found:
+            async for line in found:
+                if batch.stop.is_set():
+                    raise BrokerUnavailable("this gateway stops; send this line and the rest again")
+                if (number := number + 1) > MAX_LINES:
+                    raise RequestTooLarge(f"more than {MAX_LINES:,} lines: send the rest in another request")
+                reserve_answers(ANSWER_SIZE * len(self._answers))
+                await batch.accepting.acquire()
+                answering = group.create_task(self._answer(line, number))
+                answering.add_done_callback(lambda _: batch.accepting.release())
+                self._answers.append(answering)
+                self._arrived.set()
+        if not number:
+            raise InvalidInput("no lines: send one JSON object per line")
+
+    async def _answer(self, line: bytes, number: int) -> bytes:
+        key = None if self._key is None else f"{self._key}/{number}"
+        try:
+            response = await self._batch.answer(line, key, self._owner, self._times, self._root)
+        except Exception as error:  # noqa: BLE001 - each is answered
+            response = logged_refusal(self._request, error, self._batch.config.retry_after)
+        return answer_line(response)
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yields the answers in the order of their lines, those that are ready together."""
+        while self._answers or not self._complete:
+            if not self._answers:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._answers[0]
+            await asyncio.sleep(GATHER)
+            ready = []
+            while self._answers and self._answers[0].done():
+                ready.append(self._answers.popleft().result())
+            yield b"".join(ready)
+
+
+def answer_line(response: Response) -> bytes:
+    """Returns the JSON object of a response as a line, with its status and `Retry-After` as members."""
+    members = b'{"http_status":%d,' % response.status_code
+    if seconds := response.headers.get("Retry-After"):
+        members += b'"retry_after":%s,' % seconds.encode()
+    return members + bytes(response.body)[1:] + b"\n"
