@@ -55,9 +55,9 @@ class BatchEndpoint:
         stop: asyncio.Event,
     ) -> None:
         self.single = single
+        self.bodies = BodyReader(pipeline, single.config, KEY_FIELD)
         self.accepting = accepting
         self.stop = stop
-        self._bodies = BodyReader(pipeline, single.config, KEY_FIELD)
 
     async def post(self, request: Request) -> Response:
         """200 with the answers; 401, 413, 422 for a request that is refused as a whole."""
@@ -71,17 +71,6 @@ class BatchEndpoint:
         except Exception as error:  # noqa: BLE001 - each is answered
             return single.refuse(request, error)
         return BatchResponse(self, request, terms)
-
-    async def answer(self, line: bytes, terms: Terms, root: str) -> Response:
-        """Accepts one line; returns the response that it would have got alone. A key in it goes first."""
-        began = time.monotonic()
-        with self.single.memory.reserving() as reserve:
-            fields = await self._bodies.read_json(line, reserve)
-            key = fields.pop(KEY_FIELD, None) or terms.key
-            own = replace(terms, key=None if key is None else valid_key(key))
-            submission = await self._bodies.submission(Form(fields), len(line), own)
-            accepted = await self.single.acceptance.accept(submission)
-        return self.single.answer(accepted, root, began)
 
 
 class BatchResponse(Response):
@@ -151,13 +140,20 @@ class BatchResponse(Response):
             raise InvalidInput("no lines: send one JSON object per line")
 
     async def _answer(self, line: bytes, number: int) -> bytes:
-        terms = self._terms
-        if terms.key is not None:
-            terms = replace(terms, key=f"{terms.key}/{number}")
+        """Accepts one line; returns what it would have got alone. Its own key goes before the batch's."""
+        began, terms = time.monotonic(), self._terms
+        single, bodies = self._batch.single, self._batch.bodies
         try:
-            response = await self._batch.answer(line, terms, self._root)
+            with single.memory.reserving() as reserve:
+                fields = await bodies.read_json(line, reserve)
+                key = fields.pop(KEY_FIELD, None) or (terms.key and f"{terms.key}/{number}")
+                if key is not None:
+                    terms = replace(terms, key=valid_key(key))
+                submission = await bodies.submission(Form(fields), len(line), terms)
+                accepted = await single.acceptance.accept(submission)
+            response = single.answer(accepted, self._root, began)
         except Exception as error:  # noqa: BLE001 - each is answered
-            response = self._batch.single.refuse(self._request, error)
+            response = single.refuse(self._request, error)
         return answer_line(response)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:

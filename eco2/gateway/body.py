@@ -261,7 +261,7 @@ class BodyReader:
         elif not isinstance(model, str) or model not in supported:
             raise UnsupportedModel(model, supported)
         own = Form(fields, form.files, self._config.image_urls)
-        return Submission(own, content, replace(terms, model=model))
+        return Submission(own, content, terms if model is None else replace(terms, model=model))
 
     async def _run(self, size: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Large ones go one at a time: each holds the interpreter for some 50 ms, and copies of the body."""
