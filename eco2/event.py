@@ -8,7 +8,7 @@ Guarantees: what is decoded has numbers and names in the bounds of this module, 
 An event beyond them is as one of an unknown kind: skipped and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from eco2.errors import DecodeError
-from eco2.job import JSON, Job, complete_times
+from eco2.job import JSON, Job
 
 EVENTS_VERSION = 1
 
@@ -79,8 +79,8 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "numb
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """A job was accepted. Of several with one (owner, key), the first in log order wins.
 
-    `max_wait`, `timeout`, `deadline`: see `eco2.job.Job`. `resumes`: the ended job that this one replays,
-    whose completed stages' `outputs` it begins with.
+    `max_wait`, `timeout`, `deadline`: see `eco2.job.Job`; release 0.1 wrote only the last.
+    `resumes`: the ended job that this one replays, whose completed stages' `outputs` it begins with.
     """
 
     job: str
@@ -94,9 +94,6 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     model: str | None = None
     resumes: str | None = None
     outputs: dict[str, JSON] = {}
-
-    def __post_init__(self) -> None:
-        complete_times(self, self.ts)
 
 
 def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None = None) -> Queued:
@@ -383,9 +380,8 @@ def encode_events(events: Sequence[Event]) -> bytes:
     return encode_batch([encode_event(event) for event in events])
 
 
-def encode_event(event: Event) -> bytes:
-    """One event as JSON. Raises TypeError or ValueError for a value that JSON cannot hold."""
-    return _encoder.encode(event)
+encode_event: Callable[[Event], bytes] = _encoder.encode
+"""Encodes one event as JSON. Raises TypeError or ValueError for a value that JSON cannot hold."""
 
 
 def encode_batch(events: Sequence[bytes], header: Header | None = None) -> bytes:

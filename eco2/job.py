@@ -2,7 +2,6 @@
 
 import os
 import uuid
-from typing import Protocol
 
 import msgspec
 
@@ -39,7 +38,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     model: str | None = None
 
     def __post_init__(self) -> None:
-        complete_times(self, self.accepted)
+        if self.timeout == 0.0:  # of release 0.1, which wrote only a deadline
+            both = max(0.0, self.deadline - self.accepted)
+            msgspec.structs.force_setattr(self, "max_wait", both)
+            msgspec.structs.force_setattr(self, "timeout", both)
+        elif self.deadline == 0.0:
+            msgspec.structs.force_setattr(self, "deadline", self.accepted + self.max_wait + self.timeout)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -55,25 +59,6 @@ _ORDERS = msgspec.json.Decoder(Order, float_hook=float)
 
 class _Version(msgspec.Struct):
     v: int
-
-
-class _Timed(Protocol):
-    @property
-    def deadline(self) -> float: ...
-    @property
-    def max_wait(self) -> float: ...
-    @property
-    def timeout(self) -> float: ...
-
-
-def complete_times(timed: _Timed, accepted: float) -> None:
-    """Fills in what a job or its event lacks: release 0.1 wrote only a `deadline`, which then bounds both."""
-    if timed.timeout == 0.0:
-        for name in ("max_wait", "timeout"):
-            msgspec.structs.force_setattr(timed, name, max(0.0, timed.deadline - accepted))  # type: ignore[arg-type]
-    elif timed.deadline == 0.0:
-        until = accepted + timed.max_wait + timed.timeout
-        msgspec.structs.force_setattr(timed, "deadline", until)  # type: ignore[arg-type]
 
 
 class OrderHead(msgspec.Struct, frozen=True):

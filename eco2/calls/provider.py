@@ -68,16 +68,16 @@ class Breaker:
         return self.until is None
 
     def wait(self, now: float) -> float:
-        """Computes seconds after which to ask again; 0.0: a call may begin now, by `began`."""
+        """Computes seconds after which to ask again; 0.0: a call may begin now, see `begin_trial`."""
         if self.until is None:
             return 0.0
         if self.half_open:
             return FIRST_PAUSE
         return max(0.0, self.until - now)
 
-    def began(self) -> "Breaker":
-        """Notes that a call begins which `wait` let through: the trial call if the breaker is open."""
-        return replace(self, half_open=self.until is not None)
+    def begin_trial(self) -> "Breaker":
+        """Notes that the trial call begins, which `wait` let through an open breaker."""
+        return replace(self, half_open=True)
 
     def succeeded(self) -> "Breaker":
         """Notes that a call was answered."""
@@ -217,8 +217,8 @@ class Provider:
         """Reports to the breaker how the call inside ended."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        self.breaker = self.breaker.began()
-        trial = self.breaker.half_open
+        if trial := self.breaker.until is not None:
+            self.breaker = self.breaker.begin_trial()
         self._in_flight += 1
         try:
             with self.metrics.call_in_flight(self.name):

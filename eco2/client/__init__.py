@@ -45,6 +45,9 @@ __all__ = [
 
 Message = TypeVar("Message")
 
+CLOSED = "this client was closed; open a new one"
+CONNECT_TIMEOUT = 5.0
+"""Seconds."""
 STREAM_TIMEOUT = 45.0
 """Seconds without a byte after which a stream counts as dropped; gateways send comments far more often."""
 RECONNECT = Backoff(0.1, 10.0)
@@ -124,7 +127,7 @@ class Client:
         self._http = httpx.AsyncClient(
             headers=headers,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=min(connections, 20)),
-            timeout=httpx.Timeout(30.0, connect=5.0, pool=patience),
+            timeout=httpx.Timeout(30.0, connect=CONNECT_TIMEOUT, pool=patience),
         )
 
     async def __aenter__(self) -> Self:
@@ -197,15 +200,16 @@ class Client:
         answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
         failures, since = 0, time.monotonic()
         while missing := [at for at, answer in enumerate(answers) if isinstance(answer, Unavailable)]:
-            if failures:
-                try:
-                    await self._pause(failures, since, problem)
-                except Unavailable:
-                    break
             content = b"".join(lines[at] for at in missing)
             request = self._http.build_request("POST", url, headers=headers, content=content)
             try:
+                if failures:
+                    await self._pause(failures, since, problem)
                 response = await self._send(request)
+            except Unavailable:
+                if failures:  # what was answered before counts
+                    break
+                raise
             except Refused as error:
                 if error.status != 413:
                     raise
@@ -319,7 +323,7 @@ class Client:
         failures, began = 0, time.monotonic()
         while True:
             if self._http.is_closed:
-                raise Unavailable("this client was closed; open a new one")
+                raise Unavailable(CLOSED)
             try:
                 response = await self._http.send(request)
                 return check_status(response)
@@ -345,10 +349,10 @@ class Client:
         if last_event_id and _EVENT_ID.fullmatch(last_event_id):
             headers["Last-Event-ID"] = last_event_id
         url = self._url(job.stream_url)
-        timeout = httpx.Timeout(STREAM_TIMEOUT, connect=5.0, pool=self._patience)
+        timeout = httpx.Timeout(STREAM_TIMEOUT, connect=CONNECT_TIMEOUT, pool=self._patience)
         lines = EventLines()
         if self._http.is_closed:
-            raise Unavailable("this client was closed; open a new one")
+            raise Unavailable(CLOSED)
         try:
             async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
                 if response.status_code == 204:

@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
-CLOSED = "this client was closed; open a new one"
 
 
 class Client:
@@ -138,7 +137,7 @@ class Client:
     def _runner(self) -> "_Runner":
         """Returns the runner of this process; a fork leaves the thread of the parent's behind."""
         if self._closed:
-            raise Unavailable(CLOSED)
+            raise Unavailable(client.CLOSED)
         if (runner := self._runners.get(os.getpid())) is not None:
             return runner
         # No lock, which a fork might leave locked: of two threads that come first one starts in vain.
@@ -169,7 +168,7 @@ class _Runner:
                 raise Unavailable("this was begun by another process, before it forked; begin it again")
             with self._lock:
                 if self._ended:
-                    raise Unavailable(CLOSED)
+                    raise Unavailable(client.CLOSED)
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
         except Unavailable:
             work.close()
@@ -181,7 +180,7 @@ class _Runner:
         try:
             return future.result()
         except CancelledError as error:
-            raise Unavailable(CLOSED) from error
+            raise Unavailable(client.CLOSED) from error
         except BaseException:
             future.cancel()
             raise

@@ -72,17 +72,10 @@ def build(
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
     for pipeline in pipelines:
-        acceptance = Acceptance(
-            pipeline.name,
-            broker,
-            journal,
-            clock,
-            config.publish_timeout,
-            config.daily_usd,
-        )
+        acceptance = Acceptance(pipeline, broker, journal, config, clock)
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
-        batch = BatchEndpoint(pipeline, submit, memory, accepting, stop, config)
+        batch = BatchEndpoint(pipeline, submit, accepting, stop)
         stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
         cancel = CancelEndpoint(lookup, journal, metrics, config, clock)
         routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config), cancel)

@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from eco2 import __version__
 from eco2.gateway.auth import OWNER_HEADER
 from eco2.gateway.batch import KEY_FIELD, MAX_LINES, MEDIA_TYPE
+from eco2.gateway.body import MODEL_FIELD
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.lookup import MAX_WAIT
 from eco2.gateway.schemas import (
@@ -33,7 +34,7 @@ from eco2.gateway.schemas import (
     without_default,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, MODEL_FIELD, TIMEOUT_HEADER
+from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, TIMEOUT_HEADER
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
 

@@ -256,12 +256,15 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
 
 def new_state(at: EventId, event: Queued) -> JobState:
     """Returns the state of a job of which only its `queued` is known."""
+    max_wait, timeout = event.max_wait, event.timeout
+    if timeout == 0.0:  # of release 0.1, which wrote only a deadline
+        max_wait = timeout = max(0.0, event.deadline - event.ts)
     return JobState(
         job=event.job,
         pipeline=event.pipeline,
         accepted=event.ts,
-        max_wait=event.max_wait,
-        timeout=event.timeout,
+        max_wait=max_wait,
+        timeout=timeout,
         digest=event.digest,
         queued_at=at.offset,
         updated_at=event.ts,
