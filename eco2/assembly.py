@@ -260,7 +260,7 @@ class _Parts:
         name, budget, concurrency = offer.name, None, self.settings.concurrency
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
-            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
+            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting, offer.price)
         return Provider(name, offer.model, model, concurrency, self.metrics, budget, offer.embeds)
 
     def gateway_deadlines(self) -> Component:
@@ -279,6 +279,7 @@ class _Parts:
         settings = self.settings
         config = GatewayConfig(
             models=(models := model_names(settings)),
+            priced=tuple(each.model for each in offers(settings) if each.price and not each.embeds),
             default_model=settings.default_model,
             local_model=LOCAL if LOCAL in models else None,
             auth=settings.auth,

@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eco2.call import Price
 from eco2.calls.provider import Budget, Provider
 from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
@@ -68,9 +69,11 @@ def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Me
     return member
 
 
-def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -> Budget:
+def build_budget(
+    model: str, quota: Quota, limits: Limits, counting: Counting, price: Price | None = None
+) -> Budget:
     """Returns the budget for calls to a model, which take their part of the minute from `quota`."""
-    return Budget(quota, Estimator(model, counting), counting, limits)
+    return Budget(quota, Estimator(model, counting), counting, limits, price)
 
 
 def worker_components(

@@ -38,7 +38,7 @@ log = get_logger(__name__)
 class Submission:
     """A client's request. `digest` identifies its content; `owner` is "" without authentication.
 
-    `max_wait`, `timeout`: seconds, see `Job`.
+    `max_wait`, `timeout` (seconds), `max_usd`: see `Job`.
     `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
     """
 
@@ -46,6 +46,7 @@ class Submission:
     parse: Callable[[], Awaitable[BaseModel]]
     max_wait: float
     timeout: float
+    max_usd: float | None = None
     key: str | None = None
     model: str | None = None
     owner: str = ""
@@ -143,8 +144,8 @@ class Acceptance:
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             value = await submission.parse()
-            times = replace(submission, max_wait=known.max_wait, timeout=known.timeout)
-            _, order = self._make_order(times, value, known.job, known.accepted)
+            again = replace(submission, max_wait=known.max_wait, timeout=known.timeout, max_usd=known.max_usd)
+            _, order = self._make_order(again, value, known.job, known.accepted)
             async with self._within_timeout():
                 await self._publish(known.job, order)
         return Accepted(known.job, new=False, status=known.status)
@@ -167,6 +168,7 @@ class Acceptance:
                 accepted=accepted,
                 max_wait=submission.max_wait,
                 timeout=submission.timeout,
+                max_usd=submission.max_usd,
                 digest=submission.digest,
                 owner=submission.owner,
                 key=submission.key,

@@ -26,10 +26,10 @@ from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge, logged_refusal
 from eco2.gateway.submission import (
     MODEL_FIELD,
+    Bounds,
     SubmissionEndpoint,
-    Times,
+    bounds_given,
     idempotency_key,
-    times_given,
     valid_key,
 )
 from eco2.pipeline import AnyPipeline
@@ -73,15 +73,15 @@ class BatchEndpoint:
         with self.submission.counting_refusals():
             owner = owner_of(request, self.config.auth)
             key = idempotency_key(request)
-            times = times_given(request, self.submission.most)
+            bounds = bounds_given(request, self.submission.most)
             declared_length(request, self.config)
             if (kind := media_type(request, MEDIA_TYPE)) not in MEDIA_TYPES:
                 sent = kind[:MAX_QUOTE] or "an empty type"
                 raise InvalidInput(f"send one JSON object per line as {MEDIA_TYPE}, not {sent}")
-        return BatchResponse(self, request, owner, key, times)
+        return BatchResponse(self, request, owner, key, bounds)
 
     async def answer(
-        self, line: bytes, key: str | None, owner: str | None, times: Times, root: str
+        self, line: bytes, key: str | None, owner: str | None, bounds: Bounds, root: str
     ) -> Response:
         """Accepts one line; returns the response that it would have got alone. `key`: unless it has one."""
         began = time.monotonic()
@@ -92,7 +92,7 @@ class BatchEndpoint:
             valid = None if own is None else valid_key(own)
             form = replace(form, fields=fields)
             digest = await self._bodies.digest(form, len(line))
-            accepted = await self.submission.accept(form, digest, valid, owner, times)
+            accepted = await self.submission.accept(form, digest, valid, owner, bounds)
         return self.submission.answer(accepted, root, began)
 
 
@@ -102,7 +102,7 @@ class BatchResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, times: Times
+        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, bounds: Bounds
     ) -> None:
         super().__init__(headers=NO_STORE)
         del self.headers["content-length"]
@@ -110,7 +110,7 @@ class BatchResponse(Response):
         self._request = request
         self._owner = owner
         self._key = key
-        self._times = times
+        self._bounds = bounds
         self._root = request.url.path.rstrip("/").removesuffix("/batch")
         self._answers: deque[asyncio.Future[bytes]] = deque()
         self._arrived = asyncio.Event()
@@ -174,7 +174,7 @@ class BatchResponse(Response):
     async def _answer(self, line: bytes, number: int) -> bytes:
         key = None if self._key is None else f"{self._key}/{number}"
         try:
-            response = await self._batch.answer(line, key, self._owner, self._times, self._root)
+            response = await self._batch.answer(line, key, self._owner, self._bounds, self._root)
         except Exception as error:  # noqa: BLE001 - each is answered
             response = logged_refusal(self._request, error, self._batch.config.retry_after)
         return answer_line(response)

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
+from eco2.event import MAX_USD
 from eco2.gateway.acceptance import Acceptance, Accepted, Submission
 from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
@@ -23,22 +24,27 @@ from eco2.pipeline import AnyPipeline, Form
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
-MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
-SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+MAX_WAIT_HEADER, TIMEOUT_HEADER, MAX_USD_HEADER = "Job-Max-Wait", "Job-Timeout", "Job-Max-USD"
+NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A number as JSON writes it."""
 MODEL_FIELD = "model"
 """The field that pins a model. It belongs to the gateway: pipelines do not see it."""
 
 
-class Times(NamedTuple):
-    """Seconds of a job, see `eco2.job.Job`."""
+class Bounds(NamedTuple):
+    """Seconds and USD of a job, see `eco2.job.Job`."""
 
     max_wait: float
     timeout: float
+    max_usd: float | None
+
+
+HEADERS = {"max_wait": MAX_WAIT_HEADER, "timeout": TIMEOUT_HEADER, "max_usd": MAX_USD_HEADER}
+"""By the bound that each asks for."""
 
 
 class SubmissionEndpoint:
-    """Takes the jobs of one pipeline. `most`: the times of those whose clients ask for no less."""
+    """Takes the jobs of one pipeline. `most`: the bounds of those whose clients ask for no less."""
 
     def __init__(
         self,
@@ -54,7 +60,9 @@ class SubmissionEndpoint:
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
-        self.most = Times(pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout)
+        self.most = Bounds(
+            pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout, pipeline.max_usd
+        )
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
@@ -62,19 +70,21 @@ class SubmissionEndpoint:
         with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
-            times = times_given(request, self.most)
+            bounds = bounds_given(request, self.most)
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
-                accepted = await self.accept(form, digest, key, owner, times)
+                accepted = await self.accept(form, digest, key, owner, bounds)
         return self.answer(accepted, request.url.path.rstrip("/"), began)
 
     async def accept(
-        self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
+        self, form: Form, digest: str, key: str | None, owner: str | None, bounds: Bounds
     ) -> Accepted:
         """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
         model = pinned_model(form, self._config.models)
         fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
-        parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
+        parse = partial(
+            self._parse, Form(fields, form.files, self._config.image_urls), model, bounds.max_usd is not None
+        )
         return await self._acceptance.accept(
             Submission(
                 digest=digest,
@@ -82,8 +92,9 @@ class SubmissionEndpoint:
                 key=key,
                 model=model,
                 owner=owner or "",
-                max_wait=times.max_wait,
-                timeout=times.timeout,
+                max_wait=bounds.max_wait,
+                timeout=bounds.timeout,
+                max_usd=bounds.max_usd,
             )
         )
 
@@ -113,15 +124,20 @@ class SubmissionEndpoint:
             202 if accepted.new else 200,
         )
 
-    async def _parse(self, form: Form, model: str | None) -> BaseModel:
+    async def _parse(self, form: Form, model: str | None, cost_is_limited: bool) -> BaseModel:
         pipeline = self._pipeline
+        possible = {model or self._config.default_model} - {None} or set(self._config.models)
+        if cost_is_limited and possible.isdisjoint(self._config.priced):
+            raise InvalidInput(
+                f"the cost of a job is limited ({MAX_USD_HEADER}, or by the pipeline), and the price of its "
+                f"model is not known; name one of: {', '.join(self._config.priced) or 'none here'}",
+                "PRICE_UNKNOWN",
+            )
         value: BaseModel = (
             await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
         )
-        if pipeline.check_local is not None:
-            possible = {model or self._config.default_model} - {None} or set(self._config.models)
-            if possible == {self._config.local_model}:  # no other model can take the job
-                pipeline.check_local(value)
+        if pipeline.check_local is not None and possible == {self._config.local_model}:
+            pipeline.check_local(value)  # no other model can take the job
         return value
 
 
@@ -139,19 +155,22 @@ def valid_key(key: object) -> str:
     return key
 
 
-def times_given(request: Request, most: Times) -> Times:
-    """Returns the times that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
-    times = list(most)
-    for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
+def bounds_given(request: Request, most: Bounds) -> Bounds:
+    """Returns the bounds that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
+    bounds = most._asdict()
+    for name, header in HEADERS.items():
         if not (given := request.headers.getlist(header)):
             continue
-        times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
-        if not 0 < times[place] <= most[place]:
+        value = float(given[0]) if len(given) == 1 and NUMBER.fullmatch(given[0]) else 0.0
+        limit = bounds[name] or float(MAX_USD)
+        if not 0 < value <= limit:
+            unit = "USD" if header == MAX_USD_HEADER else "seconds"
             raise InvalidInput(
-                f"{header} must be a number of seconds, more than 0 and at most {most[place]:g} here; send "
-                "such a one, or leave it out"
+                f"{header} must be a number of {unit}, more than 0 and at most {limit:g} here; send such a "
+                "one, or leave it out"
             )
-    return Times(*times)
+        bounds[name] = value
+    return Bounds(**bounds)
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
-from eco2.call import Answer, Call, Reply, Usage
+from eco2.call import Answer, Call, Price, Reply, Usage
 from eco2.calls.provider import Provider
 from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
@@ -128,6 +128,7 @@ class Remote:
     concurrency: int = 10
     quota: Quota | None = None
     embeds: bool = False
+    price: Price | None = None
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -145,6 +146,7 @@ def order(
     key: str | None = None,
     model: str | None = None,
     timeout: float | None = None,
+    max_usd: float | None = None,
 ) -> Job:
     """The job that a gateway makes of a request. `life`: its `max_wait`, and its time-out unless given."""
     return Job(
@@ -154,6 +156,7 @@ def order(
         accepted=now,
         max_wait=life,
         timeout=life if timeout is None else timeout,
+        max_usd=max_usd,
         digest=text,
         key=key,
         model=model,
@@ -199,10 +202,11 @@ class Process:
         life: float = LIFE,
         model: str | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = self.clock()
-        job = order(new_id(now), text, now, life, key, model, timeout)
+        job = order(new_id(now), text, now, life, key, model, timeout, max_usd)
         await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
         state = await self.journal.announce(queued(job))
         if not state.ended:
@@ -370,7 +374,7 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
             components.append(Component(f"budget of {remote.name}", member.run))
         budget = None
         if quota is not None:
-            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
+            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting, remote.price)
         process.providers[remote.name] = Provider(
             remote.name,
             remote.name,
