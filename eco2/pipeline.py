@@ -40,6 +40,7 @@ from eco2.errors import (
     InputRefused,
     InvalidInput,
     PermanentError,
+    RateLimited,
     RetryableError,
 )
 from eco2.job import JSON
@@ -62,6 +63,7 @@ __all__ = [
     "PaidCallFailed",
     "PermanentError",
     "Pipeline",
+    "RateLimited",
     "Reply",
     "Retry",
     "RetryableError",
@@ -149,6 +151,16 @@ class Context(Protocol[Input_co, Resources_co]):
 
     def emit(self, text: str) -> None:
         """Shows `text` to the job's clients as the next piece of this stage's live text. Not stored."""
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        """Waits until a request may be sent to another API within its named budget, and counts it there.
+
+        Send one request in the block, at once: the budget is that of `ECO2_BUDGETS__NAME__RPM`, for all
+        workers together. `tokens`: what the request takes of `…__TPM`. Raise `RateLimited` in the block if
+        the API answers 429: then nobody sends until its `retry_after`, and the stage is tried again unless it
+        catches the error. Nothing is recorded: use it inside of the work of a `step`. Raises
+        `PermanentError` without such a budget, or for more tokens than it has for a minute.
+        """
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         """Runs `work` at least once and returns its recorded value, which is used once it is recorded.

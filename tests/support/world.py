@@ -1,7 +1,7 @@
 """A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
@@ -226,9 +226,19 @@ class Process:
 
 
 class World:
-    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read."""
+    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read.
 
-    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
+    `budgets`: of other APIs, which all workers share.
+    """
+
+    def __init__(
+        self,
+        chaos: Chaos = CALM,
+        spending: bool = False,
+        snapshots: bool = False,
+        budgets: Mapping[str, Limits] | None = None,
+    ) -> None:
+        self.budgets = budgets or {}
         self.spending = spending
         self.topology = Topology(pipelines=("ask",))
         self.snapshots = snapshots
@@ -273,7 +283,13 @@ class World:
         components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
         if remotes:
             components += shares(process, remotes)
-            components += worker(process, prefetch)
+            budgets = {
+                budget: join_budget(process.core, budget, limits, "request")
+                for budget, limits in self.budgets.items()
+            }
+            process.members |= budgets
+            components += [Component(f"budget of {budget}", each.run) for budget, each in budgets.items()]
+            components += worker(process, prefetch, budgets)
         return process, components
 
     async def start(
@@ -387,7 +403,9 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
     return components
 
 
-def worker(process: Process, prefetch: int) -> Sequence[Component]:
+def worker(
+    process: Process, prefetch: int, budgets: Mapping[str, Quota] | None = None
+) -> Sequence[Component]:
     options = WorkerOptions(
         prefetch=prefetch,
         drain_grace=70.0,
@@ -395,4 +413,4 @@ def worker(process: Process, prefetch: int) -> Sequence[Component]:
         holder_timeout=SILENCE,
         window=KEEP,
     )
-    return worker_components(process.core, list(process.providers.values()), options)
+    return worker_components(process.core, list(process.providers.values()), options, budgets=budgets)
