@@ -39,6 +39,8 @@ Limit = Annotated[float, Meta(gt=0, le=1e12)]
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 MAX_USD = Decimal(1_000_000)
 """Of one day, or one stage."""
+Usd = Annotated[float, Meta(gt=0, le=1e6)]
+"""A limit; sums of costs are exact, see `amount`."""
 
 
 def amount(text: object) -> Decimal | None:
@@ -79,7 +81,7 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "numb
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """A job was accepted. Of several with one (owner, key), the first in log order wins.
 
-    `max_wait`, `timeout`, `deadline`: see `eco2.job.Job`; release 0.1 wrote only the last.
+    `max_wait`, `timeout`, `deadline`, `max_usd`: see `eco2.job.Job`; release 0.1 wrote of these `deadline`.
     `resumes`: the ended job that this one replays, whose completed stages' `outputs` it begins with.
     """
 
@@ -89,6 +91,7 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     deadline: Time = 0.0
     max_wait: Duration = 0.0
     timeout: Duration = 0.0
+    max_usd: Usd | None = None
     owner: str = ""
     key: str | None = None
     model: str | None = None
@@ -106,6 +109,7 @@ def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None
         deadline=job.deadline,
         max_wait=job.max_wait,
         timeout=job.timeout,
+        max_usd=job.max_usd,
         owner=job.owner,
         key=job.key,
         model=job.model,

@@ -20,6 +20,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     `accepted`: Unix seconds. `max_wait`: seconds from then until its first call may be granted, or it ends as
     `EXPIRED`. `timeout`: seconds of its work, see `eco2.journal.state.JobState.deadline`, or it ends as
     `TIMEOUT`. `deadline`: for release 0.1, which knows nothing else: the Unix time of both together.
+    `max_usd`: USD that its calls may cost, or it ends as `BUDGET_EXCEEDED`; None: any sum.
     `owner`: who may read it ("" where there is no authentication). `key`: the client's idempotency key.
     `digest`: SHA-256 (hex) of what the client sent; the same key with another digest is another request.
     `model`: the model that the client pinned, or None.
@@ -33,6 +34,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     deadline: float = 0.0
     max_wait: float = 0.0
     timeout: float = 0.0
+    max_usd: float | None = None
     owner: str = ""
     key: str | None = None
     model: str | None = None

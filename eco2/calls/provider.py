@@ -12,9 +12,11 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
-from eco2.call import PaidCallFailed, Usage
+from eco2.call import PaidCallFailed, Price, Usage
 from eco2.errors import (
+    BudgetExceeded,
     CallTooLarge,
     CallUnsupported,
     InputRefused,
@@ -120,12 +122,28 @@ class WaitEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A provider's limits per minute, as this process asks for its share. `limits`: as they were set."""
+    """A provider's limits per minute, as this process asks for its share. `limits`: as they were set.
+
+    `price`: of its model; None if it is not known.
+    """
 
     quota: Quota
     estimator: Estimator
     counting: Counting
     limits: Limits
+    price: Price | None = None
+
+    def most(self, estimate: Estimate) -> Decimal:
+        """Computes the most USD that a call may cost. Raises `BudgetExceeded` if its model has no price."""
+        if self.price is None:
+            raise BudgetExceeded(
+                "this job has a limit of cost, and what its next call would cost is not known: send it again "
+                "without the limit, or with another model",
+                "PRICE_UNKNOWN",
+            )
+        # What its characters weigh at the most, also where calls have counted less until now.
+        prompt = max(estimate.prompt, sum(estimate.parts))
+        return self.price.cost(prompt, 0, estimate.max_completion_tokens)
 
     def counted(self, estimate: Estimate, usage: Usage) -> float | None:
         """Computes the tokens that the provider counted for a call that took `usage`.
@@ -144,7 +162,9 @@ class Budget:
 
 
 class Provider:
-    """`name`: for operators. `model`: the name that clients pin. `budget`: None where nothing is limited.
+    """`name`: for operators. `model`: the name that clients pin.
+
+    `budget`: None where nothing is limited, and nothing costs: the local model's.
 
     `concurrency`: calls in flight at once. `embeds`: its model embeds texts, and answers nothing else.
     """

@@ -88,10 +88,13 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> ClientJob:
         """Submits a job."""
         runner = self._runner()
-        submitted = runner.client.submit(pipeline, input, key, files, max_wait=max_wait, timeout=timeout)
+        submitted = runner.client.submit(
+            pipeline, input, key, files, max_wait=max_wait, timeout=timeout, max_usd=max_usd
+        )
         return runner.run(submitted)
 
     def submit_many(
@@ -102,15 +105,16 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> Iterator[ClientJob | Eco2Error]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
         The inputs are taken on the thread of the caller: they may come from its database connection.
         """
-        times = client.encode_times(max_wait, timeout)
+        bounds = client.encode_bounds(max_wait, timeout, max_usd)
         for lines in client.split_batches(client.encode_lines(inputs, keys)):
             runner = self._runner()
-            yield from runner.run(runner.client.submit_lines(pipeline, lines, times))
+            yield from runner.run(runner.client.submit_lines(pipeline, lines, bounds))
 
     def events(self, job: ClientJob, last_event_id: str | None = None) -> Iterator[ClientEvent]:
         """Yields the job's events up to `done`; with `last_event_id` only those after that event."""

@@ -77,6 +77,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "accepted": date_and_time(state.accepted),
         "max wait": f"{state.max_wait:g} s",
         "timeout": f"{state.timeout:g} s",
+        "max cost": "" if state.max_usd is None else f"{state.max_usd:g} USD",
         "started": date_and_time(state.started_at),
         "deadline": date_and_time(state.deadline),
         "model": state.model or "the default",
@@ -93,11 +94,8 @@ def print_detail(detail: JobDetail, out: Console) -> None:
     if detail.runs:
         table = TextTable("run", "worker", "began", "ended", "end")
         for run in detail.runs:
-            alone = " (alone)" if run.alone else ""
-            end = run.end or "running"
-            table.add_row(
-                f"{run.attempt}{alone}", run.worker, date_and_time(run.began), date_and_time(run.ended), end
-            )
+            number, end = f"{run.attempt}{' (alone)' * run.alone}", run.end or "running"
+            table.add_row(number, run.worker, date_and_time(run.began), date_and_time(run.ended), end)
         out.print()
         out.print(table)
     if detail.stages:

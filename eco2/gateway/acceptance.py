@@ -39,6 +39,7 @@ class Terms:
 
     max_wait: float
     timeout: float
+    max_usd: float | None = None
     key: str | None = None
     model: str | None = None
     owner: str = ""
@@ -155,20 +156,26 @@ class Acceptance:
         """
         pipeline, form, terms = self.pipeline, submission.form, submission.terms
         value = await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
-        if pipeline.check_local is not None:
-            models = {terms.model or self.config.default_model} - {None} or set(self.config.models)
-            if models == {self.config.local_model}:  # no other model can take the job
-                pipeline.check_local(value)
+        models = {terms.model or self.config.default_model} - {None} or set(self.config.models)
+        if pipeline.check_local is not None and models == {self.config.local_model}:
+            pipeline.check_local(value)  # no other model can take the job
         accepted = self.clock() if known is None else known.accepted
-        times: Terms | JobState = known or terms
+        limits: Terms | JobState = known or terms
+        if limits.max_usd is not None and models.isdisjoint(self.config.priced):
+            raise InvalidInput(
+                "the cost of a job is limited (Job-Max-USD, or by the pipeline), and the price of its model "
+                f"is not known; name one of: {', '.join(self.config.priced) or 'none here'}",
+                "PRICE_UNKNOWN",
+            )
         try:
             job = Job(
                 id=new_id(accepted) if known is None else known.job,
                 pipeline=pipeline.name,
                 input=value.model_dump(mode="json"),
                 accepted=accepted,
-                max_wait=times.max_wait,
-                timeout=times.timeout,
+                max_wait=limits.max_wait,
+                timeout=limits.timeout,
+                max_usd=limits.max_usd,
                 digest=submission.digest,
                 owner=terms.owner,
                 key=terms.key,

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
+from eco2.event import MAX_USD
 from eco2.gateway.acceptance import Acceptance, Accepted, Terms
 from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
@@ -19,8 +20,14 @@ from eco2.pipeline import AnyPipeline
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
-MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
-SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+MAX_WAIT_HEADER, TIMEOUT_HEADER, MAX_USD_HEADER = "Job-Max-Wait", "Job-Timeout", "Job-Max-USD"
+LIMITS = (
+    ("max_wait", MAX_WAIT_HEADER, "seconds"),
+    ("timeout", TIMEOUT_HEADER, "seconds"),
+    ("max_usd", MAX_USD_HEADER, "USD"),
+)
+"""Member of `Terms`, header and unit of each limit that a client may ask for."""
+NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A number as JSON writes it."""
 
 
@@ -39,7 +46,9 @@ class SubmissionEndpoint:
         self.memory = memory
         self.config = config
         self.usual = Terms(
-            max_wait=pipeline.max_wait or config.max_wait, timeout=pipeline.timeout or config.timeout
+            max_wait=pipeline.max_wait or config.max_wait,
+            timeout=pipeline.timeout or config.timeout,
+            max_usd=pipeline.max_usd,
         )
         self._pipeline = pipeline
         self._bodies = BodyReader(pipeline, config)
@@ -81,25 +90,25 @@ class SubmissionEndpoint:
 
 
 def terms_given(request: Request, usual: Terms, auth: Auth) -> Terms:
-    """Returns the terms in the head of a request; the `usual` times are also the longest.
+    """Returns the terms in the head of a request; the `usual` limits are also the highest.
 
-    Raises `Unauthorized`, and `InvalidInput` for a key or a time that no job can have.
+    Raises `Unauthorized`, and `InvalidInput` for a key or a limit that no job can have.
     """
     owner = owner_of(request, auth) or ""
     keys = [valid_key(key) for name in KEY_HEADERS for key in request.headers.getlist(name) if key]
-    times = [usual.max_wait, usual.timeout]
-    for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
+    limits: dict[str, float] = {}
+    for name, header, unit in LIMITS:
         if not (given := request.headers.getlist(header)):
             continue
-        most = times[place]
-        times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
-        if not 0 < times[place] <= most:
+        value = float(given[0]) if len(given) == 1 and NUMBER.fullmatch(given[0]) else 0.0
+        most: float = getattr(usual, name) or float(MAX_USD)
+        if not 0 < value <= most:
             raise InvalidInput(
-                f"{header} must be a number of seconds, more than 0 and at most {most:g} here; send "
-                "such a one, or leave it out"
+                f"{header} must be a number of {unit}, more than 0 and at most {most:g} here; send such a "
+                "one, or leave it out"
             )
-    max_wait, timeout = times
-    return replace(usual, owner=owner, key=keys[0] if keys else None, max_wait=max_wait, timeout=timeout)
+        limits[name] = value
+    return replace(usual, owner=owner, key=keys[0] if keys else None, **limits)
 
 
 def valid_key(key: object) -> str:

@@ -1,7 +1,7 @@
 """A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context as ContextVars
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
-from eco2.call import Answer, Call, Reply, Usage
+from eco2.call import Answer, Call, Price, Reply, Usage
 from eco2.calls.provider import Provider
 from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
@@ -128,6 +128,7 @@ class Remote:
     concurrency: int = 10
     quota: Quota | None = None
     embeds: bool = False
+    price: Price | None = None
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -145,6 +146,7 @@ def order(
     key: str | None = None,
     model: str | None = None,
     timeout: float | None = None,
+    max_usd: float | None = None,
 ) -> Job:
     """The job that a gateway makes of a request. `life`: its `max_wait`, and its time-out unless given."""
     return Job(
@@ -154,6 +156,7 @@ def order(
         accepted=now,
         max_wait=life,
         timeout=life if timeout is None else timeout,
+        max_usd=max_usd,
         digest=text,
         key=key,
         model=model,
@@ -199,10 +202,11 @@ class Process:
         life: float = LIFE,
         model: str | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = self.clock()
-        job = order(new_id(now), text, now, life, key, model, timeout)
+        job = order(new_id(now), text, now, life, key, model, timeout, max_usd)
         await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
         state = await self.journal.announce(queued(job))
         if not state.ended:
@@ -222,9 +226,19 @@ class Process:
 
 
 class World:
-    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read."""
+    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read.
 
-    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
+    `budgets`: of other APIs, which all workers share.
+    """
+
+    def __init__(
+        self,
+        chaos: Chaos = CALM,
+        spending: bool = False,
+        snapshots: bool = False,
+        budgets: Mapping[str, Limits] | None = None,
+    ) -> None:
+        self.budgets = budgets or {}
         self.spending = spending
         self.topology = Topology(pipelines=("ask",))
         self.snapshots = snapshots
@@ -269,7 +283,13 @@ class World:
         components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
         if remotes:
             components += shares(process, remotes)
-            components += worker(process, prefetch)
+            budgets = {
+                budget: join_budget(process.core, budget, limits, "request")
+                for budget, limits in self.budgets.items()
+            }
+            process.members |= budgets
+            components += [Component(f"budget of {budget}", each.run) for budget, each in budgets.items()]
+            components += worker(process, prefetch, budgets)
         return process, components
 
     async def start(
@@ -370,7 +390,7 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
             components.append(Component(f"budget of {remote.name}", member.run))
         budget = None
         if quota is not None:
-            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
+            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting, remote.price)
         process.providers[remote.name] = Provider(
             remote.name,
             remote.name,
@@ -383,7 +403,9 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
     return components
 
 
-def worker(process: Process, prefetch: int) -> Sequence[Component]:
+def worker(
+    process: Process, prefetch: int, budgets: Mapping[str, Quota] | None = None
+) -> Sequence[Component]:
     options = WorkerOptions(
         prefetch=prefetch,
         drain_grace=70.0,
@@ -391,4 +413,4 @@ def worker(process: Process, prefetch: int) -> Sequence[Component]:
         holder_timeout=SILENCE,
         window=KEEP,
     )
-    return worker_components(process.core, list(process.providers.values()), options)
+    return worker_components(process.core, list(process.providers.values()), options, budgets=budgets)
