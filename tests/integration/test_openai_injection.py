@@ -5,7 +5,7 @@ something. Lists, steps and rewards are computed by us, so they must come out th
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -55,6 +55,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 @asynccontextmanager

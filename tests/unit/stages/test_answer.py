@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -53,6 +54,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 @pytest.mark.parametrize(

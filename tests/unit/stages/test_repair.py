@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import cast
@@ -59,6 +60,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 async def test_an_answer_that_fits_needs_no_repair() -> None:

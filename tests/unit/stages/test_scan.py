@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from pydantic import BaseModel
@@ -39,6 +40,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> tuple[Desk, JSON]:
