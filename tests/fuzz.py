@@ -49,7 +49,9 @@ class Outcome:
 
 async def fuzz(seconds: int, auth: Auth = "none", seed: int | None = None) -> Outcome:
     """Runs for about `seconds`; with a `seed`, on the same inputs, as far as the time allows."""
-    config = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), auth=auth)
+    config = GatewayConfig(
+        models=("small", "large"), priced=("small", "large"), cors_origins=("https://app.example",), auth=auth
+    )
     async with cluster(pipelines=(scan,), config=config) as world:
         world.worker.at_once, world.worker.life = True, whole_scan
         options: tuple[str, ...] = OWNER if auth == "header" else ()

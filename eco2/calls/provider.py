@@ -199,6 +199,11 @@ class Provider:
         """False while its calls wait for it to come back."""
         return self.breaker.closed
 
+    @property
+    def is_priced(self) -> bool:
+        """Returns whether it is known what its calls cost."""
+        return self.budget is None or self.budget.price is not None
+
     def expected_wait(self, now: float) -> float:
         """Estimates the seconds that a call which asks now has to wait, as far as this process can know."""
         longest = now - min(self._waiting.values(), default=now)

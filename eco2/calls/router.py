@@ -98,10 +98,12 @@ class Router:
             except BreakerOpened:
                 continue
             except (BudgetExceeded, CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
-                others = tuple(other for other in candidates if other is not provider)
-                if not others:
+                any_price = caller.allowance is None
+                candidates = tuple(
+                    other for other in candidates if other is not provider and (any_price or other.is_priced)
+                )
+                if not candidates:
                     raise
-                candidates = others
                 log.warning("another provider takes the call", refused_by=provider.name, error=str(error))
                 continue
             except RetryableError as error:

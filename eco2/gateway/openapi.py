@@ -101,7 +101,7 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         refusal(408, "REQUEST_TIMEOUT: the body came too slowly"),
         refusal(413, own.pop(413, "REQUEST_TOO_LARGE")),
         *(refusal(status, code) for status, code in own.items()),
-        refusal(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH"),
+        refusal(422, "INVALID_REQUEST, IDEMPOTENCY_MISMATCH, PRICE_UNKNOWN"),
         refusal(429, "OVER_CAPACITY: too many at once", _RETRY),
         refusal(503, "BROKER_UNAVAILABLE, SPEND_LIMIT", _RETRY) if config.daily_usd else _UNAVAILABLE,
         method="post",
@@ -132,6 +132,8 @@ def bounds(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
     ):
         number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
         yield header(name, f"{what} Seconds; without it {most:g}.", number)
+    if not config.priced:  # each job with a limit of cost would be refused
+        return
     usd: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": pipeline.max_usd or float(MAX_USD)}
     otherwise = "any sum" if pipeline.max_usd is None else f"{pipeline.max_usd:g}"
     what = "That the job's calls may cost, else BUDGET_EXCEEDED."

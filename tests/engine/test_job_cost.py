@@ -186,6 +186,19 @@ async def test_a_cheaper_provider_takes_the_call_that_is_too_dear_elsewhere() ->
     assert (dear.calls, unknown.calls, len(cheap.calls)) == ([], [], 1)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_price_that_is_known_and_too_high_is_the_reason_beside_one_that_is_not_known(order: int) -> None:
+    @virtual
+    async def check() -> None:
+        offered = [Remote("dear", ScriptedModel(), Limits(6000.0), price=PRICE)]
+        offered.append(Remote("unknown", ScriptedModel(), Limits(6000.0)))
+        async with World().process(remotes=offered[::order], pipeline=single(one_by_one)) as process:
+            state = await process.ended((await process.submit("1", max_usd=0.009)).job)
+        assert error(state)["code"] == "BUDGET_EXCEEDED"
+
+    check()
+
+
 @virtual
 async def test_a_stage_may_return_what_it_has() -> None:
     async def frugal(context: Context[Question]) -> Draft:

@@ -5,10 +5,11 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from eco2.errors import CallTooLarge, PermanentFailure, RateLimited
+from eco2.errors import CallTooLarge, PermanentFailure, RateLimited, RetryableError
+from eco2.job import JSON
 from eco2.pacer import Limits
 from eco2.pipeline import Context
-from tests.support.engine_fixtures import single
+from tests.support.engine_fixtures import overtaking, rival, single
 from tests.support.provider_windows import fullest
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, until
@@ -145,6 +146,51 @@ async def test_an_unknown_budget_is_an_error_at_once_that_names_the_setting() ->
     assert state.result is not None
     assert state.result["error"]["code"] == "UNKNOWN_BUDGET"  # type: ignore[index]
     assert state.dead  # an operator may replay it once the setting is there
+
+
+@virtual
+async def test_a_run_that_was_overtaken_while_it_waits_sends_nothing() -> None:
+    api = Api()
+
+    async def ask(context: Context[Question]) -> Draft:
+        async with context.reserve("maps"):
+            api.send()
+        return Draft(text="")
+
+    world = World(budgets={"maps": Limits(1.0)})
+    async with world.process() as gateway, world.process(ScriptedModel(), single(ask)) as worker:
+        await gateway.ended((await gateway.submit()).job)
+        job = (await gateway.submit(life=900)).job
+        await until(lambda: bool(worker.members["maps"].budget.waiting))
+        await gateway.journal.put(overtaking(job, attempt=2))
+        with rival(gateway, job):
+            await asyncio.sleep(200)
+            assert len(api.requests) == 1
+        state = await gateway.ended(job)
+    assert (state.status, state.attempt, len(api.requests)) == ("completed", 3, 2)
+
+
+@virtual
+async def test_a_recorded_step_reserves_nothing_in_a_later_run() -> None:
+    api, tries = Api(), 0
+
+    async def ask(context: Context[Question]) -> Draft:
+        nonlocal tries
+
+        async def work(_: str) -> JSON:
+            async with context.reserve("maps"):
+                api.send()
+            return {"found": len(api.requests)}
+
+        found = await context.step("locate", work)
+        if (tries := tries + 1) == 1:
+            raise RetryableError("once more")
+        return Draft(text=str(found["found"]))
+
+    world = World(budgets={"maps": Limits(60.0)})
+    async with world.process(ScriptedModel(), single(ask)) as process:
+        state = await process.ended((await process.submit()).job)
+    assert (state.outputs["draft"], tries, len(api.requests)) == ({"text": "1"}, 2, 1)
 
 
 @virtual

@@ -291,6 +291,7 @@ async def _announced(world: Cluster) -> Queued:
         job="0192a000-0000-7000-8000-000000000001",
         pipeline="echo",
         deadline=now + 180,
+        max_usd=0.5,
         digest=hashlib.sha256(b'["echo", {"text": "a"}, {}]').hexdigest(),
         key="k",
     )
@@ -428,11 +429,11 @@ async def test_a_limited_job_whose_model_has_no_known_price_is_refused(
             assert "name one of: small" in response.json()["detail"]
 
 
-async def test_a_job_that_its_key_names_keeps_its_times() -> None:
+async def test_a_job_that_its_key_names_keeps_its_bounds() -> None:
     async with one() as (world, http):
         queued = await _announced(world)
-        headers = {"Idempotency-Key": "k", "Job-Timeout": "5"}
+        headers = {"Idempotency-Key": "k", "Job-Timeout": "5", "Job-Max-USD": "5"}
         assert (await http.post("/echo", json={"text": "a"}, headers=headers)).status_code == 200
         await eventually(lambda: bool(world.worker.orders))
         [job] = world.worker.orders
-        assert (job.id, job.max_wait, job.timeout) == (queued.job, 180.0, 180.0)
+        assert (job.id, job.max_wait, job.timeout, job.max_usd) == (queued.job, 180.0, 180.0, 0.5)

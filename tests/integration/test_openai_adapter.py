@@ -82,6 +82,7 @@ class LoneRun:
     offset = 0
     started = False
     retries = 1
+    allowance = None
 
     @property
     def scope(self) -> "LoneRun":

@@ -5,7 +5,7 @@ something. Lists, steps and rewards are computed by us, so they must come out th
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,9 @@ class Desk:
 
     async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
         raise AssertionError("the scan has no branches")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 @asynccontextmanager

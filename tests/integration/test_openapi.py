@@ -65,6 +65,18 @@ async def test_the_prefix_that_was_asked_is_the_first_server() -> None:
             assert [server["url"] for server in document["servers"]] == servers
 
 
+@pytest.mark.parametrize(("priced", "described"), [(("small",), True), ((), False)])
+async def test_a_limit_of_cost_is_described_where_a_price_is_known(
+    priced: tuple[str, ...], described: bool
+) -> None:
+    async with cluster(config=replace(CONFIG, priced=priced)) as world, client(world) as http:
+        paths = (await http.get("/openapi.json")).json()["paths"]
+        for path in ("/echo", "/echo/batch"):
+            headers = {each["name"] for each in paths[path]["post"]["parameters"]}
+            assert "Job-Timeout" in headers
+            assert ("Job-Max-USD" in headers) == described
+
+
 @pytest.mark.parametrize("auth", ["none", "header"])
 async def test_every_answer_is_as_described(auth: Auth) -> None:
     headers = {"X-User-ID": "ann"} if auth == "header" else {}

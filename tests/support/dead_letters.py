@@ -38,6 +38,7 @@ def job(job_id: str = "old", **changes: Any) -> Job:
         "accepted": 800.0,
         "max_wait": 180.0,
         "timeout": 180.0,
+        "max_usd": 0.5,
         "digest": "d",
         "owner": "anna",
         "key": "k",

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from eco2.errors import ConfigurationError
-from eco2.models import LOCAL, model_names, offers
+from eco2.llm.prices import EMBEDDINGS, PRICES
+from eco2.models import FREE, LOCAL, model_names, offers
 from eco2.settings import Settings
 
 EMBED = {"api_key": "key", "model": "text-embedding-3-small", "embeddings": True}
@@ -27,6 +28,21 @@ def test_a_provider_of_embeddings_is_offered_beside_the_models_of_clients(
     settings = Settings(providers=providers)
     assert model_names(settings) == names
     assert [(offer.name, offer.embeds) for offer in offers(settings)] == offered
+
+
+def test_the_price_of_an_offer_is_that_of_its_model() -> None:
+    settings = Settings(
+        openai_api_key="key",
+        providers={"chat": CHAT, "embed": EMBED},
+        default_model=LOCAL,
+    )
+    prices = {offer.name: offer.price for offer in offers(settings)}
+    assert prices == {
+        "openai": PRICES["gpt-5.1"],
+        "chat": None,
+        "embed": EMBEDDINGS["text-embedding-3-small"],
+        "local": FREE,
+    }
 
 
 def test_no_job_goes_to_a_model_that_only_embeds() -> None:

@@ -21,13 +21,14 @@ from eco2.broker.topology import Topology
 from eco2.calls.provider import Provider
 from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
+from eco2.consumers.context import Engine
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
 from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.ports import Clock, Model
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
-from eco2.settings import Settings, size_for_scans, warnings
+from eco2.settings import BudgetSettings, Settings, size_for_scans, warnings
 from tests.support.virtual_clock import virtual
 from tests.support.world import PIPELINE
 
@@ -293,6 +294,23 @@ async def test_without_settings_a_worker_gets_what_the_budget_asks_for(
     monkeypatch.setattr("eco2.wiring.Worker", Spied)
     await components_of(Settings(rpm=100), "serve")
     assert given == {"prefetch": size_for_scans(100, 500_000).prefetch}
+
+
+@pytest.mark.usefixtures("_no_settings_around")
+async def test_each_worker_takes_part_in_the_budgets_of_other_apis(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = list[str]()
+
+    def spied(*parts: Any) -> Engine:
+        engine = Engine(*parts)
+        given.extend(engine.budgets)
+        return engine
+
+    monkeypatch.setattr("eco2.wiring.Engine", spied)
+    settings = Settings(budgets={"maps": BudgetSettings(rpm=50)}, amqp_url="amqp://127.0.0.1:9")
+    assert "budget of maps" not in await components_of(settings, "gateway")
+    assert given == []
+    assert "budget of maps" in await components_of(settings, "worker")
+    assert given == ["maps"]
 
 
 @pytest.mark.usefixtures("_no_settings_around")

@@ -10,8 +10,8 @@ from pydantic import SecretStr, ValidationError
 from eco2.environment import load, markdown, overview
 from eco2.errors import ConfigurationError
 from eco2.settings import (
-    BudgetSettings,
     GROUPS,
+    BudgetSettings,
     ProviderSettings,
     Settings,
     conflicts,

@@ -343,6 +343,13 @@ def test_a_time_that_is_none_is_refused_by_name(name: str, seconds: Any) -> None
     assert problems([replace(one(), **{name: good_time})]) == []
 
 
+@pytest.mark.parametrize("usd", [0, -1.0, float("nan"), 1_000_001, "1"])
+def test_a_cost_that_is_none_is_refused(usd: Any) -> None:
+    (problem,) = problems([replace(one(), max_usd=usd)])
+    assert problem.startswith(f"pipeline 'p': `max_usd` is {usd!r}, not a number of USD above 0")
+    assert problems([replace(one(), max_usd=0.05)]) == []
+
+
 @pytest.mark.parametrize(
     ("times", "starts"),
     [

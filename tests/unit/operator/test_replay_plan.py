@@ -59,11 +59,11 @@ def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without
 
 def replace_known(found: ReplayPlan) -> tuple[object, ...]:
     each = found.job
-    return each.pipeline, each.input, each.owner, each.model, each.digest
+    return each.pipeline, each.input, each.owner, each.model, each.digest, each.max_usd
 
 
 def replace_known_of(old: Any) -> tuple[object, ...]:
-    return old.pipeline, old.input, old.owner, old.model, old.digest
+    return old.pipeline, old.input, old.owner, old.model, old.digest, old.max_usd
 
 
 def test_completed_stages_are_kept_and_the_others_run() -> None:

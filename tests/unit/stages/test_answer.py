@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -57,6 +58,9 @@ class Desk:
 
     async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
         raise AssertionError("the scan has no branches")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 @pytest.mark.parametrize(

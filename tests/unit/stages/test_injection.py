@@ -5,6 +5,7 @@ The expectations are computed here a second time, from the data files and not by
 
 import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -96,6 +97,9 @@ class Desk:
 
     async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
         raise AssertionError("the scan has no branches")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 async def scanned(sight: Sight, answer: str, question: str) -> Any:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, cast
@@ -62,6 +63,9 @@ class Desk:
 
     async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
         raise AssertionError("the scan has no branches")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 async def test_an_answer_that_fits_needs_no_repair() -> None:

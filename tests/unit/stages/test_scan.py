@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,9 @@ class Desk:
 
     async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
         raise AssertionError("the scan has no branches")
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        raise AssertionError("the scan reserves nothing")
 
 
 async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> tuple[Desk, JSON]:
