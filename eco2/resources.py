@@ -5,7 +5,7 @@ after the last job, also where another one could not be opened.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from eco2.consumers.cause import cause_of
@@ -27,19 +27,20 @@ async def open_resources(pipelines: Sequence[AnyPipeline]) -> AsyncIterator[Mapp
     opened: dict[str, object] = {}
     async with AsyncExitStack() as stack:
         for pipeline in pipelines:
-            if pipeline.resources is None:
-                continue
-            manager, opened[pipeline.name] = await enter(pipeline)
-            stack.push_async_callback(leave, manager, pipeline.name)
+            if pipeline.resources is not None:
+                manager, opened[pipeline.name] = await enter(pipeline.resources, pipeline.name)
+                stack.push_async_callback(leave, manager, pipeline.name)
         yield opened
 
 
-async def enter(pipeline: AnyPipeline) -> tuple[AbstractAsyncContextManager[object], object]:
+async def enter(
+    make: Callable[[], object], pipeline: str
+) -> tuple[AbstractAsyncContextManager[object], object]:
     """Opens the resources of one pipeline. Raises `ConfigurationError`."""
-    where = f"pipeline {pipeline.name!r}: its `resources`"
+    where = f"pipeline {pipeline!r}: its `resources`"
     limit = asyncio.timeout(OPEN_TIMEOUT)
     try:
-        manager = pipeline.resources() if pipeline.resources else None
+        manager = make()
         if not isinstance(manager, AbstractAsyncContextManager):
             raise ConfigurationError(
                 f"{where} returns a {type(manager).__name__}, not an async context manager: "

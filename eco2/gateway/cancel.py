@@ -60,10 +60,13 @@ class CancelEndpoint:
 
     async def _cancel(self, state: JobState) -> JobState:
         """Returns the job with the end that stands."""
-        self._journal.put(cancelled(state, self._clock()))
+        end = cancelled(state, self._clock())
+        self._journal.put(end)
         while not state.ended:
             state = await self._journal.view.change(state.job, state)
-        if state.status == "cancelled":
+        if (
+            state.status == "cancelled" and state.visible_events[-1].ts == end.ts
+        ):  # not that of another request
             log.info("cancelled", job=state.job)
             self._metrics.job_ended(state.pipeline, "cancelled", "CANCELLED")
         return state

@@ -134,8 +134,10 @@ class EndedJobs:
         return self._find(key_digest(owner, key))
 
     def _find(self, name: bytes) -> Ended | None:
-        rows = (segment.find(name) for segment in reversed(self._segments))
-        return next((row for row in rows if row is not None), None)
+        for segment in reversed(self._segments):
+            if (row := segment.find(name)) is not None:
+                return row
+        return None
 
     def states(self) -> list[JobState]:
         """Returns all states that are kept: slow, for operators."""

@@ -228,10 +228,18 @@ async def test_more_lines_than_a_batch_may_have_are_told_so_and_not_taken() -> N
 
 async def test_a_gateway_that_stops_ends_its_batches_between_two_lines() -> None:
     async with one() as (world, http):
-        world.gateways[0].stop.set()
-        response = await post(http, texts(3))
-        assert (response.status_code, response.json()["code"]) == (503, "BROKER_UNAVAILABLE")
-        assert world.gateways[0].journal.view.recent() == []
+        gateway = world.gateways[0]
+
+        async def body() -> AsyncIterator[bytes]:
+            yield lines({"text": "a"})
+            await eventually(lambda: bool(gateway.journal.view.recent()))
+            gateway.stop.set()
+            yield texts(3)
+
+        accepted, refused = answers(await post(http, body()))
+        assert (accepted["http_status"], refused["http_status"]) == (202, 503)
+        assert refused["code"] == "BROKER_UNAVAILABLE"
+        assert [state.job for state in gateway.journal.view.recent()] == [accepted["job_id"]]
 
 
 async def test_a_wrong_name_of_a_pipeline_is_told() -> None:

@@ -1,5 +1,6 @@
 """Whose job it is: with ECO2_AUTH=header that of the user whom the proxy names, else nobody's."""
 
+import asyncio
 import time
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 
 from eco2.job import new_id
 from tests.support.gateways import CONFIG, SEQS, Cluster, cluster, eventually, life
+from tests.support.metric_value import metric_value
 
 AUTH = replace(CONFIG, auth="header")
 ANN, BOB = {"X-User-ID": "ann"}, {"X-User-ID": "bob"}
@@ -100,6 +102,19 @@ async def test_a_job_is_cancelled_for_its_owner_alone_and_again_with_the_same_an
             assert (await other.delete(url)).json() == first.json()
             shown = (await other.get(answer["stream_url"])).text
         assert '"stage":"done","status":"cancelled"' in shown
+
+
+async def test_a_job_that_two_gateways_cancel_at_once_counts_once() -> None:
+    async with cluster(2) as world:
+        clients = [httpx.AsyncClient(base_url=gateway.url) for gateway in world.gateways]
+        for number in range(5):
+            job = (await clients[0].post("/echo", json={"text": f"{number}"})).json()["job_id"]
+            ends = await asyncio.gather(*(http.delete(f"/echo/{job}") for http in clients))
+            assert [end.json()["status"] for end in ends] == ["cancelled"] * 2
+        for http in clients:
+            await http.aclose()
+        series = 'eco2_jobs_ended_total{code="CANCELLED",pipeline="echo",status="cancelled"}'
+        assert sum(metric_value(gateway.metrics, series) or 0 for gateway in world.gateways) == 5
 
 
 async def test_a_job_that_has_ended_cannot_be_cancelled() -> None:
