@@ -160,18 +160,22 @@ class Trial:
         await self.until(reached)
         return found[0]
 
-    async def got_on(self) -> Slot:
-        """Waits until the current run of some job has recorded a call; the worker that holds it then."""
+    async def got_on(self, killed: Collection[str]) -> Slot:
+        """Waits until the current run of some job has recorded a call; the worker that holds it then.
+
+        `killed`: workers that are dead, whose runs stay current until another takes the job over.
+        """
         found: list[Slot] = []
 
         def reached() -> bool:
             held = [job.runs[-1] for job in self.jobs.values() if job.runs and job.runs[-1].until is None]
             paid = {fact.body["run"] for fact in self.recorder.facts if fact.type == "call_completed"}
             working = [each for each in held if each.id in paid]
-            found.extend(slot for slot in self.fleet.workers for each in working if each.by(slot.worker))
+            alive = [slot for slot in self.fleet.workers if slot.worker not in killed]
+            found.extend(slot for slot in alive for each in working if each.by(slot.worker))
             return bool(found)
 
-        await self.until(reached, self.size.patience)  # two processes' starts and a takeover lie before
+        await self.until(reached, self.size.patience)
         return found[0]
 
     async def watched(self, count: int) -> None:

@@ -55,16 +55,15 @@ async def killed_amid_branches(lab: Lab, size: Size) -> Evidence:
     """kill -9 of each worker that a job of two hundred branches comes to, once it has recorded a call."""
     size = replace(size, holder_timeout=min(size.holder_timeout, TAKEOVER))
     pipelines, env = {"fan": "tests.fault.pipelines:fan"}, {"ECO2_TIMEOUT": "1200"}
-    async with trial(lab, size, pipelines=pipelines, env=env) as run:
+    async with trial(lab, size, pipelines=pipelines, env=env, workers=3) as run:
         run.submit(1, pipeline="fan", body={"text": "x"})
-        recorded = 0
+        recorded, killed = 0, set[str]()
         for kill in range(KILLS):
-            victim = await run.got_on()
+            victim = await run.got_on(killed)
             recorded = max(job.recorded for job in run.jobs.values())
             lab.say(f"kill -9 number {kill + 1} with {recorded} of {BRANCHES} calls recorded")
-            name = victim.worker
+            killed.add(name := victim.worker)
             run.moment = Moment(victim.kill9(), worker=name, limit=size.takeover)
-            await victim.up()
         run.check("every kill came before the end", recorded < BRANCHES, f"{recorded} recorded")
         await run.over()
         (job,) = run.jobs.values()
