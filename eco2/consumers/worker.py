@@ -186,11 +186,13 @@ class Worker:
         """
         if (job := self._jobs.get(state.job)) is None:
             return
-        if job.run is not None and (state.ended or state.run != job.run.id):
-            job.cancel(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
-        elif state.has_started and not state.ended:
+        if state.ended:
+            job.cancel(AlreadyEnded(dead=state.dead))
+        elif job.run is not None and state.run != job.run.id:
+            job.cancel(LostOwnership())
+        elif state.has_started:
             job.limit(self._journal.view.remaining(state), "TIMEOUT")
-        elif job.run is None and not state.ended:
+        elif job.run is None:
             job.limit(self._journal.view.remaining(state), "EXPIRED")
 
     async def _drain(self) -> None:

@@ -88,8 +88,9 @@ class BatchEndpoint:
         with self.submission.counting_refusals(), self.memory.reserving() as reserve:
             form = await self._bodies.read_json(line, reserve)
             fields = dict(form.fields)
-            own = fields.pop(KEY_FIELD, None) or key
-            valid = None if own is None else valid_key(own)
+            own = fields.pop(KEY_FIELD, None)
+            given = key if own is None or own == "" else own
+            valid = None if given is None else valid_key(given)
             form = replace(form, fields=fields)
             digest = await self._bodies.digest(form, len(line))
             accepted = await self.submission.accept(form, digest, valid, owner, times)

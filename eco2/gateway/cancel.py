@@ -60,10 +60,11 @@ class CancelEndpoint:
 
     async def _cancel(self, state: JobState) -> JobState:
         """Returns the job with the end that stands."""
-        self._journal.put(cancelled(state, self._clock()))
+        end = cancelled(state, self._clock())
+        self._journal.put(end)
         while not state.ended:
             state = await self._journal.view.change(state.job, state)
-        if state.status == "cancelled":
+        if (state.status, state.updated_at) == (end.status, end.ts):  # not that of another request
             log.info("cancelled", job=state.job)
             self._metrics.job_ended(state.pipeline, "cancelled", "CANCELLED")
         return state
