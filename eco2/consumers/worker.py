@@ -180,7 +180,7 @@ class Worker:
         self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
-        """Cancels a run as soon as the journal shows that it is not the job's current one any more.
+        """Ends the work on a job as soon as the journal shows its end, or another run than ours.
 
         The work on any other job gets the time that the job has now: more once it has started.
         """
