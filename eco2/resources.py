@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
+from eco2.cancellation import raise_if_cancelled
 from eco2.consumers.cause import cause_of
 from eco2.errors import ConfigurationError
 from eco2.log import get_logger
@@ -50,7 +51,9 @@ async def enter(
             return manager, await manager.__aenter__()
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError):
+            raise_if_cancelled()  # else it is a stray one, as of a task that the pipeline's code awaits
         why = f"not open after {OPEN_TIMEOUT:g} s" if limit.expired() else cause_of(error)
         raise ConfigurationError(
             f"{where} cannot be opened: {why}; the worker takes no jobs without them"
@@ -62,5 +65,7 @@ async def leave(manager: AbstractAsyncContextManager[object], pipeline: str) -> 
     try:
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await manager.__aexit__(None, None, None)
-    except Exception as error:  # noqa: BLE001  # the pipeline's own code may raise anything
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the pipeline's own code
+        if isinstance(error, asyncio.CancelledError):
+            raise_if_cancelled()
         log.warning("the resources of a pipeline were not closed", pipeline=pipeline, why=cause_of(error))

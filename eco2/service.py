@@ -12,6 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from eco2.cancellation import cancellations
 from eco2.log import get_logger
 
 log = get_logger(__name__)
@@ -39,7 +40,7 @@ class Component:
 
 
 class ComponentEnded(RuntimeError):
-    """A component returned before it was stopped: a bug."""
+    """A component ended before it was stopped: a bug."""
 
 
 async def run(
@@ -51,7 +52,13 @@ async def run(
     """
 
     async def guarded(component: Component, stop: asyncio.Event) -> None:
-        await component.run(stop)
+        try:
+            await component.run(stop)
+        except asyncio.CancelledError as error:
+            if cancellations():
+                raise
+            # A group takes no notice of it: the process would go on without this component.
+            raise ComponentEnded(f"component {component.name} was ended by a stray cancellation") from error
         if not stop.is_set():
             raise ComponentEnded(f"component {component.name} returned without being stopped")
 

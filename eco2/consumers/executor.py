@@ -32,7 +32,7 @@ from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.retries import next_delay, remaining_delay
 from eco2.consumers.run import ActiveJob, Allowance, Run
 from eco2.consumers.scope import DeadlineExceeded
-from eco2.consumers.settle import end_was_accepted, record_outcome
+from eco2.consumers.settle import accepted_end, record_outcome
 from eco2.errors import (
     JobForgotten,
     PermanentError,
@@ -87,8 +87,10 @@ class Executor:
             if isinstance(outcome, LostOwnership):
                 continue
             outcome = await record_outcome(job, outcome, self._clock)
-            if not isinstance(outcome, Finished) or await end_was_accepted(job, outcome, self._journal.view):
+            if not isinstance(outcome, Finished):
                 return outcome
+            if (end := await accepted_end(job, outcome, self._journal.view)) is not None:
+                return end
 
     async def _attempt(self, job: ActiveJob) -> Outcome:
         """Makes one attempt at the job, with at most one run."""

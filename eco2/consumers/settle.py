@@ -43,17 +43,24 @@ async def write_last_event(job: ActiveJob, outcome: Outcome, clock: Clock) -> No
     await job.confirmed()
 
 
-async def end_was_accepted(job: ActiveJob, end: Finished, view: View) -> bool:
-    """Returns False if the recorded end was void, since another run has the job, or has started it."""
+async def accepted_end(job: ActiveJob, end: Finished, view: View) -> Finished | AlreadyEnded | None:
+    """Returns the recorded end, or that the job had ended in another way before.
+
+    None if the end was void, since another run has the job, or has started it.
+    """
     state, unstarted = view.get(job.id), end.code == "EXPIRED" and job.run is None
     try:
         while state is not None and not state.ended and (job.run is None or state.run == job.run.id):
             if unstarted and state.has_started:
-                return False
+                return None
             state = await view.change(job.id, state)
     except (JobForgotten, BrokerUnavailable):
-        return True  # the journal has dropped it, or was replaced: no end stands against this one
-    return state is None or state.ended
+        return end  # the journal has dropped it, or was replaced: no end stands against this one
+    if state is None:
+        return end
+    if not state.ended:
+        return None
+    return end if (state.status, state.dead) == (end.status, end.dead) else AlreadyEnded(dead=state.dead)
 
 
 async def schedule_retry(job: ActiveJob, delay: int, queue: WorkQueue) -> None:

@@ -180,17 +180,19 @@ class Worker:
         self._metrics.dead_letter(pipeline.name, error.code)
 
     def _fence(self, state: JobState) -> None:
-        """Cancels a run as soon as the journal shows that it is not the job's current one any more.
+        """Ends the work on a job as soon as the journal shows its end, or another run than ours.
 
         The work on any other job gets the time that the job has now: more once it has started.
         """
         if (job := self._jobs.get(state.job)) is None:
             return
-        if job.run is not None and (state.ended or state.run != job.run.id):
-            job.cancel(AlreadyEnded(dead=state.dead) if state.ended else LostOwnership())
-        elif state.has_started and not state.ended:
+        if state.ended:
+            job.cancel(AlreadyEnded(dead=state.dead))
+        elif job.run is not None and state.run != job.run.id:
+            job.cancel(LostOwnership())
+        elif state.has_started:
             job.limit(self._journal.view.remaining(state), "TIMEOUT")
-        elif job.run is None and not state.ended:
+        elif job.run is None:
             job.limit(self._journal.view.remaining(state), "EXPIRED")
 
     async def _drain(self) -> None:

@@ -146,7 +146,8 @@ class BatchResponse(Response):
         try:
             with single.memory.reserving() as reserve:
                 fields = await bodies.read_json(line, reserve)
-                key = fields.pop(KEY_FIELD, None) or (terms.key and f"{terms.key}/{number}")
+                own = fields.pop(KEY_FIELD, None)
+                key = (terms.key and f"{terms.key}/{number}") if own is None or own == "" else own
                 if key is not None:
                     terms = replace(terms, key=valid_key(key))
                 submission = await bodies.submission(Form(fields), len(line), terms)

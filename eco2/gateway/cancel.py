@@ -64,9 +64,7 @@ class CancelEndpoint:
         self._journal.put(end)
         while not state.ended:
             state = await self._journal.view.change(state.job, state)
-        if (
-            state.status == "cancelled" and state.visible_events[-1].ts == end.ts
-        ):  # not that of another request
+        if (state.status, state.updated_at) == (end.status, end.ts):  # not that of another request
             log.info("cancelled", job=state.job)
             self._metrics.job_ended(state.pipeline, "cancelled", "CANCELLED")
         return state

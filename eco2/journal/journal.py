@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle
 
+from eco2.cancellation import raise_if_cancelled
 from eco2.errors import BrokerUnavailable, RetryableError, TooLarge
 from eco2.event import Event, Header, Marker, Queued, encode_batch, encode_event
 from eco2.journal.backlog import Backlog, backlog
@@ -270,6 +271,7 @@ class Journal:
                     live.broadcast(SNAPSHOT_TOPIC, changed)
                 except (RetryableError, TooLarge) as error:
                     log.warning("no snapshot this time", why=str(error))
+                raise_if_cancelled()  # else a process that fails writes snapshots for ever
         await subscription.cancel()
 
     async def _follow(self) -> None:
@@ -397,8 +399,7 @@ class Journal:
                         break
         except (TimeoutError, RetryableError) as error:
             log.info("the end of the journal is not known yet", why=str(error) or "no answer")
-        if (task := asyncio.current_task()) is not None and task.cancelling():
-            raise asyncio.CancelledError  # which a reader swallows whose connection goes while it closes
+        raise_if_cancelled()  # a reader whose connection goes while it closes swallows it
         return ends_earlier
 
     async def _serve_barriers(self) -> None:

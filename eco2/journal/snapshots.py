@@ -14,6 +14,7 @@ from hashlib import sha256
 
 import msgspec
 
+from eco2.cancellation import raise_if_cancelled
 from eco2.errors import RetryableError
 from eco2.event import IntakeEvent, Offset, Paused
 from eco2.journal.state import JobState
@@ -197,6 +198,7 @@ async def read_snapshot(store: SnapshotStore, clock: Clock) -> Snapshot | None:
                             break
         except (TimeoutError, RetryableError) as error:
             log.info("no look at the end of the snapshots", why=str(error) or "no answer")
+        raise_if_cancelled()  # a reader whose connection goes while it closes swallows it
         if (found := collector.newest()) is not None:
             return found
     return None

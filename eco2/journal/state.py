@@ -31,6 +31,9 @@ from eco2.ports import DELAYS
 TRUNCATED = "truncated"
 """Stands for the events of a job that the journal has dropped."""
 
+LAST_SEQ = 1_000_000
+"""The highest (`eco2.event.Seq`): who ends a job without a run cannot know what a run shows meanwhile."""
+
 
 class EventId(NamedTuple):
     """Where an event stands in the journal: the message's offset and the place in its batch (from 0)."""
@@ -327,7 +330,7 @@ def end_without_run(
         job=state.job,
         run=None,
         status=status,
-        seq=10 * (state.visible_events[-1].seq // 10 + 1) + 1,
+        seq=LAST_SEQ,
         result={
             "task_id": state.job,
             "status": status,

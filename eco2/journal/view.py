@@ -229,7 +229,10 @@ class View:
         if job_id not in self._changes:
             self._changes[job_id] = asyncio.get_running_loop().create_future()
         state = await asyncio.shield(self._changes[job_id])
-        return self._jobs.get(job_id, state)
+        if state.ended:
+            return state
+        # The records of one moment may have changed it again, up to its end.
+        return self._jobs.get(job_id) or self.ended.get(job_id) or state
 
     def adopt(self, state: JobState) -> None:
         """Takes over an unended job from before `since`, with all of its events that the view has passed."""

@@ -4,14 +4,18 @@ import asyncio
 
 import pytest
 
+from eco2.consumers.quarantine import SUSPECT_AFTER
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import CallReleased, decode_events
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, cancelled
 from eco2.operator import actions
 from eco2.pacer import Limits
 from tests.support.engine_fixtures import at_rest, overtaking, rival
+from tests.support.metric_value import metric_value
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, Remote, ScriptedModel, World, until
+
+FAILED = 'eco2_jobs_ended_total{code="INTERNAL",pipeline="ask",status="failed"}'
 
 
 async def cancel(process: Process, job: str) -> JobState:
@@ -123,3 +127,58 @@ async def test_the_first_end_stands_and_a_second_cancel_has_the_same_answer() ->
         await process.ended(done)
         with pytest.raises(PermanentError, match="has ended as completed"):
             await cancel(process, done)
+
+
+@virtual
+async def test_a_job_that_is_cancelled_before_its_worker_has_failed_it_leaves_no_dead_letter() -> None:
+    world, model = World(), ScriptedModel()
+    async with world.process(model) as process:
+        job = (await process.submit()).job
+
+        def script(kind: str, _: str) -> None:
+            state = process.journal.view.get(job)
+            assert state is not None
+            process.journal.put(cancelled(state, VirtualClock.now()))
+            raise ZeroDivisionError
+
+        model.script = script
+        assert is_cancelled(await process.ended(job))
+        await at_rest(world)
+        assert metric_value(process.metrics, FAILED) == 0
+    assert not len(world.server.queues[world.topology.queue("dead")])
+
+
+@virtual
+async def test_the_end_comes_after_all_stages_that_a_run_shows_meanwhile() -> None:
+    """Clients drop what has no higher `seq` than the event before: a job would never end for them."""
+    async with World().process(ScriptedModel()) as process:
+        job = (await process.submit()).job
+        early = process.journal.view.get(job)
+        assert early is not None
+        late = early
+        while late.visible_events[-1].stage != "final":
+            late = await process.journal.view.change(job, late)
+        process.journal.put(cancelled(early, VirtualClock.now()))
+        shown = [event.seq for event in (await process.ended(job)).visible_events]
+        assert shown == sorted(set(shown))
+
+
+@virtual
+async def test_a_suspect_that_waits_until_it_is_alone_is_not_waited_for() -> None:
+    world, model = World(), ScriptedModel(seconds=40)
+    async with world.process() as gateway:
+        suspect = (await gateway.submit("suspect")).job
+        for attempt in range(1, SUSPECT_AFTER + 1):
+            await gateway.journal.put(overtaking(suspect, attempt=attempt))
+        async with world.process(model) as worker:
+            other = (await gateway.submit("other")).job
+            await until(lambda: model.in_flight == 1)
+            await asyncio.sleep(10)
+            third = (await gateway.submit("third")).job
+            await asyncio.sleep(10)
+            assert {job for _, job in model.calls} == {other}
+            assert is_cancelled(await cancel(gateway, suspect))
+            await until(lambda: model.in_flight == 2)
+            assert {job for _, job in model.calls} == {other, third}
+            for job in (other, third):
+                assert (await worker.ended(job)).status == "completed"

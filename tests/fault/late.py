@@ -38,8 +38,9 @@ async def look(
                 async with asyncio.timeout(PATIENCE):
                     await follower.follow()
             try:
-                answer = await result(http, gateway, history.job, pipeline)
-            except httpx.HTTPError as error:
+                async with asyncio.timeout(PATIENCE):
+                    answer = await _result(http, gateway, history.job, pipeline)
+            except (TimeoutError, httpx.HTTPError) as error:
                 wrong.append(f"{history.job}: {error!r}")
                 return
         if history.end is None or answer[0] != 200 or not is_result(answer[1], history.end):
@@ -50,3 +51,10 @@ async def look(
             for gateway in gateways:
                 group.create_task(visit(history, gateway))
     return followers, wrong
+
+
+async def _result(http: httpx.AsyncClient, gateway: str, job: str, pipeline: str) -> tuple[int, JSON]:
+    """The result; a connection that takes long is opened again: the machine may be busy."""
+    while True:
+        with suppress(httpx.ConnectTimeout):
+            return await result(http, gateway, job, pipeline)

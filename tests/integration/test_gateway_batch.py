@@ -98,6 +98,13 @@ async def test_the_key_of_a_batch_is_that_of_its_lines() -> None:
             assert alone.status_code == 200
 
 
+async def test_a_key_that_is_no_text_is_refused_whatever_it_is() -> None:
+    async with one() as (_, http):
+        keys: list[object] = [0, 1, False, [], {}, None, ""]
+        found = answers(await post(http, lines(*[{"text": "a", "idempotency_key": key} for key in keys])))
+        assert [answer["http_status"] for answer in found] == [422] * 5 + [202] * 2
+
+
 def ids(found: Iterable[dict[str, Any]]) -> list[str]:
     return [answer["job_id"] for answer in found]
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 import pytest
 from pydantic import BaseModel
@@ -70,6 +71,37 @@ async def test_what_cannot_be_opened_is_said_in_words_and_the_others_are_closed(
     assert events == ["open a", "close a"]
     why = "OSError: no route to the store (unit/test_resources.py:"
     assert str(raised.value).startswith(f"pipeline 'b': its `resources` cannot be opened: {why}")
+
+
+async def test_a_stray_cancellation_is_an_error_like_any_other() -> None:
+    """As of a task that the pipeline's own code has cancelled, and awaits."""
+    events: list[str] = []
+    stray = asyncio.CancelledError()
+    async with open_resources([pipeline("a", recorded(events, "a", closing=stray))]):
+        pass
+    assert events == ["open a", "close a"]
+    with pytest.raises(ConfigurationError, match="CancelledError"):
+        async with open_resources([pipeline("a", recorded(events, "a", opening=stray))]):
+            raise AssertionError("it must not start")
+
+
+async def test_who_is_cancelled_while_it_opens_or_closes_ends() -> None:
+    @asynccontextmanager
+    async def slow(opening: float) -> AsyncIterator[list[str]]:
+        await asyncio.sleep(opening)
+        yield []
+        await asyncio.sleep(60)
+
+    async def use(opening: float) -> None:
+        async with open_resources([pipeline("a", partial(slow, opening))]):
+            pass
+
+    for seconds in (60.0, 0.0):
+        using = asyncio.create_task(use(seconds))
+        await asyncio.sleep(0.01)
+        using.cancel()
+        await asyncio.wait({using}, timeout=5)
+        assert using.cancelled()
 
 
 async def test_what_is_no_context_manager_is_said() -> None:

@@ -102,6 +102,20 @@ async def test_a_component_that_ends_unasked_ends_the_process() -> None:
     assert raised.group_contains(ComponentEnded, match="quitter")
 
 
+@virtual
+async def test_a_component_that_a_stray_cancellation_ends_ends_the_process() -> None:
+    async def work(_: asyncio.Event) -> None:
+        await asyncio.sleep(1)
+        raise asyncio.CancelledError
+
+    recorder = Recorder()
+    with pytest.raises(ExceptionGroup) as raised:
+        async with asyncio.timeout(60):
+            await run([Component("bad", work), recorder.component("good")], asyncio.Event())
+    assert [type(error) for error in raised.value.exceptions] == [ComponentEnded]
+    assert recorder.lines == ["good starts", "good cancelled"]
+
+
 async def test_signals_set_the_stop_event() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         stop = asyncio.Event()

@@ -13,6 +13,7 @@ from typing import NamedTuple, ParamSpec
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS, ChannelClosed, ConnectionClosed
 from aiormq import spec
 
+from eco2.cancellation import cancellations
 from eco2.errors import Eco2Error, RetryableError
 from eco2.log import get_logger
 
@@ -24,15 +25,15 @@ Arguments = ParamSpec("Arguments")
 @contextmanager
 def map_connection_errors(error: type[RetryableError], message: str) -> Iterator[None]:
     """Raises `error(message)` when the channel or connection goes inside; other errors pass."""
-    before = _cancellations()
+    before = cancellations()
     try:
         yield
     except asyncio.CancelledError as reason:
-        if _cancellations() > before:
+        if cancellations() > before:
             raise
         raise error(message) from reason  # its close callbacks, and the link's log, have the broker's reason
     except Exception as reason:
-        if _cancellations() > before:
+        if cancellations() > before:
             raise asyncio.CancelledError from reason
         if not is_connection_error(reason):
             raise
@@ -74,22 +75,6 @@ def reason_of(reason: BaseException) -> str:
     if isinstance(reason, ChannelClosed) and reason.args:
         return str(reason.args[-1])
     return " ".join(str(reason).split()) or type(reason).__name__
-
-
-def raise_if_cancelled() -> None:
-    """Raises the CancelledError of the current task that a library has swallowed, if it did.
-
-    aiormq turns it into the error of a connection that goes in the same moment, `wait_for` of Python 3.11
-    drops it when what it waits for is done. An endless loop has to check for itself, or stopping hangs.
-    """
-    if _cancellations():
-        raise asyncio.CancelledError
-
-
-def _cancellations() -> int:
-    """How often the current task was asked to end."""
-    task = asyncio.current_task()
-    return task.cancelling() if task else 0
 
 
 class ConnectionScope:

@@ -21,9 +21,9 @@ from eco2.broker.rabbitmq.connection_errors import (
     ConnectionScope,
     is_connection_error,
     map_connection_errors,
-    raise_if_cancelled,
     reason_of,
 )
+from eco2.cancellation import raise_if_cancelled
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 from eco2.ports import LinkStatus, ignore

@@ -16,8 +16,9 @@ from collections.abc import Awaitable, Callable
 from aio_pika import Message
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors, raise_if_cancelled
+from eco2.broker.rabbitmq.connection_errors import ConnectionScope, map_connection_errors
 from eco2.broker.rabbitmq.link import Link
+from eco2.cancellation import raise_if_cancelled
 from eco2.errors import BrokerUnavailable
 from eco2.log import get_logger
 

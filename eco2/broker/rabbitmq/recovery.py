@@ -6,10 +6,11 @@ meets a missing queue reports it here, and the whole topology is declared again,
 
 import asyncio
 
-from eco2.broker.rabbitmq.connection_errors import map_connection_errors, raise_if_cancelled
+from eco2.broker.rabbitmq.connection_errors import map_connection_errors
 from eco2.broker.rabbitmq.declare import declare
 from eco2.broker.rabbitmq.link import Link
 from eco2.broker.topology import Topology
+from eco2.cancellation import raise_if_cancelled
 from eco2.errors import BrokerUnavailable, ConfigurationError
 from eco2.log import get_logger
 

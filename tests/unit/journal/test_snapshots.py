@@ -1,7 +1,8 @@
 """Snapshots: a fold that begins with one is the fold of everything, and one that does not fit is not used."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eco2.errors import TooLarge
+from eco2.errors import BrokerUnavailable, TooLarge
 from eco2.event import (
     BudgetEvent,
     CallCompleted,
@@ -33,7 +34,7 @@ from eco2.event import (
 from eco2.journal.snapshots import Collector, Snapshot, messages, read_snapshot, write_snapshot
 from eco2.journal.spending import day_of
 from eco2.journal.view import View
-from eco2.ports import Clock, Record, SnapshotStore
+from eco2.ports import Clock, Record, SnapshotStore, Start
 from eco2.quota.budget import Budget
 from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, ScriptedModel, World
@@ -342,3 +343,61 @@ async def test_a_snapshot_of_another_journal_is_not_used(same_length: bool) -> N
             assert newcomer.journal.view.get(lost.job) is None
             assert newcomer.journal.view.get(job.job) is not None
             assert newcomer.journal.view.since <= VirtualClock.now() - KEEP
+
+
+@pytest.mark.parametrize("closing", ["fails", "swallows it"])
+@virtual
+async def test_a_look_for_a_snapshot_can_be_cancelled_whatever_its_reader_does(closing: str) -> None:
+    """Else a process that stops while it starts would wait for its broker."""
+    reading = asyncio.Event()
+
+    class Store:
+        async def append_snapshot(self, body: bytes, message_id: str) -> None: ...
+
+        @asynccontextmanager
+        async def read_snapshots(self, _: Start) -> AsyncIterator[AsyncIterator[Record]]:
+            reading.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError as error:
+                if closing == "fails":
+                    raise BrokerUnavailable("the connection is gone") from error
+            yield _nothing()
+
+    looking = asyncio.create_task(read_snapshot(Store(), VirtualClock.now))
+    await reading.wait()
+    looking.cancel()
+    await asyncio.wait({looking}, timeout=300)
+    assert looking.cancelled()
+
+
+async def _nothing() -> AsyncIterator[Record]:
+    nothing: tuple[Record, ...] = ()
+    for record in nothing:
+        yield record
+
+
+@virtual
+async def test_who_is_cancelled_while_it_writes_a_snapshot_writes_no_other() -> None:
+    world = World(snapshots=True)
+    async with world.process() as process:
+        await process.submit()
+        writing, stop = asyncio.Event(), asyncio.Event()
+
+        async def append(_: bytes, __: str) -> None:
+            if writing.is_set():
+                return
+            writing.set()
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError as error:
+                raise TooLarge("the connection is gone") from error
+
+        process.broker.append_snapshot = append  # type: ignore[assignment,method-assign]
+        task = asyncio.create_task(process.journal.write_snapshots(process.broker, stop))
+        await writing.wait()
+        task.cancel()
+        await asyncio.wait({task}, timeout=300)
+        stop.set()
+        await asyncio.wait({task})
+        assert task.cancelled()

@@ -1,9 +1,11 @@
 """The time that a job has left, whatever the clocks of processes show: it may end late, but not early."""
 
+import asyncio
+
 import pytest
 
 from eco2.event import JobEvent, Marker, Queued, Released, RunStarted, StageChanged, encode_events
-from eco2.journal.state import JobState
+from eco2.journal.state import JobState, cancelled
 from eco2.journal.view import View
 from eco2.ports import Record
 
@@ -102,3 +104,14 @@ def test_while_it_is_put_off_its_clock_stands_still() -> None:
     reader.monotonic += 8
     reader.read(run(ACCEPTED + 39, attempt=2))
     assert reader.left == TIMEOUT - 30
+
+
+async def test_who_waits_for_a_change_gets_the_last_of_several_in_one_moment() -> None:
+    """Else a worker would run a job that was cancelled behind its run, in the same message."""
+    reader = Reader()
+    reader.read(accepted())
+    waiting = asyncio.create_task(reader.view.change("j", reader.job))
+    await asyncio.sleep(0)
+    reader.read(run(ACCEPTED))
+    reader.read(cancelled(reader.job, ACCEPTED))
+    assert (await waiting).status == "cancelled"
