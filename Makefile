@@ -1,18 +1,21 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core image \
+.PHONY: help setup demo verify-provider check fix test fault observe mutants bench-budget bench-seed bench-quick bench-core image \
 	chart clients lock matrix
 
 BIN := .venv/bin
 export PYTHONUTF8 := 1
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: ## Install missing packages (once; the other targets run it themselves)
 	@scripts/setup
 
 demo: setup ## Scan a real photo, live; needs no key and no broker (DEMO_ARGS=--once: then stop)
 	@$(BIN)/eco2 demo $(DEMO_ARGS)
+
+verify-provider: setup ## Run one scan with your provider's key, for less than $0.10, and say what it cost
+	@$(BIN)/eco2 verify-provider
 
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .

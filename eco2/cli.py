@@ -141,8 +141,22 @@ def scan(
     from eco2.client import read_upload
     from eco2.demo import scan_photo
 
-    status = bootstrap.run(scan_photo(url, read_upload("image", photo), question, model, as_json=json))
-    if status != "completed":
+    result = bootstrap.run(scan_photo(url, read_upload("image", photo), question, model, as_json=json))
+    if result.get("status") != "completed":
+        raise typer.Exit(3)
+
+
+@app.command("verify-provider")
+def verify_provider() -> None:
+    """Scan a bundled photo once with your provider's key, for less than $0.10, and say what it cost.
+
+    Uses a gateway, a worker and a broker in this process, so nothing of a running installation is touched.
+    """
+    from eco2.client import read_upload
+    from eco2.demo import verify_provider as verify
+    from eco2.stages import DEMO_PHOTO
+
+    if not bootstrap.run(verify(bootstrap.settings("warning"), read_upload("image", DEMO_PHOTO))):
         raise typer.Exit(3)
 
 

@@ -88,20 +88,20 @@ def plan_replay(
     outputs = reusable_outputs(pipeline, state.outputs if state else {})
     others = peers(view, pipeline.name, order.model)
     left = [stage.name for stage in pipeline.stages if stage.name not in outputs]
-    return ReplayPlan(
-        dead,
-        replace(
-            order,
-            id=new_id(now),
-            accepted=now,
-            deadline=0.0,
-            max_wait=pipeline.max_wait or max_wait,
-            timeout=pipeline.timeout or timeout,
-            key=None,
-        ),
-        outputs,
-        {stage: expected(stage, others, paid_before) for stage in left},
-        paid_before,
+    times = pipeline.max_wait or max_wait, pipeline.timeout or timeout
+    runs = {stage: expected(stage, others, paid_before) for stage in left}
+    return ReplayPlan(dead, _new_job(order, now, *times), outputs, runs, paid_before)
+
+
+def _new_job(order: Job, now: float, max_wait: float, timeout: float) -> Job:
+    return replace(
+        order,
+        id=new_id(now),
+        accepted=now,
+        deadline=0.0,
+        max_wait=max_wait,
+        timeout=timeout,
+        key=None,
     )
 
 
