@@ -9,8 +9,8 @@ from eco2.event import CallReleased, decode_events
 from eco2.journal.state import JobState
 from eco2.operator import actions
 from eco2.pacer import Limits
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest, overtaking, rival
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, Remote, ScriptedModel, World, until
 
 
