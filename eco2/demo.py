@@ -96,10 +96,14 @@ class EventPrinter:
         self._console = console
         self._began = time.monotonic()
         self._live = ""
+        self._call: str | None = None
 
     def show(self, event: ClientEvent) -> None:
         """Prints the event."""
+        if event.done is not None or (event.text is not None and self._live and event.call != self._call):
+            return  # one text at a time: those of other branches come with the stage's output
         if event.text is not None:
+            self._call = event.call
             if event.again and self._live:
                 self._console.print()
                 self._live = ""

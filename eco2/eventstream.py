@@ -32,12 +32,17 @@ class _Data(msgspec.Struct, frozen=True, kw_only=True):
     stage: str | None = None
     attempt: int | None = None
     eta_seconds: float | None = None
+    call: str | None = None
+    done: int | None = None
+    total: int | None = None
 
 
 class ClientEvent(_Data, frozen=True, kw_only=True):
     """One event of a job. Durable ones have `id` and `seq`; live text (`name` ends in `.delta`) has `text`.
 
-    `retrying`: try number `attempt` of `stage` begins in about `eta_seconds`.
+    `call`: the call that writes the text, where the stage has several; each call's text is apart.
+    `retrying`: try number `attempt` of `stage` begins in about `eta_seconds`. Where `name` ends in
+    `.progress`, `done` branches of the stage's `total` are done.
     `name`: the stage, or `queued`, `done`. `progress`: per cent. `ts`: Unix seconds. `result`: the stage's
     output or error, at `done` the whole result. `again`: the live text starts over, earlier pieces are void.
     """
@@ -118,8 +123,8 @@ class LiveTexts:
     """Removes from live text what the reader has already: each connection sends it from the start."""
 
     def __init__(self) -> None:
-        self._shown: dict[str, str] = {}
-        self._places: dict[str, int] = {}
+        self._shown: dict[tuple[str, str | None], str] = {}
+        self._places: dict[tuple[str, str | None], int] = {}
 
     def connected(self) -> None:
         """Notes a new connection, which may repeat text."""
@@ -127,14 +132,19 @@ class LiveTexts:
 
     def take_new(self, event: ClientEvent) -> ClientEvent | None:
         """Returns the new part of a piece, if any. A text that differs from the shown one starts over."""
+        stage, _, kind = event.name.rpartition(".")
+        key = (stage, event.call)
+        if kind == "reset":  # what follows says whether the text differs
+            self._places[key] = 0
+            return None
         if event.text is None:
             return event
-        shown, place = self._shown.get(event.name, ""), self._places.get(event.name, 0)
+        shown, place = self._shown.get(key, ""), self._places.get(key, 0)
         text = shown[:place] + event.text
-        self._places[event.name] = len(text)
+        self._places[key] = len(text)
         if shown.startswith(text):
             return None
-        self._shown[event.name] = text
+        self._shown[key] = text
         if text.startswith(shown):
             return msgspec.structs.replace(event, text=text[len(shown) :])
         return msgspec.structs.replace(event, text=text, again=True)

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Protocol, TypeVar
@@ -81,6 +81,10 @@ class Label:
 Input = TypeVar("Input", bound=BaseModel)
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 Output = TypeVar("Output", bound=BaseModel)
+Item = TypeVar("Item")
+Value = TypeVar("Value")
+BRANCHES_AT_ONCE = 20
+"""Branches of one map that run side by side; as many calls may be paid twice because of a crash."""
 Resources = DefaultTypeVar("Resources", default=object)
 Resources_co = DefaultTypeVar("Resources_co", covariant=True, default=object)
 
@@ -136,6 +140,20 @@ class Context(Protocol[Input_co, Resources_co]):
         `InvalidAnswer` when it answered and the answer does not fit the schema or the tools, as `CallChanged`
         when `call.key` stands for another question; `RetryableError` when it did not answer before the
         deadline.
+        """
+
+    async def map(
+        self,
+        items: Iterable[Item],
+        fn: Callable[[Item], Awaitable[Value]],
+        *,
+        limit: int = BRANCHES_AT_ONCE,
+    ) -> list[Value]:
+        """Awaits `fn(item)` for each item, at most `limit` side by side; returns the values in their order.
+
+        The first branch that raises ends the others, and its error is raised as it is. Calls and steps in
+        `fn` are recorded as everywhere, so that a later run repeats only what was in flight. Clients see how
+        many branches are done. `items` are taken at once; work on many more than a thousand as several jobs.
         """
 
     def emit(self, text: str) -> None:

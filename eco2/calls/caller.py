@@ -13,8 +13,11 @@ from eco2.job import Job
 class Scope(Protocol):
     """Ends a run's work early: its time is over, or it is not the current run any more."""
 
-    async def checkpoint(self) -> None:
-        """Returns if the run may continue; a run that must end is cancelled here."""
+    async def checkpoint(self, *, begins: bool = False) -> None:
+        """Returns if the run may continue; a run that must end is cancelled here.
+
+        `begins`: a call is to begin; there is none while a drain waits for others of the run.
+        """
 
     def waiting(self) -> AbstractContextManager[None]:
         """Marks that a call waits for its turn: a job that has not started waits for `max_wait` at most."""

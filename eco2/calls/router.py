@@ -125,6 +125,7 @@ class Router:
             with caller.scope.waiting():
                 async with provider.waiting():
                     await held.enter_async_context(provider.slots)
+                    await caller.scope.checkpoint(begins=True)
                     output.emitted = 0
                     reservation = Reservation(provider, caller, call, output, self._fence)
                     held.callback(reservation.release)

@@ -1,24 +1,26 @@
 """The implementation of `eco2.pipeline.Context`: what a running stage can see and do."""
 
+import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
 
 from eco2.call import Answer, Call, CallChanged, PaidCallFailed, Reply
+from eco2.calls.caller import Output
 from eco2.calls.replies import identify, reply_from_json
 from eco2.calls.router import Router
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.outcome import LostOwnership
-from eco2.consumers.recorder import StageRecorder
+from eco2.consumers.recorder import CallOutput, StageRecorder
 from eco2.consumers.run import ActiveJob
 from eco2.errors import StaleRun
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
-from eco2.pipeline import Outputs
+from eco2.pipeline import BRANCHES_AT_ONCE, Item, Outputs, Value
 from eco2.ports import Clock
 
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
@@ -52,6 +54,7 @@ class StageContext(Generic[Input_co]):
         self._recorder = recorder
         self._recorded = recorded
         self._taken = Counter[str]()
+        self._streams = Counter[str]()
         self._keyed: dict[str, Recorded] = {}
 
     @property
@@ -77,6 +80,13 @@ class StageContext(Generic[Input_co]):
     async def call(self, call: Call[Answer]) -> Reply[Answer]:
         base, digest = identify(call, self._job.order.model)
         key = base if call.key is not None else f"{base}/{self._taken[base]}"
+        output: Output = self._recorder
+        if call.stream:  # named as in every run: by what is asked, never by when
+            name = call.key or digest[:8]
+            if self._streams or self._recorder.branches:
+                number = self._streams[name]
+                output = CallOutput(self._recorder, f"{name}/{number}" if number else name)
+            self._streams[name] += 1
         reply: Reply[Answer] | PaidCallFailed | None = None
         if (record := self._record(key)) is not None:  # perhaps of a void run that is still at work
             if record.digest != digest:
@@ -87,7 +97,7 @@ class StageContext(Generic[Input_co]):
             self._taken[base] += 1  # before the await: an equal call beside this one takes the next record
             reply = reply_from_json(call, await self._engine.journal.value_of(record))
         if reply is None:
-            reply = await self._pay(call, base, digest)
+            reply = await self._pay(call, base, digest, output)
         self._recorder.show_started()
         self._recorder.add_usage(reply.model, reply.usage)
         if isinstance(reply, PaidCallFailed):
@@ -103,15 +113,52 @@ class StageContext(Generic[Input_co]):
         # Who takes the job over must know that a step may be in flight; and what may cost does not expire.
         self._recorder.show_started()
         await self._job.confirmed()
-        await self._recorder.run.scope.checkpoint()
+        await self._recorder.run.scope.checkpoint(begins=True)
         done = await work(f"{self.job_id}/{self._recorder.stage.name}/{key}")
         await self._recorder.step_completed(key, done)
         return done
 
+    async def map(
+        self,
+        items: Iterable[Item],
+        fn: Callable[[Item], Awaitable[Value]],
+        *,
+        limit: int = BRANCHES_AT_ONCE,
+    ) -> list[Value]:
+        if limit < 1:
+            raise ValueError(f"limit={limit}: at least one branch must run")
+        todo = list(items)
+        several = len(todo) > 1
+        values: dict[int, Value] = {}
+        numbered = iter(enumerate(todo))  # the branches that run share it
+
+        async def work() -> None:
+            for number, item in numbered:
+                values[number] = await fn(item)
+                if several:
+                    self._recorder.count_branches(done=1)
+
+        if several:
+            self._recorder.count_branches(begun=len(todo))
+        error: BaseException | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(limit, len(todo))):
+                    group.create_task(work())
+        except BaseExceptionGroup as errors:
+            error = errors.exceptions[0]  # the others came of being cancelled
+        if error is not None:
+            raise error  # not in the `except` block: it keeps its own cause
+        if len(values) < len(todo):  # a task group takes a branch that awaited a cancelled future as ended
+            raise asyncio.CancelledError("a branch was cancelled by itself")
+        return [values[number] for number in range(len(todo))]
+
     def emit(self, text: str) -> None:
         self._recorder.emit(text)
 
-    async def _pay(self, call: Call[Answer], base: str, digest: str) -> Reply[Answer] | PaidCallFailed:
+    async def _pay(
+        self, call: Call[Answer], base: str, digest: str, output: Output
+    ) -> Reply[Answer] | PaidCallFailed:
         """Makes the call and records its reply.
 
         No wait for a confirm: the call's grant, or its barrier, follows all that the job has written in the
@@ -120,7 +167,7 @@ class StageContext(Generic[Input_co]):
         run = self._recorder.run
         paid: Reply[Answer] | PaidCallFailed
         try:
-            paid = await self._engine.router.call(run, call, self._recorder)
+            paid = await self._engine.router.call(run, call, output)
         except PaidCallFailed as error:
             paid = error
         except StaleRun:  # the leader has seen another run, and so will this process: the run ends here

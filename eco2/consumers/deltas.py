@@ -2,24 +2,31 @@
 
 import asyncio
 
-from eco2.delta import DELTA_INTERVAL, DELTA_TOPIC, Delta, encode_deltas
+from msgspec.structs import replace
+
+from eco2.delta import BRANCHES_INTERVAL, DELTA_INTERVAL, DELTA_TOPIC, Branches, Delta, Live, encode_deltas
 from eco2.ports import PubSub
 
 
 class DeltaSender:
     def __init__(self, live: PubSub) -> None:
         self._live = live
-        self._pieces: dict[tuple[str, str, str], Delta] = {}
+        self._pieces: dict[tuple[str, str, str, str], Delta] = {}
+        self._branches: dict[tuple[str, str, str], Branches] = {}
         self._arrived = asyncio.Event()
 
-    def add(self, job: str, run: str, stage: str, pos: int, text: str) -> None:
-        """The next piece of a stage's text; `pos` is the number of characters before it, 0 = start over."""
-        key = (job, run, stage)
+    def add(self, piece: Delta) -> None:
+        """Takes the next piece of a call's text; one at `pos` 0 starts over."""
+        key = (piece.job, piece.run, piece.stage, piece.call)
         waiting = self._pieces.get(key)
-        if waiting is not None and pos == waiting.pos + len(waiting.text):
-            self._pieces[key] = Delta(job, run, stage, waiting.pos, waiting.text + text)
-        else:
-            self._pieces[key] = Delta(job, run, stage, pos, text)
+        if waiting is not None and piece.pos == waiting.pos + len(waiting.text):
+            piece = replace(waiting, text=waiting.text + piece.text)
+        self._pieces[key] = piece
+        self._arrived.set()
+
+    def count(self, branches: Branches) -> None:
+        """Takes the newest count of a stage's branches, in the place of one that has not been sent."""
+        self._branches[branches.job, branches.run, branches.stage] = branches
         self._arrived.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -30,9 +37,18 @@ class DeltaSender:
             sender.cancel()
 
     async def _send(self) -> None:
+        clock, due = asyncio.get_running_loop().time, 0.0
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            self._live.broadcast(DELTA_TOPIC, encode_deltas(list(self._pieces.values())))
-            self._pieces.clear()
+            branches, now = [], clock()
+            if self._branches and now >= due:
+                branches, due = list(self._branches.values()), now + BRANCHES_INTERVAL
+                self._branches.clear()
+            if self._pieces or branches:
+                live: list[Live] = [*self._pieces.values(), *branches]
+                self._live.broadcast(DELTA_TOPIC, encode_deltas(live))
+                self._pieces.clear()
+            if self._branches:  # looked at again after the pause
+                self._arrived.set()
             await asyncio.sleep(DELTA_INTERVAL)

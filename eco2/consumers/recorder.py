@@ -12,6 +12,7 @@ from eco2.calls.replies import reply_to_json
 from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.progress import Progress, error_json
 from eco2.consumers.run import ActiveJob, Run
+from eco2.delta import Branches, Delta
 from eco2.errors import PermanentError
 from eco2.event import CallCompleted, StageChanged, Status, StepCompleted, replace_surrogates
 from eco2.job import JSON
@@ -25,6 +26,7 @@ class StageRecorder:
 
     `usage`: the sum over the stage's calls, those of earlier runs included: `{model, calls, input_tokens,
     cached_tokens, output_tokens, cost_usd}`; None if there were none.
+    `branches`: how many branches the stage's maps have begun with, and `done` of these.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class StageRecorder:
         self.progress = progress
         self.usage: JSON | None = None
         self.emitted = 0
+        self.branches = self.done = 0
         self._job = job
         self._live = live
         self._clock = clock
@@ -96,11 +99,23 @@ class StageRecorder:
             self.stage_started = None
 
     def emit(self, text: str) -> None:
-        """Shows the next piece of a streamed text."""
-        self.show_started()
-        job, run, stage = self._job.id, self.run.id, self.stage.name
-        self._live.add(job, run, stage, self.emitted, replace_surrogates(text))
+        """Shows the next piece of the text that the stage, or its first call, streams."""
+        self.show_text("", self.emitted, text)
         self.emitted += len(text)
+
+    def show_text(self, call: str, pos: int, text: str) -> None:
+        """Shows a piece of a text; `call`, `pos`: see `Delta`."""
+        self.show_started()
+        piece = replace_surrogates(text)
+        self._live.add(Delta(self._job.id, self.run.id, self.stage.name, pos, piece, call))
+
+    def count_branches(self, *, begun: int = 0, done: int = 0) -> None:
+        """Counts branches of a map, and shows how many there are."""
+        if done:  # before, a job that waits for its first grant has not started
+            self.show_started()
+        self.branches += begun
+        self.done += done
+        self._live.count(Branches(self._job.id, self.run.id, self.stage.name, self.done, self.branches))
 
     def show(self, status: Status, output: JSON | None = None, error: JSON | None = None) -> None:
         """Writes the end of the stage, behind its start where that was not written."""
@@ -132,6 +147,32 @@ class StageRecorder:
             error=error,
             usage=usage,
         )
+
+
+class CallOutput:
+    """The `Output` of one of several calls of a stage: its text is apart from theirs, under its name."""
+
+    def __init__(self, stage: StageRecorder, name: str) -> None:
+        self.emitted = 0
+        self._stage = stage
+        self._name = name
+
+    @property
+    def stage_started(self) -> StageChanged | None:
+        return self._stage.stage_started
+
+    @stage_started.setter
+    def stage_started(self, event: StageChanged | None) -> None:
+        self._stage.stage_started = event
+
+    def show_started(self, *, granted: bool = False) -> None:
+        """Shows that the stage started, as `StageRecorder.show_started`."""
+        self._stage.show_started(granted=granted)
+
+    def emit(self, text: str) -> None:
+        """Shows the next piece of the call's text."""
+        self._stage.show_text(self._name, self.emitted, text)
+        self.emitted += len(text)
 
 
 def added(before: Mapping[str, object] | None, model: str, usage: Usage) -> JSON:

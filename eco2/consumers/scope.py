@@ -61,6 +61,7 @@ class CancelScope:
         self._waits_since = 0.0
         self._calls = 0
         self._unsaved = 0
+        self._held = False
 
     async def __aenter__(self) -> "CancelScope":
         await self._timeout.__aenter__()
@@ -131,10 +132,11 @@ class CancelScope:
         if not (self._calls or self._unsaved):
             self.cancel(DRAINED)
 
-    async def checkpoint(self) -> None:
-        """Returns if the block may continue and begin something; a block that must end, ends here.
+    async def checkpoint(self, *, begins: bool = False) -> None:
+        """Returns if the block may continue; a block that must end, ends here.
 
-        It also ends a clean-up that would begin something after the scope is over.
+        It also ends a clean-up that would begin something after the scope is over. `begins`: a call or a step
+        follows that is none of those in flight; in a drain it waits here for these, and for the end.
         """
         if not self._active or self._timeout.expired():
             raise asyncio.CancelledError
@@ -143,7 +145,9 @@ class CancelScope:
         until = self._timeout.when()
         # A deadline that passed before the block began would not end a block that never awaits.
         if self.reason is None and (until is None or until > asyncio.get_running_loop().time()):
-            return
+            if not (begins and self._draining):
+                return
+            self._held = True  # else branches side by side would begin calls for as long as there are any
         await asyncio.get_running_loop().create_future()  # the time-out ends this wait
 
     @contextmanager
@@ -158,7 +162,14 @@ class CancelScope:
             raise
         finally:
             self._calls -= 1
+            self._end_drain()
 
     def mark_saved(self) -> None:
         """Notes that the reply of one paid call was put into the journal."""
         self._unsaved -= 1
+        self._end_drain()
+
+    def _end_drain(self) -> None:
+        """Ends a block that drains once its last call is over, if others wait to begin."""
+        if self._draining and (self._held or self._waits):
+            self.drain()

@@ -11,51 +11,72 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 
-from eco2.delta import DELTA_TOPIC, Delta, decode_deltas
+from eco2.delta import DELTA_TOPIC, Branches, Live, decode_deltas
 from eco2.errors import OverCapacity
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.sse import LiveText, is_over
+from eco2.gateway.sse import LiveStage, LiveText, is_over
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.ports import PubSub
 
 MAX_TEXTS = 10_000
-"""Texts held at once; the oldest go first. Only jobs that never end come near it."""
+"""Texts held at once; those of the oldest jobs go first. Jobs with hundreds of branches may come near it."""
 
 
-class LiveTexts(dict[str, LiveText]):
-    """The live text of each job's running stage, as far as it is written."""
+class LiveTexts(dict[str, LiveStage]):
+    """The live text and branches of each job's running stage, as far as they have come."""
 
     def __init__(self) -> None:
         super().__init__()
         self._number = 0
+        self._texts = 0
 
-    def take(self, delta: Delta, state: JobState | None) -> bool:
+    def take(self, piece: Live, state: JobState | None) -> bool:
         """Adds a piece. Returns False if it is useless: void run, ended stage, or its beginning was lost.
 
         `state`: the job as the journal's tail shows it. A piece may be ahead of that, or behind.
         """
-        if state is None or is_over(state, delta.stage):
+        if state is None or is_over(state, piece.stage):
             return False
-        live = self.get(delta.job)
-        if live is not None and live.run == state.run != delta.run:
+        live = self.get(piece.job)
+        if live is not None and live.run == state.run != piece.run:
             return False
-        if delta.pos == 0:
-            self._number += 1
-            self[delta.job] = LiveText(self._number, delta.run, delta.stage, delta.text)
-            if len(self) > MAX_TEXTS:
-                del self[next(iter(self))]
+        if live is None or (live.run, live.stage) != (piece.run, piece.stage):
+            live = LiveStage(piece.run, piece.stage)
+        if isinstance(piece, Branches):
+            self._put(piece.job, replace(live, branches=(piece.done, piece.total)))
             return True
-        if live is None or (live.run, live.stage, len(live.text)) != (delta.run, delta.stage, delta.pos):
+        text = live.texts.get(piece.call)
+        if piece.pos == 0:
+            self._number += 1
+            text = LiveText(self._number, piece.text)
+        elif text is not None and len(text.text) == piece.pos:
+            text = replace(text, text=text.text + piece.text)
+        else:
             return False
-        self[delta.job] = replace(live, text=live.text + delta.text)
+        self._put(piece.job, replace(live, texts={**live.texts, piece.call: text}))
         return True
 
     def forget(self, state: JobState) -> None:
-        """Drops the job's text if its stage is over."""
+        """Drops what was live of the job if its stage is over."""
         live = self.get(state.job)
         if live is not None and is_over(state, live.stage):
-            del self[state.job]
+            self._drop(state.job)
+
+    def clear(self) -> None:
+        """Drops all."""
+        super().clear()
+        self._texts = 0
+
+    def _put(self, job: str, live: LiveStage) -> None:
+        before = self.get(job)
+        self._texts += max(1, len(live.texts)) - (max(1, len(before.texts)) if before else 0)
+        self[job] = live
+        while self._texts > MAX_TEXTS:
+            self._drop(next(iter(self)))
+
+    def _drop(self, job: str) -> None:
+        self._texts -= max(1, len(self.pop(job).texts))
 
 
 class StreamCounts:
@@ -163,6 +184,6 @@ class Hub:
         self.subscribers.wake_all()
 
     def _received(self, _: str, body: bytes) -> None:
-        for delta in decode_deltas(body):
-            if self.texts.take(delta, self.view.get(delta.job)):
-                self.subscribers.wake(delta.job)
+        for piece in decode_deltas(body):
+            if self.texts.take(piece, self.view.get(piece.job)):
+                self.subscribers.wake(piece.job)

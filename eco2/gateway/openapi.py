@@ -167,16 +167,17 @@ def events_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     stages = [stage.name for stage in pipeline.stages]
     data = TEXT | {"contentMediaType": "application/json", "contentSchema": ref(f"{pipeline.name}.event")}
     durable = {"enum": ["queued", *stages, "done"]}
-    passing = {"enum": [*(f"{stage}.delta" for stage in stages), "retrying", "truncated"]}
+    live = [f"{stage}.{kind}" for stage in stages for kind in ("delta", "reset", "progress")]
+    passing = {"enum": [*live, "retrying", "truncated"]}
     kinds = [closed(event=durable, data=data, id=TEXT), closed(event=passing, data=TEXT), closed(data=TEXT)]
     for kind in kinds:
         kind["properties"]["retry"] = integer(0)
     stream = content("text/event-stream", {"oneOf": kinds}) | {"headers": _STREAM}
     stream["description"] = (
         "Server-sent events; the schema is of one of them. Stages, `queued` and `done` have an `id` and a "
-        f"{pipeline.name}.event as data, `<stage>.delta` has a Delta, `retrying` a Retrying, `truncated` a "
-        "Truncated, without `id`. `retry` comes with the first. Under `/api/v1` an unnamed message may "
-        "follow `done`: docs/events.md."
+        f"{pipeline.name}.event as data, `<stage>.delta` has a Delta, `<stage>.reset` a Reset, "
+        "`<stage>.progress` Branches, `retrying` a Retrying, `truncated` a Truncated, without `id`. `retry` "
+        "comes with the first. Under `/api/v1` an unnamed message may follow `done`: docs/events.md."
     )
     item = operation(
         "The job's events, as they come.",

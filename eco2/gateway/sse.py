@@ -8,7 +8,7 @@ frame cannot move their cursor past an event that they never delivered. And no b
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
@@ -21,25 +21,38 @@ MAX_ID = 40
 
 @dataclass(frozen=True, slots=True)
 class LiveText:
-    """The text of `stage` in run `run` so far. `number`: unique; a text that starts over gets a new one."""
+    """A text so far. `number`: unique; a text that starts over gets a new one."""
 
     number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStage:
+    """What is known of `stage` in run `run` while it runs.
+
+    `texts`: by the name of the call that writes it, see `eco2.delta.Delta`. `branches`: done, and in all.
+    """
+
     run: str
     stage: str
-    text: str
+    texts: Mapping[str, LiveText] = field(default_factory=dict)
+    branches: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The place that one connection has reached.
 
-    `seen`: the last event that it was sent, None before the first. Of the live text number `live` it was sent
-    the first `pos` characters. `put_off`: number of the last run of which it was told that it was put off.
+    `seen`: the last event that it was sent, None before the first. `live`: of stage `stage`, by call, the
+    number of the text that it was sent, and of how many characters. `branches`: of that stage, as last sent.
+    `put_off`: number of the last run of which it was told that it was put off.
     """
 
     seen: EventId | None = None
-    live: int | None = None
-    pos: int = 0
+    stage: str = ""
+    live: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    branches: tuple[int, int] | None = None
     put_off: int = 0
 
 
@@ -79,9 +92,24 @@ def done_message(job_id: str) -> bytes:
     return b"data: %s\n\n" % msgspec.json.encode(data)
 
 
-def delta_frame(stage: str, text: str) -> bytes:
-    """Writes a piece of live text. It has no id, so a returning client does not ask for what follows it."""
-    return b"event: %s.delta\ndata: %s\n\n" % (stage.encode(), msgspec.json.encode({"text": text}))
+def delta_frame(stage: str, text: str, call: str = "") -> bytes:
+    """Writes a piece of live text, of the call of that name."""
+    return _live_frame(stage, "delta", {"text": text} | ({"call": call} if call else {}))
+
+
+def reset_frame(stage: str, call: str) -> bytes:
+    """Writes that a text of which a part was sent starts anew."""
+    return _live_frame(stage, "reset", {"call": call} if call else {})
+
+
+def progress_frame(stage: str, done: int, total: int) -> bytes:
+    """Writes how many branches of the stage are done, of how many."""
+    return _live_frame(stage, "progress", {"done": done, "total": total})
+
+
+def _live_frame(stage: str, kind: str, data: Mapping[str, object]) -> bytes:
+    """Writes a live event. It has no id, so a returning client does not ask for what follows it."""
+    return b"event: %s.%s\ndata: %s\n\n" % (stage.encode(), kind.encode(), msgspec.json.encode(data))
 
 
 def retrying_frame(state: JobState, put_off: PutOff, now: float) -> bytes:
@@ -128,7 +156,7 @@ def is_over(state: JobState, stage: str) -> bool:
 
 
 def advance(
-    state: JobState, live: LiveText | None, cursor: Cursor, *, now: float, with_message: bool = False
+    state: JobState, live: LiveStage | None, cursor: Cursor, *, now: float, with_message: bool = False
 ) -> tuple[bytes, Cursor]:
     """Returns the frames that the connection lacks, and the cursor after them.
 
@@ -143,11 +171,28 @@ def advance(
     last = state.visible_events[-1]
     running = (state.run, last.stage) if last.status == "started" else None
     if live is not None and (live.run, live.stage) == running:
-        pos = cursor.pos if cursor.live == live.number else 0
-        if text := live.text[pos:]:
-            chunks.append(delta_frame(live.stage, text))
-            cursor = replace(cursor, live=live.number, pos=len(live.text))
+        live_chunks, cursor = advance_live(live, cursor)
+        chunks += live_chunks
     if state.retrying is not None and cursor.put_off != state.attempt:
         chunks.append(retrying_frame(state, state.retrying, now))
         cursor = replace(cursor, put_off=state.attempt)
     return b"".join(chunks), cursor
+
+
+def advance_live(live: LiveStage, cursor: Cursor) -> tuple[list[bytes], Cursor]:
+    """Returns the live frames that the connection lacks, and the cursor after them."""
+    if cursor.stage != live.stage:
+        cursor = replace(cursor, stage=live.stage, live={}, branches=None)
+    chunks: list[bytes] = []
+    sent = dict(cursor.live)
+    for call, text in live.texts.items():
+        number, pos = sent.get(call, (text.number, 0))
+        again = number != text.number
+        if new := text.text[0 if again else pos :]:
+            if again:
+                chunks.append(reset_frame(live.stage, call))
+            chunks.append(delta_frame(live.stage, new, call))
+            sent[call] = text.number, len(text.text)
+    if live.branches is not None and live.branches != cursor.branches:
+        chunks.append(progress_frame(live.stage, *live.branches))
+    return chunks, replace(cursor, live=sent, branches=live.branches)

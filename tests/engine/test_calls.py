@@ -33,7 +33,7 @@ class Hearing:
         self.heard: list[tuple[float, list[tuple[int, str]]]] = []
 
     def broadcast(self, topic: str, body: bytes) -> None:
-        pieces = [(delta.pos, delta.text) for delta in decode_deltas(body)]
+        pieces = [(piece.pos, piece.text) for piece in decode_deltas(body) if isinstance(piece, Delta)]
         self.heard.append((asyncio.get_running_loop().time(), pieces))
 
     def subscribe(self, pattern: str, on_message: Callable[[str, bytes], None]) -> Never:
@@ -81,9 +81,10 @@ async def test_live_text_is_sent_gathered_and_starts_over_with_a_retry() -> None
     heard: list[bytes] = []
     async with World().process(ScriptedModel(script=script)) as process:
         process.broker.subscribe(DELTA_TOPIC, lambda topic, body: heard.append(body))
-        await process.ended((await process.submit()).job)
-    deltas = [delta for body in heard for delta in decode_deltas(body)]
-    assert [(delta.stage, delta.pos, delta.text) for delta in deltas] == [("final", 0, "final")] * 2
+        state = await process.ended((await process.submit()).job)
+    assert [piece for body in heard for piece in decode_deltas(body)] == [
+        Delta(state.job, run, "final", 0, "final") for run in (state.run or "",) * 2
+    ]
 
 
 @virtual
@@ -209,11 +210,11 @@ async def test_live_text_goes_out_once_and_at_most_once_an_interval() -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(sender.run(stop))
         for pos, text in ((0, "a"), (1, "b"), (2, "c")):
-            sender.add("j", "r", "s", pos, text)
+            sender.add(Delta("j", "r", "s", pos, text))
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
-        sender.add("j", "r", "s", 3, "d")
-        sender.add("j", "r", "s", 0, "again")
+        sender.add(Delta("j", "r", "s", 3, "d"))
+        sender.add(Delta("j", "r", "s", 0, "again"))
         await asyncio.sleep(1)
         stop.set()
     assert [pieces for _, pieces in live.heard] == [[(0, "a")], [(1, "bc")], [(0, "again")]]

@@ -7,6 +7,7 @@ something. Lists, steps and rewards are computed by us, so they must come out th
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
+        raise AssertionError("the scan has no branches")
 
 
 @asynccontextmanager

@@ -81,6 +81,24 @@ def test_live_text_that_begins_anew_says_so_and_other_stages_do_not_mix() -> Non
     assert texts.take_new(ClientEvent(name="waiting")) == ClientEvent(name="waiting")
 
 
+def test_texts_of_several_calls_do_not_mix_and_a_reset_is_of_one() -> None:
+    texts = LiveTexts()
+
+    def take(text: str, call: str | None) -> tuple[str | None, bool] | None:
+        new = texts.take_new(ClientEvent(name="answer.delta", text=text, call=call))
+        return None if new is None else (new.text, new.again)
+
+    assert [take("Rinse", None), take("Put", "k"), take(" it", None)] == [
+        ("Rinse", False),
+        ("Put", False),
+        (" it", False),
+    ]
+    assert texts.take_new(ClientEvent(name="answer.reset", call="k")) is None
+    assert [take("Pu", "k"), take("t it", "k"), take(".", None)] == [None, (" it", False), (".", False)]
+    assert texts.take_new(ClientEvent(name="answer.reset")) is None
+    assert [take("Wash", None), take(" in", "k")] == [("Wash", True), (" in", False)]
+
+
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "localhost", "", "ftp://host", "http://", "http://[::1"])
 def test_a_base_url_that_cannot_be_is_refused_at_once(url: str) -> None:
     with pytest.raises(ConfigurationError, match="http://host:8000"):

@@ -7,6 +7,7 @@ from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChange
 from eco2.gateway.sse import (
     COMMENT,
     Cursor,
+    LiveStage,
     LiveText,
     advance,
     complete,
@@ -224,31 +225,69 @@ def test_an_id_beyond_what_is_known_may_be_ahead_unless_the_job_has_ended() -> N
     assert not may_be_ahead(state_after(5), EventId(150))
 
 
+def writing(number: int, text: str, run: str = "r", stage: str = "answer") -> LiveStage:
+    """A stage of whose first call so much text has come."""
+    return LiveStage(run, stage, {"": LiveText(number, text)})
+
+
 def test_a_late_connection_gets_the_text_so_far_and_then_what_is_new() -> None:
-    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor(), now=0.0)
+    chunk, cursor = advance(state_after(3), writing(1, "abc"), Cursor(), now=0.0)
     assert chunk.endswith(delta_frame("answer", "abc"))
-    chunk, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor, now=0.0)
+    chunk, cursor = advance(state_after(3), writing(1, "abcde"), cursor, now=0.0)
     assert chunk == delta_frame("answer", "de")
-    assert advance(state_after(3), LiveText(1, "r", "answer", "abcde"), cursor, now=0.0) == (b"", cursor)
+    assert advance(state_after(3), writing(1, "abcde"), cursor, now=0.0) == (b"", cursor)
 
 
 def test_a_text_that_starts_over_is_shown_from_its_start() -> None:
-    _, cursor = advance(state_after(3), LiveText(1, "r", "answer", "abc"), Cursor(), now=0.0)
-    chunk, _ = advance(state_after(3), LiveText(2, "r", "answer", "abxy"), cursor, now=0.0)
-    assert chunk == delta_frame("answer", "abxy")
+    _, cursor = advance(state_after(3), writing(1, "abc"), Cursor(), now=0.0)
+    chunk, _ = advance(state_after(3), writing(2, "abxy"), cursor, now=0.0)
+    assert chunk == b"event: answer.reset\ndata: {}\n\n" + delta_frame("answer", "abxy")
+
+
+def test_texts_of_several_calls_are_named_and_one_that_starts_over_says_which() -> None:
+    state, first = state_after(3), LiveText(1, "ab")
+    live = LiveStage("r", "answer", {"": first, "k": LiveText(2, "xy")})
+    chunk, cursor = advance(state, live, Cursor(state.visible_events[-1].id), now=0.0)
+    assert chunk == (
+        b'event: answer.delta\ndata: {"text":"ab"}\n\nevent: answer.delta\ndata: {"text":"xy","call":"k"}\n\n'
+    )
+    live = LiveStage("r", "answer", {"": first, "k": LiveText(3, "")})
+    assert advance(state, live, cursor, now=0.0)[0] == b""  # nothing to show in its place yet
+    live = LiveStage("r", "answer", {"": first, "k": LiveText(3, "xz")})
+    chunk, cursor = advance(state, live, cursor, now=0.0)
+    assert chunk == (
+        b'event: answer.reset\ndata: {"call":"k"}\n\nevent: answer.delta\ndata: {"text":"xz","call":"k"}\n\n'
+    )
+    assert advance(state, live, cursor, now=0.0) == (b"", cursor)
+
+
+def test_a_text_of_the_next_stage_begins_without_a_reset() -> None:
+    cursor = Cursor(state_after(3).visible_events[-1].id, "vision", {"": (1, 5)}, (9, 9))
+    live = LiveStage("r", "answer", {"": LiveText(2, "a")}, (9, 9))
+    chunk, _ = advance(state_after(3), live, cursor, now=0.0)
+    assert chunk == (
+        b'event: answer.delta\ndata: {"text":"a"}\n\nevent: answer.progress\ndata: {"done":9,"total":9}\n\n'
+    )
+
+
+def test_branches_are_counted_once_per_change() -> None:
+    state, live = state_after(3), LiveStage("r", "answer", {}, (3, 200))
+    chunk, cursor = advance(state, live, Cursor(state.visible_events[-1].id), now=0.0)
+    assert chunk == b'event: answer.progress\ndata: {"done":3,"total":200}\n\n'
+    assert advance(state, live, cursor, now=0.0) == (b"", cursor)
 
 
 @pytest.mark.parametrize(
     ("events", "live"),
     [
-        (2, LiveText(1, "r", "answer", "x")),
-        (4, LiveText(1, "r", "answer", "x")),
-        (5, LiveText(1, "r", "answer", "x")),
-        (3, LiveText(1, "old", "answer", "x")),
-        (3, LiveText(1, "r", "vision", "x")),
+        (2, writing(1, "x")),
+        (4, writing(1, "x")),
+        (5, writing(1, "x")),
+        (3, writing(1, "x", run="old")),
+        (3, writing(1, "x", stage="vision")),
     ],
     ids=["not started", "completed", "done", "void run", "another stage"],
 )
-def test_text_outside_of_its_stage_is_not_shown(events: int, live: LiveText) -> None:
+def test_text_outside_of_its_stage_is_not_shown(events: int, live: LiveStage) -> None:
     chunk, _ = advance(state_after(events), live, Cursor(), now=0.0)
     assert b"delta" not in chunk

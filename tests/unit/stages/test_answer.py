@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -53,6 +54,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
+        raise AssertionError("the scan has no branches")
 
 
 @pytest.mark.parametrize(

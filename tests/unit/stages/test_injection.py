@@ -94,6 +94,9 @@ class Desk:
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
 
+    async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
+        raise AssertionError("the scan has no branches")
+
 
 async def scanned(sight: Sight, answer: str, question: str) -> Any:
     desk = Desk(sight, answer, question)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from pydantic import BaseModel
@@ -59,6 +59,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
+        raise AssertionError("the scan has no branches")
 
 
 async def test_an_answer_that_fits_needs_no_repair() -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -39,6 +40,9 @@ class Desk:
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         raise AssertionError("the scan has no steps")
+
+    async def map(self, items: object, fn: object, *, limit: int = 0) -> Any:
+        raise AssertionError("the scan has no branches")
 
 
 async def run(*labels: Label, question: str = "이거 어떻게 버려요?") -> tuple[Desk, JSON]:
