@@ -27,6 +27,7 @@ from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.metrics import Metrics
+from eco2.operator import actions
 from eco2.pacer import Limits
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Broker, Clock, Model, Quota, jobs_queue
@@ -155,6 +156,12 @@ class Process:
     async def order(self, job: Job) -> None:
         """Publishes the work order, as often as it takes. Once more of the same job: a duplicate delivery."""
         await persistently(lambda: self.broker.publish(jobs_queue(job.pipeline), encode_order(job), job.id))
+
+    async def cancel(self, job_id: str) -> JobState:
+        """Cancels a job, as `DELETE /<pipeline>/<id>` does; returns how it ended."""
+        state = self.journal.view.get(job_id)
+        assert state is not None, "this process does not know the job"
+        return await actions.cancel(state, self.journal, self.clock())
 
     async def ended(self, job_id: str) -> JobState:
         """Returns the job's state once it has ended."""
