@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,14 +60,9 @@ def celery(fake: Fake, amqp_url: str, prefix: str, folder: Path) -> Iterator[dic
 @asynccontextmanager
 async def eco2(fake: Fake, amqp_url: str, prefix: str) -> AsyncIterator[Client]:
     """Runs gateway and worker for the length of the block; yields a client."""
-    settings = Settings(
-        port=0,
-        amqp_url=amqp_url,
-        prefix=prefix,
-        pipelines="examples.from_celery.after:reviews",
-        OPENAI_API_KEY="key",
-        OPENAI_BASE_URL=f"{fake.url}/v1",
-    )
+    provider: dict[str, Any] = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{fake.url}/v1"}
+    pipelines = "examples.from_celery.after:reviews"
+    settings = Settings(port=0, amqp_url=amqp_url, prefix=prefix, pipelines=pipelines, **provider)
     stop = asyncio.Event()
     port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     listening = assembly.Listening(gateway=port.set_result)
