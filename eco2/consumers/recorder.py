@@ -106,8 +106,8 @@ class StageRecorder:
     def show_text(self, call: str, pos: int, text: str) -> None:
         """Shows a piece of a text; `call`, `pos`: see `Delta`."""
         self.show_started()
-        piece = replace_surrogates(text)
-        self._live.add(Delta(self._job.id, self.run.id, self.stage.name, pos, piece, call))
+        piece, name = replace_surrogates(text), replace_surrogates(call)
+        self._live.add(Delta(self._job.id, self.run.id, self.stage.name, pos, piece, name))
 
     def count_branches(self, *, begun: int = 0, done: int = 0) -> None:
         """Counts branches of a map, and shows how many there are."""

@@ -29,7 +29,7 @@ class LiveText:
 
 @dataclass(frozen=True, slots=True)
 class LiveStage:
-    """What is known of `stage` in run `run` while it runs.
+    """Holds what is live of `stage` in run `run`.
 
     `texts`: by the name of the call that writes it, see `eco2.delta.Delta`. `branches`: done, and in all.
     """

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from eco2.broker.embedded import CALM, Chaos
 from eco2.call import Answer, Call, Reply, Usage
 from eco2.calls.replies import identify
 from eco2.delta import BRANCHES_INTERVAL, DELTA_TOPIC, decode_deltas
@@ -23,6 +22,7 @@ from eco2.pacer import Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
 from eco2.testing.clock import VirtualClock, run_virtual, virtual
+from tests.support.crash_points import CrashingProcess, Point, Side
 from tests.support.engine_fixtures import at_rest, single
 from tests.support.world import Draft, Process, Question, Remote, ScriptedModel, World, until
 
@@ -382,9 +382,9 @@ DEATHS = 20
 BRANCHES = 200
 
 
-async def killed_again_and_again(seed: int, chaos: Chaos) -> None:
+async def killed_again_and_again(seed: int) -> None:
     """Kills each worker of a fan-out in turn, some time after it has got on, and counts what was lost."""
-    world, calls, lost = World(chaos), list[tuple[str, str]](), 0
+    world, calls, lost = World(), list[tuple[str, str]](), 0
     chance, stage = random.Random(seed), single(fan_out(BRANCHES))
     async with world.process() as gateway:
         job = (await gateway.submit(max_wait=850)).job
@@ -420,4 +420,39 @@ async def killed_again_and_again(seed: int, chaos: Chaos) -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_fan_out_outlives_twenty_workers_and_pays_twice_only_what_was_in_flight(seed: int) -> None:
-    run_virtual(killed_again_and_again(seed, CALM))
+    run_virtual(killed_again_and_again(seed))
+
+
+async def crashes_at(point: Point) -> bool:
+    """False if the worker had done all it had to do before it came to that point."""
+    world, model, stage = World(), Uneven(), single(fan_out(6, limit=3))
+    async with world.process() as gateway:
+        first = CrashingProcess(*world.components(model, stage), point)
+        living = asyncio.create_task(first.live())
+        job = (await gateway.submit()).job
+        ending = asyncio.create_task(gateway.ended(job))
+        gone = asyncio.create_task(first.gone.wait())
+        await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)
+        gone.cancel()
+        await gateway.journal.barrier()
+        state, lost = gateway.journal.view.get(job), 0
+        if not first.gone.is_set():
+            first.process.stop.set()
+        elif state is None or not state.outputs:
+            lost = len(model.calls) - (len(state.recorded) if state else 0)
+        await living
+        async with world.process(model, stage):
+            state = await ending
+            await at_rest(world)
+    assert (state.status, state.outputs["draft"]) == ("completed", {"text": whole(6)})
+    assert lost <= 3
+    assert len(model.calls) == 6 + lost
+    return first.gone.is_set()
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_a_worker_may_crash_between_any_two_of_its_writes_of_a_fan_out(side: Side) -> None:
+    for write in itertools.count():
+        if not run_virtual(crashes_at(Point(write, side))):
+            break
+    assert write >= 10

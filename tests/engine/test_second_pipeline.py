@@ -87,11 +87,14 @@ def test_the_examples_import_nothing_but_the_public_api() -> None:
     assert ours == {
         "agent.py": {"eco2.pipeline"},
         "ask.py": {"eco2.client"},
+        "book.py": {"eco2.pipeline"},
         "helpdesk.py": {"eco2.pipeline"},
         "rewards.py": set(),
         "shop.py": {"eco2.pipeline"},
+        "test_helpdesk.py": {"eco2.testing"},
     }
-    assert not any(module.startswith("tests") for modules in imported.values() for module in modules)
+    of_tests = {module for modules in imported.values() for module in modules if module.startswith("tests")}
+    assert of_tests == {"tests.examples.helpdesk"}
 
 
 async def test_its_events_come_in_order_and_end_with_the_result() -> None:
@@ -269,6 +272,41 @@ async def test_the_scan_runs_beside_it() -> None:
     assert scanned["status"] == "completed"
     assert scanned["pipeline_result"] is not None
     assert answered["letter"] == LETTER
+
+
+async def test_the_example_of_branches_sums_up_each_chapter_under_its_name() -> None:
+    chapters = [f"Chapter {number} begins. It goes on." for number in range(1, 31)]
+    async with running(FakeConfig(scale=0.05)) as fake:
+        provider = {"OPENAI_API_KEY": "key", "OPENAI_BASE_URL": f"{fake.url}/v1"}
+        async with (
+            serving("tests.examples.book:book", **provider) as url,
+            Client(url, patience=10.0) as client,
+        ):
+            job = await client.submit("book", {"chapters": chapters})
+            events = [event async for event in client.events(job)]
+        calls = await fake.calls()
+    result = events[-1].result
+    assert result is not None
+    assert (result["status"], len(calls)) == ("completed", 31)
+    assert isinstance(result["chapters"], list)
+    shown: dict[str | None, str] = {}
+    for event in events:
+        if event.name == "summarise.delta":
+            shown[event.call] = shown.get(event.call, "") + (event.text or "")
+    assert shown
+    for call, text in shown.items():
+        assert call is not None
+        assert result["chapters"][int(call.removeprefix("chapter-")) - 1].startswith(text)
+    assert {event.call for event in events if event.name == "blurb.delta"} == {None}
+    counts = [(event.done or 0, event.total) for event in events if event.name == "summarise.progress"]
+    assert {total for _, total in counts} == {30}
+    assert counts == sorted(counts)
+
+
+async def test_the_example_of_branches_works_without_a_language_model() -> None:
+    async with serving("tests.examples.book:book") as url, Client(url, patience=10.0) as client:
+        result = await client.result(await client.submit("book", {"chapters": ["One. More.", "Two. More."]}))
+    assert (result["chapters"], result["blurb"]) == (["One.", "Two."], "One.")
 
 
 async def test_an_agent_uses_its_tool_before_it_answers() -> None:

@@ -1,4 +1,4 @@
-"""Pipelines that misbehave or take long: a bug, a crash, too much text, twenty calls in one stage.
+"""Pipelines that misbehave or take long: a bug, a crash, too much text, many calls in one stage.
 
 Loaded by `ECO2_PIPELINES=tests.fault.pipelines:bug` and so on; the processes run in the checkout.
 """
@@ -17,6 +17,9 @@ PIECES = 2000
 TURNS = 20
 """Model calls of `turns`, all in one stage, each of a kind of its own."""
 TURNS_AT_ONCE = 3
+BRANCHES = 200
+"""Branches of `fan`, each with one call of a kind of its own."""
+BRANCHES_AT_ONCE = 8
 
 
 class Text(BaseModel):
@@ -60,7 +63,17 @@ async def _take_turns(context: Context[Text]) -> Much:
     return Much(pieces=TURNS)
 
 
+async def _fan_out(context: Context[Text]) -> Much:
+    async def branch(number: int) -> str:
+        return (
+            await context.call(Call(f"branch-{number}", "Count.", str(number), str, 20, stream=True))
+        ).value
+
+    return Much(pieces=len(await context.map(range(BRANCHES), branch, limit=BRANCHES_AT_ONCE)))
+
+
 bug = Pipeline("bug", Text, (Stage("divide", _divide, Nothing),), lambda _: {})
 crash = Pipeline("crash", Text, (Stage("crash", _crash, Nothing),), lambda _: {})
 turns = Pipeline("turns", Text, (Stage("take", _take_turns, Much),), lambda _: {})
+fan = Pipeline("fan", Text, (Stage("out", _fan_out, Much),), lambda _: {})
 flood = Pipeline("flood", Text, (Stage("write", _write, Much),), lambda _: {})

@@ -15,6 +15,11 @@ FAULTS = (
         workers.killed_amid_calls,
     ),
     Fault(
+        "fan-out",
+        "20 times `kill -9` of the worker that runs a job of 200 branches, each time once it has got on.",
+        workers.killed_amid_branches,
+    ),
+    Fault(
         "worker-frozen",
         "`SIGSTOP` of a worker that holds half of the jobs, `SIGCONT` 30 s later.",
         workers.frozen,

@@ -160,6 +160,20 @@ class Trial:
         await self._until(reached)
         return found[0]
 
+    async def got_on(self) -> Slot:
+        """Waits until the current run of some job has recorded a call; the worker that holds it then."""
+        found: list[Slot] = []
+
+        def reached() -> bool:
+            held = [job.runs[-1] for job in self.jobs.values() if job.runs and job.runs[-1].until is None]
+            paid = {fact.body["run"] for fact in self.recorder.facts if fact.type == "call_completed"}
+            working = [each for each in held if each.id in paid]
+            found.extend(slot for slot in self.fleet.workers for each in working if each.by(slot.worker))
+            return bool(found)
+
+        await self._until(reached, self.size.patience)  # two processes' starts and a takeover lie before
+        return found[0]
+
     async def watched(self, count: int) -> None:
         """Waits until so many clients have their first event."""
         await self._until(lambda: sum(bool(follower.sights) for follower in self.followers) >= count)

@@ -2,17 +2,21 @@
 
 import asyncio
 import time
+from dataclasses import replace
 
 from eco2.job import new_id
 from tests.fault.evidence import Evidence, Moment
 from tests.fault.lab import Lab
-from tests.fault.pipelines import TURNS
+from tests.fault.pipelines import BRANCHES, TURNS
 from tests.fault.recorder import append
 from tests.fault.size import Size
 from tests.fault.trial import Trial, trial
 
 AHEAD = 600.0
 """Seconds by which a wrong clock is ahead."""
+KILLS = 20
+TAKEOVER = 4.0
+"""Seconds of silence after which a worker's job is taken over where that must happen twenty times."""
 ORPHANS = 5
 SWEPT = 30.0
 """Seconds behind its deadline in which a job that nobody runs must have its end."""
@@ -44,6 +48,29 @@ async def killed_amid_calls(lab: Lab, size: Size) -> Evidence:
         done = [history for history in run.jobs.values() if history.status == "completed"]
         recorded = [history.recorded for history in done]
         run.check("every call is recorded", recorded == [TURNS] * len(done), f"{recorded}")
+    return run.seen()
+
+
+async def killed_amid_branches(lab: Lab, size: Size) -> Evidence:
+    """kill -9 of each worker that a job of two hundred branches comes to, once it has recorded a call."""
+    size = replace(size, holder_timeout=min(size.holder_timeout, TAKEOVER))
+    pipelines, env = {"fan": "tests.fault.pipelines:fan"}, {"ECO2_TIMEOUT": "1200"}
+    async with trial(lab, size, pipelines=pipelines, env=env) as run:
+        run.submit(1, pipeline="fan", body={"text": "x"})
+        recorded = 0
+        for kill in range(KILLS):
+            victim = await run.got_on()
+            recorded = max(job.recorded for job in run.jobs.values())
+            lab.say(f"kill -9 number {kill + 1} with {recorded} of {BRANCHES} calls recorded")
+            name = victim.worker
+            run.moment = Moment(victim.kill9(), worker=name, limit=size.takeover)
+            await victim.up()
+        run.check("every kill came before the end", recorded < BRANCHES, f"{recorded} recorded")
+        await run.over()
+        (job,) = run.jobs.values()
+        run.check("every call is recorded", job.recorded == BRANCHES, f"{job.recorded}")
+        run.check("every kill ended a run", len(job.runs) > KILLS, f"{len(job.runs)} runs")
+        run.check("the job completes", job.status == "completed", f"{job.status} {job.code}")
     return run.seen()
 
 

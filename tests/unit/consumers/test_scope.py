@@ -154,6 +154,29 @@ def test_a_drain_waits_for_calls_and_until_their_replies_are_saved(failed: bool)
 
 
 @virtual
+async def test_nothing_begins_in_a_drain_and_what_wanted_to_begin_ends_with_the_last_call() -> None:
+    began, begun = now(), False
+
+    async def call(scope: CancelScope, seconds: float) -> None:
+        with scope.in_call():
+            await asyncio.sleep(seconds)
+        scope.mark_saved()
+
+    async def begin(scope: CancelScope) -> None:
+        nonlocal begun
+        await asyncio.sleep(2)
+        await scope.checkpoint()  # of a call that is in flight, before its first byte
+        await scope.checkpoint(begins=True)
+        begun = True
+
+    async with CancelScope(100) as scope:
+        later(1, scope=scope)
+        await asyncio.gather(call(scope, 3), call(scope, 5), begin(scope))
+    assert (scope.reason, begun) == (DRAINED, False)
+    assert now() - began == pytest.approx(5)
+
+
+@virtual
 async def test_a_drain_does_not_wait_for_a_call_that_was_not_paid() -> None:
     async with CancelScope(100) as scope:
         later(1, scope=scope)

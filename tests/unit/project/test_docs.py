@@ -16,7 +16,7 @@ import typer
 from eco2.broker.topology import Topology
 from eco2.cli import app
 from eco2.consumers.liveness import HolderQuery, HolderReply
-from eco2.delta import decode_deltas, encode_deltas
+from eco2.delta import Live, decode_deltas, encode_deltas
 from eco2.environment import markdown
 from eco2.event import (
     Event,
@@ -107,7 +107,7 @@ def test_every_kind_of_event_has_an_example() -> None:
 
 def test_every_field_of_every_message_is_explained() -> None:
     explained = {name for line in WIRE.splitlines() for name in ticked(line)}
-    kinds = (*get_args(Event), GrantedCall, Header)
+    kinds = (*get_args(Event), *get_args(Live), GrantedCall, Header)
     wanted = set[str]().union(*(fields(kind) for kind in kinds)) | fields(Job) - {"id"}
     assert wanted - explained == set()
 
@@ -127,6 +127,9 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
         ("queued", "1", 0),
         ("vision", "3", 10),
         ("answer.delta", None, None),
+        ("summarise.delta", None, None),
+        ("summarise.reset", None, None),
+        ("summarise.progress", None, None),
         ("retrying", None, None),
         ("reward", "5.1", 41),
     ]
@@ -139,7 +142,7 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
     ("text", "examples"),
     [
         ("events.md", ["rewards.py"]),
-        ("pipelines.md", ["helpdesk.py", "test_helpdesk.py", "agent.py", "ask.py", "shop.py"]),
+        ("pipelines.md", ["helpdesk.py", "test_helpdesk.py", "agent.py", "book.py", "ask.py", "shop.py"]),
     ],
 )
 def test_programs_in_the_texts_are_those_that_the_tests_run(text: str, examples: list[str]) -> None:
