@@ -15,7 +15,10 @@ from eco2.ports import no_gate
 
 
 class Fault(enum.Enum):
-    """Something that happens to a call in the place of an answer; the next try gets the next answer."""
+    """Something that happens to a call in the place of an answer; the next try gets the next answer.
+
+    `eco2.testing.installation` makes it happen, and so does `run`; with a `World` kill processes yourself.
+    """
 
     CRASH = "crash"
     """The worker ends as by `kill -9` while the call is in flight; another one takes over."""

@@ -1,7 +1,7 @@
 """Runs jobs of a pipeline in process, in virtual time, and shows what became of each."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -100,6 +100,8 @@ async def installation(
     pipeline: AnyPipeline,
     model: ScriptedModel,
     *,
+    models: Sequence[str] = ("scripted",),
+    embeddings: Sequence[str] = (),
     limits: Limits | None = None,
     prefetch: int = 10,
     concurrency: int = 10,
@@ -107,17 +109,21 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     """Runs a gateway and a worker around an embedded broker for the length of the block, under `@virtual`.
 
-    `limits`: calls and tokens per minute at the provider. `prefetch`: jobs at once, `concurrency`: calls at
-    once. `chaos`: how unkind the broker is.
-    Raises `ValueError` for a pipeline that no process would start with.
+    `models`: names that calls may ask for, one provider each; `embeddings`: those that embed texts. `model`
+    answers for all. `limits`: calls and tokens per minute of each. `prefetch`: jobs at once, `concurrency`:
+    calls at once. `chaos`: how unkind the broker is. Raises `ValueError` for a pipeline
+    that no process would start with.
     """
     if wrong := problems([pipeline]):
         raise ValueError("; ".join(wrong))
     world = World(pipeline, chaos)
-    remote = Remote("scripted", model, limits, concurrency=concurrency)
+    remotes = [
+        Remote(name, model, limits, concurrency=concurrency, embeds=name in embeddings)
+        for name in (*models, *embeddings)
+    ]
     try:
         async with world.process() as gateway, asyncio.TaskGroup() as group:
-            group.create_task(serve(world, gateway, remote, model, prefetch))
+            group.create_task(serve(world, gateway, remotes, model, prefetch))
             try:
                 yield Installation(gateway, model)
             finally:
@@ -129,10 +135,12 @@ async def installation(
         raise error from None
 
 
-async def serve(world: World, gateway: Process, remote: Remote, model: ScriptedModel, prefetch: int) -> None:
+async def serve(
+    world: World, gateway: Process, remotes: Sequence[Remote], model: ScriptedModel, prefetch: int
+) -> None:
     """Runs a worker, and another one after each crash, until the model's `faults` end with None."""
     while True:
-        async with world.process(remotes=[remote], prefetch=prefetch) as worker:
+        async with world.process(remotes=remotes, prefetch=prefetch) as worker:
             while (fault := await model.faults.get()) and fault[0] is not Fault.CRASH:
                 if fault[0] is Fault.DUPLICATE:
                     await gateway.order(gateway.jobs[fault[1]])
@@ -146,19 +154,22 @@ def run(
     given: object,
     answers: Mapping[str, Script] | ScriptedModel,
     *,
+    models: Sequence[str] = ("scripted",),
+    embeddings: Sequence[str] = (),
     limits: Limits | None = None,
     chaos: Chaos = CALM,
 ) -> Ran:
     """Runs one job to its end in virtual time; needs no event loop.
 
     `given`: an instance of the pipeline's input, or what it is validated from. `answers`: the script, by the
-    kinds of the calls. A stage that never returns ends as `TIMEOUT`, in no real time. Raises `AssertionError`
-    for a call without an answer, `ValueError` for a pipeline that no process would start with.
+    kinds of the calls. The others: as for `installation`. A stage that never returns ends as `TIMEOUT`, in
+    no real time. Raises `AssertionError` for a call without an answer, `ValueError` for a pipeline that no process would start with.
     """
     model = answers if isinstance(answers, ScriptedModel) else ScriptedModel(answers)
 
     async def one() -> Ran:
-        async with installation(pipeline, model, limits=limits, chaos=chaos) as running:
+        kit = installation(pipeline, model, models=models, embeddings=embeddings, limits=limits, chaos=chaos)
+        async with kit as running:
             return await running.run(given)
 
     return run_virtual(one())

@@ -11,7 +11,17 @@ from decimal import Decimal
 import pytest
 from pydantic import BaseModel
 
-from eco2.pipeline import Call, Context, Pipeline, Reply, Stage, ToolCall, Usage
+from eco2.pipeline import (
+    Call,
+    Context,
+    Pipeline,
+    Reply,
+    Stage,
+    ToolCall,
+    Usage,
+    Vectors,
+    embedding,
+)
 from eco2.testing import (
     Fault,
     Limits,
@@ -25,6 +35,8 @@ from eco2.testing import (
 )
 from tests.examples.agent import OpeningHours, agent
 from tests.examples.helpdesk import Triage, helpdesk
+from tests.support.engine_fixtures import single
+from tests.support.world import Draft, Question
 
 REFUND = Triage(topic="refund", urgent=False)
 MESSAGE = {"text": "I want my money back."}
@@ -69,6 +81,19 @@ def test_a_reply_may_ask_for_tools() -> None:
     ran = run(agent, {"text": "Are you open?"}, {"answer": turn})
     assert ran.result["answer"] == "sunday: closed"
     assert ran.cost is None
+
+
+def test_calls_may_ask_for_a_model_and_for_embeddings() -> None:
+    async def ask(context: Context[Question]) -> Draft:
+        vectors = await context.call(embedding(("one", "three"), "small-embedding"))
+        reply = await context.call(Call("after", "", "text", str, 10, model="mini"))
+        return Draft(text=f"{len(vectors.value)} {reply.value}")
+
+    answers: dict[str, Script] = {"embedding": Vectors([(1.0,), (0.5,)]), "after": "said"}
+    models, embeddings = ("scripted", "mini"), ("small-embedding",)
+    ran = run(single(ask), None, answers, models=models, embeddings=embeddings)
+    assert ran.outputs["draft"] == {"text": "2 said"}
+    assert run(single(ask), None, answers).code == "UNSUPPORTED_MODEL"
 
 
 @pytest.mark.parametrize(
