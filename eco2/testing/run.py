@@ -163,7 +163,8 @@ def run(
 
     `given`: an instance of the pipeline's input, or what it is validated from. `answers`: the script, by the
     kinds of the calls. The others: as for `installation`. A stage that never returns ends as `TIMEOUT`, in
-    no real time. Raises `AssertionError` for a call without an answer, `ValueError` for a pipeline that no process would start with.
+    no real time. Raises `AssertionError` for a call without an answer, `ValueError` for a pipeline that
+    no process would start with.
     """
     model = answers if isinstance(answers, ScriptedModel) else ScriptedModel(answers)
 
