@@ -94,6 +94,10 @@ def in_force(settings: Settings, role: Role, loaded: Sequence[AnyPipeline]) -> d
             else offer.model
             for offer in offers(settings)
         },
+        "budgets": {
+            name: f"{budget.rpm} requests/min" + (f", {budget.tpm} tokens/min" if budget.tpm else "")
+            for name, budget in settings.budgets.items()
+        },
         "prefetch": settings.prefetch,
         "concurrency": settings.concurrency,
         "prefix": settings.prefix,
@@ -125,7 +129,7 @@ async def process(
     listening = listening or Listening()
     loaded = pipelines(settings)
     log.info("starting", **in_force(settings, role, loaded))
-    budgets = () if role == "gateway" else tuple(settings.remotes)
+    budgets = () if role == "gateway" else (*settings.remotes, *settings.budgets)
     broker = open_broker(settings, topology(settings, loaded, budgets), role, alone=role == "serve")
     presence = _presence(settings, role, loaded, broker)
     window = settings.view_minutes * 60
@@ -169,22 +173,26 @@ async def process(
 def _presence(settings: Settings, role: Role, loaded: Sequence[AnyPipeline], broker: Broker) -> Presence:
     """Returns what the process shows of itself to the others."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-    remotes = {} if role == "gateway" else settings.remotes
-    limits = {provider: Limits(remote.rpm, remote.tpm) for provider, remote in remotes.items()}
+    limits = {}
+    if role != "gateway":
+        limits = {name: Limits(remote.rpm, remote.tpm) for name, remote in settings.remotes.items()}
+        limits |= {name: Limits(budget.rpm, budget.tpm) for name, budget in settings.budgets.items()}
     pipelines = tuple(pipeline.name for pipeline in loaded)
     return Presence(broker, name, role, pipelines, limits, alone=settings.amqp_url is None)
 
 
 @dataclass(frozen=True, slots=True)
 class _Budgets:
-    """The shares of a worker in the budgets of all providers, by name."""
+    """The shares of a worker in the budgets of all providers, and of `other` APIs, by name."""
 
     members: "Mapping[str, Member]"
+    other: "Mapping[str, Member]"
     named: "dict[tuple[str, str], Named]" = field(default_factory=dict)
 
     @property
     def components(self) -> list[Component]:
-        return [Component(f"budget of {name}", member.run) for name, member in self.members.items()]
+        all_members = {**self.members, **self.other}
+        return [Component(f"budget of {name}", member.run) for name, member in all_members.items()]
 
     def update_limits(self, provider: str, requests: float | None, tokens: float | None) -> None:
         """Takes over the limits that an answer of the provider names."""
@@ -229,7 +237,11 @@ class _Parts:
             if (remote := offer.remote) is not None:
                 limits = Limits(remote.rpm, remote.tpm)
                 members[offer.name] = join_budget(core, offer.name, limits, remote.counting)
-        return _Budgets(members)
+        other = {
+            name: join_budget(core, name, Limits(budget.rpm, budget.tpm), "request")
+            for name, budget in self.settings.budgets.items()
+        }
+        return _Budgets(members, other)
 
     def worker(
         self,
@@ -251,7 +263,7 @@ class _Parts:
             window=settings.view_minutes * 60,
             default_model=settings.default_model,
         )
-        return worker_components(self.core, providers, options, resources)
+        return worker_components(self.core, providers, options, resources, budgets.other)
 
     def provider(self, offer: Offer, model: Model, budgets: "_Budgets") -> "Provider":
         from eco2.calls.provider import Provider
@@ -260,7 +272,7 @@ class _Parts:
         name, budget, concurrency = offer.name, None, self.settings.concurrency
         if (remote := offer.remote) is not None:
             concurrency, limits = remote.concurrency, Limits(remote.rpm, remote.tpm)
-            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting)
+            budget = build_budget(offer.model, budgets.members[name], limits, remote.counting, offer.price)
         return Provider(name, offer.model, model, concurrency, self.metrics, budget, offer.embeds)
 
     def gateway_deadlines(self) -> Component:
@@ -279,6 +291,7 @@ class _Parts:
         settings = self.settings
         config = GatewayConfig(
             models=(models := model_names(settings)),
+            priced=tuple(each.model for each in offers(settings) if each.price and not each.embeds),
             default_model=settings.default_model,
             local_model=LOCAL if LOCAL in models else None,
             auth=settings.auth,

@@ -36,6 +36,20 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Price:
+    """USD per million tokens of uncached input, cached input and output."""
+
+    input: Decimal
+    cached: Decimal
+    output: Decimal
+
+    def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
+        """Returns the exact cost in USD. `cached_tokens` are a part of `input_tokens`."""
+        fresh = (input_tokens - cached_tokens) * self.input
+        return (fresh + cached_tokens * self.cached + output_tokens * self.output) / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
 class Tool:
     """A function that the model may ask the stage to run.
 

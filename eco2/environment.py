@@ -10,13 +10,22 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
 from eco2.errors import ConfigurationError
 from eco2.remote import clean, shown
-from eco2.settings import GROUPS, MORE, ProviderSettings, Settings, size_for_scans, warnings
+from eco2.settings import (
+    GROUPS,
+    MORE,
+    OTHER,
+    BudgetSettings,
+    ProviderSettings,
+    Settings,
+    size_for_scans,
+    warnings,
+)
 from eco2.variables import of_services
 
 
@@ -28,7 +37,7 @@ def load(given: Mapping[str, str | int] | None = None) -> Settings:
     except ValidationError as error:
         wrong += _explain(error)
     except SettingsError:  # its text may quote a key
-        wrong.append(f"ECO2_PROVIDERS is not valid JSON. {_PROVIDER_ADVICE}")
+        wrong.append(f"ECO2_PROVIDERS or ECO2_BUDGETS is not valid JSON. {_PROVIDER_ADVICE}")
     else:
         if not wrong:
             return settings
@@ -53,10 +62,10 @@ def unknown(environment: Mapping[str, str]) -> list[str]:
             )
         if not upper.startswith("ECO2_") or upper in names or name in foreign:
             continue
-        if upper.startswith(("ECO2_TEST_", "ECO2_PROVIDERS__")):
+        if upper.startswith(("ECO2_TEST_", "ECO2_PROVIDERS__", "ECO2_BUDGETS__")):
             continue
-        near = difflib.get_close_matches(upper, sorted(names - {"ECO2_PROVIDERS"}), n=1)
-        if upper.startswith("ECO2_PROVIDER"):
+        near = difflib.get_close_matches(upper, sorted(names - {"ECO2_PROVIDERS", "ECO2_BUDGETS"}), n=1)
+        if upper.startswith(("ECO2_PROVIDER", "ECO2_BUDGET")):
             errors.append(f"unknown {name}. {_PROVIDER_ADVICE}")
         elif near:
             errors.append(f"unknown {name}; did you mean {near[0]}? Rename or unset it.")
@@ -72,8 +81,8 @@ def _explain(error: ValidationError) -> list[str]:
         location = tuple(map(str, problem["loc"]))
         if not location:
             lines += message.split("\n")
-        elif location[0] == "providers":
-            lines.append(_explain_provider(location[1:], problem["type"], message, problem["input"]))
+        elif (group := NESTED.get(location[0])) is not None:
+            lines.append(_explain_nested(group, location, problem["type"], message, problem["input"]))
         else:
             name, field = _field(location[0])
             given = "" if is_secret(name, field) else f"={shown(str(problem['input']))}"
@@ -81,36 +90,39 @@ def _explain(error: ValidationError) -> list[str]:
     return lines
 
 
+NESTED: Mapping[str, type[BaseModel]] = {"providers": ProviderSettings, "budgets": BudgetSettings}
+"""The settings that have names of the operator's choice, and variables of their own each."""
+
 _PROVIDER_ADVICE = (
-    "Give each provider its own variables, ECO2_PROVIDERS__NAME__API_KEY and so on, "
-    "with two underscores on both sides of its name."
+    "Give each provider its own variables, ECO2_PROVIDERS__NAME__API_KEY and so on, and each budget "
+    "ECO2_BUDGETS__NAME__RPM, with two underscores on both sides of its name."
 )
 
 
-def _explain_provider(location: tuple[str, ...], kind: str, message: str, value: object) -> str:
-    """Explains an error in the variables of one provider.
+def _explain_nested(
+    group: type[BaseModel], location: tuple[str, ...], kind: str, message: str, value: object
+) -> str:
+    """Explains an error in the variables of one provider or budget.
 
     A value is shown only if it cannot be a secret: a key may stand under any wrong name.
     """
-    match location:
-        case (provider, key, *_) if (field := ProviderSettings.model_fields.get(key)) is not None:
-            name = provider_variable(provider, key)
+    of, what = location[0], location[0].removesuffix("s")
+    match location[1:]:
+        case (name, key, *_) if (field := group.model_fields.get(key)) is not None:
+            variable = nested_variable(of, name, key)
             if kind == "missing":
-                return f"{name} is missing: set it, or unset all of {provider_variable(provider, '')}…"
-            given = "" if is_secret(name, field) else f"={shown(str(value))}"
-            return f"{name}{given}: {message}. {_advice(field)}"
-        case (provider, key, *_):
-            fields = list(ProviderSettings.model_fields)
-            close = difflib.get_close_matches(key, fields, n=1)
-            meant = f"did you mean {provider_variable(provider, close[0])}? " if close else ""
-            names = ", ".join(name.upper() for name in fields)
-            return (
-                f"{provider_variable(provider, key)} is no setting: {meant}A provider's settings are {names}."
-            )
-        case (provider,):
-            return f"ECO2_PROVIDERS__{provider.upper()} is no setting. {_PROVIDER_ADVICE}"
+                return f"{variable} is missing: set it, or unset all of {nested_variable(of, name, '')}…"
+            given = "" if is_secret(variable, field) else f"={shown(str(value))}"
+            return f"{variable}{given}: {message}. {_advice(field)}"
+        case (name, key, *_):
+            close = difflib.get_close_matches(key, list(group.model_fields), n=1)
+            meant = f"did you mean {nested_variable(of, name, close[0])}? " if close else ""
+            names = ", ".join(name.upper() for name in group.model_fields)
+            return f"{nested_variable(of, name, key)} is no setting: {meant}A {what}'s settings are {names}."
+        case (name,):
+            return f"ECO2_{of.upper()}__{name.upper()} is no setting. {_PROVIDER_ADVICE}"
         case _:
-            return f"ECO2_PROVIDERS: {message}. {_PROVIDER_ADVICE}"
+            return f"ECO2_{of.upper()}: {message}. {_PROVIDER_ADVICE}"
 
 
 def _advice(field: FieldInfo) -> str:
@@ -132,9 +144,9 @@ def variable(key: str, field: FieldInfo) -> str:
     return field.validation_alias if isinstance(field.validation_alias, str) else f"ECO2_{key.upper()}"
 
 
-def provider_variable(provider: str, key: str) -> str:
-    """Returns the variable of a provider's setting."""
-    return f"ECO2_PROVIDERS__{provider.upper()}__{key.upper()}"
+def nested_variable(of: str, name: str, key: str) -> str:
+    """Returns the variable of a setting of one of the `providers`, or of the `budgets`."""
+    return f"ECO2_{of.upper()}__{name.upper()}__{key.upper()}"
 
 
 def is_secret(name: str, field: FieldInfo) -> bool:
@@ -187,12 +199,13 @@ def markdown() -> str:
             for key, field in Settings.model_fields.items()
             if metadata(field)["group"] == group
         ]
-    parts += ["", f"## {MORE}", "", "Choose a name for each, here `NAME`: letters and digits.", ""]
-    parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
-    parts += [
-        table_row(provider_variable("name", key), field)
-        for key, field in ProviderSettings.model_fields.items()
-    ]
+    for title, of in ((MORE, "providers"), (OTHER, "budgets")):
+        parts += ["", f"## {title}", "", "Choose a name for each, here `NAME`: letters and digits.", ""]
+        parts += ["| Variable | Default | Unit | What it does |", "|---|---|---|---|"]
+        parts += [
+            table_row(nested_variable(of, "name", key), field)
+            for key, field in NESTED[of].model_fields.items()
+        ]
     return "\n".join(parts) + "\n"
 
 

@@ -186,6 +186,15 @@ class CallTooLarge(PermanentError):
     code = "CALL_TOO_LARGE"
 
 
+class BudgetExceeded(PermanentError):
+    """A call may cost more than is left of its job's `max_usd`, or its cost is not known.
+
+    Nothing was sent. A stage may catch it and return what it has.
+    """
+
+    code = "BUDGET_EXCEEDED"
+
+
 class JobForgotten(PermanentError):
     """The journal no longer holds the job: its events have passed the retention."""
 

@@ -8,7 +8,7 @@ Guarantees: what is decoded has numbers and names in the bounds of this module, 
 An event beyond them is as one of an unknown kind: skipped and counted.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from eco2.errors import DecodeError
-from eco2.job import JSON, Job, complete_times
+from eco2.job import JSON, Job
 
 EVENTS_VERSION = 1
 
@@ -39,6 +39,8 @@ Limit = Annotated[float, Meta(gt=0, le=1e12)]
 Number = Annotated[int, Meta(ge=1, le=2**63 - 1)]
 MAX_USD = Decimal(1_000_000)
 """Of one day, or one stage."""
+Usd = Annotated[float, Meta(gt=0, le=1e6)]
+"""A limit; sums of costs are exact, see `amount`."""
 
 
 def amount(text: object) -> Decimal | None:
@@ -79,8 +81,8 @@ class Header(msgspec.Struct, frozen=True, gc=False, rename={"writer": "w", "numb
 class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     """A job was accepted. Of several with one (owner, key), the first in log order wins.
 
-    `max_wait`, `timeout`, `deadline`: see `eco2.job.Job`. `resumes`: the ended job that this one replays,
-    whose completed stages' `outputs` it begins with.
+    `max_wait`, `timeout`, `deadline`, `max_usd`: see `eco2.job.Job`; release 0.1 wrote of these `deadline`.
+    `resumes`: the ended job that this one replays, whose completed stages' `outputs` it begins with.
     """
 
     job: str
@@ -89,14 +91,12 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     deadline: Time = 0.0
     max_wait: Duration = 0.0
     timeout: Duration = 0.0
+    max_usd: Usd | None = None
     owner: str = ""
     key: str | None = None
     model: str | None = None
     resumes: str | None = None
     outputs: dict[str, JSON] = {}
-
-    def __post_init__(self) -> None:
-        complete_times(self, self.ts)
 
 
 def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None = None) -> Queued:
@@ -109,6 +109,7 @@ def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None
         deadline=job.deadline,
         max_wait=job.max_wait,
         timeout=job.timeout,
+        max_usd=job.max_usd,
         owner=job.owner,
         key=job.key,
         model=job.model,
@@ -383,9 +384,8 @@ def encode_events(events: Sequence[Event]) -> bytes:
     return encode_batch([encode_event(event) for event in events])
 
 
-def encode_event(event: Event) -> bytes:
-    """One event as JSON. Raises TypeError or ValueError for a value that JSON cannot hold."""
-    return _encoder.encode(event)
+encode_event: Callable[[Event], bytes] = _encoder.encode
+"""Encodes one event as JSON. Raises TypeError or ValueError for a value that JSON cannot hold."""
 
 
 def encode_batch(events: Sequence[bytes], header: Header | None = None) -> bytes:

@@ -1,5 +1,6 @@
 """Selects the frames of a stack that belong to a pipeline's own code, and describes them in one line each."""
 
+import os
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +8,11 @@ from traceback import FrameSummary
 
 MAX_PRINTED = 1_000
 """Characters of a text that are looked at."""
-_LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_ENGINE = str(Path(__file__).parent)
-_BUNDLED = str(Path(_ENGINE, "stages"))
+_LIBRARIES = tuple(
+    sysconfig.get_paths()[name] + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+_ENGINE = str(Path(__file__).parent) + os.sep
+_BUNDLED = f"{_ENGINE}stages{os.sep}"
 """The pipeline that comes with the package is no part of the engine."""
 
 

@@ -2,7 +2,6 @@
 
 import os
 import uuid
-from typing import Protocol
 
 import msgspec
 
@@ -21,6 +20,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     `accepted`: Unix seconds. `max_wait`: seconds from then until its first call may be granted, or it ends as
     `EXPIRED`. `timeout`: seconds of its work, see `eco2.journal.state.JobState.deadline`, or it ends as
     `TIMEOUT`. `deadline`: for release 0.1, which knows nothing else: the Unix time of both together.
+    `max_usd`: USD that its calls may cost, or it ends as `BUDGET_EXCEEDED`; None: any sum.
     `owner`: who may read it ("" where there is no authentication). `key`: the client's idempotency key.
     `digest`: SHA-256 (hex) of what the client sent; the same key with another digest is another request.
     `model`: the model that the client pinned, or None.
@@ -34,12 +34,18 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     deadline: float = 0.0
     max_wait: float = 0.0
     timeout: float = 0.0
+    max_usd: float | None = None
     owner: str = ""
     key: str | None = None
     model: str | None = None
 
     def __post_init__(self) -> None:
-        complete_times(self, self.accepted)
+        if self.timeout == 0.0:  # of release 0.1, which wrote only a deadline
+            both = max(0.0, self.deadline - self.accepted)
+            msgspec.structs.force_setattr(self, "max_wait", both)
+            msgspec.structs.force_setattr(self, "timeout", both)
+        elif self.deadline == 0.0:
+            msgspec.structs.force_setattr(self, "deadline", self.accepted + self.max_wait + self.timeout)
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -55,25 +61,6 @@ _ORDERS = msgspec.json.Decoder(Order, float_hook=float)
 
 class _Version(msgspec.Struct):
     v: int
-
-
-class _Timed(Protocol):
-    @property
-    def deadline(self) -> float: ...
-    @property
-    def max_wait(self) -> float: ...
-    @property
-    def timeout(self) -> float: ...
-
-
-def complete_times(timed: _Timed, accepted: float) -> None:
-    """Fills in what a job or its event lacks: release 0.1 wrote only a `deadline`, which then bounds both."""
-    if timed.timeout == 0.0:
-        for name in ("max_wait", "timeout"):
-            msgspec.structs.force_setattr(timed, name, max(0.0, timed.deadline - accepted))  # type: ignore[arg-type]
-    elif timed.deadline == 0.0:
-        until = accepted + timed.max_wait + timed.timeout
-        msgspec.structs.force_setattr(timed, "deadline", until)  # type: ignore[arg-type]
 
 
 class OrderHead(msgspec.Struct, frozen=True):

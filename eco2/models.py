@@ -3,13 +3,18 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 
+from eco2.call import Price
 from eco2.errors import ConfigurationError
+from eco2.llm.prices import price
 from eco2.ports import Model
 from eco2.settings import ProviderSettings, Settings
 
 LOCAL = "local"
 """The name of the model that needs no key, and of its provider."""
+
+FREE = Price(Decimal(), Decimal(), Decimal())
 
 OnLimits = Callable[[str, float | None, float | None], None]
 """Receives a provider's name, and the requests and tokens per minute that its answers state."""
@@ -27,6 +32,11 @@ class Offer:
     def embeds(self) -> bool:
         """Returns whether its model embeds texts; only calls of a pipeline can name it."""
         return self.remote is not None and self.remote.embeddings
+
+    @property
+    def price(self) -> Price | None:
+        """Returns what its calls cost; None if that is not known."""
+        return FREE if self.remote is None else price(self.model)
 
 
 def offers(settings: Settings) -> tuple[Offer, ...]:

@@ -34,12 +34,21 @@ from eco2.call import (
     Vectors,
     embedding,
 )
-from eco2.errors import ConfigurationError, InputRefused, InvalidInput, PermanentError, RetryableError
+from eco2.errors import (
+    BudgetExceeded,
+    ConfigurationError,
+    InputRefused,
+    InvalidInput,
+    PermanentError,
+    RateLimited,
+    RetryableError,
+)
 from eco2.job import JSON
 
 __all__ = [
     "JSON",
     "NEVER",
+    "BudgetExceeded",
     "Call",
     "CallChanged",
     "Context",
@@ -54,6 +63,7 @@ __all__ = [
     "PaidCallFailed",
     "PermanentError",
     "Pipeline",
+    "RateLimited",
     "Reply",
     "Retry",
     "RetryableError",
@@ -138,7 +148,8 @@ class Context(Protocol[Input_co, Resources_co]):
         A paid call is paid once: its reply is recorded, and a later run of the stage gets it at once. Calls
         may run side by side (`asyncio.gather`). Raises `PermanentError` when the model will not answer, as
         `InvalidAnswer` when it answered and the answer does not fit the schema or the tools, as `CallChanged`
-        when `call.key` stands for another question; `RetryableError` when it did not answer before the
+        when `call.key` stands for another question, as `BudgetExceeded` when it might cost more than is left
+        of the job's `max_usd`; `RetryableError` when it did not answer before the
         deadline.
         """
 
@@ -158,6 +169,16 @@ class Context(Protocol[Input_co, Resources_co]):
 
     def emit(self, text: str) -> None:
         """Shows `text` to the job's clients as the next piece of this stage's live text. Not stored."""
+
+    def reserve(self, budget: str, tokens: float = 0.0) -> AbstractAsyncContextManager[None]:
+        """Waits until a request may be sent to another API within its named budget, and counts it there.
+
+        Send one request in the block, at once: the budget is that of `ECO2_BUDGETS__NAME__RPM`, for all
+        workers together. `tokens`: what the request takes of `…__TPM`. Raise `RateLimited` in the block if
+        the API answers 429: then nobody sends until its `retry_after`, and the stage is tried again unless it
+        catches the error. Nothing is recorded: use it inside of the work of a `step`. Raises
+        `PermanentError` without such a budget, or for more tokens than it has for a minute.
+        """
 
     async def step(self, name: str, work: Callable[[str], Awaitable[JSON]]) -> JSON:
         """Runs `work` at least once and returns its recorded value, which is used once it is recorded.
@@ -252,6 +273,8 @@ class Pipeline(Generic[Input, Resources]):
     `max_wait`: seconds from a job's acceptance until its first call is granted, or it ends as `EXPIRED`.
     `timeout`: seconds from its start until it ends as `TIMEOUT`. A client may ask for less, never for more.
     None: `ECO2_MAX_WAIT`, `ECO2_TIMEOUT`.
+    `max_usd`: USD that the calls of one job may cost, or it ends as `BUDGET_EXCEEDED`; a client may ask for
+    less. None: any sum, unless the client limits it.
     """
 
     name: str
@@ -269,6 +292,7 @@ class Pipeline(Generic[Input, Resources]):
     result_type: type[BaseModel] | None = None
     max_wait: float | None = None
     timeout: float | None = None
+    max_usd: float | None = None
 
     def result_json(self, outputs: Outputs | None) -> JSON:
         """Builds the pipeline's members of a result as JSON. Raises TypeError for another type."""

@@ -37,6 +37,7 @@ RUN = "Jobs and the broker"
 HTTP = "HTTP"
 MODEL = "Models"
 MORE = "Further providers"
+OTHER = "Budgets of other APIs"
 LOG = "Logs"
 MAX_PREFIX = 100
 """Characters; with a pipeline's name of 64 the longest queue name stays below AMQP's 255 bytes."""
@@ -167,6 +168,17 @@ class ProviderSettings(BaseModel):
     """Its model embeds texts: it takes the calls of `eco2.pipeline.embedding`, and no others."""
 
 
+class BudgetSettings(BaseModel):
+    """The budget of another API. The field `rpm` of a budget MAPS is `ECO2_BUDGETS__MAPS__RPM`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    rpm: int = _setting(..., OTHER, unit="requests/min", ge=1, le=MAX_RPM)
+    """Requests per minute of all workers together, as `context.reserve` counts them."""
+    tpm: int | None = _setting(None, OTHER, unit="tokens/min", ge=1, le=MAX_TPM)
+    """Tokens, or whatever else the API counts, per minute. Unset: no limit."""
+
+
 class Settings(BaseSettings):
     """All settings. Field `prefetch` is the variable `ECO2_PREFETCH`; an empty variable counts as unset."""
 
@@ -292,6 +304,8 @@ class Settings(BaseSettings):
     providers: dict[str, ProviderSettings] = _setting({}, MODEL)
     """Further providers by name, each with its own variables (below). A job that names no model goes to the
     provider with the shortest expected wait."""
+    budgets: dict[str, BudgetSettings] = _setting({}, MODEL)
+    """Budgets of other APIs by name, for `context.reserve`, each with its own variables (below)."""
     daily_usd: Decimal | None = _setting(None, MODEL, unit="USD", gt=0)
     """Spending limit for models per day (UTC, by list price). Beyond it gateways refuse new jobs with
     `SPEND_LIMIT` until midnight; running jobs finish. Unset: no limit."""
@@ -373,6 +387,15 @@ class Settings(BaseSettings):
             if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in ("openai", "local"):
                 raise ValueError(f"{name!r} cannot be a provider's name: use a-z, 0-9; not openai, local")
         return providers
+
+    @field_validator("budgets")
+    @classmethod
+    def _apart(cls, budgets: dict[str, BudgetSettings], info: ValidationInfo) -> dict[str, BudgetSettings]:
+        taken = {"openai", "local", *info.data.get("providers", {})}
+        for name in budgets:
+            if not re.fullmatch(r"[a-z][a-z0-9]*", name) or name in taken:
+                raise ValueError(f"{name!r} cannot be a budget's name: use a-z, 0-9; no provider's name")
+        return budgets
 
     @model_validator(mode="after")
     def _agree(self) -> Self:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
+from eco2.event import MAX_USD
 from eco2.pipeline import AnyPipeline, AnyStage, Retry, Stage
 from eco2.ports import DELAYS
 
@@ -72,6 +73,8 @@ def interface_problems(pipeline: AnyPipeline) -> Iterator[str]:
     ):
         yield "the input's field `model` never arrives: the gateway takes it for the job's model; rename it"
     yield from time_problems(max_wait=pipeline.max_wait, timeout=pipeline.timeout)
+    if problem := cost_problem(pipeline.max_usd):
+        yield f"`max_usd` {problem}"
     if problem := sync_problem(pipeline.result):
         yield f"`result` {problem}"
     if pipeline.result_type is not None and not _is_model(pipeline.result_type):
@@ -89,6 +92,13 @@ def time_problems(**times: object) -> Iterator[str]:
     for name, seconds in times.items():
         if seconds is not None and not (isinstance(seconds, int | float) and 0 < seconds <= MAX_SECONDS):
             yield f"`{name}` is {seconds!r}, not a number of seconds above 0, of at most 7 days"
+
+
+def cost_problem(usd: object) -> str | None:
+    """Describes why no job can have this limit of cost; None if it can, or there is none."""
+    if usd is None or (isinstance(usd, int | float) and 0 < usd <= MAX_USD):
+        return None
+    return f"is {usd!r}, not a number of USD above 0, of at most {MAX_USD:,}"
 
 
 def route_problems(pipeline: AnyPipeline) -> Iterator[str]:

@@ -6,6 +6,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from eco2.call import Price
 from eco2.calls.provider import Budget, Provider
 from eco2.calls.reservation import Fence
 from eco2.calls.router import Router
@@ -59,7 +60,7 @@ class WorkerOptions:
 
 
 def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Member:
-    """Takes part in the budget of the provider `name`, which all processes share through the journal."""
+    """Takes part in the budget `name`, a provider's or another API's, which all processes share."""
     journal, current = core.journal, core.journal.view.may_call
     clock, wall = core.presence.steady, core.presence.now
     member = Member(name, journal, core.broker, limits, current, counting, clock, wall)
@@ -68,9 +69,11 @@ def join_budget(core: Core, name: str, limits: Limits, counting: Counting) -> Me
     return member
 
 
-def build_budget(model: str, quota: Quota, limits: Limits, counting: Counting) -> Budget:
+def build_budget(
+    model: str, quota: Quota, limits: Limits, counting: Counting, price: Price | None = None
+) -> Budget:
     """Returns the budget for calls to a model, which take their part of the minute from `quota`."""
-    return Budget(quota, Estimator(model, counting), counting, limits)
+    return Budget(quota, Estimator(model, counting), counting, limits, price)
 
 
 def worker_components(
@@ -78,10 +81,12 @@ def worker_components(
     providers: Sequence[Provider],
     options: WorkerOptions,
     resources: Mapping[str, object] | None = None,
+    budgets: Mapping[str, Quota] | None = None,
 ) -> list[Component]:
     """Returns the components of a worker, in the order in which they start.
 
-    `resources`: of each pipeline that has any, as `eco2.resources.open_resources` opens them.
+    `resources`: of each pipeline that has any, as `eco2.resources.open_resources` opens them. `budgets`: of
+    other APIs, by the names that stages use.
     """
     broker, journal, metrics, presence = core.broker, core.journal, core.metrics, core.presence
     clock = presence.now
@@ -90,7 +95,10 @@ def worker_components(
     fence, timeout, model = Fence(journal, presence.steady), options.call_timeout, options.default_model
     router = Router(providers, fence, timeout, metrics, model)
     executor = Executor(
-        Engine(router, live, journal, clock, resources or {}), holders, metrics, presence.process
+        Engine(router, live, journal, clock, resources or {}, budgets or {}),
+        holders,
+        metrics,
+        presence.process,
     )
     prefetch, grace = options.prefetch, options.drain_grace
     worker = Worker(

@@ -4,6 +4,7 @@ The engine implements these protocols.
 """
 
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from typing import Protocol
 
 from eco2.event import StageChanged
@@ -26,10 +27,20 @@ class Scope(Protocol):
         """Marks a call as in flight for the block; a drain waits for it and for its record."""
 
 
+class Allowance(Protocol):
+    """The USD that a job may cost."""
+
+    def reserve(self, most: Decimal) -> None:
+        """Reserves what a call may cost, until `settle`. Raises `BudgetExceeded` if less is left."""
+
+    def settle(self, reserved: Decimal, cost: Decimal) -> None:
+        """Replaces what was reserved for a call by what it cost."""
+
+
 class Caller(Protocol):
     """A run of a job. `offset`, `started`: its rank, see `eco2.ports.GrantRequest`.
 
-    `retries`: how often the job was put off since it last made progress.
+    `retries`: how often the job was put off since it last made progress. `allowance`: None without a limit.
     """
 
     @property
@@ -44,6 +55,8 @@ class Caller(Protocol):
     def started(self) -> bool: ...
     @property
     def retries(self) -> int: ...
+    @property
+    def allowance(self) -> Allowance | None: ...
 
 
 class Output(Protocol):

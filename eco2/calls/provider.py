@@ -12,9 +12,11 @@ import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 
-from eco2.call import PaidCallFailed, Usage
+from eco2.call import PaidCallFailed, Price, Usage
 from eco2.errors import (
+    BudgetExceeded,
     CallTooLarge,
     CallUnsupported,
     InputRefused,
@@ -68,16 +70,16 @@ class Breaker:
         return self.until is None
 
     def wait(self, now: float) -> float:
-        """Computes seconds after which to ask again; 0.0: a call may begin now, by `began`."""
+        """Computes seconds after which to ask again; 0.0: a call may begin now, see `begin_trial`."""
         if self.until is None:
             return 0.0
         if self.half_open:
             return FIRST_PAUSE
         return max(0.0, self.until - now)
 
-    def began(self) -> "Breaker":
-        """Notes that a call begins which `wait` let through: the trial call if the breaker is open."""
-        return replace(self, half_open=self.until is not None)
+    def begin_trial(self) -> "Breaker":
+        """Notes that the trial call begins, which `wait` let through an open breaker."""
+        return replace(self, half_open=True)
 
     def succeeded(self) -> "Breaker":
         """Notes that a call was answered."""
@@ -120,12 +122,28 @@ class WaitEstimate:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A provider's limits per minute, as this process asks for its share. `limits`: as they were set."""
+    """A provider's limits per minute, as this process asks for its share. `limits`: as they were set.
+
+    `price`: of its model; None if it is not known.
+    """
 
     quota: Quota
     estimator: Estimator
     counting: Counting
     limits: Limits
+    price: Price | None = None
+
+    def most(self, estimate: Estimate) -> Decimal:
+        """Computes the most USD that a call may cost. Raises `BudgetExceeded` if its model has no price."""
+        if self.price is None:
+            raise BudgetExceeded(
+                "this job has a limit of cost, and what its next call would cost is not known: send it again "
+                "without the limit, or with another model",
+                "PRICE_UNKNOWN",
+            )
+        # What its characters weigh at the most, also where calls have counted less until now.
+        prompt = max(estimate.prompt, sum(estimate.parts))
+        return self.price.cost(prompt, 0, estimate.max_completion_tokens)
 
     def counted(self, estimate: Estimate, usage: Usage) -> float | None:
         """Computes the tokens that the provider counted for a call that took `usage`.
@@ -144,7 +162,9 @@ class Budget:
 
 
 class Provider:
-    """`name`: for operators. `model`: the name that clients pin. `budget`: None where nothing is limited.
+    """`name`: for operators. `model`: the name that clients pin.
+
+    `budget`: None where nothing is limited, and nothing costs: the local model's.
 
     `concurrency`: calls in flight at once. `embeds`: its model embeds texts, and answers nothing else.
     """
@@ -217,8 +237,8 @@ class Provider:
         """Reports to the breaker how the call inside ended."""
         clock = asyncio.get_running_loop().time
         began = clock()
-        self.breaker = self.breaker.began()
-        trial = self.breaker.half_open
+        if trial := self.breaker.until is not None:
+            self.breaker = self.breaker.begin_trial()
         self._in_flight += 1
         try:
             with self.metrics.call_in_flight(self.name):

@@ -1,7 +1,8 @@
 """One call's share of the minute's budget, from the request to the provider's count, and its fence.
 
 Guarantees: a request is sent only with an unexpired grant and within `LEASE` seconds of the fence check; an
-unused grant is returned at once; the provider's count replaces the estimate.
+unused grant is returned at once; the provider's count replaces the estimate. A job that may cost a limited
+sum reserves the most that the call may cost, before it asks for the grant.
 
 The fence: a process that was frozen or cut off does not know that its jobs were taken over. A grant is read
 in the journal's order and lives for a fraction of a second, so it proves that the run is current. A call of
@@ -13,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Generic, Protocol
 
 from eco2.call import Answer, Call, Usage
@@ -72,14 +74,22 @@ class Reservation(Generic[Answer]):
     _grant: Grant | None = field(default=None, init=False)
     _outcome: GrantOutcome = field(default="refunded", init=False)
     _passed_at: float | None = field(default=None, init=False)
+    _most: Decimal = field(default=Decimal(), init=False)
+    _cost: Decimal = field(default=Decimal(), init=False)
 
     async def acquire(self) -> None:
-        """Waits for the call's grant; without a budget, behind the fence."""
+        """Waits for the call's grant; without a budget, behind the fence.
+
+        Raises `BudgetExceeded` if the job may not cost so much.
+        """
         if (budget := self.provider.budget) is not None:
             if self._estimate is None:  # the request that waits for another grant is written already
                 self._estimate = budget.estimator.estimate(self.call)
                 if (longest := self._estimate.max_completion_tokens) != self.call.max_tokens:
                     self.call = replace(self.call, max_tokens=longest)
+            if self.caller.allowance is not None:
+                self.caller.allowance.reserve(most := budget.most(self._estimate))
+                self._most = most
             request = GrantRequest(
                 job=self.caller.job.id,
                 run=self.caller.id,
@@ -127,6 +137,7 @@ class Reservation(Generic[Answer]):
         """Replaces the estimate by the `usage` that the call took."""
         if (budget := self.provider.budget) is not None and self._estimate is not None:
             budget.estimator.learn(self._estimate, usage)
+            self._cost = self._most if usage.cost is None else usage.cost
             tokens = budget.counted(self._estimate, usage)
             if self._grant is not None and tokens is not None:
                 self._grant.settle(tokens)
@@ -138,6 +149,9 @@ class Reservation(Generic[Answer]):
 
     def release(self) -> None:
         """Ends the grant, if there is one; it counts no more among those of this process."""
+        if self.caller.allowance is not None:
+            self.caller.allowance.settle(self._most, self._cost)
+            self._most = self._cost = Decimal()
         if self._grant is not None and self._estimate is not None:
             self._grant.release()
             self._grant = None

@@ -3,9 +3,9 @@
 The order: a provider that is up → a slot → a grant of the minute's budget → the fence → the first byte.
 Guarantees: a call is sent only while its run is the job's current one; a job that names a model gets that one
 and waits for it, and any other goes where it is expected to wait least; while a provider is down, calls go
-elsewhere or wait instead of failing; a provider that refuses a call for its own reasons (a key, a size) is
-not used for that call again while another is left; and a call waits for a limit of the provider, however
-often it is reached.
+elsewhere or wait instead of failing; a provider that refuses a call for its own reasons (a key, a size), or
+whose price is too high for the job, is not used for that call again while another is left; and a call waits
+for a limit of the provider, however often it is reached.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from eco2.calls.caller import Caller, Output
 from eco2.calls.provider import BreakerOpened, Provider
 from eco2.calls.reservation import Fence, Reservation
 from eco2.errors import (
+    BudgetExceeded,
     CallTooLarge,
     CallUnsupported,
     Eco2Error,
@@ -96,7 +97,7 @@ class Router:
                 return await self._attempt(provider, caller, call, output)
             except BreakerOpened:
                 continue
-            except (CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
+            except (BudgetExceeded, CallTooLarge, CallUnsupported, ProviderAccessDenied) as error:
                 others = tuple(other for other in candidates if other is not provider)
                 if not others:
                     raise

@@ -45,6 +45,9 @@ __all__ = [
 
 Message = TypeVar("Message")
 
+CLOSED = "this client was closed; open a new one"
+CONNECT_TIMEOUT = 5.0
+"""Seconds."""
 STREAM_TIMEOUT = 45.0
 """Seconds without a byte after which a stream counts as dropped; gateways send comments far more often."""
 RECONNECT = Backoff(0.1, 10.0)
@@ -124,7 +127,7 @@ class Client:
         self._http = httpx.AsyncClient(
             headers=headers,
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=min(connections, 20)),
-            timeout=httpx.Timeout(30.0, connect=5.0, pool=patience),
+            timeout=httpx.Timeout(30.0, connect=CONNECT_TIMEOUT, pool=patience),
         )
 
     async def __aenter__(self) -> Self:
@@ -147,15 +150,18 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
         `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
-        `timeout`: seconds after its start at which it ends as `TIMEOUT`. None: what the pipeline allows.
+        `timeout`: seconds after its start at which it ends as `TIMEOUT`. `max_usd`: USD that its calls may
+        cost, or it ends as `BUDGET_EXCEEDED`. None: what the pipeline allows.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
-        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **encode_times(max_wait, timeout)}
+        bounds = encode_bounds(max_wait, timeout, max_usd)
+        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **bounds}
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
@@ -174,46 +180,48 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> AsyncGenerator[ClientJob | Eco2Error, None]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
-        `keys`: one per input, as in `submit`; `max_wait`, `timeout`: of each job, as there. Inputs are taken
-        as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may pass, is sent
-        again with the same key for `patience` seconds; then its error is an `Unavailable`. Raises `Refused`
-        and `Unavailable` where no job got an answer; nothing is known of those that were not yielded then:
-        send them again with their keys.
+        `keys`: one per input, as in `submit`; `max_wait`, `timeout`, `max_usd`: of each job, as there. Inputs
+        are taken as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may
+        pass, is sent again with the same key for `patience` seconds; then its error is an `Unavailable`.
+        Raises `Refused` and `Unavailable` where no job got an answer; nothing is known of those that were not
+        yielded then: send them again with their keys.
         """
-        times = encode_times(max_wait, timeout)
+        bounds = encode_bounds(max_wait, timeout, max_usd)
         for lines in split_batches(encode_lines(inputs, keys)):
-            for answer in await self.submit_lines(pipeline, lines, times):
+            for answer in await self.submit_lines(pipeline, lines, bounds):
                 yield answer
 
     async def submit_lines(
-        self, pipeline: str, lines: Sequence[bytes], times: Mapping[bytes, bytes]
+        self, pipeline: str, lines: Sequence[bytes], bounds: Mapping[bytes, bytes]
     ) -> list[ClientJob | Eco2Error]:
         """Submits one batch of `submit_many`, with one request unless jobs must be sent again."""
-        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **times}
+        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **bounds}
         problem = Unavailable("the gateway left jobs without an answer; send them again with their keys")
         answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
         failures, since = 0, time.monotonic()
         while missing := [at for at, answer in enumerate(answers) if isinstance(answer, Unavailable)]:
-            if failures:
-                try:
-                    await self._pause(failures, since, problem)
-                except Unavailable:
-                    break
             content = b"".join(lines[at] for at in missing)
             request = self._http.build_request("POST", url, headers=headers, content=content)
             try:
+                if failures:
+                    await self._pause(failures, since, problem)
                 response = await self._send(request)
+            except Unavailable:
+                if failures:  # what was answered before counts
+                    break
+                raise
             except Refused as error:
                 if error.status != 413:
                     raise
                 if len(lines) == 1:
                     return [error]
                 half = len(lines) // 2  # the gateway takes less at once
-                first = await self.submit_lines(pipeline, lines[:half], times)
-                return first + await self.submit_lines(pipeline, lines[half:], times)
+                first = await self.submit_lines(pipeline, lines[:half], bounds)
+                return first + await self.submit_lines(pipeline, lines[half:], bounds)
             failures += 1
             for at, answer in zip(missing, decode_answers(response), strict=False):
                 answers[at] = answer
@@ -319,7 +327,7 @@ class Client:
         failures, began = 0, time.monotonic()
         while True:
             if self._http.is_closed:
-                raise Unavailable("this client was closed; open a new one")
+                raise Unavailable(CLOSED)
             try:
                 response = await self._http.send(request)
                 return check_status(response)
@@ -345,10 +353,10 @@ class Client:
         if last_event_id and _EVENT_ID.fullmatch(last_event_id):
             headers["Last-Event-ID"] = last_event_id
         url = self._url(job.stream_url)
-        timeout = httpx.Timeout(STREAM_TIMEOUT, connect=5.0, pool=self._patience)
+        timeout = httpx.Timeout(STREAM_TIMEOUT, connect=CONNECT_TIMEOUT, pool=self._patience)
         lines = EventLines()
         if self._http.is_closed:
-            raise Unavailable("this client was closed; open a new one")
+            raise Unavailable(CLOSED)
         try:
             async with self._http.stream("GET", url, headers=headers, timeout=timeout) as response:
                 if response.status_code == 204:
@@ -502,10 +510,10 @@ def accepted_job(answer: _Accepted | _Answer, response: httpx.Response) -> Clien
     return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
 
-def encode_times(max_wait: float | None, timeout: float | None) -> dict[bytes, bytes]:
-    """Returns the headers that ask for these times of a job, in seconds."""
-    times = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout}
-    return {name: repr(float(seconds)).encode() for name, seconds in times.items() if seconds is not None}
+def encode_bounds(max_wait: float | None, timeout: float | None, max_usd: float | None) -> dict[bytes, bytes]:
+    """Returns the headers that ask for these bounds of a job, in seconds and USD."""
+    bounds = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout, b"Job-Max-USD": max_usd}
+    return {name: repr(float(value)).encode() for name, value in bounds.items() if value is not None}
 
 
 def encode_lines(inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None) -> Iterator[bytes]:

@@ -43,7 +43,6 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
-CLOSED = "this client was closed; open a new one"
 
 
 class Client:
@@ -89,10 +88,13 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> ClientJob:
         """Submits a job."""
         runner = self._runner()
-        submitted = runner.client.submit(pipeline, input, key, files, max_wait=max_wait, timeout=timeout)
+        submitted = runner.client.submit(
+            pipeline, input, key, files, max_wait=max_wait, timeout=timeout, max_usd=max_usd
+        )
         return runner.run(submitted)
 
     def submit_many(
@@ -103,15 +105,16 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> Iterator[ClientJob | Eco2Error]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
         The inputs are taken on the thread of the caller: they may come from its database connection.
         """
-        times = client.encode_times(max_wait, timeout)
+        bounds = client.encode_bounds(max_wait, timeout, max_usd)
         for lines in client.split_batches(client.encode_lines(inputs, keys)):
             runner = self._runner()
-            yield from runner.run(runner.client.submit_lines(pipeline, lines, times))
+            yield from runner.run(runner.client.submit_lines(pipeline, lines, bounds))
 
     def events(self, job: ClientJob, last_event_id: str | None = None) -> Iterator[ClientEvent]:
         """Yields the job's events up to `done`; with `last_event_id` only those after that event."""
@@ -138,7 +141,7 @@ class Client:
     def _runner(self) -> "_Runner":
         """Returns the runner of this process; a fork leaves the thread of the parent's behind."""
         if self._closed:
-            raise Unavailable(CLOSED)
+            raise Unavailable(client.CLOSED)
         if (runner := self._runners.get(os.getpid())) is not None:
             return runner
         # No lock, which a fork might leave locked: of two threads that come first one starts in vain.
@@ -169,7 +172,7 @@ class _Runner:
                 raise Unavailable("this was begun by another process, before it forked; begin it again")
             with self._lock:
                 if self._ended:
-                    raise Unavailable(CLOSED)
+                    raise Unavailable(client.CLOSED)
                 return asyncio.run_coroutine_threadsafe(work, self._loop)
         except Unavailable:
             work.close()
@@ -181,7 +184,7 @@ class _Runner:
         try:
             return future.result()
         except CancelledError as error:
-            raise Unavailable(CLOSED) from error
+            raise Unavailable(client.CLOSED) from error
         except BaseException:
             future.cancel()
             raise

@@ -1,6 +1,5 @@
 """`eco2 dead`: list and show dead letters, drop them, or replay their jobs."""
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from eco2.job import JSON
     from eco2.operator.dead_jobs import DeadJob, DeadRow
     from eco2.operator.jobs import JobDetail
-    from eco2.operator.replay_plan import NotReplayable, ReplayPlan
     from eco2.settings import Settings
 
 app = typer.Typer(
@@ -98,11 +96,7 @@ def drop(
         out.print("No dead letters.")
         return
     out.print(tables.dead_table(rows))
-    try:
-        agreed = yes or typer.confirm(f"Delete the letters of {number_of_jobs(len(rows))}?")
-    except typer.Abort:  # standard input is closed
-        agreed = False
-    if not agreed:
+    if not (yes or agreed(f"Delete the letters of {number_of_jobs(len(rows))}?")):
         out.print("Nothing was dropped. --yes drops without asking.")
         raise typer.Exit(130)
     count = bootstrap.run(drop_letters(settings, {row.job for row in rows}, limit))
@@ -120,9 +114,9 @@ def replay(
     """Continue these jobs as new jobs, after the last stage that each completed.
 
     Prints first what was paid and what the replay will cost. The new job has the same input, owner and
-    model, a new id, and its time begins anew; the old one stays failed. A job that ended as EXPIRED or
-    TIMEOUT has no dead letter: name it by its id while its order is stored (an hour and more). If the command
-    is interrupted, nothing is lost: run it again, and it continues from there.
+    model, a new id, and its time begins anew; the old one stays failed. Jobs that failed without a dead
+    letter, as EXPIRED or TIMEOUT: `eco2 jobs replay`. If the command is interrupted, nothing is lost: run it
+    again, and it continues from there.
     """
     from eco2.terminal import visible
 
@@ -138,10 +132,7 @@ def replay(
             limit=limit,
         )
     )
-    if refused:
-        raise PermanentError(
-            f"{number_of_jobs(refused)} cannot be replayed; the lines above say why", "REFUSED"
-        )
+    refuse(refused)
 
 
 async def read_list(
@@ -151,7 +142,7 @@ async def read_list(
     from eco2.commands.session import open_session
     from eco2.operator.dead_jobs import dead_row
 
-    async with open_session(settings, "dead list") as session:
+    async with open_session(settings, "dead list", settings.view_minutes * 60) as session:
         jobs, count = await read_dead_jobs(session, limit)
         selected = select({job.id: job for job in jobs}, ids)
         states = await session.find(job.id for job in selected)
@@ -170,7 +161,7 @@ async def read_detail(
     from eco2.operator.dead_jobs import dead_row
     from eco2.operator.jobs import shortened
 
-    async with open_session(settings, "dead show") as session:
+    async with open_session(settings, "dead show", settings.view_minutes * 60) as session:
         jobs, _ = await read_dead_jobs(session, limit)
         (dead,) = select({each.id: each for each in jobs}, [job])
         state = (await session.find([job]))[job]
@@ -215,55 +206,20 @@ async def replay_jobs(
     at_once: int,
     limit: int,
 ) -> int:
-    """Replays the jobs (None: all), reports each step, and returns how many cannot be replayed."""
-    from eco2.commands import tables
+    """Replays the dead jobs (None: all), reports each step, and returns how many cannot be replayed."""
+    from eco2.commands.replay import replay_all
     from eco2.commands.session import open_session
-    from eco2.commands.spinner import spinner
-    from eco2.operator import actions
     from eco2.operator.dead_jobs import by_job
-    from eco2.operator.replay_plan import ReplayPlan, plan_replay
 
-    async with open_session(settings, "dead replay") as session:
-        view = session.journal.view
-        if view.paused is not None and not dry_run:
-            raise PermanentError(
-                "the intake is paused, so replayed jobs would wait and could expire: run `eco2 resume` first",
-                "PAUSED",
-            )
-        async with session.letters(limit) as letters:
-            await session.journal.barrier()  # shows what an earlier replay did before it released the letters
-            found = {job.id: job for job in by_job(letters)}
-            dead = select(found | await late_jobs(session, set(ids or ()) - found.keys()), ids)
-            states = await session.find(job.id for job in dead)
-
-            def planned(job: "DeadJob") -> "ReplayPlan | NotReplayable":
-                now, times = time.time(), (settings.max_wait, settings.timeout)
-                return plan_replay(job, states[job.id], session.pipelines, view.recent(), now, *times)
-
-            answers = [planned(job) for job in dead]
-            for answer in answers:
-                report(tables.replay_lines(answer))
-            plans = [answer for answer in answers if isinstance(answer, ReplayPlan)]
-            report(tables.replay_cost(plans) if plans else "Nothing to replay.")
-            started: list[str] = []
-            for each in () if dry_run else plans:
-                with spinner(f"one of {at_once} replayed jobs to end"):
-                    await actions.wait_for_capacity(session.journal, started, at_once)
-                plan = planned(each.dead)  # again, since its time counts from now
-                if isinstance(plan, ReplayPlan):
-                    with spinner(f"the broker to confirm the replay of {each.dead.id}"):
-                        started.append(await actions.replay(plan, session.broker, session.journal))
-                    report(f"{each.dead.id}  continues as {started[-1]}")
-        return len(answers) - len(plans)
-
-
-async def late_jobs(session: "OperatorSession", ids: Collection[str]) -> "dict[str, DeadJob]":
-    """Finds, of these jobs, those that ended as late and whose orders are still stored."""
-    from eco2.operator.dead_jobs import late_job
-
-    states = await session.find(ids)
-    found = [await late_job(job, state, session.broker) for job, state in states.items()]
-    return {job.id: job for job in found if job is not None}
+    async with (
+        open_session(settings, "dead replay", settings.view_minutes * 60) as session,
+        session.letters(limit) as letters,
+    ):
+        await session.journal.barrier()  # shows what an earlier replay did before it released the letters
+        dead = select({job.id: job for job in by_job(letters)}, ids)
+        states = await session.find(job.id for job in dead)
+        replayed = await replay_all(session, dead, states, report, dry_run=dry_run, at_once=at_once)
+        return replayed.refused
 
 
 async def read_dead_jobs(session: "OperatorSession", limit: int) -> "tuple[list[DeadJob], int]":
@@ -284,8 +240,8 @@ def select(rows: dict[str, Row], ids: Sequence[str] | None) -> list[Row]:
         return list(rows.values())
     if unknown := [job for job in ids if job not in rows]:
         raise PermanentError(
-            f"no dead letter of {', '.join(unknown)} here, nor, for a replay, the stored order of a job that "
-            "was late; see `eco2 dead list` (--limit reads more)",
+            f"no dead letter of {', '.join(unknown)} here; see `eco2 dead list` (--limit reads more), and "
+            "`eco2 jobs replay` for jobs that failed without a dead letter",
             "UNKNOWN",
         )
     return [rows[job] for job in dict.fromkeys(ids)]
@@ -295,6 +251,20 @@ def require_selection(ids: Sequence[str] | None, everything: bool) -> None:
     """Raises `ConfigurationError` unless either ids or --all are given."""
     if bool(ids) == everything:
         raise ConfigurationError("name the jobs: give their ids, or --all")
+
+
+def refuse(jobs: int) -> None:
+    """Raises `PermanentError` if some jobs cannot be replayed."""
+    if jobs:
+        raise PermanentError(f"{number_of_jobs(jobs)} cannot be replayed; the lines above say why", "REFUSED")
+
+
+def agreed(question: str) -> bool:
+    """Asks the user; False also if standard input is closed."""
+    try:
+        return typer.confirm(question)
+    except typer.Abort:
+        return False
 
 
 def number_of_jobs(count: int) -> str:

@@ -24,6 +24,9 @@ from eco2.ports import Broker
 from eco2.service import Component
 from eco2.settings import Settings
 
+MAX_ENDED_BYTES = 200_000_000
+"""Bytes of ended jobs that a command keeps, packed; the oldest beyond that are left out."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorSession:
@@ -59,8 +62,13 @@ class OperatorSession:
 
 
 @asynccontextmanager
-async def open_session(settings: Settings, command: str) -> AsyncIterator[OperatorSession]:
-    """Connects while the block runs. Raises `ConfigurationError` for wrong settings, `BrokerUnavailable`."""
+async def open_session(
+    settings: Settings, command: str, ended: float | None = None
+) -> AsyncIterator[OperatorSession]:
+    """Connects while the block runs. Raises `ConfigurationError` for wrong settings, `BrokerUnavailable`.
+
+    `ended`: seconds; the view also has the jobs accepted so long ago that have ended (`MAX_ENDED_BYTES`).
+    """
     if settings.amqp_url is None:
         raise ConfigurationError(
             f"`eco2 {command}` needs the RabbitMQ of the gateways and workers: set ECO2_AMQP_URL to it"
@@ -74,14 +82,18 @@ async def open_session(settings: Settings, command: str) -> AsyncIterator[Operat
             )
     broker = brokers.open_broker(settings, topology, command, alone=False)
     life = brokers.longest_life(settings, loaded)
-    view = View(settings.view_minutes * 60, time.time, life=life)
-    journal = Journal(broker, view, snapshots=broker)
+    if ended is None:
+        view = View(settings.view_minutes * 60, time.time, life=life)
+        journal = Journal(broker, view, snapshots=broker)
+    else:  # without a snapshot, which has no jobs that ended before it
+        view = View(ended, time.time, life=life, results=MAX_ENDED_BYTES)
+        journal = Journal(broker, view)
     stop = asyncio.Event()
     components = [Component("broker", broker.run), Component("journal", journal.run)]
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(service.run(components, stop))
-            with spinner(f"the journal of the last {settings.view_minutes:g} minutes"):
+            with spinner("the journal of the last minutes"):
                 await journal.filled.wait()
             yield OperatorSession(settings, topology, {each.name: each for each in loaded}, broker, journal)
             stop.set()

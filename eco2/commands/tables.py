@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from math import ceil
 
 from rich.console import Console
 from rich.style import StyleType
@@ -77,6 +78,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "accepted": date_and_time(state.accepted),
         "max wait": f"{state.max_wait:g} s",
         "timeout": f"{state.timeout:g} s",
+        "max cost": "" if state.max_usd is None else f"{state.max_usd:g} USD",
         "started": date_and_time(state.started_at),
         "deadline": date_and_time(state.deadline),
         "model": state.model or "the default",
@@ -93,11 +95,8 @@ def print_detail(detail: JobDetail, out: Console) -> None:
     if detail.runs:
         table = TextTable("run", "worker", "began", "ended", "end")
         for run in detail.runs:
-            alone = " (alone)" if run.alone else ""
-            end = run.end or "running"
-            table.add_row(
-                f"{run.attempt}{alone}", run.worker, date_and_time(run.began), date_and_time(run.ended), end
-            )
+            number, end = f"{run.attempt}{' (alone)' * run.alone}", run.end or "running"
+            table.add_row(number, run.worker, date_and_time(run.began), date_and_time(run.ended), end)
         out.print()
         out.print(table)
     if detail.stages:
@@ -139,7 +138,8 @@ def replay_lines(plan: ReplayPlan | NotReplayable) -> str:
         return f"{plan.job}  not replayed: {plan.reason}"
     old = plan.dead.id
     if plan.ended:
-        return f"{old}  was replayed as {plan.job.id}, which has ended: only its letters are dropped"
+        left = "only its letters are dropped" if plan.dead.letters else "nothing is left to do"
+        return f"{old}  was replayed as {plan.job.id}, which has ended: {left}"
     if plan.announced:
         return f"{old}  was replayed as {plan.job.id}, which has not ended: its order is published again"
     kept = ", ".join(plan.outputs) or "nothing"
@@ -151,8 +151,8 @@ def replay_lines(plan: ReplayPlan | NotReplayable) -> str:
     return "\n".join(lines)
 
 
-def replay_cost(plans: Iterable[ReplayPlan]) -> str:
-    """Returns the paid and the expected cost of all replays, in one line."""
+def replay_cost(plans: Iterable[ReplayPlan], rpm: float, tpm: float) -> str:
+    """Returns the paid and the expected cost of all replays, and their time at a budget per minute."""
     fresh = [each for each in plans if not each.announced]
     paid = total(cost for each in fresh for cost in each.paid.values())
     parts = [sum_costs(each.runs) for each in fresh]
@@ -160,7 +160,15 @@ def replay_cost(plans: Iterable[ReplayPlan]) -> str:
     unknown = sum(len(stages) for _, stages in parts)
     more = f", and {unknown} stages whose cost is not known" if unknown else ""
     jobs = "1 job" if len(fresh) == 1 else f"{len(fresh)} jobs"
-    return f"{jobs}: paid so far {paid}; a replay will cost about {coming}{more}"
+    lines = [f"{jobs}: paid so far {paid}; a replay will cost about {coming}{more}"]
+    again = total(cost for each in fresh for stage, cost in each.paid.items() if stage in each.runs)
+    if again.calls:
+        lines.append(f"    paid again: {again}, for stages that did not complete")
+    minutes = max(coming.calls / rpm, (coming.input_tokens + coming.output_tokens) / tpm)
+    time = "less than a minute" if minutes < 1 else f"about {ceil(minutes)} minutes"
+    least = " for what is known" if unknown else ""
+    lines.append(f"    at {rpm:,} requests and {tpm:,} tokens a minute, all of them free: {time}{least}")
+    return "\n".join(lines)
 
 
 def print_facts(facts: dict[str, str], out: Console) -> None:

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
 
@@ -16,12 +17,12 @@ from eco2.consumers.deltas import DeltaSender
 from eco2.consumers.outcome import LostOwnership
 from eco2.consumers.recorder import CallOutput, StageRecorder
 from eco2.consumers.run import ActiveJob
-from eco2.errors import StaleRun
+from eco2.errors import PermanentFailure, RateLimited, StaleRun
 from eco2.job import JSON
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, Recorded
 from eco2.pipeline import BRANCHES_AT_ONCE, Item, Outputs, Value
-from eco2.ports import Clock
+from eco2.ports import Clock, GrantRequest, Quota
 
 Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 
@@ -30,7 +31,7 @@ Input_co = TypeVar("Input_co", bound=BaseModel, covariant=True)
 class Engine:
     """The parts that all stages of all jobs of one process share.
 
-    `clock`: Unix seconds. `resources`: what each pipeline opened, by its name.
+    `clock`: Unix seconds. `resources`: what each pipeline opened, by its name. `budgets`: of other APIs.
     """
 
     router: Router
@@ -38,6 +39,7 @@ class Engine:
     journal: Journal
     clock: Clock
     resources: Mapping[str, object] = field(default_factory=dict)
+    budgets: Mapping[str, Quota] = field(default_factory=dict)
 
 
 class StageContext(Generic[Input_co]):
@@ -153,6 +155,40 @@ class StageContext(Generic[Input_co]):
             raise asyncio.CancelledError("a branch was cancelled by itself")
         return [values[number] for number in range(len(todo))]
 
+    @asynccontextmanager
+    async def reserve(self, budget: str, tokens: float = 0.0) -> AsyncGenerator[None, None]:
+        run, quota = self._recorder.run, self._engine.budgets.get(budget)
+        if quota is None:
+            raise PermanentFailure(
+                f"there is no budget {budget!r}: set ECO2_BUDGETS__{budget.upper()}__RPM for all workers",
+                "UNKNOWN_BUDGET",
+            )
+        request = GrantRequest(
+            job=run.job.id,
+            run=run.id,
+            offset=run.offset,
+            started=run.started,
+            kind=self._recorder.stage.name,
+            tokens=tokens,
+            stage_started=self._recorder.stage_started,
+        )
+        try:
+            with run.scope.waiting():
+                grant = await quota.acquire(request)
+        except StaleRun:
+            await self._stand_by()
+            raise
+        self._recorder.stage_started = None  # it came with the grant
+        try:
+            await run.scope.checkpoint()
+            grant.confirm()
+            yield
+        except RateLimited as error:
+            grant.throttled(error.retry_after)
+            raise
+        finally:
+            grant.release()
+
     def emit(self, text: str) -> None:
         self._recorder.emit(text)
 
@@ -170,9 +206,8 @@ class StageContext(Generic[Input_co]):
             paid = await self._engine.router.call(run, call, output)
         except PaidCallFailed as error:
             paid = error
-        except StaleRun:  # the leader has seen another run, and so will this process: the run ends here
-            run.scope.cancel(LostOwnership())
-            await run.scope.checkpoint()
+        except StaleRun:
+            await self._stand_by()
             raise
         # No await from here to the record: a drain must not come between a paid reply and its record.
         key = base if call.key is not None else self._next_key(base)
@@ -180,6 +215,11 @@ class StageContext(Generic[Input_co]):
         if call.key is not None:  # it may be asked again before the own tail shows the record
             self._keyed[key] = Recorded(EventId(-1), run.id, digest, reply)
         return paid
+
+    async def _stand_by(self) -> None:
+        """Ends the run here: the leader has seen another one, and so will this process."""
+        self._recorder.run.scope.cancel(LostOwnership())
+        await self._recorder.run.scope.checkpoint()
 
     def _next_key(self, base: str) -> str:
         """Numbers equal calls, and steps of one name, in the order in which they are recorded."""

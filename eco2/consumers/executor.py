@@ -10,6 +10,7 @@ import asyncio
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 
 from pydantic import BaseModel
 
@@ -29,7 +30,7 @@ from eco2.consumers.progress import Progress, build_result, deadline_exceeded, t
 from eco2.consumers.quarantine import Quarantine, is_poison, is_suspect
 from eco2.consumers.recorder import StageRecorder
 from eco2.consumers.retries import next_delay, remaining_delay
-from eco2.consumers.run import ActiveJob, Run
+from eco2.consumers.run import ActiveJob, Allowance, Run
 from eco2.consumers.scope import DeadlineExceeded
 from eco2.consumers.settle import end_was_accepted, record_outcome
 from eco2.errors import (
@@ -189,6 +190,7 @@ class Executor:
             scope = job.scope(view.remaining(state))
         else:
             scope = job.scope(state.timeout, max_wait=view.remaining_wait(state))
+        limit = job.order.max_usd
         job.run = Run(
             id=run_id,
             job=job.order,
@@ -196,6 +198,7 @@ class Executor:
             retries=state.retries,
             offset=state.queued_at,
             started=bool(state.outputs),
+            allowance=None if limit is None else Allowance(Decimal(str(limit)), job.id, run_id, view),
         )
         return job.run, state
 

@@ -3,19 +3,55 @@
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 
 from eco2.consumers.scope import CancelScope, Reason, TimeCode
-from eco2.errors import TooLarge
+from eco2.errors import BudgetExceeded, TooLarge
 from eco2.event import JobEvent
 from eco2.job import Job
 from eco2.journal.journal import Journal
+from eco2.journal.view import View
 from eco2.pipeline import AnyPipeline
 from eco2.ports import Delivery
 
 
+class Allowance:
+    """The USD that a job may cost: see `eco2.calls.caller.Allowance`.
+
+    What its runs have paid counts, as far as it is recorded, and what is reserved for calls in flight here.
+    """
+
+    def __init__(self, limit: Decimal, job: str, run: str, view: View) -> None:
+        self.limit = limit
+        self._job = job
+        self._run = run
+        self._view = view
+        self._paid = self._reserved = Decimal()
+
+    def reserve(self, most: Decimal) -> None:
+        """Reserves what a call may cost, until `settle`. Raises `BudgetExceeded` if less is left."""
+        state = self._view.get(self._job)
+        recorded = {} if state is None else state.spent
+        # What this run paid is known here before the own tail shows its records.
+        paid = self._paid + sum(usd for run, usd in recorded.items() if run != self._run)
+        if paid + self._reserved + most > self.limit:
+            others = f", {self._reserved:f} USD more are reserved for calls in flight" * bool(self._reserved)
+            raise BudgetExceeded(
+                f"this job has cost {paid:f} USD{others}, and its next call may cost {most:f} USD, but all "
+                f"of its calls may cost {self.limit:f} USD: ask for less, or send it again with a higher "
+                "limit (Job-Max-USD, max_usd)"
+            )
+        self._reserved += most
+
+    def settle(self, reserved: Decimal, cost: Decimal) -> None:
+        """Replaces what was reserved for a call by what it cost."""
+        self._reserved -= reserved
+        self._paid += cost
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One attempt at a job. Its stages work inside `scope`.
+    """One attempt at a job. Its stages work inside `scope`. `allowance`: None if any cost will do.
 
     `retries`: how often the job was put off since its last progress. `offset`, `started`: its rank, see
     `eco2.ports.GrantRequest`.
@@ -27,6 +63,7 @@ class Run:
     retries: int
     offset: int
     started: bool
+    allowance: Allowance | None = None
 
 
 class ActiveJob:

@@ -5,22 +5,21 @@ replicas were asked at once; nothing is published while the broker cannot take i
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from dataclasses import dataclass, field
 from functools import partial
-
-from pydantic import BaseModel
 
 from eco2.errors import BrokerUnavailable, InvalidInput, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
+from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import RequestTooLarge
 from eco2.job import Job, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
 from eco2.log import get_logger
+from eco2.pipeline import AnyPipeline, Form
 from eco2.ports import Broker, Clock, jobs_queue
 from eco2.retry import Backoff
 
@@ -35,20 +34,24 @@ log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Submission:
-    """A client's request. `digest` identifies its content; `owner` is "" without authentication.
+class Terms:
+    """The terms on which a client submits a job, see `Job`. `owner`: "" without authentication."""
 
-    `max_wait`, `timeout`: seconds, see `Job`.
-    `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
-    """
-
-    digest: str
-    parse: Callable[[], Awaitable[BaseModel]]
     max_wait: float
     timeout: float
+    max_usd: float | None = None
     key: str | None = None
     model: str | None = None
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A client's request. `form`: the pipeline's part of its content; `digest` identifies all of it."""
+
+    form: Form
+    digest: str
+    terms: Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,24 +65,19 @@ class Accepted:
 
 @dataclass(slots=True)
 class Acceptance:
-    """Accepts the jobs of one pipeline.
+    """Accepts the jobs of one pipeline."""
 
-    `timeout`: seconds for the broker per request. `daily`: USD that may be paid per UTC day before no further
-    job is taken; None: any.
-    """
-
-    pipeline: str
+    pipeline: AnyPipeline
     broker: Broker
     journal: Journal
+    config: GatewayConfig
     clock: Clock
-    timeout: float
-    daily: Decimal | None = None
     _queue: str = field(init=False)
     _unpriced_logged: bool = field(default=False, init=False)
     _ordered: dict[str, None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._queue = jobs_queue(self.pipeline)
+        self._queue = jobs_queue(self.pipeline.name)
 
     async def accept(self, submission: Submission) -> Accepted:
         """Returns the submission's job once its order is at the broker.
@@ -87,18 +85,16 @@ class Acceptance:
         Raises `InvalidInput` (also if the key belongs to another request), `BrokerUnavailable`,
         `SpendLimit` (not for a job that was accepted before).
         """
-        if submission.key is not None:
-            holder = self.journal.view.by_key(submission.owner, submission.key, self.clock())
+        terms = submission.terms
+        if terms.key is not None:
+            holder = self.journal.view.by_key(terms.owner, terms.key, self.clock())
             if holder is not None:
                 async with self._within_timeout():
                     known = await self._find_holder(holder)
                 return await self._accept_known(known, submission)
-        self._check_broker()
-        self._check_spending()
-        value = await submission.parse()
-        self._check_broker()
-        now = self.clock()
-        job, order = self._make_order(submission, value, new_id(now), now)
+        self._check_open(new=True)
+        job, order = await self._make_order(submission)
+        self._check_open(new=True)
         try:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
@@ -141,10 +137,8 @@ class Acceptance:
                 "this Idempotency-Key was used for another request; send a new key", "IDEMPOTENCY_MISMATCH"
             )
         if known.status == "queued" and known.job not in self._ordered:
-            self._check_broker()
-            value = await submission.parse()
-            times = replace(submission, max_wait=known.max_wait, timeout=known.timeout)
-            _, order = self._make_order(times, value, known.job, known.accepted)
+            self._check_open(new=False)
+            _, order = await self._make_order(submission, known)
             async with self._within_timeout():
                 await self._publish(known.job, order)
         return Accepted(known.job, new=False, status=known.status)
@@ -155,22 +149,37 @@ class Acceptance:
         if len(self._ordered) > MAX_REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
 
-    def _make_order(
-        self, submission: Submission, value: BaseModel, job_id: str, accepted: float
-    ) -> tuple[Job, bytes]:
-        """Returns the job with this input, and its encoded order. Raises `InvalidInput`."""
+    async def _make_order(self, submission: Submission, known: JobState | None = None) -> tuple[Job, bytes]:
+        """Parses the request, which may be slow. Returns its job, a new or the `known` one, and the order.
+
+        Raises `InvalidInput`, and whatever the pipeline raises for an input that it does not take.
+        """
+        pipeline, form, terms = self.pipeline, submission.form, submission.terms
+        value = await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
+        models = {terms.model or self.config.default_model} - {None} or set(self.config.models)
+        if pipeline.check_local is not None and models == {self.config.local_model}:
+            pipeline.check_local(value)  # no other model can take the job
+        accepted = self.clock() if known is None else known.accepted
+        limits: Terms | JobState = known or terms
+        if limits.max_usd is not None and models.isdisjoint(self.config.priced):
+            raise InvalidInput(
+                "the cost of a job is limited (Job-Max-USD, or by the pipeline), and the price of its model "
+                f"is not known; name one of: {', '.join(self.config.priced) or 'none here'}",
+                "PRICE_UNKNOWN",
+            )
         try:
             job = Job(
-                id=job_id,
-                pipeline=self.pipeline,
+                id=new_id(accepted) if known is None else known.job,
+                pipeline=pipeline.name,
                 input=value.model_dump(mode="json"),
                 accepted=accepted,
-                max_wait=submission.max_wait,
-                timeout=submission.timeout,
+                max_wait=limits.max_wait,
+                timeout=limits.timeout,
+                max_usd=limits.max_usd,
                 digest=submission.digest,
-                owner=submission.owner,
-                key=submission.key,
-                model=submission.model,
+                owner=terms.owner,
+                key=terms.key,
+                model=terms.model,
             )
             return job, encode_order(job)
         except (ValueError, OverflowError, RecursionError) as error:  # for example, endlessly nested lists
@@ -178,7 +187,8 @@ class Acceptance:
                 "the request has a value that cannot be passed on: send a simpler one"
             ) from error
 
-    def _check_broker(self) -> None:
+    def _check_open(self, *, new: bool) -> None:
+        """Raises `BrokerUnavailable` while nothing can be published; for a `new` job also `SpendLimit`."""
         # A publish that a blocked broker holds back would be delivered after the client was refused.
         if why := self.broker.blocked:
             raise BrokerUnavailable(f"the broker accepts no messages at present ({why}); try again soon")
@@ -186,15 +196,13 @@ class Acceptance:
             raise BrokerUnavailable("this gateway is not connected to its broker; try again soon")
         if not self.journal.current:
             raise BrokerUnavailable("this gateway has not read the journal to its end; try again soon")
-
-    def _check_spending(self) -> None:
-        if self.daily is None:
+        if not new or (limit := self.config.daily_usd) is None:
             return
         spending, now = self.journal.view.spending, self.clock()
         if spending.unpriced and not self._unpriced_logged:
             self._unpriced_logged = True
             log.warning("calls without a known price count as nothing against ECO2_DAILY_USD")
-        if spending.total(day_of(now)) >= self.daily:
+        if spending.total(day_of(now)) >= limit:
             raise SpendLimit(
                 "no further jobs are taken today; send the request again after midnight UTC",
                 until_midnight(now),
@@ -203,7 +211,7 @@ class Acceptance:
     @asynccontextmanager
     async def _within_timeout(self) -> AsyncGenerator[None, None]:
         """Bounds the time of the block, and ends it early if the broker reports that it is blocked."""
-        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(self.timeout)
+        loop, timeout = asyncio.get_running_loop(), asyncio.timeout(self.config.publish_timeout)
         timer: asyncio.TimerHandle
 
         def poll() -> None:
@@ -218,7 +226,7 @@ class Acceptance:
             async with timeout:
                 yield
         except TimeoutError as error:
-            why = self.broker.blocked or f"no confirm within {self.timeout:g} s"
+            why = self.broker.blocked or f"no confirm within {self.config.publish_timeout:g} s"
             raise BrokerUnavailable(f"the broker: {why}; send it again with the same key") from error
         finally:
             timer.cancel()

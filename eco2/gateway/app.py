@@ -29,7 +29,13 @@ from eco2.gateway.lookup import Lookup, ResultEndpoint
 from eco2.gateway.openapi import document
 from eco2.gateway.problem import MAX_QUOTE, handlers, json_response
 from eco2.gateway.stream import StreamEndpoint
-from eco2.gateway.submission import KEY_HEADERS, MAX_WAIT_HEADER, TIMEOUT_HEADER, SubmissionEndpoint
+from eco2.gateway.submission import (
+    KEY_HEADERS,
+    MAX_USD_HEADER,
+    MAX_WAIT_HEADER,
+    TIMEOUT_HEADER,
+    SubmissionEndpoint,
+)
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
@@ -43,6 +49,7 @@ CORS: Mapping[str, Any] = {
         *KEY_HEADERS,
         MAX_WAIT_HEADER,
         TIMEOUT_HEADER,
+        MAX_USD_HEADER,
         "Authorization",
         "Content-Type",
         "Last-Event-ID",
@@ -72,17 +79,10 @@ def build(
     checks = readiness(broker, journal, stop)
     routes: list[BaseRoute] = [*probe_routes(checks, lambda: unserved(journal, names))]
     for pipeline in pipelines:
-        acceptance = Acceptance(
-            pipeline.name,
-            broker,
-            journal,
-            clock,
-            config.publish_timeout,
-            config.daily_usd,
-        )
+        acceptance = Acceptance(pipeline, broker, journal, config, clock)
         lookup = Lookup(journal, pipeline)
         submit = SubmissionEndpoint(pipeline, acceptance, memory, metrics, config)
-        batch = BatchEndpoint(pipeline, submit, memory, accepting, stop, config)
+        batch = BatchEndpoint(pipeline, submit, accepting, stop)
         stream = StreamEndpoint(pipeline.name, hub, lookup, metrics, config, clock)
         cancel = CancelEndpoint(lookup, journal, metrics, config, clock)
         routes += job_routes(pipeline, submit, batch, stream, ResultEndpoint(hub, lookup, config), cancel)

@@ -20,19 +20,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from eco2.errors import BrokerUnavailable, InvalidInput
-from eco2.gateway.auth import owner_of
-from eco2.gateway.body import BodyMemory, BodyReader, Reserve, declared_length, lines, media_type
-from eco2.gateway.config import GatewayConfig
-from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge, logged_refusal
-from eco2.gateway.submission import (
-    MODEL_FIELD,
-    SubmissionEndpoint,
-    Times,
-    idempotency_key,
-    times_given,
-    valid_key,
-)
-from eco2.pipeline import AnyPipeline
+from eco2.gateway.acceptance import Terms
+from eco2.gateway.body import BodyReader, Reserve, declared, lines
+from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge
+from eco2.gateway.submission import SubmissionEndpoint, terms_given, valid_key
+from eco2.pipeline import AnyPipeline, Form
 
 MEDIA_TYPE = "application/x-ndjson"
 MEDIA_TYPES = (MEDIA_TYPE, "application/ndjson", "application/jsonl", "application/x-jsonlines")
@@ -50,50 +42,35 @@ GATHER = 0.01
 
 
 class BatchEndpoint:
-    """Takes batches of one pipeline. `accepting`: see `MAX_ACCEPTING`. `stop`: ends batches between lines."""
+    """Takes batches of one pipeline; `single`: takes the same jobs one by one.
+
+    `accepting`: see `MAX_ACCEPTING`. `stop`: ends batches between lines.
+    """
 
     def __init__(
         self,
         pipeline: AnyPipeline,
-        submission: SubmissionEndpoint,
-        memory: BodyMemory,
+        single: SubmissionEndpoint,
         accepting: asyncio.Semaphore,
         stop: asyncio.Event,
-        config: GatewayConfig,
     ) -> None:
-        self.submission = submission
-        self.memory = memory
+        self.single = single
+        self.bodies = BodyReader(pipeline, single.config, KEY_FIELD)
         self.accepting = accepting
         self.stop = stop
-        self.config = config
-        self._bodies = BodyReader(pipeline, config, MODEL_FIELD, KEY_FIELD)
 
     async def post(self, request: Request) -> Response:
         """200 with the answers; 401, 413, 422 for a request that is refused as a whole."""
-        with self.submission.counting_refusals():
-            owner = owner_of(request, self.config.auth)
-            key = idempotency_key(request)
-            times = times_given(request, self.submission.most)
-            declared_length(request, self.config)
-            if (kind := media_type(request, MEDIA_TYPE)) not in MEDIA_TYPES:
+        single = self.single
+        try:
+            terms = terms_given(request, single.usual, single.config.auth)
+            kind, _ = declared(request, single.config, MEDIA_TYPE)
+            if kind not in MEDIA_TYPES:
                 sent = kind[:MAX_QUOTE] or "an empty type"
                 raise InvalidInput(f"send one JSON object per line as {MEDIA_TYPE}, not {sent}")
-        return BatchResponse(self, request, owner, key, times)
-
-    async def answer(
-        self, line: bytes, key: str | None, owner: str | None, times: Times, root: str
-    ) -> Response:
-        """Accepts one line; returns the response that it would have got alone. `key`: unless it has one."""
-        began = time.monotonic()
-        with self.submission.counting_refusals(), self.memory.reserving() as reserve:
-            form = await self._bodies.read_json(line, reserve)
-            fields = dict(form.fields)
-            own = fields.pop(KEY_FIELD, None) or key
-            valid = None if own is None else valid_key(own)
-            form = replace(form, fields=fields)
-            digest = await self._bodies.digest(form, len(line))
-            accepted = await self.submission.accept(form, digest, valid, owner, times)
-        return self.submission.answer(accepted, root, began)
+        except Exception as error:  # noqa: BLE001 - each is answered
+            return single.refuse(request, error)
+        return BatchResponse(self, request, terms)
 
 
 class BatchResponse(Response):
@@ -101,16 +78,12 @@ class BatchResponse(Response):
 
     media_type = MEDIA_TYPE
 
-    def __init__(
-        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, times: Times
-    ) -> None:
+    def __init__(self, batch: BatchEndpoint, request: Request, terms: Terms) -> None:
         super().__init__(headers=NO_STORE)
         del self.headers["content-length"]
         self._batch = batch
         self._request = request
-        self._owner = owner
-        self._key = key
-        self._times = times
+        self._terms = terms
         self._root = request.url.path.rstrip("/").removesuffix("/batch")
         self._answers: deque[asyncio.Future[bytes]] = deque()
         self._arrived = asyncio.Event()
@@ -136,18 +109,13 @@ class BatchResponse(Response):
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         """Starts to accept each line; what ends the batch is the last answer."""
-        batch = self._batch
+        single = self._batch.single
         try:
-            with (
-                batch.submission.counting_refusals(),
-                batch.memory.reserving() as reserve_line,
-                batch.memory.reserving() as reserve_answers,
-            ):
+            with single.memory.reserving() as reserve_line, single.memory.reserving() as reserve_answers:
                 await self._read_lines(group, reserve_line, reserve_answers)
-        except ClientDisconnect:
-            pass
         except Exception as error:  # noqa: BLE001 - each is answered
-            self._refusal = logged_refusal(self._request, error, batch.config.retry_after)
+            refusal = single.refuse(self._request, error)
+            self._refusal = None if isinstance(error, ClientDisconnect) else refusal
         finally:
             self._complete = True
             self._arrived.set()
@@ -156,7 +124,7 @@ class BatchResponse(Response):
         self, group: asyncio.TaskGroup, reserve_line: Reserve, reserve_answers: Reserve
     ) -> None:
         batch, number = self._batch, 0
-        async with aclosing(lines(self._request, batch.config, reserve_line)) as found:
+        async with aclosing(lines(self._request, batch.single.config, reserve_line)) as found:
             async for line in found:
                 if batch.stop.is_set():
                     raise BrokerUnavailable("this gateway stops; send this line and the rest again")
@@ -172,11 +140,20 @@ class BatchResponse(Response):
             raise InvalidInput("no lines: send one JSON object per line")
 
     async def _answer(self, line: bytes, number: int) -> bytes:
-        key = None if self._key is None else f"{self._key}/{number}"
+        """Accepts one line; returns what it would have got alone. Its own key goes before the batch's."""
+        began, terms = time.monotonic(), self._terms
+        single, bodies = self._batch.single, self._batch.bodies
         try:
-            response = await self._batch.answer(line, key, self._owner, self._times, self._root)
+            with single.memory.reserving() as reserve:
+                fields = await bodies.read_json(line, reserve)
+                key = fields.pop(KEY_FIELD, None) or (terms.key and f"{terms.key}/{number}")
+                if key is not None:
+                    terms = replace(terms, key=valid_key(key))
+                submission = await bodies.submission(Form(fields), len(line), terms)
+                accepted = await single.acceptance.accept(submission)
+            response = single.answer(accepted, self._root, began)
         except Exception as error:  # noqa: BLE001 - each is answered
-            response = logged_refusal(self._request, error, self._batch.config.retry_after)
+            response = single.refuse(self._request, error)
         return answer_line(response)
 
     async def _chunks(self) -> AsyncGenerator[bytes, None]:

@@ -1,4 +1,4 @@
-"""Reads a request's body as a `Form`, under limits of size, time and memory.
+"""Reads a request's body as a `Submission`, under limits of size, time and memory.
 
 Guarantees: a body that is too large is never held whole; all bodies of a process together stay within its
 `BodyMemory`; members that the pipeline does not declare are skipped in C and never become Python objects.
@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
 import msgspec
@@ -23,8 +24,9 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from eco2.errors import InvalidInput, OverCapacity
+from eco2.gateway.acceptance import Submission, Terms
 from eco2.gateway.config import GatewayConfig
-from eco2.gateway.problem import MAX_QUOTE, RequestTooLarge
+from eco2.gateway.problem import MAX_QUOTE, RequestTooLarge, UnsupportedModel
 from eco2.pipeline import AnyPipeline, Form, Upload
 
 P = ParamSpec("P")
@@ -32,6 +34,8 @@ Result = TypeVar("Result")
 Reserve = Callable[[int], None]
 """Reserves memory for a request of so many bytes in all. Raises `OverCapacity`."""
 
+MODEL_FIELD = "model"
+"""The field that pins a model. It belongs to the gateway: pipelines do not see it."""
 TOO_LARGE = "the request is larger than {:g} MB; send a smaller one"
 MAX_PARTS = 20
 """Fields, and files, of one multipart form."""
@@ -186,42 +190,42 @@ def json_error(error: Exception, *, whole: bool) -> InvalidInput:
     return InvalidInput(f"the body is not valid JSON{where}: correct it")
 
 
-def media_type(request: Request, default: str) -> str:
-    """Returns the body's type; empty if it names none. Raises `InvalidInput`, also for a compressed body."""
+def declared(request: Request, config: GatewayConfig, default: str) -> tuple[str, int]:
+    """Returns the type and length of the body that the head declares; "" and 0 where it does not.
+
+    `default`: the type without such a header. Raises `RequestTooLarge`, and `InvalidInput`, also for a
+    compressed body.
+    """
+    given = request.headers.get("content-length", "")
+    length = int(given[:20]) if given.isascii() and given.isdigit() else 0
+    if length > config.max_upload:
+        raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
     header = request.headers.get("content-type", default)
     if len(header) > MAX_CONTENT_TYPE:
         raise InvalidInput(f"the content type is longer than {MAX_CONTENT_TYPE} characters: shorten it")
     if request.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
         raise InvalidInput("the body is compressed: send it without Content-Encoding")
-    return header.partition(";")[0].strip().lower()
-
-
-def declared_length(request: Request, config: GatewayConfig) -> int:
-    """Returns the length that the head declares, or 0. Raises `RequestTooLarge`."""
-    declared = request.headers.get("content-length", "")
-    length = int(declared[:20]) if declared.isascii() and declared.isdigit() else 0
-    if length > config.max_upload:
-        raise RequestTooLarge(TOO_LARGE.format(config.max_upload / 2**20))
-    return length
+    return header.partition(";")[0].strip().lower(), length
 
 
 class BodyReader:
-    """Reads the requests of one pipeline. `more`: fields that it takes beside those of its input."""
+    """Reads the requests of one pipeline. `more`: fields that it takes beside the model and the input's."""
 
     def __init__(self, pipeline: AnyPipeline, config: GatewayConfig, *more: str) -> None:
         self._pipeline = pipeline.name
         self._config = config
-        self._members = Members(pipeline.input, *more)
+        self._members = Members(pipeline.input, MODEL_FIELD, *more)
         self._large = asyncio.Lock()
 
-    async def read(self, request: Request, reserve: Reserve) -> tuple[Form, str]:
-        """Returns the body's fields and files, as far as the pipeline takes them, and their digest.
+    async def read(self, request: Request, terms: Terms, reserve: Reserve) -> Submission:
+        """Returns the submission of a whole body, as far as the pipeline takes its fields and files.
 
         `InvalidInput`: 413 for one too large, 408 for one that comes too slowly, 422 for what is no form.
         `OverCapacity` if the process has no memory left for it: before it is read, if its length is declared.
+        Raises as `submission`, too.
         """
-        reserve(declared_length(request, self._config))
-        kind = media_type(request, "application/json")
+        kind, length = declared(request, self._config, "application/json")
+        reserve(length)
         chunks = limited(request, self._config, reserve)
         match kind:
             case "multipart/form-data":
@@ -235,21 +239,29 @@ class BodyReader:
                 if not body.strip():
                     raise InvalidInput("no body: send JSON or a form")
                 size = len(body)
-                form = await self.read_json(body, reserve)
+                form = Form(await self.read_json(body, reserve))
             case _:
                 kind = kind[:MAX_QUOTE] or "an empty type"
                 raise InvalidInput(f"send application/json or multipart/form-data, not {kind}")
-        return form, await self.digest(form, size)
+        return await self.submission(form, size, terms)
 
-    async def read_json(self, body: bytes, reserve: Reserve) -> Form:
+    async def read_json(self, body: bytes, reserve: Reserve) -> dict[str, object]:
         """Returns the members of a JSON object that the pipeline takes. Raises as `read`."""
         members, weight = await self._run(len(body), self._members.decode, body)
         reserve(len(body) + weight)
-        return Form(await self._run(len(body), decode_values, members))
+        return await self._run(len(body), decode_values, members)
 
-    async def digest(self, form: Form, size: int) -> str:
-        """Returns the `digest` of a form of about `size` bytes."""
-        return await self._run(size, digest, self._pipeline, form)
+    async def submission(self, form: Form, size: int, terms: Terms) -> Submission:
+        """Returns the submission of a form of `size` bytes. Raises `InvalidInput`, `UnsupportedModel`."""
+        content = await self._run(size, digest, self._pipeline, form)
+        fields, supported = dict(form.fields), self._config.models
+        model = fields.pop(MODEL_FIELD, None)
+        if model in (None, ""):
+            model = None
+        elif not isinstance(model, str) or model not in supported:
+            raise UnsupportedModel(model, supported)
+        own = Form(fields, form.files, self._config.image_urls)
+        return Submission(own, content, terms if model is None else replace(terms, model=model))
 
     async def _run(self, size: int, work: Callable[P, Result], *args: P.args, **kwargs: P.kwargs) -> Result:
         """Large ones go one at a time: each holds the interpreter for some 50 ms, and copies of the body."""

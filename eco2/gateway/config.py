@@ -12,7 +12,8 @@ Auth = Literal["none", "header"]
 class GatewayConfig:
     """Times are seconds, sizes bytes.
 
-    `models`: names that a client may pin. `default_model`: of a job that pins none; None: any of them.
+    `models`: names that a client may pin; `priced`: those of them whose price is known. `default_model`: of a
+    job that pins none; None: any of them.
     `local_model`: the one of them that is no language model (`Pipeline.check_local`), if it is offered.
     `auth`: see `Auth`. `image_urls`: see `Form`. `hosts`: names that requests may be for; none: any.
     `max_upload`: of one body; `upload_room`: of all bodies that the process holds at once. A body has
@@ -27,6 +28,7 @@ class GatewayConfig:
     """
 
     models: tuple[str, ...]
+    priced: tuple[str, ...] = ()
     default_model: str | None = None
     local_model: str | None = None
     auth: Auth = "none"

@@ -11,8 +11,10 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from eco2 import __version__
+from eco2.event import MAX_USD
 from eco2.gateway.auth import OWNER_HEADER
 from eco2.gateway.batch import KEY_FIELD, MAX_LINES, MEDIA_TYPE
+from eco2.gateway.body import MODEL_FIELD
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.lookup import MAX_WAIT
 from eco2.gateway.schemas import (
@@ -33,7 +35,7 @@ from eco2.gateway.schemas import (
     without_default,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MAX_WAIT_HEADER, MODEL_FIELD, TIMEOUT_HEADER
+from eco2.gateway.submission import MAX_KEY, MAX_USD_HEADER, MAX_WAIT_HEADER, TIMEOUT_HEADER
 from eco2.job import JSON
 from eco2.pipeline import AnyPipeline
 
@@ -108,7 +110,7 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         "parameters": [
             header("Idempotency-Key", "Requests with the same key and body are one job.", _KEY),
             header("X-Idempotency-Key", "The same, where the other is missing.", _KEY),
-            *times(pipeline, config),
+            *bounds(pipeline, config),
             header("traceparent", "W3C trace context.", TEXT),
         ],
         "requestBody": {
@@ -122,14 +124,18 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     return authenticated(item, config)
 
 
-def times(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
-    """Describes the headers that shorten the times of a job."""
+def bounds(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
+    """Describes the headers that shorten the times of a job, and limit its cost."""
     for name, most, what in (
         (MAX_WAIT_HEADER, pipeline.max_wait or config.max_wait, "Until its first call, else EXPIRED."),
         (TIMEOUT_HEADER, pipeline.timeout or config.timeout, "Of its work from then on, else TIMEOUT."),
     ):
         number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
         yield header(name, f"{what} Seconds; without it {most:g}.", number)
+    usd: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": pipeline.max_usd or float(MAX_USD)}
+    otherwise = "any sum" if pipeline.max_usd is None else f"{pipeline.max_usd:g}"
+    what = "That the job's calls may cost, else BUDGET_EXCEEDED."
+    yield header(MAX_USD_HEADER, f"{what} USD; without it {otherwise}.", usd)
 
 
 def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
@@ -149,7 +155,7 @@ def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         f"The key of each line that has no `{KEY_FIELD}`, with `/` and the number of the line behind it."
     )
     item["post"] |= {
-        "parameters": [header("Idempotency-Key", described, _KEY), *times(pipeline, config)],
+        "parameters": [header("Idempotency-Key", described, _KEY), *bounds(pipeline, config)],
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": ref(f"{pipeline.name}.line")}}},
     }
     return authenticated(item, config)

@@ -2,43 +2,37 @@
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import NamedTuple
+from dataclasses import replace
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from eco2.errors import InvalidInput
-from eco2.gateway.acceptance import Acceptance, Accepted, Submission
+from eco2.event import MAX_USD
+from eco2.gateway.acceptance import Acceptance, Accepted, Terms
 from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
-from eco2.gateway.config import GatewayConfig
-from eco2.gateway.problem import RequestTooLarge, UnsupportedModel, code_of, json_response
+from eco2.gateway.config import Auth, GatewayConfig
+from eco2.gateway.problem import RequestTooLarge, code_of, json_response, logged_refusal
 from eco2.metrics import Metrics
-from eco2.pipeline import AnyPipeline, Form
+from eco2.pipeline import AnyPipeline
 
 KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
-MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
-SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
+MAX_WAIT_HEADER, TIMEOUT_HEADER, MAX_USD_HEADER = "Job-Max-Wait", "Job-Timeout", "Job-Max-USD"
+LIMITS = (
+    ("max_wait", MAX_WAIT_HEADER, "seconds"),
+    ("timeout", TIMEOUT_HEADER, "seconds"),
+    ("max_usd", MAX_USD_HEADER, "USD"),
+)
+"""Member of `Terms`, header and unit of each limit that a client may ask for."""
+NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A number as JSON writes it."""
-MODEL_FIELD = "model"
-"""The field that pins a model. It belongs to the gateway: pipelines do not see it."""
-
-
-class Times(NamedTuple):
-    """Seconds of a job, see `eco2.job.Job`."""
-
-    max_wait: float
-    timeout: float
 
 
 class SubmissionEndpoint:
-    """Takes the jobs of one pipeline. `most`: the times of those whose clients ask for no less."""
+    """Takes the jobs of one pipeline. `usual`: the terms of those whose clients ask for no others."""
 
     def __init__(
         self,
@@ -48,55 +42,29 @@ class SubmissionEndpoint:
         metrics: Metrics,
         config: GatewayConfig,
     ) -> None:
+        self.acceptance = acceptance
+        self.memory = memory
+        self.config = config
+        self.usual = Terms(
+            max_wait=pipeline.max_wait or config.max_wait,
+            timeout=pipeline.timeout or config.timeout,
+            max_usd=pipeline.max_usd,
+        )
         self._pipeline = pipeline
-        self._memory = memory
-        self._bodies = BodyReader(pipeline, config, MODEL_FIELD)
-        self._acceptance = acceptance
+        self._bodies = BodyReader(pipeline, config)
         self._metrics = metrics
-        self._config = config
-        self.most = Times(pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout)
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
         began = time.monotonic()
-        with self.counting_refusals():
-            owner = owner_of(request, self._config.auth)
-            key = idempotency_key(request)
-            times = times_given(request, self.most)
-            with self._memory.reserving() as reserve:
-                form, digest = await self._bodies.read(request, reserve)
-                accepted = await self.accept(form, digest, key, owner, times)
-        return self.answer(accepted, request.url.path.rstrip("/"), began)
-
-    async def accept(
-        self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
-    ) -> Accepted:
-        """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
-        model = pinned_model(form, self._config.models)
-        fields = {name: value for name, value in form.fields.items() if name != MODEL_FIELD}
-        parse = partial(self._parse, Form(fields, form.files, self._config.image_urls), model)
-        return await self._acceptance.accept(
-            Submission(
-                digest=digest,
-                parse=parse,
-                key=key,
-                model=model,
-                owner=owner or "",
-                max_wait=times.max_wait,
-                timeout=times.timeout,
-            )
-        )
-
-    @contextmanager
-    def counting_refusals(self) -> Iterator[None]:
-        """Counts an error of the block, and gives it the code that the pipeline has for it."""
         try:
-            yield
-        except Exception as error:
-            if isinstance(error, RequestTooLarge):
-                error.code = self._pipeline.codes.get(413, error.code)
-            self._metrics.request_refused(self._pipeline.name, code_of(error))
-            raise
+            terms = terms_given(request, self.usual, self.config.auth)
+            with self.memory.reserving() as reserve:
+                submission = await self._bodies.read(request, terms, reserve)
+                accepted = await self.acceptance.accept(submission)
+        except Exception as error:  # noqa: BLE001 - each is answered
+            return self.refuse(request, error)
+        return self.answer(accepted, request.url.path.rstrip("/"), began)
 
     def answer(self, accepted: Accepted, root: str, began: float) -> Response:
         """Returns the response to a submission that began then. `root`: path of the pipeline."""
@@ -113,23 +81,34 @@ class SubmissionEndpoint:
             202 if accepted.new else 200,
         )
 
-    async def _parse(self, form: Form, model: str | None) -> BaseModel:
-        pipeline = self._pipeline
-        value: BaseModel = (
-            await pipeline.parse(form) if pipeline.parse else pipeline.input.model_validate(form.fields)
-        )
-        if pipeline.check_local is not None:
-            possible = {model or self._config.default_model} - {None} or set(self._config.models)
-            if possible == {self._config.local_model}:  # no other model can take the job
-                pipeline.check_local(value)
-        return value
+    def refuse(self, request: Request, error: Exception) -> Response:
+        """Counts an error, gives it the code that the pipeline has for it, and returns its response."""
+        if isinstance(error, RequestTooLarge):
+            error.code = self._pipeline.codes.get(413, error.code)
+        self._metrics.request_refused(self._pipeline.name, code_of(error))
+        return logged_refusal(request, error, self.config.retry_after)
 
 
-def idempotency_key(request: Request) -> str | None:
-    """Returns the client's key, or None. Raises `InvalidInput` if any is too long or not ASCII."""
-    keys = [value for name in KEY_HEADERS for value in request.headers.getlist(name) if value]
-    valid = [valid_key(key) for key in keys]  # each that is sent
-    return valid[0] if valid else None
+def terms_given(request: Request, usual: Terms, auth: Auth) -> Terms:
+    """Returns the terms in the head of a request; the `usual` limits are also the highest.
+
+    Raises `Unauthorized`, and `InvalidInput` for a key or a limit that no job can have.
+    """
+    owner = owner_of(request, auth) or ""
+    keys = [valid_key(key) for name in KEY_HEADERS for key in request.headers.getlist(name) if key]
+    limits: dict[str, float] = {}
+    for name, header, unit in LIMITS:
+        if not (given := request.headers.getlist(header)):
+            continue
+        value = float(given[0]) if len(given) == 1 and NUMBER.fullmatch(given[0]) else 0.0
+        most: float = getattr(usual, name) or float(MAX_USD)
+        if not 0 < value <= most:
+            raise InvalidInput(
+                f"{header} must be a number of {unit}, more than 0 and at most {most:g} here; send such a "
+                "one, or leave it out"
+            )
+        limits[name] = value
+    return replace(usual, owner=owner, key=keys[0] if keys else None, **limits)
 
 
 def valid_key(key: object) -> str:
@@ -137,28 +116,3 @@ def valid_key(key: object) -> str:
     if not isinstance(key, str) or not KEY.fullmatch(key):
         raise InvalidInput(f"Idempotency-Key must be 1 to {MAX_KEY} characters of ASCII; send a UUID")
     return key
-
-
-def times_given(request: Request, most: Times) -> Times:
-    """Returns the times that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
-    times = list(most)
-    for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
-        if not (given := request.headers.getlist(header)):
-            continue
-        times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
-        if not 0 < times[place] <= most[place]:
-            raise InvalidInput(
-                f"{header} must be a number of seconds, more than 0 and at most {most[place]:g} here; send "
-                "such a one, or leave it out"
-            )
-    return Times(*times)
-
-
-def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:
-    """Returns the model that the client asks for, or None. Raises `UnsupportedModel`."""
-    model = form.fields.get(MODEL_FIELD)
-    if model is None or model == "":
-        return None
-    if not isinstance(model, str) or model not in supported:
-        raise UnsupportedModel(model, supported)
-    return model

@@ -157,13 +157,8 @@ class Journal:
     @property
     def is_stalled(self) -> bool:
         """True while the tail does not show what was confirmed."""
-        silent = self._outbox.behind > MAX_SILENCE and self._silence > MAX_SILENCE
-        return silent and self.view.offset >= 0
-
-    @property
-    def _silence(self) -> float:
-        """Seconds since the tail showed anything."""
-        return asyncio.get_running_loop().time() - self._shown_at
+        silence = asyncio.get_running_loop().time() - self._shown_at
+        return silence > MAX_SILENCE and self._outbox.behind > MAX_SILENCE and self.view.offset >= 0
 
     def observe_barriers(self, observer: Callable[[float], None]) -> None:
         """Calls `observer(seconds)` for each barrier that was passed. It must neither block nor raise."""
@@ -203,7 +198,7 @@ class Journal:
 
         The state is `superseded` if another job holds the key. Cancelling withdraws it if it was not sent.
         """
-        await self.put(queued)
+        await self._outbox.put(queued)
         return await self.view.change(queued.job, None)
 
     async def barrier(self) -> None:
@@ -375,7 +370,9 @@ class Journal:
                 attached = loop.time()  # or it is begun by `_fill` again and again
             if not self.is_stalled and loop.time() - attached <= MAX_SILENCE:
                 reattach_after = MAX_SILENCE
-                if self._silence > self._idle and not (self._outbox.oldest or self._outbox.behind):
+                if loop.time() - self._shown_at > self._idle and not (
+                    self._outbox.oldest or self._outbox.behind
+                ):
                     self.put(self._marker())  # else a silent tail looks like a quiet log
             elif await self._ends_earlier():
                 self._replaced.set()

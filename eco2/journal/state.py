@@ -6,6 +6,7 @@ so an event that was written twice is shown once.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ from eco2.event import (
     Status,
     StepCompleted,
     Superseded,
+    amount,
 )
 from eco2.job import JSON, Job
 from eco2.ports import DELAYS
@@ -96,6 +98,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     when its first stage started: with the grant of its first call, or with the first run if it shows before
     any grant; None until an event of a stage, or of a step, is in the journal. `put_off`: seconds since then
     in which it waited for a stage to be tried again, without the present wait (`retrying`).
+    `max_usd`: what its calls may cost; `spent`: USD of its recorded calls by run, if that is limited.
     `run`: the current run, None before the first; `attempt`: its number; `previous_runs`: void by now.
     `released`: the current run gave the job back; `retrying`: because a stage is tried again later.
     `exclusive`: no other job ran in its process. `crashes`: earlier runs that ended without an event, and
@@ -117,6 +120,8 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    max_usd: float | None = None
+    spent: Mapping[str, Decimal] = {}
     status: Literal["queued", "running", "completed", "failed", "cancelled", "superseded"] = "queued"
     run: str | None = None
     attempt: int = 0
@@ -149,6 +154,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             accepted=self.accepted,
             max_wait=self.max_wait,
             timeout=self.timeout,
+            max_usd=self.max_usd,
             digest=self.digest,
             owner=self.owner,
             key=self.key,
@@ -245,7 +251,9 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
                 visible_events=(*state.visible_events, shown),
                 updated_at=event.ts,
             )
-        case CallCompleted() | StepCompleted():
+        case CallCompleted():
+            return _record(_paid(state, event), at, event, keep)
+        case StepCompleted():
             return _record(state, at, event, keep)
         case Released() if event.run == state.run and not state.released:
             return _released(state, event)
@@ -256,12 +264,16 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
 
 def new_state(at: EventId, event: Queued) -> JobState:
     """Returns the state of a job of which only its `queued` is known."""
+    max_wait, timeout = event.max_wait, event.timeout
+    if timeout == 0.0:  # of release 0.1, which wrote only a deadline
+        max_wait = timeout = max(0.0, event.deadline - event.ts)
     return JobState(
         job=event.job,
         pipeline=event.pipeline,
         accepted=event.ts,
-        max_wait=event.max_wait,
-        timeout=event.timeout,
+        max_wait=max_wait,
+        timeout=timeout,
+        max_usd=event.max_usd,
         digest=event.digest,
         queued_at=at.offset,
         updated_at=event.ts,
@@ -361,6 +373,15 @@ def _opened(state: JobState, event: RunStarted) -> JobState:
         crashes=state.crashes + state.is_held,
         updated_at=event.ts,
     )
+
+
+def _paid(state: JobState, event: CallCompleted) -> JobState:
+    """Adds what a call cost, of whichever run and however often it was made, if the job has a limit."""
+    usage = event.reply.get("usage")
+    cost = amount(usage.get("cost_usd")) if isinstance(usage, dict) else None
+    if state.max_usd is None or not cost:
+        return state
+    return replace(state, spent={**state.spent, event.run: state.spent.get(event.run, 0) + cost})
 
 
 def _record(state: JobState, at: EventId, event: CallCompleted | StepCompleted, keep: int | None) -> JobState:

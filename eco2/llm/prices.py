@@ -7,27 +7,10 @@ charge separately for writes to the prompt cache. Docs: `docs/models.md`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 
+from eco2.call import Price
 from eco2.tokens.names import listed_name
-
-_MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """USD per million tokens of uncached input, cached input and output."""
-
-    input: Decimal
-    cached: Decimal
-    output: Decimal
-
-    def cost(self, input_tokens: int, cached_tokens: int, output_tokens: int) -> Decimal:
-        """Returns the exact cost in USD. `cached_tokens` are a part of `input_tokens`."""
-        fresh = (input_tokens - cached_tokens) * self.input
-        return (fresh + cached_tokens * self.cached + output_tokens * self.output) / _MILLION
-
 
 PRICES: Mapping[str, Price] = {
     model: Price(*map(Decimal, usd))

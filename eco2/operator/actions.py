@@ -1,6 +1,6 @@
-"""Actions of operators: replay a dead job, cancel one, publish an order again, pause and resume.
+"""Actions of operators: replay a failed job, cancel one, publish an order again, pause and resume.
 
-A replay continues a dead job as a new one, after the stages that the old one completed; the old one stays
+A replay continues a failed job as a new one, after the stages that the old one completed; the old one stays
 ended. Order of writes: the order is stored → `queued` is confirmed and seen in the own tail → the order is
 published to the express queue → the letters are dropped. A crash between any two loses nothing:
 
@@ -10,7 +10,8 @@ published to the express queue → the letters are dropped. A crash between any 
 * after the order is published: the job runs; the letters are kept, and the next replay drops them;
 * after some letters are dropped: the same, for the rest.
 
-The next replay finds that job while views reach back to it (ECO2_VIEW_MINUTES); later it makes another one.
+A job without letters is replayed from its stored order, and the same holds without the last step. The next
+replay finds that new job while its view reaches back to it; later it makes another one.
 
 Publishing an order again is harmless if it was not lost: a worker that has the job keeps one of the two, a
 worker that finds it held waits for its end, and an ended job does not run again.
@@ -21,14 +22,14 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
-from eco2.errors import BrokerUnavailable, JobForgotten, PermanentError
+from eco2.errors import BrokerUnavailable, DecodeError, JobForgotten, PermanentError
 from eco2.event import Paused, Resumed, queued
-from eco2.job import encode_order
+from eco2.job import decode_order, encode_order
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
 from eco2.journal.state import JobState, cancelled
-from eco2.operator.dead_jobs import is_late
-from eco2.operator.replay_plan import ReplayPlan
+from eco2.operator.dead_jobs import DeadJob
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan, why_not
 from eco2.ports import OrderStore, WorkQueue, retry_queue
 from eco2.retry import PUBLISH
 
@@ -63,6 +64,27 @@ async def replay(plan: ReplayPlan, broker: ReplayBroker, journal: Journal) -> st
     return job.id
 
 
+async def stored_job(
+    job: str, state: JobState | None, store: OrderStore, hours: int
+) -> DeadJob | NotReplayable:
+    """Finds the stored order of a failed job without a dead letter. `hours`: how long the store keeps it."""
+    if state is None:
+        return NotReplayable(job, "the journal does not have it (any more); the client may send it again")
+    if reason := why_not(state):
+        return NotReplayable(job, reason)
+    if state.dead:
+        return NotReplayable(job, "its dead letter was dropped, or is not among the oldest (--limit)")
+    if (order := await find_order(store, job)) is None:
+        return NotReplayable(
+            job,
+            f"its order is no longer stored (orders are kept for {hours} h): the client may send it again",
+        )
+    try:
+        return DeadJob(job, (), decode_order(order))
+    except DecodeError as error:
+        return DeadJob(job, (), None, str(error))
+
+
 async def wait_for_capacity(journal: Journal, jobs: Iterable[str], limit: int) -> None:
     """Returns once fewer than `limit` of the jobs are unended.
 
@@ -83,8 +105,8 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
     """
     if state.ended:
         advice = (
-            f"`eco2 dead replay {state.job}` continues it as a new job"
-            if state.dead or is_late(state)
+            f"`eco2 jobs replay {state.job}` continues it as a new job"
+            if state.status == "failed"
             else "the client may send it again"
         )
         raise PermanentError(f"job {state.job} has ended as {state.status}; {advice}", "ENDED")

@@ -7,10 +7,8 @@ from typing import Protocol
 
 from eco2.errors import DecodeError
 from eco2.job import Job, decode_order, order_head
-from eco2.journal.orders import find_order
 from eco2.journal.state import TRUNCATED, JobState
 from eco2.operator.cost import Cost, paid, total
-from eco2.ports import OrderStore
 
 REASONS: Mapping[str | None, str] = {
     "rejected": "a worker rejected it; see that worker's log",
@@ -133,19 +131,6 @@ def dead_row(dead: DeadJob, state: JobState | None, view: Iterable[JobState]) ->
         letters=len(dead.letters),
         replayed=replay.job if replay else None,
     )
-
-
-def is_late(state: JobState) -> bool:
-    """Returns whether the job ended because its time was over: a replay may have more luck."""
-    error = end_error(state) if state.status == "failed" else None
-    return error is not None and error[0] in ("EXPIRED", "TIMEOUT", "DEADLINE")
-
-
-async def late_job(job: str, state: JobState | None, store: OrderStore) -> DeadJob | None:
-    """Finds the stored order of a job whose time was over; None if it is not kept."""
-    if state is None or not is_late(state) or (order := await find_order(store, job)) is None:
-        return None
-    return DeadJob(job, (), decode_order(order))
 
 
 def successor(job: str, view: Iterable[JobState]) -> JobState | None:

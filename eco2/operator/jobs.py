@@ -50,6 +50,7 @@ class JobDetail:
             **document(job_row(state)),
             "max_wait": state.max_wait,
             "timeout": state.timeout,
+            "max_usd": state.max_usd,
             "started": state.started_at,
             "deadline": state.deadline,
             "owner": state.owner,

@@ -1,7 +1,8 @@
-"""Plans the replay of a dead job, with its cost, before anything is done. Pure.
+"""Plans the replay of a failed job, with its cost, before anything is done. Pure.
 
 Guarantees: a stage whose stored output still fits the pipeline does not run again, so it is not paid again;
-a job that was replayed before is not replayed a second time, while the view still has the first replay.
+a job that was replayed before is not replayed a second time, while the view still has the first replay. If
+that one failed, too, it is the one to replay: it may have completed more stages.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from eco2.job import JSON, Job, new_id
 from eco2.journal.state import JobState
 from eco2.operator.cost import Cost, expected, paid, peers
-from eco2.operator.dead_jobs import DeadJob, successor
+from eco2.operator.dead_jobs import DeadJob, end_error, successor
 from eco2.pipeline import AnyPipeline
 
 
@@ -37,7 +38,7 @@ class ReplayPlan:
 
 @dataclass(frozen=True, slots=True)
 class NotReplayable:
-    """A dead job that cannot be replayed. `reason`: why, and what to do instead."""
+    """A failed job that cannot be replayed. `reason`: why, and what to do instead."""
 
     job: str
     reason: str
@@ -66,12 +67,22 @@ def plan_replay(
         return NotReplayable(
             dead.id, f"ECO2_PIPELINES here does not name {order.pipeline}: set it as for the workers"
         )
-    if reason := _why_not(order, state, pipeline):
+    if reason := why_not(state):
         return NotReplayable(dead.id, reason)
+    if not _fits(pipeline.input, order.input):
+        return NotReplayable(
+            dead.id,
+            f"its input does not fit the pipeline {pipeline.name} here: replay it with the code that it was "
+            "made for",
+        )
     paid_before = paid(state) if state else {}
     # The key stays with the old job, whose result its client has.
     earlier = successor(dead.id, view)
-    if earlier is not None and (not earlier.ended or earlier.dead or earlier.status == "completed"):
+    if earlier is not None and earlier.status != "cancelled":
+        if earlier.status == "failed" and not dead.letters:
+            return NotReplayable(
+                dead.id, f"it was replayed as {earlier.job}, which failed: `eco2 jobs replay {earlier.job}`"
+            )
         job = earlier.as_job(order.input)
         return ReplayPlan(dead, job, paid=paid_before, announced=True, ended=earlier.ended)
     outputs = reusable_outputs(pipeline, state.outputs if state else {})
@@ -108,19 +119,34 @@ def reusable_outputs(pipeline: AnyPipeline, outputs: Mapping[str, JSON]) -> dict
     return reusable
 
 
-def _why_not(order: Job, state: JobState | None, pipeline: AnyPipeline) -> str:
-    """Returns why the job cannot be replayed; "" if it can."""
+def why_not(state: JobState | None) -> str:
+    """Returns why a job in this state is not replayed; "" if it may be."""
     match state:
         case JobState(ended=False):
             return f"it has not ended: `eco2 jobs reissue {state.job}` publishes its order again"
         case JobState(status="completed" | "cancelled" | "superseded"):
-            return f"it ended as {state.status}, so nothing is left to do: drop it"
-    if _fits(pipeline.input, order.input):
-        return ""
-    return (
-        f"its input does not fit the pipeline {pipeline.name} here: replay it with the code that it was "
-        "made for"
-    )
+            return f"it ended as {state.status}, so nothing is left to do"
+    return ""
+
+
+def failed_jobs(
+    view: Collection[JobState], since: float, pipeline: str | None, code: str | None
+) -> tuple[list[JobState], int]:
+    """Returns the jobs that failed since then (Unix seconds), and how many more were replayed before.
+
+    `pipeline`, `code`: None for any. A replay that was cancelled does not count.
+    """
+    replayed = {each.resumes for each in view if each.status != "cancelled"}
+    failed = [
+        state
+        for state in view
+        if state.status == "failed"
+        and state.updated_at >= since
+        and pipeline in (None, state.pipeline)
+        and code in (None, (end_error(state) or ("",))[0])
+    ]
+    fresh = [state for state in failed if state.job not in replayed]
+    return fresh, len(failed) - len(fresh)
 
 
 def _fits(model: type[BaseModel], value: JSON) -> bool:

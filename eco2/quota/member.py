@@ -213,7 +213,8 @@ class Member:
                 started=request.started,
                 stage_started=request.stage_started,
             )
-            self._give_limits()
+            if self.clock() - self._limits_given >= RENEWAL:
+                self._give_limits()
             waiting = self._waiting[call.id] = _Waiting(call, asyncio.get_running_loop().create_future())
             asking = self.log.put(call)
             try:
@@ -239,10 +240,9 @@ class Member:
         self.log.put(LimitsNamed(budget=self.name, requests=requests, tokens=tokens, given=given))
 
     def _give_limits(self) -> None:
-        """Writes this process's limits, unless it did lately: who starts does not read what is old."""
-        if (now := self.clock()) - self._limits_given >= RENEWAL:
-            self._limits_given = now
-            self.update_limits(self._limits, given=True)
+        """Writes this process's limits: a process that starts does not read what is old."""
+        self._limits_given = self.clock()
+        self.update_limits(self._limits, given=True)
 
     # The leader, and who would be one.
 

@@ -103,6 +103,7 @@ async def installation(
     models: Sequence[str] = ("scripted",),
     embeddings: Sequence[str] = (),
     limits: Limits | None = None,
+    budgets: Mapping[str, Limits] | None = None,
     prefetch: int = 10,
     concurrency: int = 10,
     chaos: Chaos = CALM,
@@ -110,13 +111,13 @@ async def installation(
     """Runs a gateway and a worker around an embedded broker for the length of the block, under `@virtual`.
 
     `models`: names that calls may ask for, one provider each; `embeddings`: those that embed texts. `model`
-    answers for all. `limits`: calls and tokens per minute of each. `prefetch`: jobs at once, `concurrency`:
-    calls at once. `chaos`: how unkind the broker is. Raises `ValueError` for a pipeline
-    that no process would start with.
+    answers for all. `limits`: calls and tokens per minute of each. `budgets`: of other APIs, for
+    `context.reserve`. `prefetch`: jobs at once, `concurrency`: calls at once. `chaos`: how unkind the
+    broker is. Raises `ValueError` for a pipeline that no process would start with.
     """
     if wrong := problems([pipeline]):
         raise ValueError("; ".join(wrong))
-    world = World(pipeline, chaos)
+    world = World(pipeline, chaos, budgets=budgets)
     remotes = [
         Remote(name, model, limits, concurrency=concurrency, embeds=name in embeddings)
         for name in (*models, *embeddings)

@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
+from eco2.call import Price
 from eco2.calls.provider import Provider
 from eco2.errors import RetryableError
 from eco2.event import queued
@@ -73,6 +74,7 @@ class Remote:
     concurrency: int = 10
     quota: Quota | None = None
     embeds: bool = False
+    price: Price | None = None
 
 
 async def persistently(send: Callable[[], Awaitable[None]]) -> None:
@@ -126,6 +128,7 @@ class Process:
         max_wait: float | None = None,
         model: str | None = None,
         timeout: float | None = None,
+        max_usd: float | None = None,
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key.
 
@@ -142,6 +145,7 @@ class Process:
             accepted=now,
             max_wait=wait,
             timeout=timeout or max_wait or self.pipeline.timeout or LIFE,
+            max_usd=max_usd,
             digest=hashlib.sha256(msgspec.json.encode(body)).hexdigest(),
             key=key,
             model=model,
@@ -175,7 +179,7 @@ class World:
     """The processes that share one embedded broker. Use it under `@virtual`.
 
     `chaos`: how unkind the broker is. `spending`: views know what was paid since midnight. `snapshots`: of
-    views are written and read.
+    views are written and read. `budgets`: of other APIs, which all workers share.
     """
 
     def __init__(
@@ -184,7 +188,9 @@ class World:
         chaos: Chaos = CALM,
         spending: bool = False,
         snapshots: bool = False,
+        budgets: Mapping[str, Limits] | None = None,
     ) -> None:
+        self.budgets = budgets or {}
         self.pipeline = pipeline
         self.spending = spending
         self.topology = Topology(pipelines=(pipeline.name,))
@@ -235,7 +241,13 @@ class World:
         components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
         if remotes:
             components += shares(process, remotes)
-            components += worker(process, prefetch, resources)
+            budgets = {
+                budget: join_budget(process.core, budget, limits, "request")
+                for budget, limits in self.budgets.items()
+            }
+            process.members |= budgets
+            components += [Component(f"budget of {budget}", each.run) for budget, each in budgets.items()]
+            components += worker(process, prefetch, budgets, resources)
         return process, components
 
     async def start(
@@ -298,7 +310,7 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
             components.append(Component(f"budget of {remote.name}", member.run))
         budget = None
         if quota is not None:
-            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting)
+            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting, remote.price)
         process.providers[remote.name] = Provider(
             remote.name,
             remote.name,
@@ -312,7 +324,10 @@ def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
 
 
 def worker(
-    process: Process, prefetch: int, resources: Mapping[str, object] | None = None
+    process: Process,
+    prefetch: int,
+    budgets: Mapping[str, Quota] | None = None,
+    resources: Mapping[str, object] | None = None,
 ) -> Sequence[Component]:
     """Returns the components of a worker."""
     options = WorkerOptions(
@@ -322,4 +337,5 @@ def worker(
         holder_timeout=SILENCE,
         window=KEEP,
     )
-    return worker_components(process.core, list(process.providers.values()), options, resources)
+    providers = list(process.providers.values())
+    return worker_components(process.core, providers, options, resources, budgets=budgets)

@@ -16,19 +16,18 @@ then: `message_json`, by which the text of a call has the same form as a message
 
 | Functions, files | 0.1 | today |
 |---|---|---|
-| paid call, in its own task, the budget's leader in another process | 76, 22 | 40, 14 |
-| the same with metrics, logging and the broker adapters | 100, 30 | 50, 15 |
-| the same without these, in all tasks of both processes | 136, 29 | 112, 22 |
-| paid call, in its own task, the budget's leader in the same process | 109, 28 | 40, 14 |
-| `POST /scan` to 202, in the request's task | 43, 14 | 54, 14 |
+| paid call, in its own task, the budget's leader in another process | 76, 22 | 37, 14 |
+| the same with metrics, logging and the broker adapters | 100, 30 | 47, 15 |
+| the same without these, in all tasks of both processes | 136, 29 | 109, 22 |
+| paid call, in its own task, the budget's leader in the same process | 109, 28 | 37, 14 |
+| `POST /scan` to 202, in the request's task | 43, 14 | 42, 14 |
 | record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 21, 8 |
 | messages of a scan of two calls, those of its grants included (0.1: besides them) | 8 | 7 |
 | the same at a provider without limits, barrier markers included | 8 | 5 |
 
-The two times of a job brought two functions to its call (it marks that it waits for its turn), nine to all
-tasks (the first grant moves its end), and four to a request (times that a client asks for, orders of 0.1).
-Seven functions of a request have a name of their own since a line of a batch passes them, too. A call that
-only one provider can take compares none, which is one function less.
+The two times of a job brought two functions to its call (it marks that it waits for its turn), and nine to
+all tasks (the first grant moves its end). A call that only one provider can take compares none, which is one
+function less.
 """
 
 import asyncio
@@ -224,7 +223,7 @@ async def test_from_a_request_to_202() -> None:
             recorder.stop()
             await eventually(lambda: bool(world.worker.orders))
             world.worker.orders.clear()
-    recorder.check(54, 14)
+    recorder.check(43, 14)
 
 
 async def test_from_the_journal_to_a_frame() -> None:

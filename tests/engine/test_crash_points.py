@@ -12,9 +12,10 @@ import pytest
 from eco2.broker.embedded import CALM, Chaos
 from eco2.errors import BrokerUnavailable, ProviderAccessDenied, ProviderError
 from eco2.event import Done, decode_events
-from eco2.gateway.acceptance import Acceptance, Accepted, Submission
+from eco2.gateway.acceptance import Acceptance, Accepted, Submission, Terms
+from eco2.gateway.config import GatewayConfig
 from eco2.journal.state import JobState
-from eco2.pipeline import Call, Context, Pipeline, Stage
+from eco2.pipeline import Call, Context, Form, Pipeline, Stage
 from eco2.testing.clock import VirtualClock, run_virtual
 from tests.support.crash_points import CrashingProcess, Point, Side
 from tests.support.engine_fixtures import at_rest
@@ -152,22 +153,18 @@ async def accepting(gateway: CrashingProcess) -> AsyncIterator[Acceptance]:
     process = gateway.process
     living = asyncio.create_task(gateway.live())
     await gateway.during(process.journal.filled.wait())
-    yield Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0)
+    config = GatewayConfig(models=())
+    yield Acceptance(PIPELINE, process.broker, process.journal, config, VirtualClock.now)
     process.stop.set()
     await living
 
 
 async def patiently(acceptance: Acceptance, key: str | None) -> Accepted:
     """What a client does: asks again while it is told that the broker is away."""
-
-    async def parse() -> Question:
-        return Question(text="q")
-
+    terms = Terms(max_wait=LIFE, timeout=LIFE, key=key)
     while True:
         try:
-            return await acceptance.accept(
-                Submission(digest="digest", parse=parse, max_wait=LIFE, timeout=LIFE, key=key)
-            )
+            return await acceptance.accept(Submission(Form({"text": "q"}), "digest", terms))
         except BrokerUnavailable:
             await asyncio.sleep(1)
 

@@ -8,9 +8,9 @@ from eco2.consumers.sweep import OVERDUE
 from eco2.errors import ProviderError
 from eco2.event import Done, Released, StageChanged, decode_events
 from eco2.journal.state import JobState
-from eco2.operator.actions import replay
-from eco2.operator.dead_jobs import late_job
-from eco2.operator.replay_plan import ReplayPlan, plan_replay
+from eco2.operator.actions import replay, stored_job
+from eco2.operator.dead_jobs import DeadJob
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
 from eco2.ports import DELAYS
@@ -317,7 +317,9 @@ async def test_a_job_that_expired_is_replayed_from_its_stored_order() -> None:
             again = await replay(plan, gateway.broker, gateway.journal)
             assert end(await worker.ended(again)) == "completed"
             done = await gateway.ended(again)
-            assert await late_job(again, done, gateway.broker) is None
+            ended = await stored_job(again, done, gateway.broker, 1)
+            assert isinstance(ended, NotReplayable)
+            assert "ended as completed" in ended.reason
 
 
 async def world_without_orders(world: World) -> None:
@@ -327,8 +329,8 @@ async def world_without_orders(world: World) -> None:
 
 
 async def planned(gateway: Process, state: JobState) -> ReplayPlan:
-    dead = await late_job(state.job, state, gateway.broker)
-    assert dead is not None
+    dead = await stored_job(state.job, state, gateway.broker, 1)
+    assert isinstance(dead, DeadJob)
     assert dead.letters == ()
     found = plan_replay(
         dead, state, {"ask": PIPELINE}, gateway.journal.view.recent(), VirtualClock.now(), 100, 70

@@ -3,16 +3,17 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from eco2.consumers.liveness import query_holder
-from eco2.errors import BrokerUnavailable, PermanentError
+from eco2.errors import BrokerUnavailable, InputRefused, PermanentError
 from eco2.event import Marker, Paused, Queued, Resumed
 from eco2.job import new_id
 from eco2.journal.state import JobState
 from eco2.operator import actions
-from eco2.operator.actions import reissue, replay, wait_for_capacity
+from eco2.operator.actions import reissue, replay, stored_job, wait_for_capacity
 from eco2.operator.dead_jobs import DeadJob, by_job
-from eco2.operator.replay_plan import ReplayPlan, plan_replay
+from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay
 from eco2.ports import DEAD, Delivery, retry_queue
 from eco2.testing.clock import VirtualClock, virtual
 from tests.support.dead_letters import LIFE, FakeLetter
@@ -217,6 +218,33 @@ async def test_an_order_is_issued_again_only_for_a_job_that_has_not_ended() -> N
         assert model.calls == [("draft", job), ("final", job)]
         with pytest.raises(PermanentError, match="has ended as completed; the client may"):
             await reissue(ended, gateway.broker)
+
+
+@virtual
+async def test_of_a_failed_job_without_a_letter_the_order_is_found_or_it_is_said_why_not() -> None:
+    world = World()
+    async with world.process(ScriptedModel(script=refuse)) as process:
+        state = await process.ended((await process.submit()).job)
+        assert (state.status, state.dead) == ("failed", False)
+        found = await stored_job(state.job, state, process.broker, 1)
+        assert isinstance(found, DeadJob)
+        assert found.order is not None
+        assert (found.order.id, found.letters) == (state.job, ())
+        assert "does not have it" in await why_not(process, None)
+        assert "letter was dropped" in await why_not(process, replace(state, dead=True))
+        assert "ended as completed" in await why_not(process, replace(state, status="completed"))
+        world.server.logs[world.topology.inputs]._records.clear()
+        assert "orders are kept for 1 h" in await why_not(process, state)
+
+
+def refuse(kind: str, job: str) -> None:
+    raise InputRefused("the model refuses")
+
+
+async def why_not(process: Process, state: JobState | None) -> str:
+    found = await stored_job("job" if state is None else state.job, state, process.broker, 1)
+    assert isinstance(found, NotReplayable)
+    return found.reason
 
 
 @virtual

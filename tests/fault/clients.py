@@ -6,9 +6,10 @@ They take nothing on trust: every durable event that any connection brings is ke
 import asyncio
 import base64
 import io
+import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -125,6 +126,58 @@ class Submitter:
         answer = Answer(key, sent, time.monotonic() - began, status, job)
         self.answers.append(answer)
         return answer
+
+    async def batch(
+        self,
+        key: str,
+        count: int,
+        gateway: str,
+        pipeline: str,
+        names: Sequence[str] | None = None,
+        pause: asyncio.Event | None = None,
+    ) -> list[Answer]:
+        """Sends so many lines once; what was answered until the end, or the connection's loss.
+
+        `names`: the lines' own keys; else they have that of the request. `pause`: the second half is sent
+        when it is set.
+        """
+        keys = names or [f"{key}/{number}" for number in range(1, count + 1)]
+
+        async def body() -> AsyncIterator[bytes]:
+            for number in range(count):
+                if pause is not None and number == count // 2:
+                    await pause.wait()
+                own = {} if names is None else {"idempotency_key": names[number]}
+                yield json.dumps({"text": f"{key} {number}", **own}).encode() + b"\n"
+
+        sent, began, lines = time.time(), time.monotonic(), list[str]()
+        headers = {"Content-Type": "application/x-ndjson", "Idempotency-Key": key}
+        with suppress(httpx.HTTPError):
+            url = f"{gateway}/{pipeline}/batch"
+            async with self._http.stream("POST", url, content=body(), headers=headers) as response:
+                async for line in response.aiter_lines():
+                    lines.append(line)
+        answers = []
+        for name, line in zip(keys, lines, strict=False):
+            answer = json.loads(line)
+            seconds = time.monotonic() - began
+            answers.append(Answer(name, sent, seconds, answer["http_status"], answer.get("job_id")))
+        self.answers += answers
+        return answers
+
+
+async def cancel(
+    http: httpx.AsyncClient, gateways: Sequence[str], job: str, pipeline: str, first: int = 0
+) -> tuple[int, JSON]:
+    """Cancels the job, at one gateway after the other until there is an answer: its status and body."""
+    at = first
+    while True:
+        with suppress(httpx.HTTPError):
+            answer = await http.delete(f"{gateways[at % len(gateways)]}/{pipeline}/{job}")
+            if answer.status_code != 503:
+                return answer.status_code, answer.json()
+        at += 1
+        await asyncio.sleep(PAUSE * random.uniform(0.5, 1.5))
 
 
 async def result(http: httpx.AsyncClient, gateway: str, job: str, pipeline: str) -> tuple[int, JSON]:

@@ -3,9 +3,10 @@
 import asyncio
 import socket
 import time
+from collections import Counter
 from urllib.parse import urlsplit
 
-from tests.fault.evidence import Evidence, Moment
+from tests.fault.evidence import Answer, Evidence, Moment
 from tests.fault.lab import Lab
 from tests.fault.pipelines import FLOOD
 from tests.fault.size import Size
@@ -67,6 +68,46 @@ async def between_writes(lab: Lab, size: Size) -> Evidence:
         lab.say(f"{len(again)} sent again; now for the sweep of {len(rest)}")
         ended = await run.ends(rest, within=SWEPT)
         run.check(f"what nobody sent again has an end within {SWEPT:g} s", ended, run.state())
+    return run.seen()
+
+
+async def killed_amid_batches(lab: Lab, size: Size) -> Evidence:
+    """kill -9 of a gateway that has received one batch, and half of another, and accepts their lines."""
+    each = size.jobs
+    names = {"named": [f"line-{number}" for number in range(each)], "numbered": None}
+    async with trial(lab, size, pipelines={"note": "tests.fault.pipelines:note"}) as run:
+        rest = asyncio.Event()
+
+        async def batch(name: str, at: int, pause: asyncio.Event | None = None) -> list[Answer]:
+            return await run.submitter.batch(name, each, run.gateways[at], "note", names[name], pause)
+
+        sending = [
+            asyncio.create_task(batch("named", 0)),
+            asyncio.create_task(batch("numbered", 0, rest)),
+        ]
+        await run.until(lambda: len(run.jobs) >= each // 2)
+        lab.say(f"kill -9 of the gateway amid two batches; {run.state()}")
+        run.moment = Moment(run.fleet.gateways[0].kill9())
+        rest.set()  # else its client would not notice
+        first = await asyncio.gather(*sending)
+        answered = sum(map(len, first))
+        run.check("the gateway died amid the batches", answered < 2 * each, f"{answered} answers")
+        lab.say(f"{answered} of {2 * each} lines were answered; both are sent again to the other gateway")
+        second = await asyncio.gather(*(batch(name, 1) for name in names))
+        await run.fleet.ready()
+        lab.say("and to the new gateway")
+        third = await asyncio.gather(*(batch(name, 0) for name in names))
+        for name, answers, again in zip(names, second, third, strict=True):
+            ids = [answer.job for answer in answers]
+            right = len(ids) == each and None not in ids and ids == [answer.job for answer in again]
+            run.check(f"{name}: each line has an id, and the same again", right)
+            for number, job in enumerate(filter(None, ids)):
+                run.clients.append(run.group.create_task(run.follow(job, number, pipeline="note")))
+        await run.over()
+        keys = [h.queued.body.get("key") for h in run.jobs.values() if not h.superseded]
+        double = [str(key) for key, count in Counter(keys).items() if count > 1]
+        right = len(keys) == 2 * each and not double
+        run.check("each line has one job", right, f"{len(keys)} jobs, {double[:3]}")
     return run.seen()
 
 

@@ -1,4 +1,4 @@
-"""Pipelines that misbehave or take long: a bug, a crash, too much text, many calls in one stage.
+"""Pipelines that misbehave or take long: bugs, crashes, much text, many calls, retries; and one without work.
 
 Loaded by `ECO2_PIPELINES=tests.fault.pipelines:bug` and so on; the processes run in the checkout.
 """
@@ -6,10 +6,12 @@ Loaded by `ECO2_PIPELINES=tests.fault.pipelines:bug` and so on; the processes ru
 import asyncio
 import os
 import signal
+import time
 
 from pydantic import BaseModel
 
-from eco2.pipeline import Call, Context, Pipeline, Stage
+from eco2.errors import RetryableError
+from eco2.pipeline import Call, Context, Pipeline, Retry, Stage
 
 FLOOD: dict[str, object] = {"text": "a piece of text " * 250}
 """The input of `flood`: 4 kB."""
@@ -27,7 +29,12 @@ class Text(BaseModel):
 
 
 class Nothing(BaseModel):
-    """What a stage returns that never gets that far."""
+    """What a stage returns that has nothing to say, or never gets that far."""
+
+
+class When(BaseModel):
+    until: float
+    """Unix time before which it fails."""
 
 
 class Much(BaseModel):
@@ -72,8 +79,22 @@ async def _fan_out(context: Context[Text]) -> Much:
     return Much(pieces=len(await context.map(range(BRANCHES), branch, limit=BRANCHES_AT_ONCE)))
 
 
+async def _wait(context: Context[When]) -> Nothing:
+    await asyncio.sleep(0)
+    if time.time() < context.input.until:
+        raise RetryableError("not yet, on purpose")
+    return Nothing()
+
+
+async def _keep(_: Context[Text]) -> Nothing:
+    await asyncio.sleep(0)
+    return Nothing()
+
+
 bug = Pipeline("bug", Text, (Stage("divide", _divide, Nothing),), lambda _: {})
 crash = Pipeline("crash", Text, (Stage("crash", _crash, Nothing),), lambda _: {})
 turns = Pipeline("turns", Text, (Stage("take", _take_turns, Much),), lambda _: {})
 fan = Pipeline("fan", Text, (Stage("out", _fan_out, Much),), lambda _: {})
+later = Pipeline("later", When, (Stage("wait", _wait, Nothing, Retry(delays=(30,))),), lambda _: {})
+note = Pipeline("note", Text, (Stage("keep", _keep, Nothing),), lambda _: {})
 flood = Pipeline("flood", Text, (Stage("write", _write, Much),), lambda _: {})

@@ -1,6 +1,6 @@
 """All faults, in the order in which they are made; the cluster's last, since it takes the node's place."""
 
-from tests.fault import broker, budget, cluster, gateways, model, poison, workers
+from tests.fault import broker, budget, cancels, cluster, gateways, model, poison, workers
 from tests.fault.fault import Fault
 
 FAULTS = (
@@ -97,6 +97,16 @@ FAULTS = (
         "gateway-kill9",
         "`kill -9` of the gateway with all 500 clients, who go on at the other one.",
         gateways.killed,
+    ),
+    Fault(
+        "gateway-kill9-amid-batches",
+        "`kill -9` of a gateway amid two batches, one not sent to its end; they are sent again elsewhere.",
+        gateways.killed_amid_batches,
+    ),
+    Fault(
+        "cancel-kill9",
+        "Jobs are cancelled in every state, amid `kill -9` of the worker, then of the gateway that is asked.",
+        cancels.killed,
     ),
     Fault(
         "gateway-between-writes",

@@ -134,7 +134,7 @@ class Trial:
 
     async def accepted(self, count: int) -> None:
         """Waits until so many jobs were answered with an id."""
-        await self._until(lambda: len({a.job for a in self.submitter.answers if a.job}) >= count)
+        await self.until(lambda: len({a.job for a in self.submitter.answers if a.job}) >= count)
 
     async def holding(self, slot: Slot, count: int) -> int:
         """Waits until the worker holds so many jobs, half of them in their last call; how many then."""
@@ -144,7 +144,7 @@ class Trial:
             jobs = (history for history in self.jobs.values() if since in history.stages)
             return sum(history.held_by(name, time.time()) for history in jobs)
 
-        await self._until(lambda: held() >= count and held("answer") >= count // 2)
+        await self.until(lambda: held() >= count and held("answer") >= count // 2)
         return held()
 
     async def recorded(self, count: int) -> Slot:
@@ -157,7 +157,7 @@ class Trial:
             found.extend(slot for slot in workers for job in jobs if job.held_by(slot.worker, now))
             return bool(found)
 
-        await self._until(reached)
+        await self.until(reached)
         return found[0]
 
     async def got_on(self) -> Slot:
@@ -176,23 +176,24 @@ class Trial:
 
     async def watched(self, count: int) -> None:
         """Waits until so many clients have their first event."""
-        await self._until(lambda: sum(bool(follower.sights) for follower in self.followers) >= count)
+        await self.until(lambda: sum(bool(follower.sights) for follower in self.followers) >= count)
 
     async def queued(self, keys: Collection[str]) -> None:
         """Waits until the journal has a job for each key."""
-        await self._until(lambda: set(keys) <= {h.queued.body.get("key") for h in self.jobs.values()})
+        await self.until(lambda: set(keys) <= {h.queued.body.get("key") for h in self.jobs.values()})
 
     async def ends(self, jobs: Collection[str], within: float) -> bool:
         """True once all of them have ended; False if they do not in time."""
         try:
-            await self._until(
+            await self.until(
                 lambda: all(job in self.jobs and self.jobs[job].end is not None for job in jobs), within
             )
         except NotReached:
             return False
         return True
 
-    async def _until(self, wanted: Callable[[], bool], seconds: float = REACHED) -> None:
+    async def until(self, wanted: Callable[[], bool], seconds: float = REACHED) -> None:
+        """Waits until `wanted()`. Raises `NotReached`."""
         try:
             async with asyncio.timeout(seconds):
                 while not wanted():  # noqa: ASYNC110 - what is wanted is in many places

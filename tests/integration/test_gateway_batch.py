@@ -73,11 +73,14 @@ async def test_a_batch_that_is_sent_again_is_the_same_jobs() -> None:
         await eventually(lambda: len(world.worker.orders) == 60)
 
 
-async def test_the_times_of_a_batch_are_those_of_its_jobs() -> None:
+async def test_the_bounds_of_a_batch_are_those_of_its_jobs() -> None:
     async with one() as (world, http):
-        answers(await post(http, texts(2), **{"Job-Max-Wait": "2.5", "Job-Timeout": "10"}))
+        answers(
+            await post(http, texts(2), **{"Job-Max-Wait": "2.5", "Job-Timeout": "10", "Job-Max-USD": "0.5"})
+        )
         await eventually(lambda: len(world.worker.orders) == 2)
         assert [(job.max_wait, job.timeout) for job in world.worker.orders] == [(2.5, 10.0)] * 2
+        assert [job.max_usd for job in world.worker.orders] == [0.5] * 2
         refused = await post(http, texts(2), **{"Job-Timeout": "181"})
         assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
 

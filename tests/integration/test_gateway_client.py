@@ -54,10 +54,10 @@ async def test_submit_follow_and_fetch() -> None:
 
 async def test_a_job_is_given_less_time() -> None:
     async with cluster() as world, Client(world.gateways[0].url) as client:
-        await client.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5)
+        await client.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5, max_usd=0.25)
         await eventually(lambda: bool(world.worker.orders))
         [job] = world.worker.orders
-        assert (job.max_wait, job.timeout) == (2.0, 0.5)
+        assert (job.max_wait, job.timeout, job.max_usd) == (2.0, 0.5, 0.25)
         with pytest.raises(Refused, match="Job-Timeout must be a number of seconds"):
             await client.submit("echo", {"text": "a"}, timeout=1000)
 

@@ -368,6 +368,66 @@ async def test_a_time_above_that_of_the_pipeline_is_refused_as_is_what_is_none(
         assert "at most 180 here" in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("most", "headers", "limit"),
+    [
+        (None, {}, None),
+        (None, {"Job-Max-USD": "0.05"}, 0.05),
+        (2.0, {}, 2.0),
+        (2.0, {"job-max-usd": "1e-2"}, 0.01),
+    ],
+)
+async def test_a_client_may_limit_the_cost_as_the_pipeline_does(
+    most: float | None, headers: Mapping[str, str], limit: float | None
+) -> None:
+    pipeline = replace(ECHO, max_usd=most)
+    async with (
+        cluster(pipelines=(pipeline,)) as world,
+        httpx.AsyncClient(base_url=world.gateways[0].url) as http,
+    ):
+        job_id = (await http.post("/echo", json={"text": "a"}, headers=headers)).json()["job_id"]
+        await eventually(lambda: bool(world.worker.orders))
+        assert [job.max_usd for job in world.worker.orders] == [limit]
+        state = world.gateways[0].journal.view.get(job_id)
+        assert state is not None
+        assert state.max_usd == limit
+
+
+@pytest.mark.parametrize(("most", "value"), [(2.0, "2.1"), (None, "1000001"), (None, "0"), (None, "1 USD")])
+async def test_a_cost_above_that_of_the_pipeline_is_refused_as_is_what_is_none(
+    most: float | None, value: str
+) -> None:
+    pipeline = replace(ECHO, max_usd=most)
+    async with (
+        cluster(pipelines=(pipeline,)) as world,
+        httpx.AsyncClient(base_url=world.gateways[0].url) as http,
+    ):
+        response = await http.post("/echo", json={"text": "a"}, headers={"Job-Max-USD": value})
+        assert (response.status_code, response.json()["code"]) == (422, "INVALID_REQUEST")
+        assert f"a number of USD, more than 0 and at most {most or 1e6:g} here" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("model", "headers", "code"),
+    [
+        ("large", {"Job-Max-USD": "1"}, "PRICE_UNKNOWN"),
+        ("large", {}, None),
+        ("small", {"Job-Max-USD": "1"}, None),
+        (None, {"Job-Max-USD": "1"}, None),  # it may go to `small`
+    ],
+)
+async def test_a_limited_job_whose_model_has_no_known_price_is_refused(
+    model: str | None, headers: Mapping[str, str], code: str | None
+) -> None:
+    async with one() as (_, http):
+        body = {"text": "a"} if model is None else {"text": "a", "model": model}
+        response = await http.post("/echo", json=body, headers=headers)
+        assert response.json().get("code") == code
+        assert response.status_code == (202 if code is None else 422)
+        if code is not None:
+            assert "name one of: small" in response.json()["detail"]
+
+
 async def test_a_job_that_its_key_names_keeps_its_times() -> None:
     async with one() as (world, http):
         queued = await _announced(world)

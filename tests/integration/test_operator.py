@@ -13,12 +13,15 @@ import pytest
 from eco2.broker.rabbitmq import DeadLetterMessage, RabbitMQ
 from eco2.client import ClientJob
 from eco2.commands import dead, intake, jobs
+from eco2.commands.replay import Wanted, replay_failed
+from eco2.commands.session import open_session
 from eco2.errors import ConfigurationError, PermanentError
 from eco2.event import Paused, Resumed
 from eco2.job import new_id
 from eco2.journal.journal import Journal
+from eco2.journal.snapshots import messages, write_snapshot
 from eco2.operator.dead_jobs import DeadRow
-from eco2.ports import DEAD, jobs_queue
+from eco2.ports import DEAD, FromOffset, Record, jobs_queue
 from eco2.stages import DEMO_PHOTO
 from tests.acceptance.programs import clean_environment
 from tests.support.buggy_scan import bug, held
@@ -222,14 +225,69 @@ async def test_a_job_that_expired_is_replayed_by_its_id_from_its_stored_order(he
         assert isinstance(error, dict)
         assert error["code"] == "EXPIRED"
         assert await rows(here) == []
-        with pytest.raises(PermanentError, match=f"eco2 dead replay {job.id}"):
+        with pytest.raises(PermanentError, match=f"eco2 jobs replay {job.id}"):
             await jobs.reissue_order(here.settings, job.id)
-        refused, _ = await replayed(here, job.id)
-        assert refused == 0
+        with pytest.raises(PermanentError, match="eco2 jobs replay"):
+            await replayed(here, job.id)
+        told: list[str] = []
+        found = await replay_failed(here.settings, Wanted([job.id]), told.append, dry_run=False, at_once=50)
+        assert (found.jobs, found.refused) == ([job.id], 0)
         new = (await jobs.read_detail(here.settings, job.id)).replayed
         assert new is not None
+        assert told[-1] == f"{job.id}  continues as {new}"
         assert [event.seq for event in await here.events(new)] == ALL
     assert await here.paid() == {new: 2}
+
+
+async def test_jobs_that_failed_are_replayed_once_by_a_filter_with_a_price_and_a_question(
+    here: Installation,
+) -> None:
+    late = [await here.client.submit("scan", {}, files={"image": DEMO_PHOTO}, max_wait=0.2) for _ in range(2)]
+    await asyncio.sleep(0.5)
+    dead = await failed(here)
+    for job in late:
+        assert (await here.events(job.id))[-1].status == "failed"
+    await save_snapshot(here)  # which has no job that ended before it
+    code, out, _ = await eco2(here, "jobs", "replay", "--code", "EXPIRED", "--since", "1h", "--dry-run")
+    assert code == 0
+    assert [job.id in out for job in (*late, dead)] == [True, True, False]
+    assert "2 jobs: paid so far no calls; a replay will cost about" in out
+    assert "at 500 requests and 500,000 tokens a minute, all of them free: less than a minute" in out
+    code, out, _ = await eco2(here, "jobs", "replay", "--pipeline", "scan")
+    assert code == 130
+    assert out.endswith("Nothing was replayed. --yes replays without asking.\n")
+    assert "3 jobs: paid so far 1 call" in out  # the one with a dead letter, too
+    assert await here.depth(DEAD) == 1
+    assert (await eco2(here, "jobs", "replay"))[0] == 2
+    assert (await eco2(here, "jobs", "replay", "--since", "soon"))[0] == 2
+    assert (await eco2(here, "jobs", "replay", "--pipeline", "none"))[0] == 5
+
+    code, out, _ = await eco2(here, "jobs", "replay", "--since", "1h", "--yes")
+    assert code == 0
+    pairs = [line.split() for line in out.splitlines() if "continues as" in line]
+    begun = {old: new for old, *_, new in pairs}
+    assert set(begun) == {job.id for job in (*late, dead)}
+    assert await here.depth(DEAD) == 0
+    async with here.worker():
+        for new in begun.values():
+            assert [event.seq for event in await here.events(new)] == ALL
+    await save_snapshot(here)
+    code, out, _ = await eco2(here, "jobs", "replay", "--since", "1h", "--yes")
+    assert (code, out) == (0, "Jobs that were replayed before, and are left out: 3.\nNothing to replay.\n")
+    code, out, _ = await eco2(here, "jobs", "replay", late[0].id, "--yes")
+    assert (code, "nothing is left to do" in out) == (0, True)
+    assert await here.paid() == {dead.id: 1, begun[dead.id]: 1, **{begun[job.id]: 2 for job in late}}
+    assert len((await jobs.read_list(here.settings, None, None))[0]) == 6
+
+
+async def save_snapshot(here: Installation) -> None:
+    """Writes what processes write each minute."""
+    async with open_session(here.settings, "test") as session:
+        record = Record(session.journal.view.offset, b"")
+        async with session.broker.read(FromOffset(record.offset)) as records:
+            record = await anext(records)
+        snapshot = session.journal.view.save([(time.time() - 60, record.offset)], record.body)
+        await write_snapshot(session.broker, messages(snapshot))
 
 
 async def test_a_job_is_cancelled_once_and_its_order_is_dropped(here: Installation) -> None:

@@ -142,6 +142,14 @@ async def test_what_stays_without_an_answer_is_unavailable_after_ones_patience()
     assert len(sent) == 1
 
 
+async def test_what_was_answered_counts_though_the_gateway_is_away_then() -> None:
+    async with recorded(answered(line(0), BUSY)) as (url, sent), Client(url, patience=0.5) as client:
+        first, second = await collect(client.submit_many("echo", texts(2), "ab"))
+        assert isinstance(first, ClientJob)
+        assert isinstance(second, Unavailable)
+    assert sent[:2] == [["a", "b"], ["b"]]
+
+
 async def test_a_gateway_that_is_away_or_none_raises() -> None:
     pages = [reply(200, b"<html>\n"), answered({**line(0), "stream_url": "https://evil.example/"})]
     async with recorded(*pages) as (url, _), Client(url) as client:

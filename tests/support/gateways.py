@@ -34,7 +34,9 @@ PATIENCE = 60.0
 """Seconds after which a condition that did not come is a failure."""
 
 STREAM = Topology().stream
-CONFIG = GatewayConfig(models=("small", "large"), cors_origins=("https://app.example",), max_upload=200_000)
+CONFIG = GatewayConfig(
+    models=("small", "large"), priced=("small",), cors_origins=("https://app.example",), max_upload=200_000
+)
 
 LIMITS = ConnectionLimits()
 

@@ -37,10 +37,10 @@ class Installation:
     async def submit(self) -> ClientJob:
         return await self.client.submit("scan", {}, files={"image": DEMO_PHOTO})
 
-    async def events(self, job_id: str) -> list[ClientEvent]:
+    async def events(self, job_id: str, pipeline: str = "scan") -> list[ClientEvent]:
         """The durable events of the job, up to its end, as its client sees them."""
         async with asyncio.timeout(60):
-            stream = self.client.events(ClientJob.at("scan", job_id))
+            stream = self.client.events(ClientJob.at(pipeline, job_id))
             return [event async for event in stream if event.seq is not None]
 
     async def paid(self) -> Counter[str]:
@@ -94,14 +94,16 @@ class Installation:
 
 
 @asynccontextmanager
-async def installation(amqp_url: str, prefix: str) -> AsyncIterator[Installation]:
+async def installation(
+    amqp_url: str, prefix: str, pipelines: str = "tests.support.buggy_scan:scan"
+) -> AsyncIterator[Installation]:
     """A running gateway and no worker yet. What it made at the broker is deleted at the end."""
     config = FakeConfig(rpm=None, tpm=None, scale=0.0, answers={"Sight": (CARTON,)})
     async with running(config) as provider:
         settings = Settings(
             amqp_url=amqp_url,
             prefix=prefix,
-            pipelines="tests.support.buggy_scan:scan",
+            pipelines=pipelines,
             openai_api_key="test",
             openai_base_url=f"{provider.url}/v1",
             image_urls="on",

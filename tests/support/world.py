@@ -1,7 +1,7 @@
 """A pipeline of two calls for tests of the engine, its model, and processes whose clocks differ."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from eco2.job import Job
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.view import View
+from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.service import Component, run
 from eco2.testing.clock import VirtualClock
@@ -113,8 +114,14 @@ class ScriptedModel(testing.ScriptedModel):
 class World(testing.World):
     """A world of the pipeline `ask`."""
 
-    def __init__(self, chaos: Chaos = CALM, spending: bool = False, snapshots: bool = False) -> None:
-        super().__init__(PIPELINE, chaos, spending, snapshots)
+    def __init__(
+        self,
+        chaos: Chaos = CALM,
+        spending: bool = False,
+        snapshots: bool = False,
+        budgets: Mapping[str, Limits] | None = None,
+    ) -> None:
+        super().__init__(PIPELINE, chaos, spending, snapshots, budgets)
 
 
 def order(
@@ -125,6 +132,7 @@ def order(
     key: str | None = None,
     model: str | None = None,
     timeout: float | None = None,
+    max_usd: float | None = None,
 ) -> Job:
     """The job that a gateway makes of a request. `life`: its `max_wait`, and its time-out unless given."""
     return Job(
@@ -134,6 +142,7 @@ def order(
         accepted=now,
         max_wait=life,
         timeout=life if timeout is None else timeout,
+        max_usd=max_usd,
         digest=text,
         key=key,
         model=model,

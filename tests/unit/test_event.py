@@ -40,6 +40,7 @@ from eco2.event import (
 
 EVENTS: list[Event] = [
     Queued(ts=1.0, job="a", pipeline="scan", deadline=181.0, digest="d", owner="o", key="k", model="m"),
+    Queued(ts=1.0, job="a", pipeline="scan", digest="d", max_usd=0.05),
     Superseded(ts=1.0, job="b", by="a"),
     RunStarted(ts=1.0, job="a", run="r", attempt=1, worker="w"),
     Released(ts=1.0, job="a", run="r", reason="drain"),
@@ -141,6 +142,8 @@ BEYOND: list[dict[str, object]] = [
     {"type": "marker", "ts": -1e18, "id": "m"},
     {"type": "marker", "ts": "NaN", "id": "m"},
     queued_as(deadline=1e300),
+    {**queued_as(), "max_usd": 0},
+    {**queued_as(), "max_usd": 1e7},
     queued_as(pipeline="p\nq"),
     run(0),
     run(10**30),

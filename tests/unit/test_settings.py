@@ -11,6 +11,7 @@ from eco2.environment import load, markdown, overview
 from eco2.errors import ConfigurationError
 from eco2.settings import (
     GROUPS,
+    BudgetSettings,
     ProviderSettings,
     Settings,
     conflicts,
@@ -255,6 +256,18 @@ def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPa
     assert "secret" not in "\n".join(overview(load()))
 
 
+def test_a_budget_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ECO2_BUDGETS__MAPS__RPM", "50")
+    monkeypatch.setenv("ECO2_BUDGETS__GEO2__RPM", "20")
+    monkeypatch.setenv("ECO2_BUDGETS__GEO2__TPM", "1000")
+    budgets = load().budgets
+    assert {name: (one.rpm, one.tpm) for name, one in budgets.items()} == {
+        "maps": (50, None),
+        "geo2": (20, 1000),
+    }
+    assert any("maps, geo2" in line or "geo2, maps" in line for line in overview(load()))
+
+
 @pytest.mark.parametrize(
     ("values", "advice"),
     [
@@ -278,8 +291,19 @@ def test_a_provider_comes_from_variables_of_its_own(monkeypatch: pytest.MonkeyPa
             {"ECO2_PROVIDERS__LOCAL__API_KEY": "sk-secret", "ECO2_PROVIDERS__LOCAL__MODEL": "m"},
             "'local' cannot be a provider's name",
         ),
-        ({"ECO2_PROVIDERS": "sk-secret"}, "ECO2_PROVIDERS is not valid JSON"),
+        ({"ECO2_PROVIDERS": "sk-secret"}, "ECO2_PROVIDERS or ECO2_BUDGETS is not valid JSON"),
         ({"ECO2_PROVIDERS": '["sk-secret"]'}, "ECO2_PROVIDERS: .*two underscores"),
+        ({"ECO2_BUDGETS__MAPS__TPM": "5"}, "ECO2_BUDGETS__MAPS__RPM is missing: set it, or unset all of"),
+        ({"ECO2_BUDGETS__MAPS__RPM": "0"}, "ECO2_BUDGETS__MAPS__RPM=0: .*greater than or equal to 1"),
+        (
+            {"ECO2_BUDGETS__MAPS__RPS": "secret"},
+            "RPS is no setting: did you mean .*RPM[?] A budget's settings are RPM, TPM",
+        ),
+        ({"ECO2_BUDGETS__MAPS": "secret"}, "ECO2_BUDGETS.* is no setting|not valid JSON"),
+        ({"ECO2_BUDGET__MAPS__RPM": "5"}, "unknown ECO2_BUDGET__MAPS__RPM.*ECO2_BUDGETS__NAME__RPM"),
+        ({"ECO2_BUDGETS__OPENAI__RPM": "5"}, "'openai' cannot be a budget's name"),
+        ({"ECO2_BUDGETS__MY_MAPS__RPM": "5"}, "'my_maps' cannot be a budget's name: use a-z, 0-9"),
+        ({**GEMINI, "ECO2_BUDGETS__GEMINI__RPM": "5"}, "'gemini' cannot be a budget's name.*provider's"),
     ],
 )
 def test_a_wrong_variable_of_a_provider_is_named_with_its_cure_and_no_key(
@@ -305,7 +329,8 @@ def test_the_documentation_is_current() -> None:
 
 def test_every_setting_is_documented_once_with_a_group_and_a_description() -> None:
     table = markdown()
-    fields = len(Settings.model_fields) + len(ProviderSettings.model_fields)
+    groups = (Settings, ProviderSettings, BudgetSettings)
+    fields = sum(len(group.model_fields) for group in groups)
     assert sum(line.startswith("| `") for line in table.splitlines()) == fields
     assert all(f"## {group}\n" in table for group in GROUPS)
     assert all(field.description for field in Settings.model_fields.values())

@@ -18,7 +18,7 @@ NOW = 100.0
 def failing(times: int, breaker: Breaker | None = None, now: float = NOW) -> Breaker:
     breaker = breaker or Breaker()
     for _ in range(times):
-        breaker = breaker.began().failed(now, trial=not breaker.closed)
+        breaker = (breaker if breaker.closed else breaker.begin_trial()).failed(now, trial=not breaker.closed)
     return breaker
 
 
@@ -45,7 +45,7 @@ def test_behind_the_pause_one_call_goes_ahead_and_the_others_wait() -> None:
     half_open = failing(FAILURES)
     later = NOW + FIRST_PAUSE
     assert half_open.wait(later) == 0
-    probing = half_open.began()
+    probing = half_open.begin_trial()
     assert probing.wait(later) > 0
     assert probing.wait(later + 1000) > 0
     assert probing.succeeded() == Breaker()
@@ -57,19 +57,19 @@ def test_a_call_ahead_that_fails_doubles_the_pause_up_to_the_longest() -> None:
         pauses.append(breaker.wait(now))
         now += pauses[-1]
         assert breaker.wait(now) == 0
-        breaker = breaker.began().failed(now, trial=True)
+        breaker = breaker.begin_trial().failed(now, trial=True)
     assert pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, MAX_PAUSE, MAX_PAUSE]
 
 
 def test_a_call_ahead_that_tells_nothing_lets_the_next_go_ahead() -> None:
     later = NOW + FIRST_PAUSE
-    breaker = failing(FAILURES).began().cancelled(trial=True)
+    breaker = failing(FAILURES).begin_trial().cancelled(trial=True)
     assert not breaker.closed
     assert breaker.wait(later) == 0
 
 
 def test_after_it_closed_the_pause_is_the_first_again() -> None:
-    breaker = failing(FAILURES).began().failed(NOW + FIRST_PAUSE, trial=True).began().succeeded()
+    breaker = failing(FAILURES).begin_trial().failed(NOW + FIRST_PAUSE, trial=True).begin_trial().succeeded()
     assert failing(FAILURES, breaker).wait(NOW) == FIRST_PAUSE
 
 
@@ -77,7 +77,7 @@ def test_after_it_closed_the_pause_is_the_first_again() -> None:
 def test_calls_sent_before_it_opened_that_fail_late_change_nothing(probing: bool) -> None:
     breaker = failing(FAILURES)
     if probing:
-        breaker = breaker.began()
+        breaker = breaker.begin_trial()
     assert breaker.failed(NOW + 1.5, trial=False) == breaker
     assert breaker.cancelled(trial=False) == breaker
 
@@ -117,7 +117,7 @@ def test_a_late_success_says_that_the_provider_is_back() -> None:
 
 
 def test_a_provider_that_serves_us_no_more_opens_it_at_once() -> None:
-    breaker = Breaker().began().trip(NOW)
+    breaker = Breaker().trip(NOW)
     assert not breaker.closed
     assert breaker.wait(NOW) == FIRST_PAUSE
-    assert breaker.began().trip(NOW + FIRST_PAUSE).wait(NOW + FIRST_PAUSE) == 2 * FIRST_PAUSE
+    assert breaker.begin_trial().trip(NOW + FIRST_PAUSE).wait(NOW + FIRST_PAUSE) == 2 * FIRST_PAUSE

@@ -1,7 +1,7 @@
 """Acceptance against an unkind broker: in virtual time, over the embedded broker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,10 +11,12 @@ from pydantic import BaseModel
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, InvalidInput, PublishUncertain
-from eco2.gateway.acceptance import Acceptance, Accepted, Submission
+from eco2.gateway.acceptance import Acceptance, Accepted, Submission, Terms
+from eco2.gateway.config import GatewayConfig
 from eco2.job import Job, decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
+from eco2.pipeline import Form, Pipeline
 from eco2.ports import Delivery
 from eco2.testing.clock import VirtualClock, virtual
 from tests.support.gateways import eventually
@@ -27,17 +29,19 @@ class Input(BaseModel):
 
 
 def asked(text: str, key: str | None = None) -> Submission:
-    async def parse() -> Input:
-        return Input(text=text)
-
-    return Submission(digest=f"digest of {text}", parse=parse, max_wait=60.0, timeout=180.0, key=key)
+    terms = Terms(max_wait=60.0, timeout=180.0, key=key)
+    return Submission(Form({"text": text}), f"digest of {text}", terms)
 
 
 class Gateway:
-    def __init__(self, server: Server, orders: list[Job]) -> None:
+    def __init__(
+        self, server: Server, orders: list[Job], parse: Callable[[Form], Awaitable[Input]] | None = None
+    ) -> None:
         self.broker = Embedded(TOPOLOGY, server)
         self.journal = Journal(self.broker, View(900.0, VirtualClock.now))
-        self.acceptance = Acceptance("echo", self.broker, self.journal, VirtualClock.now, 5.0)
+        echo = Pipeline("echo", Input, (), lambda _: {}, parse=parse)
+        config = GatewayConfig(models=())
+        self.acceptance = Acceptance(echo, self.broker, self.journal, config, VirtualClock.now)
         self._orders = orders
 
     @asynccontextmanager
@@ -140,14 +144,14 @@ async def test_a_broker_that_blocks_while_the_request_waits_for_it_is_not_waited
 @virtual
 async def test_a_broker_that_blocks_while_the_request_is_parsed_gets_nothing() -> None:
     server = Server(CALM, clock=VirtualClock.now)
-    async with Gateway(server, []).running() as gateway:
 
-        async def parse() -> Input:
-            server.block("alarm")
-            return Input(text="a")
+    async def parse(_: Form) -> Input:
+        server.block("alarm")
+        return Input(text="a")
 
+    async with Gateway(server, [], parse).running() as gateway:
         with pytest.raises(BrokerUnavailable, match="alarm"):
-            await gateway.acceptance.accept(Submission(digest="d", parse=parse, max_wait=60.0, timeout=180.0))
+            await gateway.acceptance.accept(asked("a"))
         server.unblock()
         await gateway.journal.barrier()
         assert gateway.journal.view.recent() == []
@@ -155,16 +159,15 @@ async def test_a_broker_that_blocks_while_the_request_is_parsed_gets_nothing() -
 
 @virtual
 async def test_an_input_that_does_not_fit_leaves_nothing() -> None:
+    async def parse(form: Form) -> Input:
+        if form.fields["text"] == "":
+            raise InvalidInput("no text")
+        return Input.model_validate(form.fields)
+
     server = Server(CALM, clock=VirtualClock.now)
-    async with Gateway(server, []).running() as gateway:
-
-        async def parse() -> Input:
-            raise InvalidInput("no picture")
-
-        with pytest.raises(InvalidInput, match="no picture"):
-            await gateway.acceptance.accept(
-                Submission(digest="d", parse=parse, max_wait=60.0, timeout=180.0, key="k")
-            )
+    async with Gateway(server, [], parse).running() as gateway:
+        with pytest.raises(InvalidInput, match="no text"):
+            await gateway.acceptance.accept(asked("", "k"))
         await gateway.journal.barrier()
         assert gateway.journal.view.recent() == []
         assert (await gateway.acceptance.accept(asked("a", "k"))).new

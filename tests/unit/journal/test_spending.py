@@ -8,13 +8,15 @@ import pytest
 
 from eco2.errors import SpendLimit
 from eco2.event import Event, StageChanged, encode_events
-from eco2.gateway.acceptance import Acceptance, Submission
+from eco2.gateway.acceptance import Acceptance, Submission, Terms
+from eco2.gateway.config import GatewayConfig
 from eco2.job import JSON
 from eco2.journal.spending import Spending, day_of, midnight, until_midnight
 from eco2.journal.view import View
+from eco2.pipeline import Form
 from eco2.ports import Record
 from eco2.testing.clock import EPOCH, VirtualClock, virtual
-from tests.support.world import KEEP, LIFE, Process, Question, ScriptedModel, World
+from tests.support.world import KEEP, LIFE, Process, ScriptedModel, World
 
 NOON = midnight(EPOCH) + 12 * 3600
 TODAY = day_of(NOON)
@@ -181,14 +183,12 @@ async def test_the_next_day_begins_with_nothing_also_behind_a_restart() -> None:
 
 
 def asked(key: str | None = None) -> Submission:
-    async def parse() -> Question:
-        return Question(text="q")
-
-    return Submission(digest="q", parse=parse, max_wait=LIFE, timeout=LIFE, key=key)
+    return Submission(Form({"text": "q"}), "q", Terms(max_wait=LIFE, timeout=LIFE, key=key))
 
 
 def acceptance(process: Process, daily: str) -> Acceptance:
-    return Acceptance("ask", process.broker, process.journal, VirtualClock.now, 5.0, Decimal(daily))
+    config = GatewayConfig(models=(), daily_usd=Decimal(daily))
+    return Acceptance(process.pipeline, process.broker, process.journal, config, VirtualClock.now)
 
 
 @virtual

@@ -67,6 +67,7 @@ def test_the_journal_keeps_every_field_of_a_job_but_its_input() -> None:
         accepted=1.0,
         max_wait=60.0,
         timeout=180.0,
+        max_usd=0.5,
         digest="d",
         owner="o",
         key="k",

@@ -8,9 +8,16 @@ import pytest
 
 from eco2.commands import tables
 from eco2.job import id_time
+from eco2.journal.state import JobState
 from eco2.operator.cost import Cost
-from eco2.operator.dead_jobs import by_job
-from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay, reusable_outputs
+from eco2.operator.dead_jobs import DeadJob, by_job
+from eco2.operator.replay_plan import (
+    NotReplayable,
+    ReplayPlan,
+    failed_jobs,
+    plan_replay,
+    reusable_outputs,
+)
 from tests.support.dead_letters import LIFE, NOW, FakeLetter, dead_job, job, state, used
 from tests.support.world import PIPELINE
 
@@ -119,10 +126,46 @@ def test_a_replay_that_completed_or_left_a_letter_of_its_own_is_not_repeated(sta
     assert (found.job.id, found.announced, found.ended) == ("done", True, True)
 
 
-def test_a_replay_that_failed_without_a_letter_is_made_anew() -> None:
-    found = planned(view=[state("late", resumes="old", status="failed", dead=False)])
-    assert found.job.id != "late"
+def test_of_a_replay_that_failed_the_replay_is_the_one_to_replay() -> None:
+    view = [state("late", resumes="old", status="failed", dead=False)]
+    found = planned(view=view)
+    assert (found.job.id, found.announced, found.ended) == ("late", True, True)
+    assert "eco2 jobs replay late" in refused(dead=DeadJob("old", (), job()), view=view)
+
+
+def test_a_replay_that_was_cancelled_is_made_anew() -> None:
+    found = planned(view=[state("stopped", resumes="old", status="cancelled", dead=False)])
+    assert found.job.id != "stopped"
     assert not found.announced
+
+
+def expired(job_id: str, at: float, **changes: Any) -> JobState:
+    result = {"error": {"code": "EXPIRED", "message": "too late"}}
+    return state(job_id, updated_at=at, result=result, dead=False, **changes)
+
+
+def test_failed_jobs_are_chosen_by_time_code_and_pipeline_unless_they_were_replayed() -> None:
+    view = [
+        expired("early", 100.0),
+        expired("late", 200.0),
+        expired("other", 200.0, pipeline="other"),
+        state("bug", updated_at=200.0),
+        state("done", updated_at=200.0, status="completed"),
+        expired("replayed", 200.0),
+        state("replay", resumes="replayed", ended_at=None, status="running"),
+        expired("again", 200.0),
+        state("stopped", resumes="again", status="cancelled"),
+    ]
+
+    def chosen(since: float, pipeline: str | None = None, code: str | None = None) -> tuple[list[str], int]:
+        found, before = failed_jobs(view, since, pipeline, code)
+        return [each.job for each in found], before
+
+    assert chosen(0.0) == (["early", "late", "other", "bug", "again"], 1)
+    assert chosen(150.0) == (["late", "other", "bug", "again"], 1)
+    assert chosen(150.0, "ask", "EXPIRED") == (["late", "again"], 1)
+    assert chosen(150.0, "ask", "INTERNAL") == (["bug"], 0)
+    assert chosen(300.0) == ([], 0)
 
 
 def test_before_anything_is_done_it_says_what_was_paid_and_what_it_will_cost() -> None:
@@ -133,12 +176,19 @@ def test_before_anything_is_done_it_says_what_was_paid_and_what_it_will_cost() -
         "    paid so far  final: 1 call, 100 + 10 tokens, $0.0020",
         "    will cost    final: about 1 call, 100 + 10 tokens, $0.0020",
     ]
-    assert tables.replay_cost([found]) == (
-        "1 job: paid so far 2 calls, 200 + 20 tokens, $0.0120; "
-        "a replay will cost about 1 call, 100 + 10 tokens, $0.0020"
-    )
-    assert tables.replay_cost([planned(state=None)]).endswith("and 2 stages whose cost is not known")
+    assert tables.replay_cost([found] * 3, 2, 1000).splitlines() == [
+        "3 jobs: paid so far 6 calls, 600 + 60 tokens, $0.0360; "
+        "a replay will cost about 3 calls, 300 + 30 tokens, $0.0060",
+        "    paid again: 3 calls, 300 + 30 tokens, $0.0060, for stages that did not complete",
+        "    at 2 requests and 1,000 tokens a minute, all of them free: about 2 minutes",
+    ]
+    assert tables.replay_cost([found], 500, 20).endswith("about 6 minutes")
+    first, last = tables.replay_cost([planned(state=None)], 500, 1000).splitlines()
+    assert first.endswith("and 2 stages whose cost is not known")
+    assert last.endswith("less than a minute for what is known")
     carried = replace(found, announced=True)
     assert "order is published again" in tables.replay_lines(carried)
     assert "only its letters" in tables.replay_lines(replace(carried, ended=True))
+    alone = replace(carried, ended=True, dead=DeadJob("old", (), job()))
+    assert tables.replay_lines(alone).endswith("which has ended: nothing is left to do")
     assert tables.replay_lines(NotReplayable("old", "why")) == "old  not replayed: why"

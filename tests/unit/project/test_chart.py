@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from eco2 import __version__
 from eco2.environment import markdown
-from eco2.settings import ProviderSettings, Settings, size_for_scans
+from eco2.settings import BudgetSettings, ProviderSettings, Settings, size_for_scans
 from eco2.sizing import BETWEEN, WORKER_CALLS
 from eco2.wiring import MARGIN
 
@@ -89,7 +89,7 @@ def test_every_setting_can_be_set_and_no_other() -> None:
     settings = set(SCHEMA["properties"]["settings"]["properties"])
     secrets = set(SCHEMA["properties"]["secrets"]["properties"]["values"]["properties"])
     assert settings & secrets == set()
-    assert settings | secrets == variables() - OWN - {"ECO2_PROVIDERS"}
+    assert settings | secrets == variables() - OWN - {"ECO2_PROVIDERS", "ECO2_BUDGETS"}
 
 
 def test_numbers_have_the_bounds_of_the_settings() -> None:
@@ -99,9 +99,10 @@ def test_numbers_have_the_bounds_of_the_settings() -> None:
     named = {name: found for name, found in expected.items() if name in own}
     assert named
     assert named == {name: bounded(schema["properties"][name]) for name in named}
-    for name, found in bounds(ProviderSettings).items():
-        (pattern,) = [one for one in schema["patternProperties"] if one.endswith(f"__{name.upper()}$")]
-        assert bounded(schema["patternProperties"][pattern]) == found
+    patterns = schema["patternProperties"]
+    for of, model in (("PROVIDERS", ProviderSettings), ("BUDGETS", BudgetSettings)):
+        for name, found in bounds(model).items():
+            assert bounded(patterns[f"^ECO2_{of}__[A-Z][A-Z0-9]*__{name.upper()}$"]) == found
 
 
 BOUNDS = {Ge: "minimum", Gt: "exclusiveMinimum", Le: "maximum", Lt: "exclusiveMaximum"}

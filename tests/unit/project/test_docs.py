@@ -183,7 +183,7 @@ def test_the_pipeline_in_the_readme_is_one() -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=relative)
 def test_settings_exist(path: Path) -> None:
     known = set(re.findall(r"(?:ECO2|OPENAI)_[A-Z_]+", markdown())) | TESTS_OWN
-    text = re.sub(r"\bECO2_PROVIDERS__[A-Z0-9]+__", "ECO2_PROVIDERS__NAME__", path.read_text())
+    text = re.sub(r"\bECO2_(PROVIDERS|BUDGETS)__[A-Z0-9]+__", r"ECO2_\1__NAME__", path.read_text())
     assert set(re.findall(r"\b(?:ECO2|OPENAI)_[A-Z_]*[A-Z]\b", text)) <= known
 
 
