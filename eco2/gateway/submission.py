@@ -3,6 +3,7 @@
 import re
 import time
 from dataclasses import replace
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -96,7 +97,7 @@ def terms_given(request: Request, usual: Terms, auth: Auth) -> Terms:
     """
     owner = owner_of(request, auth) or ""
     keys = [valid_key(key) for name in KEY_HEADERS for key in request.headers.getlist(name) if key]
-    limits: dict[str, float] = {}
+    limits: dict[str, Any] = {}
     for name, header, unit in LIMITS:
         if not (given := request.headers.getlist(header)):
             continue

@@ -171,7 +171,7 @@ class Trial:
             found.extend(slot for slot in self.fleet.workers for each in working if each.by(slot.worker))
             return bool(found)
 
-        await self._until(reached, self.size.patience)  # two processes' starts and a takeover lie before
+        await self.until(reached, self.size.patience)  # two processes' starts and a takeover lie before
         return found[0]
 
     async def watched(self, count: int) -> None:
