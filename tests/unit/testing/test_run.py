@@ -152,6 +152,21 @@ async def test_jobs_share_the_limits_of_the_provider() -> None:
 
 
 @virtual
+async def test_jobs_share_the_budget_of_another_api() -> None:
+    async def search(context: Context[Question]) -> Draft:
+        for _ in range(40):
+            async with context.reserve("search"):
+                pass
+        return Draft(text="found")
+
+    budgets = {"search": Limits(requests=60)}
+    async with installation(single(search), ScriptedModel(), budgets=budgets) as running:
+        ran = await asyncio.gather(*(running.run(timeout=600) for _ in range(2)))
+    assert {one.status for one in ran} == {"completed"}
+    assert max(one.seconds for one in ran) > 60
+
+
+@virtual
 async def test_a_key_makes_two_requests_one_job() -> None:
     async with installation(helpdesk, ScriptedModel(ANSWERS)) as running:
         first, second = await asyncio.gather(*(running.run(MESSAGE, key="k") for _ in range(2)))
