@@ -20,7 +20,7 @@ verify-provider: setup ## Run one scan with your provider's key, for less than $
 check: setup ## Format, lint, types, the import map, generated documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy eco2 tests $(wildcard bench)
+	$(BIN)/mypy eco2 tests examples $(wildcard bench)
 	$(BIN)/lint-imports
 	@$(SETTINGS_TABLE) | diff docs/settings.md - || { echo 'docs/settings.md is out of date: run `make fix`'; exit 1; }
 	@$(METRICS_TABLE) | diff docs/metrics.md - || { echo 'docs/metrics.md is out of date: run `make fix`'; exit 1; }

@@ -16,11 +16,11 @@ from eco2.broker.rabbitmq import RabbitMQ
 from eco2.broker.topology import Topology
 from eco2.pacer import Counting, Limits
 from eco2.ports import Broker, Clock, Quota
+from eco2.testing.clock import run_virtual
 from tests.conformance.rabbitmq_node import delete
 from tests.support.proxy import Proxy
 from tests.support.quotas import Fleet, InMemory
 from tests.support.recorded_quota import RecordedQuota
-from tests.support.virtual_clock import run_virtual
 
 TIMELESS = ("journal, embedded",)
 """Those in virtual time: no grant expires on its way because the machine is busy."""

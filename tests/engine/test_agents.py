@@ -28,10 +28,10 @@ from eco2.llm.local import LocalModel
 from eco2.pacer import Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
+from eco2.testing.clock import virtual
 from tests.support.conversations import TOOLS
 from tests.support.engine_fixtures import single
 from tests.support.provider_windows import fullest
-from tests.support.virtual_clock import virtual
 from tests.support.world import Draft, Question, Remote, ScriptedModel, World, until
 
 
@@ -321,7 +321,7 @@ async def test_embeddings_stay_within_the_limits_of_their_provider() -> None:
 
     remotes = [Remote("small", Counting(), Limits(600.0, 1000.0), embeds=True)]
     async with World().process(pipeline=single(many), remotes=remotes) as process:
-        state = await process.ended((await process.submit(life=900)).job)
+        state = await process.ended((await process.submit(max_wait=900)).job)
     assert state.status == "completed"
     assert len(sent) == 20
     assert fullest(sent) <= 1000

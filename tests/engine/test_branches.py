@@ -21,9 +21,9 @@ from eco2.operator import actions
 from eco2.pacer import Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
+from eco2.testing.clock import VirtualClock, run_virtual, virtual
 from tests.support.crash_points import CrashingProcess, Point, Side
 from tests.support.engine_fixtures import at_rest, single
-from tests.support.virtual_clock import VirtualClock, run_virtual, virtual
 from tests.support.world import Draft, Process, Question, Remote, ScriptedModel, World, until
 
 LIMIT = 20
@@ -248,7 +248,7 @@ def test_a_map_that_is_replayed_gives_each_branch_its_own_replies(seed: int) -> 
     async def scenario() -> None:
         world, calls, lost = World(), list[tuple[str, str]](), 0
         async with world.process() as gateway:
-            job = (await gateway.submit(life=800)).job
+            job = (await gateway.submit(max_wait=800)).job
             for death in range(3):
                 model = Uneven(seed=100 * seed + death, calls=calls)
                 victim = await world.start(model, single(run))
@@ -304,7 +304,7 @@ class Client:
 async def test_live_text_of_branches_does_not_mix_and_keeps_its_names_over_a_crash() -> None:
     world = World()
     async with world.process() as gateway:
-        job = (await gateway.submit(life=800)).job
+        job = (await gateway.submit(max_wait=800)).job
         client, first = Client(gateway, job), Uneven(seed=1)
         victim = await world.start(first, single(fan_out(12, stream=True, limit=5)))
         await until(lambda: len(first.calls) > 8)
@@ -387,7 +387,7 @@ async def killed_again_and_again(seed: int) -> None:
     world, calls, lost = World(), list[tuple[str, str]](), 0
     chance, stage = random.Random(seed), single(fan_out(BRANCHES))
     async with world.process() as gateway:
-        job = (await gateway.submit(life=850)).job
+        job = (await gateway.submit(max_wait=850)).job
 
         def recorded() -> int:
             state = gateway.journal.view.get(job)

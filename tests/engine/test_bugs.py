@@ -10,8 +10,8 @@ from eco2.errors import PermanentError, RetryableError, TooLarge
 from eco2.journal.outbox import MAX_PUT_BYTES, Outbox
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
 from eco2.ports import Appender
+from eco2.testing.clock import virtual
 from eco2.watchdog import Running, running
-from tests.support.virtual_clock import virtual
 from tests.support.world import (
     Draft,
     Final,

@@ -6,6 +6,7 @@ Counted are the functions of `eco2/`, with its lambdas, which a reader has to fo
 - the frames on the stack at the entry, such as the coroutines of the worker that await the stage: they stand
   above the entry, and the event loop passes through them whenever it resumes what is below;
 - metrics, logging and the broker adapters (`eco2/metrics`, `eco2/log.py`, `eco2/broker`), which are leaves;
+  the clock of these tests (`eco2/testing`);
 - comprehensions and generator expressions, which Python 3.12 and later run inside of their function;
 - generated code, as the constructors of dataclasses, and what runs in other threads and processes.
 
@@ -53,14 +54,14 @@ from eco2.pacer import Limits
 from eco2.pipeline import Context, Label
 from eco2.ports import no_gate
 from eco2.stages import scan
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import single
 from tests.support.gateways import cluster, eventually, life
 from tests.support.scripted_provider import USAGE, completion
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Process, Question, Remote, ScriptedModel, World, order
 
 ROOT = f"{Path(eco2.__file__).parent}/"
-LEAVES = ("metrics/", "log.py", "broker/")
+LEAVES = ("metrics/", "log.py", "broker/", "testing/")
 INLINED = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 PASSES = 3
 

@@ -14,8 +14,8 @@ from eco2.event import CallsGranted, StageChanged, decode_events
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
 from eco2.ports import FromStart, Record
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import Held, single, used
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     Draft,
     Question,
@@ -64,7 +64,7 @@ async def test_what_may_pass_is_tried_again_within_the_stage() -> None:
 async def test_a_call_without_an_answer_times_out() -> None:
     model = ScriptedModel(seconds=1000)
     async with World().process(model) as process:
-        state = await process.ended((await process.submit(life=800)).job)
+        state = await process.ended((await process.submit(max_wait=800)).job)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
     assert state.result["error"]["code"] == "UNAVAILABLE"
@@ -139,7 +139,7 @@ async def test_a_job_that_ends_at_its_deadline_says_what_was_paid_for_it() -> No
     world, model = World(), ScriptedModel(seconds=10)
     async with world.process() as gateway:
         async with world.process(model) as leaving:
-            job = (await gateway.submit(life=30)).job
+            job = (await gateway.submit(max_wait=30)).job
             await until(lambda: bool(model.in_flight))
             leaving.stop.set()
         await asyncio.sleep(30)

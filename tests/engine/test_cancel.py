@@ -8,20 +8,13 @@ from eco2.consumers.quarantine import SUSPECT_AFTER
 from eco2.errors import PermanentError, ProviderError
 from eco2.event import CallReleased, decode_events
 from eco2.journal.state import JobState, cancelled
-from eco2.operator import actions
 from eco2.pacer import Limits
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest, overtaking, rival
 from tests.support.metric_value import metric_value
-from tests.support.virtual_clock import VirtualClock, virtual
-from tests.support.world import Process, Remote, ScriptedModel, World, until
+from tests.support.world import Remote, ScriptedModel, World, until
 
 FAILED = 'eco2_jobs_ended_total{code="INTERNAL",pipeline="ask",status="failed"}'
-
-
-async def cancel(process: Process, job: str) -> JobState:
-    state = process.journal.view.get(job)
-    assert state is not None
-    return await actions.cancel(state, process.journal, VirtualClock.now())
 
 
 def is_cancelled(state: JobState) -> bool:
@@ -40,7 +33,7 @@ async def test_a_job_in_a_queue_is_cancelled_without_a_worker_and_never_runs() -
     world, model = World(), ScriptedModel()
     async with world.process() as gateway:
         job = (await gateway.submit()).job
-        assert is_cancelled(await cancel(gateway, job))
+        assert is_cancelled(await gateway.cancel(job))
         async with world.process(model):
             await at_rest(world)
     assert model.calls == []
@@ -53,7 +46,7 @@ async def test_a_call_in_flight_is_broken_off() -> None:
         job = (await gateway.submit()).job
         await until(lambda: model.in_flight == 1)
         began = VirtualClock.now()
-        assert is_cancelled(await cancel(gateway, job))
+        assert is_cancelled(await gateway.cancel(job))
         await until(lambda: model.in_flight == 0)
         await at_rest(world)
         assert VirtualClock.now() - began < 1
@@ -67,7 +60,7 @@ async def test_a_job_that_waits_for_a_slot_leaves_it_to_others() -> None:
     async with world.process(model, concurrency=1) as process:
         jobs = [(await process.submit(str(number))).job for number in range(2)]
         await until(lambda: model.in_flight == 1)
-        assert is_cancelled(await cancel(process, jobs[1]))
+        assert is_cancelled(await process.cancel(jobs[1]))
         assert (await process.ended(jobs[0])).status == "completed"
         await at_rest(world)
     assert {job for _, job in model.calls} == {jobs[0]}
@@ -79,7 +72,7 @@ async def test_a_request_that_waits_for_its_grant_is_withdrawn() -> None:
     async with world.process(remotes=[Remote("p", model, Limits(requests=1))]) as process:
         job = (await process.submit()).job
         await until(lambda: bool(process.members["p"].budget.waiting))
-        assert is_cancelled(await cancel(process, job))
+        assert is_cancelled(await process.cancel(job))
         await until(lambda: not process.members["p"].budget.waiting)
         await at_rest(world)
     records = world.server.logs[world.topology.stream].after(0)
@@ -98,7 +91,7 @@ async def test_a_job_that_is_put_off_does_not_come_back() -> None:
         job = (await process.submit()).job
         await until(lambda: bool((state := process.journal.view.get(job)) and state.retrying))
         tried = len(model.calls)
-        assert is_cancelled(await cancel(process, job))
+        assert is_cancelled(await process.cancel(job))
         await at_rest(world)
     assert len(model.calls) == tried
 
@@ -112,7 +105,7 @@ async def test_a_delivery_on_standby_for_another_holder_is_settled() -> None:
         with rival(gateway, job):
             async with world.process(model):
                 await asyncio.sleep(30)
-                assert is_cancelled(await cancel(gateway, job))
+                assert is_cancelled(await gateway.cancel(job))
                 await at_rest(world)
     assert model.calls == []
 
@@ -121,12 +114,12 @@ async def test_a_delivery_on_standby_for_another_holder_is_settled() -> None:
 async def test_the_first_end_stands_and_a_second_cancel_has_the_same_answer() -> None:
     async with World().process(ScriptedModel()) as process:
         job = (await process.submit()).job
-        first, second = await asyncio.gather(cancel(process, job), cancel(process, job))
-        assert first.result == second.result == (await cancel(process, job)).result
+        first, second = await asyncio.gather(process.cancel(job), process.cancel(job))
+        assert first.result == second.result == (await process.cancel(job)).result
         done = (await process.submit("other")).job
         await process.ended(done)
         with pytest.raises(PermanentError, match="has ended as completed"):
-            await cancel(process, done)
+            await process.cancel(done)
 
 
 @virtual
@@ -177,7 +170,7 @@ async def test_a_suspect_that_waits_until_it_is_alone_is_not_waited_for() -> Non
             third = (await gateway.submit("third")).job
             await asyncio.sleep(10)
             assert {job for _, job in model.calls} == {other}
-            assert is_cancelled(await cancel(gateway, suspect))
+            assert is_cancelled(await gateway.cancel(suspect))
             await until(lambda: model.in_flight == 2)
             assert {job for _, job in model.calls} == {other, third}
             for job in (other, third):

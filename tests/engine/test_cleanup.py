@@ -4,8 +4,8 @@ import asyncio
 
 from eco2.event import Done
 from eco2.pipeline import Call, Context
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import single
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World
 
 
@@ -36,7 +36,7 @@ async def test_a_drain_does_not_wait_for_what_a_clean_up_would_begin() -> None:
 async def test_no_call_begins_behind_the_deadline() -> None:
     model = ScriptedModel(seconds=30)
     async with World().process(model, single(tidying)) as process:
-        state = await process.ended((await process.submit(life=20)).job)
+        state = await process.ended((await process.submit(max_wait=20)).job)
         assert VirtualClock.now() - state.accepted < 21
     assert model.calls == []
 
@@ -45,11 +45,11 @@ async def test_no_call_begins_behind_the_deadline() -> None:
 async def test_a_run_that_is_fenced_off_frees_its_slot() -> None:
     model = ScriptedModel()
     async with World().process(model, single(tidying), prefetch=1) as process:
-        job = (await process.submit(life=60)).job
+        job = (await process.submit(max_wait=60)).job
         await asyncio.sleep(1)
         end = Done(ts=VirtualClock.now(), job=job, run=None, status="cancelled", seq=31, result={})
         await process.journal.put(end)
-        following = await process.submit(life=300)
+        following = await process.submit(max_wait=300)
         state = await process.journal.view.change(following.job, following)
         assert state.attempt == 1
     assert model.calls == []

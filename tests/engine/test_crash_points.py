@@ -16,9 +16,9 @@ from eco2.gateway.acceptance import Acceptance, Accepted, Submission, Terms
 from eco2.gateway.config import GatewayConfig
 from eco2.journal.state import JobState
 from eco2.pipeline import Call, Context, Form, Pipeline, Stage
+from eco2.testing.clock import VirtualClock, run_virtual
 from tests.support.crash_points import CrashingProcess, Point, Side
 from tests.support.engine_fixtures import at_rest
-from tests.support.virtual_clock import VirtualClock, run_virtual
 from tests.support.world import (
     LIFE,
     Draft,
@@ -122,7 +122,7 @@ async def failing_worker_crashes(point: Point, provider: Provider) -> tuple[bool
     async with asyncio.timeout(5 * TIMEOUT), world.process() as gateway:
         first = CrashingProcess(*world.components(provider, PIPELINE), point)
         living = asyncio.create_task(first.live())
-        job = (await gateway.submit(life=800)).job
+        job = (await gateway.submit(max_wait=800)).job
         ending = asyncio.create_task(gateway.ended(job))
         gone = asyncio.create_task(first.gone.wait())
         await asyncio.wait({ending, gone}, return_when=asyncio.FIRST_COMPLETED)

@@ -13,8 +13,8 @@ from eco2.event import Released
 from eco2.pipeline import JSON, Call, Context, Pipeline, Stage
 from eco2.ports import Delivery, Subscription
 from eco2.service import run
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import Held, overtaking, rival, single, used
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     Draft,
     Question,
@@ -314,7 +314,7 @@ async def test_a_job_that_waits_to_try_again_is_given_back_at_once_by_a_drain() 
 async def test_what_a_stage_brought_is_written_though_the_broker_was_away_at_the_deadline() -> None:
     world, model = World(), ScriptedModel()
     async with world.process(model) as process:
-        job = (await process.submit(life=20)).job
+        job = (await process.submit(max_wait=20)).job
         await until(lambda: bool(model.in_flight))
         world.server.block("memory")
         await asyncio.sleep(25)

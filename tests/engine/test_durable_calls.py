@@ -28,7 +28,7 @@ from eco2.journal.journal import Journal
 from eco2.journal.view import View
 from eco2.pipeline import Context, Pipeline, Stage
 from eco2.ports import Record, no_gate
-from tests.support.virtual_clock import VirtualClock, run_virtual, virtual
+from eco2.testing.clock import VirtualClock, run_virtual, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, until
 
 CALL = Call("sum", "system", "text", str, 100)

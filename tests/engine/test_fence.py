@@ -15,9 +15,9 @@ from eco2.consumers.scope import CancelScope
 from eco2.journal.journal import Journal
 from eco2.ports import no_gate
 from eco2.service import run
+from eco2.testing.clock import virtual
 from tests.support.engine_fixtures import single
 from tests.support.freeze import Freezable, FreezableLoop
-from tests.support.virtual_clock import virtual
 from tests.support.world import SILENCE, Process, ScriptedModel, World, draft, order, until
 
 
@@ -93,7 +93,7 @@ async def test_an_overtaken_run_does_not_pass() -> None:
 async def test_a_connection_that_takes_longer_than_the_lease_asks_again(
     seconds: float, barriers: int
 ) -> None:
-    async with World().process(Connecting(seconds), single(draft)) as process:
+    async with World().process(Connecting(seconds=seconds), single(draft)) as process:
         counted = Barriers(process, seconds=None)
         state = await process.ended((await process.submit()).job)
     assert (state.status, counted.asked) == ("completed", barriers)

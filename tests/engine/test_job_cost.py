@@ -14,8 +14,8 @@ from eco2.event import CallCompleted
 from eco2.journal.state import EventId, JobState, apply
 from eco2.pacer import Limits
 from eco2.pipeline import Context
+from eco2.testing.clock import virtual
 from tests.support.engine_fixtures import single
-from tests.support.virtual_clock import virtual
 from tests.support.world import Draft, Question, Remote, ScriptedModel, World, until
 
 PRICE = Price(Decimal(0), Decimal(0), Decimal(100))
@@ -87,7 +87,7 @@ async def test_calls_that_wait_for_their_grants_count() -> None:
     model = ScriptedModel(cost=COST)
     slow = remotes(model, requests=1.0)
     async with World().process(remotes=slow, pipeline=single(at_once)) as process:
-        job = (await process.submit("5", max_usd=0.03, life=600)).job
+        job = (await process.submit("5", max_usd=0.03, max_wait=600)).job
         state = await process.ended(job)
         assert error(state)["code"] == "BUDGET_EXCEEDED"
     assert len(model.calls) == 3

@@ -13,7 +13,7 @@ from eco2.gateway.health import readiness
 from eco2.journal.spending import day_of
 from eco2.pacer import Limits
 from eco2.ports import FromStart, GrantRequest, Record
-from tests.support.virtual_clock import VirtualClock, virtual
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, Remote, ScriptedModel, World, order, until
 
 

@@ -14,8 +14,8 @@ from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
 from eco2.ports import DELAYS
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import Held, at_rest, overtaking, rival, single
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     PIPELINE,
     Draft,
@@ -60,7 +60,7 @@ async def test_a_job_that_waits_for_its_grant_expires_at_its_worker_and_leaves_n
     async with World().process(remotes=[remote(model)], pipeline=single(one_call)) as process:
         first = await process.submit()
         await until(lambda: bool(model.in_flight))
-        state = await process.ended((await process.submit(life=20)).job)
+        state = await process.ended((await process.submit(max_wait=20)).job)
         assert (end(state), state.attempt, state.started_at) == ("EXPIRED", 1, None)
         assert passed(state) == pytest.approx(20, abs=0.1)
         await until(lambda: not process.members["p"].budget.waiting)
@@ -72,9 +72,9 @@ async def test_a_job_that_waits_for_its_grant_expires_at_its_worker_and_leaves_n
 async def test_a_job_that_waits_for_a_slot_expires_at_its_worker() -> None:
     model = ScriptedModel(seconds=50)
     async with World().process(model, concurrency=1, pipeline=single(one_call)) as process:
-        first = await process.submit(life=10, timeout=180)
+        first = await process.submit(max_wait=10, timeout=180)
         await until(lambda: bool(model.in_flight))
-        state = await process.ended((await process.submit(life=20)).job)
+        state = await process.ended((await process.submit(max_wait=20)).job)
         assert (end(state), state.started_at) == ("EXPIRED", None)
         assert passed(state) == pytest.approx(20, abs=0.1)
         assert end(await process.ended(first.job)) == "completed"  # it had begun, and took longer than 10 s
@@ -86,7 +86,7 @@ async def test_the_wait_for_the_first_grant_is_not_counted_as_work() -> None:
     async with World().process(remotes=[remote(model)], pipeline=single(one_call)) as process:
         await process.submit()
         await until(lambda: bool(model.in_flight))
-        state = await process.ended((await process.submit(life=100, timeout=20)).job)
+        state = await process.ended((await process.submit(max_wait=100, timeout=20)).job)
         assert end(state) == "completed"
         assert passed(state) > 60
         assert state.started_at == pytest.approx(VirtualClock.now() - 15, abs=1)
@@ -98,7 +98,7 @@ async def test_a_job_ends_in_a_call_when_its_time_is_over_and_not_before() -> No
     async with World().process(remotes=[remote(model)], pipeline=single(one_call)) as process:
         await process.submit()
         await until(lambda: bool(model.in_flight))
-        state = await process.ended((await process.submit(life=100, timeout=10)).job)
+        state = await process.ended((await process.submit(max_wait=100, timeout=10)).job)
         assert end(state) == "TIMEOUT"
         assert state.started_at is not None
         assert VirtualClock.now() - state.started_at == pytest.approx(10, abs=0.1)
@@ -114,7 +114,7 @@ async def test_being_put_off_is_not_counted() -> None:
 
     model = ScriptedModel(script=script)
     async with World().process(model, single(one_call)) as process:
-        state = await process.ended((await process.submit(life=10, timeout=40)).job)
+        state = await process.ended((await process.submit(max_wait=10, timeout=40)).job)
         assert end(state) == "completed"
         assert passed(state) > sum(DELAYS) - 10
         assert sum(DELAYS) - 10 < state.put_off < sum(DELAYS) + 10
@@ -128,7 +128,7 @@ async def test_work_before_and_after_being_put_off_is_added_up() -> None:
 
     model = ScriptedModel(seconds=14, script=script)
     async with World().process(model, single(one_call)) as process:
-        job = (await process.submit(life=10, timeout=60)).job
+        job = (await process.submit(max_wait=10, timeout=60)).job
         await until(lambda: bool((state := process.journal.view.get(job)) and state.retrying))
         model.seconds = 50
         state = await process.ended(job)
@@ -148,7 +148,7 @@ def test_a_stage_that_works_without_a_call_does_not_expire(timeout: float, code:
         world = World()
         workers = [world.process(ScriptedModel(), single(slow)) for _ in range(2)]
         async with world.process() as gateway, workers[0], workers[1]:
-            state = await gateway.ended((await gateway.submit(life=10, timeout=timeout)).job)
+            state = await gateway.ended((await gateway.submit(max_wait=10, timeout=timeout)).job)
         assert (end(state), state.attempt) == (code, 1)
         assert passed(state) == pytest.approx(min(100, timeout), abs=1)
 
@@ -164,7 +164,7 @@ async def test_work_without_a_call_counts_as_work_of_the_job() -> None:
         return Draft(text="")
 
     async with World().process(ScriptedModel(), single(slow)) as process:
-        state = await process.ended((await process.submit(life=60, timeout=80)).job)
+        state = await process.ended((await process.submit(max_wait=60, timeout=80)).job)
         assert end(state) == "TIMEOUT"
         assert passed(state) == pytest.approx(80, abs=1)
 
@@ -180,7 +180,7 @@ async def test_a_stage_sees_its_deadline_move_with_the_first_grant() -> None:
         return Draft(text="")
 
     async with World().process(ScriptedModel(seconds=20), single(looks)) as process:
-        await process.ended((await process.submit(life=10, timeout=100)).job)
+        await process.ended((await process.submit(max_wait=10, timeout=100)).job)
     assert seen == [pytest.approx(100, abs=0.1), pytest.approx(80, abs=0.1)]
 
 
@@ -188,7 +188,7 @@ async def test_a_stage_sees_its_deadline_move_with_the_first_grant() -> None:
 async def test_a_held_job_that_has_not_started_is_ended_from_outside_only_after_both_times() -> None:
     world = World()
     async with world.process() as gateway:
-        job = await gateway.submit(life=20, timeout=30)
+        job = await gateway.submit(max_wait=20, timeout=30)
         await gateway.journal.put(overtaking(job.job, attempt=1))
         with rival(gateway, job.job):
             async with world.process(ScriptedModel()):
@@ -201,7 +201,7 @@ async def test_a_held_job_that_has_not_started_is_ended_from_outside_only_after_
 async def test_an_end_as_expired_that_comes_after_the_start_is_void_and_the_job_goes_on() -> None:
     world, model = World(), ScriptedModel()
     async with world.process() as gateway:
-        job = (await gateway.submit(life=20, timeout=30)).job
+        job = (await gateway.submit(max_wait=20, timeout=30)).job
         now = VirtualClock.now()
         await gateway.journal.put(overtaking(job, attempt=1))
         with rival(gateway, job):
@@ -248,7 +248,7 @@ def expired_ends(world: World) -> int:
 async def test_after_a_void_end_from_outside_the_next_one_counts() -> None:
     world = World()
     async with world.process() as other, running(skewed(world, 0.0, "gateway")) as (gateway,):
-        job = (await gateway.submit(life=20, timeout=30)).job
+        job = (await gateway.submit(max_wait=20, timeout=30)).job
         await other.journal.put(overtaking(job, attempt=1))
         await asyncio.sleep(45)
         held = Held(gateway)
@@ -268,7 +268,7 @@ async def test_a_started_job_without_a_worker_ends_after_its_timeout_also_for_wh
     world, model = World(), ScriptedModel(seconds=100)
     async with world.process() as gateway:
         worker = await world.start(model)
-        job = await gateway.submit(life=500, timeout=60)
+        job = await gateway.submit(max_wait=500, timeout=60)
         await until(lambda: bool(model.in_flight))
         await worker.kill()
         await asyncio.sleep(30)
@@ -291,7 +291,7 @@ async def test_a_job_that_is_put_off_and_that_nobody_tries_again_ends() -> None:
     world = World()
     async with world.process() as gateway:
         async with world.process(ScriptedModel(script=script), single(one_call)):
-            job = await gateway.submit(life=20, timeout=60)
+            job = await gateway.submit(max_wait=20, timeout=60)
             await until(lambda: bool((state := gateway.journal.view.get(job.job)) and state.retrying))
         state = gateway.journal.view.get(job.job)
         assert state is not None
@@ -305,7 +305,7 @@ async def test_a_job_that_is_put_off_and_that_nobody_tries_again_ends() -> None:
 async def test_a_job_that_expired_is_replayed_from_its_stored_order() -> None:
     world, model = World(), ScriptedModel()
     async with world.process() as gateway:
-        job = (await gateway.submit("q", life=20, timeout=70)).job
+        job = (await gateway.submit("q", max_wait=20, timeout=70)).job
         async with world.process(model, PIPELINE) as worker:
             worker.stop.set()
         async with world.process(ScriptedModel(), PIPELINE, prefetch=1) as worker:

@@ -16,10 +16,10 @@ from eco2.journal.state import JobState, PutOff
 from eco2.journal.view import View
 from eco2.ports import DEAD, Record
 from eco2.service import run
+from eco2.testing.clock import VirtualClock, virtual
 from eco2.writers import Writers
 from tests.support.engine_fixtures import at_rest
 from tests.support.metric_value import metric_value
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Process, ScriptedModel, World, until
 from tests.unit.journal.test_outbox import ScriptedStream, marker
 

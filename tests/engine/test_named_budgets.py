@@ -9,9 +9,9 @@ from eco2.errors import CallTooLarge, PermanentFailure, RateLimited, RetryableEr
 from eco2.job import JSON
 from eco2.pacer import Limits
 from eco2.pipeline import Context
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import overtaking, rival, single
 from tests.support.provider_windows import fullest
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, until
 
 
@@ -52,7 +52,7 @@ async def test_three_workers_share_one_budget_and_no_minute_exceeds_it() -> None
     async with world.process() as gateway, AsyncExitStack() as workers:
         for _ in range(3):
             await workers.enter_async_context(world.process(ScriptedModel(), single(api.ask), prefetch=5))
-        jobs = [(await gateway.submit(life=900)).job for _ in range(60)]
+        jobs = [(await gateway.submit(max_wait=900)).job for _ in range(60)]
         states = [await gateway.ended(job) for job in jobs]
     assert {state.status for state in states} == {"completed"}
     assert len({state.run for state in states}) == 60
@@ -67,7 +67,7 @@ async def test_a_worker_that_is_killed_takes_nothing_of_the_budget_with_it() -> 
     async with world.process() as gateway:
         victim = await world.start(ScriptedModel(), single(api.ask))
         async with world.process(ScriptedModel(), single(api.ask)):
-            jobs = [(await gateway.submit(life=900)).job for _ in range(40)]
+            jobs = [(await gateway.submit(max_wait=900)).job for _ in range(40)]
             await until(lambda: len(api.requests) == 30)
             await victim.kill()
             states = [await gateway.ended(job) for job in jobs]
@@ -86,7 +86,7 @@ async def test_tokens_are_counted_where_the_budget_has_any() -> None:
 
     world = World(budgets={"maps": Limits(1000.0, 1000.0)})
     async with world.process(ScriptedModel(), single(ask)) as process:
-        jobs = [(await process.submit(life=900)).job for _ in range(9)]
+        jobs = [(await process.submit(max_wait=900)).job for _ in range(9)]
         assert {(await process.ended(job)).status for job in jobs} == {"completed"}
     assert len(api.requests) == 9
     assert fullest(api.requests) <= 1000
@@ -99,7 +99,7 @@ async def test_a_429_pauses_all_workers_and_the_stage_is_tried_again() -> None:
     async with world.process() as gateway, AsyncExitStack() as workers:
         for _ in range(2):
             await workers.enter_async_context(world.process(ScriptedModel(), single(api.ask), prefetch=5))
-        jobs = [(await gateway.submit(life=900)).job for _ in range(10)]
+        jobs = [(await gateway.submit(max_wait=900)).job for _ in range(10)]
         states = [await gateway.ended(job) for job in jobs]
     assert {state.status for state in states} == {"completed"}
     refused = api.times[2]
@@ -160,7 +160,7 @@ async def test_a_run_that_was_overtaken_while_it_waits_sends_nothing() -> None:
     world = World(budgets={"maps": Limits(1.0)})
     async with world.process() as gateway, world.process(ScriptedModel(), single(ask)) as worker:
         await gateway.ended((await gateway.submit()).job)
-        job = (await gateway.submit(life=900)).job
+        job = (await gateway.submit(max_wait=900)).job
         await until(lambda: bool(worker.members["maps"].budget.waiting))
         await gateway.journal.put(overtaking(job, attempt=2))
         with rival(gateway, job):
@@ -210,10 +210,10 @@ async def test_more_than_a_minute_has_is_refused() -> None:
 async def test_a_job_that_waits_for_its_first_reservation_expires_and_leaves_no_request() -> None:
     world, api = World(budgets={"maps": Limits(1.0)}), Api()
     async with world.process(ScriptedModel(), single(api.ask)) as process:
-        state = await process.ended((await process.submit(life=900)).job)
+        state = await process.ended((await process.submit(max_wait=900)).job)
         assert state.status == "completed"
         assert api.times[1] - api.times[0] >= 60.0
-        late = await process.ended((await process.submit(life=20)).job)
+        late = await process.ended((await process.submit(max_wait=20)).job)
         assert late.result is not None
         assert late.result["error"]["code"] == "EXPIRED"  # type: ignore[index]
         await until(lambda: not process.members["maps"].budget.waiting)

@@ -15,9 +15,9 @@ from eco2.operator.actions import reissue, replay, stored_job, wait_for_capacity
 from eco2.operator.dead_jobs import DeadJob, by_job
 from eco2.operator.replay_plan import NotReplayable, ReplayPlan, plan_replay
 from eco2.ports import DEAD, Delivery, retry_queue
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.dead_letters import LIFE, FakeLetter
 from tests.support.engine_fixtures import Held, rival
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import PIPELINE, Process, ScriptedModel, World, until
 
 ALL = [0, 10, 11, 20, 21, 31]

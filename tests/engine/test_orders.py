@@ -9,8 +9,8 @@ from eco2.errors import BrokerUnavailable
 from eco2.job import new_id
 from eco2.journal.state import JobState
 from eco2.ports import DELAYS, Delivery, Record, Start
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.metric_value import metric_value
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     ScriptedModel,
     World,

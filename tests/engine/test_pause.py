@@ -3,8 +3,8 @@
 import asyncio
 
 from eco2.event import Paused, Resumed, decode_events
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, ScriptedModel, World, until
 
 
@@ -29,7 +29,7 @@ async def test_what_runs_goes_on_and_nothing_more_is_taken_until_it_is_resumed()
         await until(lambda: bool(model.in_flight))
         await pause(gateway)
         await asyncio.sleep(1)
-        waiting = (await gateway.submit(life=800)).job
+        waiting = (await gateway.submit(max_wait=800)).job
         await gateway.broker.publish("jobs.ask.first", b"no order", "what goes first waits, too")
         assert (await gateway.ended(running)).status == "completed"
         await asyncio.sleep(300)
@@ -65,7 +65,7 @@ async def test_a_pause_outlives_what_views_hold_and_workers_that_come_and_go() -
         for _ in range(4):
             async with world.process(model):
                 await asyncio.sleep(0.6 * KEEP)
-        job = (await gateway.submit(life=800)).job
+        job = (await gateway.submit(max_wait=800)).job
         async with world.process(model):
             await asyncio.sleep(100)
             assert model.calls == []

@@ -11,8 +11,8 @@ from eco2.consumers.executor import MAX_RETURNS
 from eco2.consumers.quarantine import MAX_SOLO_CRASHES, SUSPECT_AFTER
 from eco2.journal.state import JobState
 from eco2.service import run
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import LIFE, Process, ScriptedModel, World, until
 
 

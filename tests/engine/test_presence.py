@@ -10,7 +10,7 @@ import pytest
 from eco2.event import Done, RunStarted, decode_events
 from eco2.gateway.health import readiness, unserved
 from eco2.journal.presence import Presence, bounds
-from tests.support.virtual_clock import VirtualClock, virtual
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, ScriptedModel, World, monotonic, running, skewed, until
 
 WRONG = 600.0
@@ -200,7 +200,7 @@ def test_a_job_without_any_worker_ends_at_its_deadline(ahead: float) -> None:
         gateways = [skewed(world, 0.0, "gateway"), skewed(world, ahead, "other")]
         async with running(*gateways) as (gateway, _):
             accepted = VirtualClock.now()
-            job = await gateway.submit(life=30)
+            job = await gateway.submit(max_wait=30)
             state = await gateway.ended(job.job)
             assert 30 < VirtualClock.now() - accepted < 40
             assert state.result is not None

@@ -15,8 +15,8 @@ from eco2.errors import (
 )
 from eco2.journal.state import JobState
 from eco2.operator.dead_jobs import end_error
+from eco2.testing.clock import virtual
 from tests.engine.test_providers import ONE_CALL, code, failing, message, two
-from tests.support.virtual_clock import virtual
 from tests.support.world import Process, ScriptedModel, World
 
 SECRET = "HTTP 401: Incorrect key; check OPENAI_API_KEY"
@@ -76,6 +76,6 @@ async def test_clients_read_no_word_of_the_provider_and_operators_do(
 @virtual
 async def test_the_cause_of_a_provider_that_stayed_away_is_kept_for_operators() -> None:
     async with World().process(failing(ProviderDown("HTTP 503: pool 7")), ONE_CALL) as process:
-        state = await process.ended((await process.submit(life=20)).job)
+        state = await process.ended((await process.submit(max_wait=20)).job)
     assert "pool 7" not in str(state.result)
     assert "pool 7" in state.cause or code(state) == "TIMEOUT"

@@ -12,11 +12,11 @@ from eco2.journal.state import JobState
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import Call, Context
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import single
 from tests.support.provider_windows import fullest
 from tests.support.rate_limited_provider import Windowed
 from tests.support.recorded_quota import RecordedQuota
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Process, Question, Remote, ScriptedModel, World, monotonic, until
 
 
@@ -89,7 +89,7 @@ async def test_a_pinned_job_waits_for_its_provider_until_its_deadline() -> None:
     down, other = failing(ProviderDown("503")), ScriptedModel()
     async with World().process(remotes=two(down, other), pipeline=ONE_CALL) as process:
         goes_down(process, "one")
-        state = await process.ended((await process.submit(model="one", life=120)).job)
+        state = await process.ended((await process.submit(model="one", max_wait=120)).job)
         assert VirtualClock.now() - state.deadline < 1
     assert code(state) == "TIMEOUT"  # it had begun: a call found the provider down
     assert other.calls == []
@@ -115,7 +115,7 @@ async def test_jobs_without_a_model_are_shared_by_the_expected_wait() -> None:
     async with World().process(remotes=remotes, pipeline=ONE_CALL, prefetch=40) as process:
         jobs = []
         for _ in range(60):  # a little more than the quick one could take
-            jobs.append((await process.submit(life=800)).job)
+            jobs.append((await process.submit(max_wait=800)).job)
             await asyncio.sleep(1.4)
         for job in jobs:
             await process.ended(job)
@@ -202,7 +202,7 @@ async def test_a_provider_that_never_answers_is_left_and_comes_back() -> None:
         for job in [(await process.submit()).job for _ in range(10)]:
             states.append(await process.ended(job))
         assert VirtualClock.now() - began < 5
-        pinned = (await process.submit(model="one", life=800)).job
+        pinned = (await process.submit(model="one", max_wait=800)).job
         hanging.seconds = 1.0
         states.append(await process.ended(pinned))
         await until(lambda: process.providers["one"].up)
@@ -337,7 +337,7 @@ async def test_an_outage_of_one_provider_fails_no_job_and_overruns_no_limit_of_t
 
         async def offer() -> None:
             while True:
-                jobs.append((await gateway.submit("x" * 400, life=800)).job)
+                jobs.append((await gateway.submit("x" * 400, max_wait=800)).job)
                 await asyncio.sleep(60 / 450)
 
         offering = asyncio.create_task(offer())

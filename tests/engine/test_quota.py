@@ -12,9 +12,9 @@ from eco2.broker.embedded import CALM, Chaos
 from eco2.event import CallCounted, CallReleased, CallRequested, CallsGranted, LimitsNamed
 from eco2.pacer import Limits
 from eco2.quota.member import Member
+from eco2.testing.clock import virtual
 from tests.support.provider_windows import fullest
 from tests.support.quotas import InMemory, Sharer, fleet, granted, monotonic, request
-from tests.support.virtual_clock import virtual
 from tests.support.world import until
 
 LIMITS = Limits(requests=60.0)

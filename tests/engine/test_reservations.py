@@ -12,12 +12,12 @@ from eco2.event import StageChanged
 from eco2.pacer import SPAN, Limits
 from eco2.pipeline import Context
 from eco2.ports import no_gate
+from eco2.testing.clock import VirtualClock, virtual
 from eco2.tokens.estimate import MIN_SAMPLES, Counting
 from tests.support.engine_fixtures import overtaking, single
 from tests.support.quotas import Line
 from tests.support.rate_limited_provider import Windowed
 from tests.support.recorded_quota import RecordedQuota
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import SILENCE, Draft, Process, Question, Remote, ScriptedModel, World, until
 
 
@@ -200,7 +200,7 @@ async def test_what_is_not_sent_goes_back_when_the_job_is_over() -> None:
     quota, model = RecordedQuota(), Connecting(seconds=1000.0)
     remotes = [Remote("p", model, quota=quota)]
     async with World().process(remotes=remotes, pipeline=ONE_CALL) as process:
-        await process.ended((await process.submit(life=20)).job)
+        await process.ended((await process.submit(max_wait=20)).job)
         await until(lambda: grants(process, "refunded") == 1)
     assert quota.words == [["released"]]  # it was not confirmed, so it goes back
 
@@ -273,7 +273,7 @@ async def test_a_void_run_ends_as_overtaken_and_not_as_a_bug(caplog: pytest.LogC
     quota.shut_after = 1
     remotes = [Remote("p", model, quota=quota)]
     async with World().process(remotes=remotes, pipeline=single(twice)) as process:
-        job = (await process.submit(life=800)).job
+        job = (await process.submit(max_wait=800)).job
         await until(lambda: quota.asked == 2)
         await process.journal.barrier()  # the first reply is recorded
         began = process.journal.view.get(job)

@@ -19,8 +19,8 @@ from eco2.event import RunStarted, decode_events
 from eco2.journal.state import JobState
 from eco2.pipeline import NEVER, Call, Context, Delay, Pipeline, Retry, Stage
 from eco2.ports import DELAYS, delay_queue
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest, single
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, order, result, until
 
 
@@ -147,7 +147,7 @@ async def test_a_job_that_is_put_off_goes_on_behind_what_is_completed() -> None:
 async def test_what_fails_again_and_again_ends_when_no_delay_is_left() -> None:
     world, model = World(), Failing(*[ProviderError("cut")] * 99)
     async with world.process(model) as process:
-        state = await process.ended((await process.submit(life=800)).job)
+        state = await process.ended((await process.submit(max_wait=800)).job)
         await until(lambda: len(world.server.queues[world.topology.queue("dead")]) == 1)
     assert (state.status, state.dead, code(state)) == ("failed", True, "UNAVAILABLE")
     assert [kind for kind, _ in model.calls] == ["draft"] * (3 + 1 + 1 + 1)
@@ -166,7 +166,7 @@ async def test_a_stage_is_tried_again_as_its_policy_says(retry: Retry, delays: l
     world = World()
     pipeline = Pipeline("ask", Question, (Stage("draft", unlucky, Draft, retry),), result)
     async with world.process(ScriptedModel(), pipeline) as process:
-        state = await process.ended((await process.submit(life=800)).job)
+        state = await process.ended((await process.submit(max_wait=800)).job)
     assert (state.status, state.dead, code(state), state.retrying) == ("failed", True, "UNAVAILABLE", None)
     pauses = [after - before for before, after in pairwise(runs(world))]
     assert [delay <= pause < delay + 5 for delay, pause in zip(delays, pauses, strict=True)] == [True] * len(
@@ -179,7 +179,7 @@ async def test_a_job_that_got_on_has_all_its_retries_again() -> None:
     cut = ProviderError("cut")
     model = Failing(*[cut] * 3, cut, None, cut, *[cut] * 3, cut, None)
     async with World().process(model) as process:
-        state = await process.ended((await process.submit(life=800)).job)
+        state = await process.ended((await process.submit(max_wait=800)).job)
     assert state.status == "completed"
     assert model.paid == ["draft", "final"]
 
@@ -193,7 +193,7 @@ async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
     cut = ProviderError("cut")
     model = Failing(*[cut] * 3, cut, cut, None, *[cut] * 3)
     async with World().process(model, single(in_two_steps)) as process:
-        state = await process.ended((await process.submit(life=800)).job)
+        state = await process.ended((await process.submit(max_wait=800)).job)
     assert state.status == "completed"
     assert model.paid == ["first", "second"]
 
@@ -202,7 +202,7 @@ async def test_a_recorded_call_gives_a_job_all_its_retries_again() -> None:
 async def test_nothing_is_put_off_that_cannot_be_done_in_time() -> None:
     model = Failing(*[ProviderError("cut")] * 99)
     async with World().process(model) as process:
-        state = await process.ended((await process.submit(life=30, timeout=12)).job)
+        state = await process.ended((await process.submit(max_wait=30, timeout=12)).job)
     assert code(state) == "UNAVAILABLE"
     assert [kind for kind, _ in model.calls] == ["draft"] * 3
 
@@ -216,7 +216,7 @@ async def test_a_job_that_has_not_started_is_put_off_only_while_it_may_wait() ->
         raise RetryableError("the database is away")
 
     async with World().process(ScriptedModel(), single(away)) as process:
-        state = await process.ended((await process.submit(life=30)).job)
+        state = await process.ended((await process.submit(max_wait=30)).job)
     assert code(state) == "UNAVAILABLE"
     assert [pytest.approx(after - before, abs=1) for before, after in pairwise(began)] == [5]
 
@@ -226,7 +226,7 @@ async def test_an_order_that_comes_twice_spends_a_retry_once() -> None:
     """The other order is on standby while the run fails; the job is not begun by it before its time."""
     world, model = World(), Failing(*[ProviderError("cut")] * 5)
     async with world.process(model), world.process(model) as process:
-        accepted = await process.submit(life=800)
+        accepted = await process.submit(max_wait=800)
         for _ in range(4):
             await process.order(order(accepted.job, "q", accepted.accepted, life=800))
         state = await process.ended(accepted.job)

@@ -7,8 +7,8 @@ import pytest
 from eco2.event import Done, Queued, Released, StageChanged, Status, Superseded
 from eco2.job import new_id
 from eco2.pipeline import JSON, Context
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import Held, at_rest, overtaking, queue_is_empty, rival, single, used
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     Draft,
     Question,

@@ -67,7 +67,7 @@ class Fleet:
         """Jobs at an even pace, without end."""
         async with asyncio.TaskGroup() as group:
             while True:
-                group.create_task(gateway.submit(next(self._texts), life=800))
+                group.create_task(gateway.submit(next(self._texts), max_wait=800))
                 await asyncio.sleep(1 / self._offered)
 
 

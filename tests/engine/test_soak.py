@@ -13,7 +13,7 @@ import pytest
 
 from eco2.broker.embedded import CALM, Chaos
 from eco2.journal.state import EventId, JobState
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import Process, ScriptedModel, World
 
 JOBS = 40

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from eco2.event import RunStarted, StageChanged, decode_events
 from eco2.journal.state import JobState
 from eco2.pipeline import JSON, AnyPipeline, Context
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import Held, overtaking, queue_is_empty, rival, single
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import (
     PIPELINE,
     SILENCE,
@@ -81,7 +81,7 @@ async def test_a_holder_that_vanished_is_waited_for_and_then_replaced() -> None:
 async def test_a_holder_that_answers_is_never_taken_over() -> None:
     model = ScriptedModel()
     async with World().process(model) as process:
-        job = (await process.submit(life=800)).job
+        job = (await process.submit(max_wait=800)).job
         await until(lambda: bool(model.in_flight))
         await process.journal.put(overtaking(job, attempt=9))
         with rival(process, job):
@@ -97,7 +97,7 @@ async def test_a_holder_that_answers_is_never_taken_over() -> None:
 async def test_nobody_is_silent_while_we_cannot_hear() -> None:
     world, model = World(), ScriptedModel()
     async with world.process(model) as process:
-        job = (await process.submit(life=800)).job
+        job = (await process.submit(max_wait=800)).job
         await until(lambda: bool(model.in_flight))
         await process.journal.put(overtaking(job, attempt=9))
         await asyncio.sleep(SILENCE / 2)
@@ -117,7 +117,7 @@ async def test_a_worker_that_gets_its_own_job_again_goes_on_with_it() -> None:
     world, model = World(), ScriptedModel(seconds=3 * SILENCE)
     async with world.process() as gateway:
         async with world.process(model) as holder:
-            job = (await gateway.submit(life=800)).job
+            job = (await gateway.submit(max_wait=800)).job
             await until(lambda: bool(model.in_flight))
             holder.broker.disrupt()  # type: ignore[attr-defined]
             state = await gateway.ended(job)
@@ -153,7 +153,7 @@ async def vanished(
             await asyncio.get_running_loop().create_future()
 
     async with world.process(pipeline=pipeline) as gateway:
-        job = (await gateway.submit(life=800)).job
+        job = (await gateway.submit(max_wait=800)).job
         vanishing = asyncio.create_task(work())
         await until(lambda: (state := gateway.journal.view.get(job)) is not None and reached(state))
         async with world.process(ScriptedModel(), pipeline, name="second") as second:
@@ -188,7 +188,7 @@ async def test_a_job_with_a_step_in_flight_is_not_taken_over_soon() -> None:
 @virtual
 async def test_a_holder_that_answers_keeps_a_job_of_which_nothing_was_begun() -> None:
     async with World().process(ScriptedModel(), single(in_queue)) as process:
-        job = (await process.submit(life=800)).job
+        job = (await process.submit(max_wait=800)).job
         await process.journal.put(overtaking(job, attempt=9))
         with rival(process, job):
             await asyncio.sleep(10 * SILENCE)
@@ -209,7 +209,7 @@ def opening(job: str) -> StageChanged:
 @virtual
 async def test_a_stage_that_is_opened_while_we_wait_is_waited_for() -> None:
     async with World().process(ScriptedModel(), single(in_queue)) as process:
-        job = (await process.submit(life=800)).job
+        job = (await process.submit(max_wait=800)).job
         await process.journal.put(overtaking(job, attempt=9))
         await asyncio.sleep(0.5)
         await process.journal.put(opening(job))
@@ -222,7 +222,7 @@ async def test_a_stage_that_is_opened_while_we_wait_is_waited_for() -> None:
 async def test_a_stage_that_is_opened_before_our_run_makes_it_void_and_is_waited_for() -> None:
     world = World()
     async with world.process() as gateway, world.process(ScriptedModel(), PIPELINE) as process:
-        job = (await gateway.submit(life=800)).job
+        job = (await gateway.submit(max_wait=800)).job
         await gateway.journal.put(overtaking(job, attempt=9))
         held = Held(process)
         await asyncio.sleep(SOON)  # by now it has decided

@@ -21,9 +21,9 @@ from eco2.event import JobEvent, Paused, Resumed, decode_events
 from eco2.journal.state import EventId, JobState, apply
 from eco2.ports import no_gate
 from eco2.service import run
+from eco2.testing.clock import VirtualClock
 from tests.support.engine_fixtures import at_rest
 from tests.support.freeze import FreezableLoop, Freezing, freezable
-from tests.support.virtual_clock import VirtualClock
 from tests.support.world import PIPELINE, Process, ScriptedModel, World
 
 LIFE = 800.0
@@ -211,7 +211,7 @@ async def storm(chaos: Chaos, events: tuple[str, ...], size: Size, seed: int) ->
         jobs = []
         for number in range(size.jobs):
             await asyncio.sleep(dice.random() * 2)
-            jobs.append((await dice.choice((one, other)).submit(str(number), life=LIFE)).job)
+            jobs.append((await dice.choice((one, other)).submit(str(number), max_wait=LIFE)).job)
         await passing
         ends = [await one.ended(job) for job in jobs]
         await other.journal.barrier()

@@ -19,10 +19,10 @@ from eco2.journal.state import JobState
 from eco2.pipeline import Pipeline
 from eco2.ports import Record, Start
 from eco2.service import run
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import at_rest
 from tests.support.freeze import FreezableLoop, Freezing
 from tests.support.metric_value import metric_value
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import SILENCE, Process, Question, ScriptedModel, World, running, until
 
 SOON = 3 * INTERVAL
@@ -199,7 +199,7 @@ async def another_pool(world: World, name: str) -> AsyncIterator[Process]:
 async def test_a_leader_without_the_pipeline_ends_its_jobs_at_their_deadline() -> None:
     world = World()
     async with world.process() as gateway, another_pool(world, "w"):
-        job = await gateway.submit(life=180)
+        job = await gateway.submit(max_wait=180)
         state = await gateway.ended(job.job)
         assert job.deadline + OVERDUE <= VirtualClock.now() <= job.deadline + OVERDUE + SOON
     assert (state.status, code(state), ends(world)) == ("failed", "EXPIRED", [job.job])
@@ -209,7 +209,7 @@ async def test_a_leader_without_the_pipeline_ends_its_jobs_at_their_deadline() -
 async def test_a_leader_without_the_pipeline_publishes_its_lost_orders_again() -> None:
     world, model = World(), ScriptedModel()
     async with world.process() as gateway:
-        job = (await gateway.submit(life=1800)).job
+        job = (await gateway.submit(max_wait=1800)).job
         purge(world)
         async with another_pool(world, "a") as leader:
             orders = Orders(world)
@@ -227,7 +227,7 @@ async def test_an_order_that_is_lost_after_hours_comes_again() -> None:
     world = World(snapshots=True)
     world.topology = Topology(pipelines=("ask",), inputs_hours=24)
     async with world.process() as gateway:
-        job = (await gateway.submit(life=86_400)).job
+        job = (await gateway.submit(max_wait=86_400)).job
         for _ in range(200):
             await asyncio.sleep(60)
             await gateway.broker.append_order(b"of another job", new_id(VirtualClock.now()))
@@ -241,7 +241,7 @@ async def test_a_job_that_somebody_has_is_not_ordered_again() -> None:
     world, model = World(), ScriptedModel(seconds=55)
     async with world.process() as gateway, world.process(model, concurrency=1):
         orders = Orders(world)
-        jobs = [(await gateway.submit(life=800)).job for _ in range(4)]  # they wait for the one slot
+        jobs = [(await gateway.submit(max_wait=800)).job for _ in range(4)]  # they wait for the one slot
         for job in jobs:
             await gateway.ended(job)
     assert orders.again == []
@@ -252,7 +252,7 @@ async def test_while_an_order_waits_in_a_queue_none_is_lost() -> None:
     world, model = World(), ScriptedModel(seconds=50)
     async with world.process() as gateway, world.process(model, prefetch=1):
         orders = Orders(world)
-        jobs = [(await gateway.submit(life=800)).job for _ in range(6)]
+        jobs = [(await gateway.submit(max_wait=800)).job for _ in range(6)]
         await until(lambda: len(queue(world)) < 6)
         await asyncio.sleep(2 * LOST_AFTER)
         assert len(queue(world)) > 0

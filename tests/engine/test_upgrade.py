@@ -17,7 +17,7 @@ from eco2.job import decode_order
 from eco2.journal.state import JobState
 from eco2.pacer import Limits
 from eco2.pipeline import Context, Pipeline, Stage
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import Draft, Final, Process, Question, Remote, ScriptedModel, World, final, result
 
 FOLDER = Path(__file__).parent / "release_0_1"

@@ -11,9 +11,9 @@ from eco2.journal.past_jobs import PastJobs
 from eco2.journal.state import JobState
 from eco2.pipeline import Context
 from eco2.ports import FromStart, Record
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.engine_fixtures import queue_is_empty, single
 from tests.support.metric_value import metric_value
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.support.world import KEEP, Draft, Question, ScriptedModel, World, order, until
 
 
@@ -130,7 +130,7 @@ async def test_an_order_that_comes_after_its_deadline_is_not_begun() -> None:
 
     world = World()
     async with world.process() as gateway:
-        late = await gateway.submit(life=30)
+        late = await gateway.submit(max_wait=30)
         await asyncio.sleep(31)
         async with world.process(ScriptedModel(), single(at_once)):
             state = await gateway.ended(late.job)
@@ -147,7 +147,7 @@ async def test_orders_older_than_the_view_end_without_a_search_and_hold_up_nobod
     """After hours without workers; each search would read the journal from the order to its end."""
     world = World()
     async with world.process() as gateway:
-        old = [(await gateway.submit(life=30)).job for _ in range(20)]
+        old = [(await gateway.submit(max_wait=30)).job for _ in range(20)]
         await asyncio.sleep(KEEP + 60)
         fresh = await gateway.submit()
         searched: list[str] = []

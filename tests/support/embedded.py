@@ -9,7 +9,7 @@ from typing import Any
 from eco2.broker.embedded import CALM, Chaos, Embedded, Server
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, PublishUncertain
-from tests.support.virtual_clock import VirtualClock
+from eco2.testing.clock import VirtualClock
 
 TOPOLOGY = Topology("t", pipelines=("work",))
 QUEUE = "jobs.work"

@@ -10,7 +10,7 @@ from eco2.consumers.liveness import QUERY_TOPIC, REPLY_TOPIC
 from eco2.event import RunStarted
 from eco2.pipeline import JSON, Context, Pipeline, Stage
 from eco2.ports import Delivery
-from tests.support.virtual_clock import VirtualClock
+from eco2.testing.clock import VirtualClock
 from tests.support.world import (
     Draft,
     Process,

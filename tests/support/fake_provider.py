@@ -31,9 +31,9 @@ class Fake:
         calls: list[Logged] = (await self.http.get("/_fake/calls", params=query)).json()["calls"]
         return calls
 
-    async def until(self, wanted: Callable[[list[Logged]], bool]) -> list[Logged]:
-        """The log as soon as it is as wanted; fails after 10 s."""
-        async with asyncio.timeout(10):
+    async def until(self, wanted: Callable[[list[Logged]], bool], seconds: float = 10) -> list[Logged]:
+        """The log as soon as it is as wanted; fails after `seconds`."""
+        async with asyncio.timeout(seconds):
             while not wanted(calls := await self.calls()):  # noqa: ASYNC110 - the state is in a server
                 await asyncio.sleep(0.01)
         return calls

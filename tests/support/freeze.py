@@ -16,7 +16,7 @@ from eco2.broker.embedded import Embedded, Server
 from eco2.broker.embedded.subscription import EmbeddedSubscription, EmbeddedTail
 from eco2.broker.topology import Topology
 from eco2.ports import Delivery, Record, Start, ignore
-from tests.support.virtual_clock import Arguments, VirtualLoop
+from eco2.testing.clock import Arguments, VirtualLoop
 from tests.support.world import Process, World
 
 HEARTBEAT = 10.0

@@ -18,8 +18,8 @@ from eco2.pacer import Counting, Limits
 from eco2.ports import Broker, Clock, Grant, GrantRequest, Quota, Record, Start, ignore
 from eco2.quota.member import Member
 from eco2.service import Component, run
+from eco2.testing.clock import VirtualClock
 from tests.support.provider_windows import Arrival
-from tests.support.virtual_clock import VirtualClock
 
 BUDGET = "openai"
 

@@ -1,53 +1,75 @@
-"""A world for tests of the engine: processes of ours around one embedded broker, in virtual time."""
+"""A pipeline of two calls for tests of the engine, its model, and processes whose clocks differ."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import Context as ContextVars
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass
 from functools import partial
-from itertools import count
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
+from pydantic import BaseModel, model_validator
 
-from eco2.broker.embedded import CALM, Chaos, Embedded, Server
-from eco2.broker.topology import Topology
-from eco2.call import Answer, Call, Price, Reply, Usage
-from eco2.calls.provider import Provider
+from eco2 import testing
+from eco2.broker.embedded import CALM, Chaos
+from eco2.call import Answer, Call
 from eco2.consumers.sweep import Deadlines
-from eco2.errors import RetryableError
-from eco2.event import queued
-from eco2.job import Job, encode_order, new_id
+from eco2.job import Job
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
-from eco2.journal.state import JobState
 from eco2.journal.view import View
-from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, Quota, no_gate
-from eco2.quota.member import Member
 from eco2.service import Component, run
-from eco2.tokens.estimate import Counting
-from eco2.wiring import (
-    Core,
-    WorkerOptions,
-    build_budget,
-    join_budget,
-    worker_components,
+from eco2.testing.clock import VirtualClock
+from eco2.testing.model import Answered
+from eco2.testing.world import (
+    KEEP,
+    LIFE,
+    SILENCE,
+    Process,
+    Remote,
+    monotonic,
+    persistently,
+    shares,
+    until,
+    worker,
 )
-from tests.support.virtual_clock import VirtualClock
 
-KEEP = 900.0
-SILENCE = 15.0
-LIFE = 180.0
+__all__ = [
+    "KEEP",
+    "LIFE",
+    "PIPELINE",
+    "SILENCE",
+    "Draft",
+    "Final",
+    "Process",
+    "Question",
+    "Remote",
+    "ScriptedModel",
+    "World",
+    "draft",
+    "final",
+    "monotonic",
+    "order",
+    "persistently",
+    "result",
+    "running",
+    "shares",
+    "skewed",
+    "until",
+    "worker",
+]
 
 
 class Question(BaseModel):
-    text: str
+    """Validates from a text, too: `process.submit("why")`."""
+
+    text: str = "q"
+
+    @model_validator(mode="before")
+    @classmethod
+    def of_text(cls, given: object) -> object:
+        return {"text": given} if isinstance(given, str) else given
 
 
 class Draft(BaseModel):
@@ -76,66 +98,30 @@ def result(outputs: Outputs | None) -> JSON:
 PIPELINE = Pipeline("ask", Question, (Stage("draft", draft, Draft), Stage("final", final, Final)), result)
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    """Returns once the condition holds; in virtual time looking again costs nothing."""
-    while not condition():  # noqa: ASYNC110  # what tests look at sets no event
-        await asyncio.sleep(0.01)
-
-
 @dataclass
-class ScriptedModel:
-    """Answers every call after `seconds` with `<kind>(<text>)`; a script may do something else first."""
+class ScriptedModel(testing.ScriptedModel):
+    """Answers every call with `<kind>(<text>)`; a script may do something else first."""
 
-    seconds: float = 1.0
-    cost: Decimal | None = None
     script: Callable[[str, str], None] = lambda kind, job: None
-    calls: list[tuple[str, str]] = field(default_factory=list)
-    in_flight: int = 0
-    peak: int = 0
 
-    async def complete(
+    async def answer(self, call: Call[Answer], job_id: str, on_text: Callable[[str], None]) -> Answered:
+        for piece in ("fin", "al") if call.stream else ():
+            on_text(piece)
+        self.script(call.kind, job_id)
+        return f"{call.kind}({call.text})"
+
+
+class World(testing.World):
+    """A world of the pipeline `ask`."""
+
+    def __init__(
         self,
-        call: Call[Answer],
-        job_id: str,
-        on_text: Callable[[str], None],
-        before_send: Callable[[], Awaitable[None]] = no_gate,
-    ) -> Reply[Answer]:
-        await before_send()
-        self.calls.append((call.kind, job_id))
-        self.in_flight += 1
-        self.peak = max(self.peak, self.in_flight)
-        try:
-            await asyncio.sleep(self.seconds)
-            for piece in ("fin", "al") if call.stream else ():
-                on_text(piece)
-            self.script(call.kind, job_id)
-        finally:
-            self.in_flight -= 1
-        text = f"{call.kind}({call.text})"
-        value = call.schema(text)  # type: ignore[call-arg]  # `schema` is str in these tests
-        return Reply(value, "scripted", Usage(10, 0, 5, self.cost))
-
-
-@dataclass(frozen=True)
-class Remote:
-    """A provider as a worker is set up for it; `model` is its name for clients, too. Without `limits` nothing
-    bounds a minute; `quota`: in the place of the budget that all processes of the world share."""
-
-    name: str
-    adapter: Model
-    limits: Limits | None = None
-    counting: Counting = "request"
-    concurrency: int = 10
-    quota: Quota | None = None
-    embeds: bool = False
-    price: Price | None = None
-
-
-async def persistently(send: Callable[[], Awaitable[None]]) -> None:
-    """Sends as often as it takes."""
-    async for attempt in AsyncRetrying(retry=retry_if_exception_type(RetryableError), wait=wait_fixed(0.1)):
-        with attempt:
-            await send()
+        chaos: Chaos = CALM,
+        spending: bool = False,
+        snapshots: bool = False,
+        budgets: Mapping[str, Limits] | None = None,
+    ) -> None:
+        super().__init__(PIPELINE, chaos, spending, snapshots, budgets)
 
 
 def order(
@@ -163,173 +149,6 @@ def order(
     )
 
 
-@dataclass
-class Process:
-    """One process of ours; `stop` ends it in order."""
-
-    broker: Broker
-    journal: Journal
-    stop: asyncio.Event
-    metrics: Metrics = field(default_factory=Metrics)
-    providers: dict[str, Provider] = field(default_factory=dict)
-    members: dict[str, Member] = field(default_factory=dict)
-    task: asyncio.Task[None] | None = None
-    clock: Callable[[], float] = VirtualClock.now
-    pipeline: Pipeline[Any] = PIPELINE
-
-    @property
-    def core(self) -> Core:
-        assert self.journal.presence is not None, "only a worker has one"
-        return Core(self.journal.presence, (self.pipeline,), self.broker, self.journal, self.metrics)
-
-    async def leave(self) -> None:
-        """Stops in order what `World.start` started."""
-        assert self.task is not None
-        self.stop.set()
-        await self.task
-
-    async def kill(self) -> None:
-        """As by kill -9, what `World.start` started: nothing is put in order."""
-        assert self.task is not None
-        self.broker.disrupt()  # type: ignore[attr-defined]
-        self.task.cancel()
-        await asyncio.wait({self.task})
-
-    async def submit(
-        self,
-        text: str = "q",
-        key: str | None = None,
-        life: float = LIFE,
-        model: str | None = None,
-        timeout: float | None = None,
-        max_usd: float | None = None,
-    ) -> JobState:
-        """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
-        now = self.clock()
-        job = order(new_id(now), text, now, life, key, model, timeout, max_usd)
-        await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
-        state = await self.journal.announce(queued(job))
-        if not state.ended:
-            await self.order(job)
-        return state
-
-    async def order(self, job: Job) -> None:
-        """Publishes the work order, as often as it takes."""
-        await persistently(lambda: self.broker.publish("jobs.ask", encode_order(job), job.id))
-
-    async def ended(self, job_id: str) -> JobState:
-        """The job's state once it has ended."""
-        state = self.journal.view.get(job_id)
-        while state is None or not state.ended:
-            state = await self.journal.view.change(job_id, state)
-        return state
-
-
-class World:
-    """`spending`: views know what was paid since midnight. `snapshots`: of views are written and read.
-
-    `budgets`: of other APIs, which all workers share.
-    """
-
-    def __init__(
-        self,
-        chaos: Chaos = CALM,
-        spending: bool = False,
-        snapshots: bool = False,
-        budgets: Mapping[str, Limits] | None = None,
-    ) -> None:
-        self.budgets = budgets or {}
-        self.spending = spending
-        self.topology = Topology(pipelines=("ask",))
-        self.snapshots = snapshots
-        self.server = Server(chaos, clock=VirtualClock.now)
-        self._workers = count(1)
-
-    def connection(self) -> Embedded:
-        """A process's way to the broker."""
-        return Embedded(self.topology, self.server)
-
-    def context(self, _: Process) -> ContextVars | None:
-        """What a process runs in; None for the one of its starter."""
-        return None
-
-    def components(
-        self,
-        model: ScriptedModel | None = None,
-        pipeline: Pipeline[Any] = PIPELINE,
-        prefetch: int = 10,
-        concurrency: int = 10,
-        name: str = "",
-        remotes: Sequence[Remote] = (),
-    ) -> tuple[Process, list[Component]]:
-        """A process and what it runs: a worker if it has a model or `remotes`, else only a journal, as in a
-        gateway. Without a `name` the first worker that is made has the lowest."""
-        broker, presence = self.connection(), None
-        components = [Component("broker", broker.run)]
-        if model is not None:
-            remotes = [Remote("scripted", model, concurrency=concurrency)]
-        if remotes:
-            name = name or f"w{next(self._workers):04}"
-            presence = Presence(
-                broker, name, "worker", (pipeline.name,), clock=VirtualClock.now, monotonic=monotonic
-            )
-            components.append(Component("presence", presence.run))
-        store = broker if self.snapshots else None
-        clock, earliest = (presence.now, presence.earliest) if presence else (VirtualClock.now, None)
-        view = View(KEEP, clock, daily=self.spending, earliest=earliest, monotonic=monotonic)
-        journal = Journal(broker, view, presence, store)
-        process = Process(broker, journal, asyncio.Event(), pipeline=pipeline)
-        components.append(Component("journal", journal.run))
-        components.append(Component("snapshots", partial(journal.write_snapshots, broker)))
-        if remotes:
-            components += shares(process, remotes)
-            budgets = {
-                budget: join_budget(process.core, budget, limits, "request")
-                for budget, limits in self.budgets.items()
-            }
-            process.members |= budgets
-            components += [Component(f"budget of {budget}", each.run) for budget, each in budgets.items()]
-            components += worker(process, prefetch, budgets)
-        return process, components
-
-    async def start(
-        self,
-        model: ScriptedModel | None = None,
-        pipeline: Pipeline[Any] = PIPELINE,
-        prefetch: int = 10,
-        concurrency: int = 10,
-        name: str = "",
-        remotes: Sequence[Remote] = (),
-    ) -> Process:
-        """A running process, once its view is filled; end it by `leave` or `kill`."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
-        process.task = asyncio.get_running_loop().create_task(
-            run(components, process.stop), context=self.context(process)
-        )
-        await process.journal.filled.wait()
-        return process
-
-    @asynccontextmanager
-    async def process(
-        self,
-        model: ScriptedModel | None = None,
-        pipeline: Pipeline[Any] = PIPELINE,
-        prefetch: int = 10,
-        concurrency: int = 10,
-        name: str = "",
-        remotes: Sequence[Remote] = (),
-    ) -> AsyncIterator[Process]:
-        """A running process, once its view is filled; on leaving it stops in order."""
-        process, components = self.components(model, pipeline, prefetch, concurrency, name, remotes)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(run(components, process.stop))
-            await process.journal.filled.wait()
-            try:
-                yield process
-            finally:
-                process.stop.set()
-
-
 def skewed(
     world: World, ahead: float, name: str, model: ScriptedModel | None = None
 ) -> tuple[Process, list[Component]]:
@@ -343,7 +162,7 @@ def skewed(
     journal = Journal(
         broker, View(KEEP, presence.now, earliest=presence.earliest, monotonic=monotonic), presence
     )
-    process = Process(broker, journal, asyncio.Event(), clock=presence.now)
+    process = Process(broker, journal, asyncio.Event(), PIPELINE, clock=presence.now)
     components = [
         Component("broker", broker.run),
         Component("presence", presence.run),
@@ -372,45 +191,3 @@ async def running(*started: tuple[Process, list[Component]]) -> AsyncIterator[li
         finally:
             for process, _ in started:
                 process.stop.set()
-
-
-def monotonic() -> float:
-    """A process' own clock."""
-    return asyncio.get_running_loop().time()
-
-
-def shares(process: Process, remotes: Sequence[Remote]) -> Sequence[Component]:
-    """The providers of a process, and its shares in their budgets."""
-    components: list[Component] = []
-    for remote in remotes:
-        quota, limits = remote.quota, remote.limits
-        if quota is None and limits is not None:
-            quota = member = join_budget(process.core, remote.name, limits, remote.counting)
-            process.members[remote.name] = member
-            components.append(Component(f"budget of {remote.name}", member.run))
-        budget = None
-        if quota is not None:
-            budget = build_budget(remote.name, quota, limits or Limits(), remote.counting, remote.price)
-        process.providers[remote.name] = Provider(
-            remote.name,
-            remote.name,
-            remote.adapter,
-            remote.concurrency,
-            process.metrics,
-            budget,
-            remote.embeds,
-        )
-    return components
-
-
-def worker(
-    process: Process, prefetch: int, budgets: Mapping[str, Quota] | None = None
-) -> Sequence[Component]:
-    options = WorkerOptions(
-        prefetch=prefetch,
-        drain_grace=70.0,
-        call_timeout=60.0,
-        holder_timeout=SILENCE,
-        window=KEEP,
-    )
-    return worker_components(process.core, list(process.providers.values()), options, budgets=budgets)

@@ -7,7 +7,7 @@ import pytest
 
 from eco2.errors import BrokerUnavailable, PermanentError, PublishUncertain
 from eco2.retry import Backoff, seconds_asked
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 
 NOW, MOST = 100.0, 86_400.0
 BACKOFF = Backoff(base=0.5, cap=4.0)

@@ -29,7 +29,7 @@ from eco2.metrics import Metrics
 from eco2.ports import Clock, Model
 from eco2.service import Component, ComponentEnded, freeze_gc, run, stop_on_signals
 from eco2.settings import BudgetSettings, Settings, size_for_scans, warnings
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import PIPELINE
 
 

@@ -9,7 +9,7 @@ from eco2.call import Answer, Call, Reply
 from eco2.calls.provider import FAILURES, FIRST_PAUSE, MAX_PAUSE, Breaker
 from eco2.errors import ProviderDown
 from eco2.ports import no_gate
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import ScriptedModel, World
 
 NOW = 100.0

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from eco2.commands.spinner import spinner
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 
 
 @virtual

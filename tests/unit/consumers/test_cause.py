@@ -11,7 +11,7 @@ from eco2.journal.state import JobState
 from eco2.operator.dead_jobs import DeadJob, dead_row
 from eco2.operator.jobs import JobDetail
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import Draft, Question, ScriptedModel, World, draft, result
 
 

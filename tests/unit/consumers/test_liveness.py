@@ -9,8 +9,8 @@ import pytest
 
 from eco2.consumers.liveness import QUERIES_PER_TIMEOUT, QUERY_TOPIC, REPLY_TOPIC, HolderMonitor
 from eco2.consumers.run import ActiveJobs
+from eco2.testing.clock import VirtualLoop, virtual
 from tests.support.engine_fixtures import rival
-from tests.support.virtual_clock import VirtualLoop, virtual
 from tests.support.world import SILENCE, Process, ScriptedModel, World, until
 
 PAUSE = SILENCE / QUERIES_PER_TIMEOUT

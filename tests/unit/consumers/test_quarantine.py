@@ -10,7 +10,7 @@ from eco2.consumers.quarantine import MAX_SOLO_CRASHES, SUSPECT_AFTER, Quarantin
 from eco2.event import Done, JobEvent, Queued, Released, RunStarted, StageChanged, StepCompleted
 from eco2.job import JSON
 from eco2.journal.state import EventId, JobState, apply
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 
 QUEUED = Queued(ts=1.0, job="j", pipeline="ask", deadline=181.0, digest="d")
 

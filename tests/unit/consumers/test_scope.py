@@ -8,7 +8,7 @@ import pytest
 from eco2.call import PaidCallFailed, Usage
 from eco2.consumers.outcome import LostOwnership, Released
 from eco2.consumers.scope import DRAINED, CancelScope, DeadlineExceeded
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 
 
 def later(seconds: float, *, scope: CancelScope, reason: Released | LostOwnership | None = None) -> None:

@@ -18,8 +18,8 @@ from eco2.journal.journal import Journal
 from eco2.journal.view import View
 from eco2.pipeline import Form, Pipeline
 from eco2.ports import Delivery
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.gateways import eventually
-from tests.support.virtual_clock import VirtualClock, virtual
 
 TOPOLOGY = Topology(pipelines=("echo",))
 

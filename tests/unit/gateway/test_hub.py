@@ -15,8 +15,8 @@ from eco2.gateway.sse import LiveStage, LiveText
 from eco2.journal.journal import Journal
 from eco2.journal.state import EventId, apply
 from eco2.journal.view import View
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.gateways import CONFIG, eventually
-from tests.support.virtual_clock import VirtualClock, virtual
 from tests.unit.gateway.test_sse import state_after
 
 

@@ -15,7 +15,7 @@ from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.journal.view import View
 from eco2.ports import Record, Start, ignore
-from tests.support.virtual_clock import VirtualClock, virtual
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, World, until
 
 

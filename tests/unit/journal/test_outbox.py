@@ -8,8 +8,8 @@ import pytest
 from eco2.errors import BrokerUnavailable, PublishUncertain, RetryableError, TooLarge
 from eco2.event import Marker, decode_events
 from eco2.journal.outbox import BATCH_BYTES, MAX_PUT_BYTES, Outbox
+from eco2.testing.clock import virtual
 from eco2.writers import Writers
-from tests.support.virtual_clock import virtual
 
 
 class ScriptedStream:

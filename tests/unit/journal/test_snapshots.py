@@ -36,7 +36,7 @@ from eco2.journal.spending import day_of
 from eco2.journal.view import View
 from eco2.ports import Clock, Record, SnapshotStore, Start
 from eco2.quota.budget import Budget
-from tests.support.virtual_clock import VirtualClock, virtual
+from eco2.testing.clock import VirtualClock, virtual
 from tests.support.world import KEEP, Process, ScriptedModel, World
 
 WINDOW = 100.0
@@ -239,7 +239,7 @@ def test_a_snapshot_that_lacks_a_part_is_none() -> None:
 async def test_a_process_starts_from_a_snapshot_with_all_unended_jobs_however_old() -> None:
     world = World(snapshots=True)
     async with world.process() as gateway:
-        old = await gateway.submit(life=86_400)
+        old = await gateway.submit(max_wait=86_400)
         await asyncio.sleep(4 * KEEP)
         await gateway.submit()
         await asyncio.sleep(200)
@@ -271,7 +271,7 @@ async def test_of_many_processes_about_one_writes_a_snapshot_a_minute_and_none_w
 async def test_a_snapshot_that_is_written_during_a_start_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(snapshots=True)
     async with world.process() as one:
-        old = await one.submit(life=86_400)
+        old = await one.submit(max_wait=86_400)
         await asyncio.sleep(4 * KEEP)
 
         async def late(store: SnapshotStore, clock: Clock) -> Snapshot | None:
@@ -332,7 +332,7 @@ async def test_a_process_that_cannot_write_a_snapshot_keeps_no_other_from_it() -
 async def test_a_snapshot_of_another_journal_is_not_used(same_length: bool) -> None:
     world, other = World(snapshots=True), World(snapshots=True)
     async with world.process() as gateway:
-        lost = await gateway.submit(life=86_400)
+        lost = await gateway.submit(max_wait=86_400)
         await asyncio.sleep(100)
     other.server.logs["eco2.snapshots"] = world.server.logs["eco2.snapshots"]
     async with other.process() as gateway:

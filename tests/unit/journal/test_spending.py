@@ -15,7 +15,7 @@ from eco2.journal.spending import Spending, day_of, midnight, until_midnight
 from eco2.journal.view import View
 from eco2.pipeline import Form
 from eco2.ports import Record
-from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
+from eco2.testing.clock import EPOCH, VirtualClock, virtual
 from tests.support.world import KEEP, LIFE, Process, ScriptedModel, World
 
 NOON = midnight(EPOCH) + 12 * 3600

@@ -38,7 +38,7 @@ DOCS = sorted((ROOT / "docs").rglob("*.md"))
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS]
 WIRE = (ROOT / "docs/events.md").read_text()
 TESTS_OWN = {"ECO2_TEST_AMQP_URL"}
-A_PATH = re.compile(r"(?:eco2|tests|docs|scripts|requirements|bench|observe|helm|\.ci)/[\w./*-]*")
+A_PATH = re.compile(r"(?:eco2|tests|examples|docs|scripts|requirements|bench|observe|helm|\.ci)/[\w./*-]*")
 ENTITIES = {entity.name for entity in Topology("eco2", ("scan",)).entities}
 
 
@@ -142,7 +142,7 @@ def test_the_server_sent_events_are_read_by_our_client() -> None:
     ("text", "examples"),
     [
         ("events.md", ["rewards.py"]),
-        ("pipelines.md", ["helpdesk.py", "agent.py", "book.py", "ask.py", "shop.py"]),
+        ("pipelines.md", ["helpdesk.py", "test_helpdesk.py", "agent.py", "book.py", "ask.py", "shop.py"]),
     ],
 )
 def test_programs_in_the_texts_are_those_that_the_tests_run(text: str, examples: list[str]) -> None:
@@ -160,6 +160,14 @@ def test_python_in_the_texts_compiles_and_imports_what_exists(path: Path) -> Non
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("eco2"):
                 exported = defined(source(node.module or ""))
                 assert {name.name for name in node.names} <= exported
+
+
+def test_the_guide_from_celery_runs_from_top_to_bottom() -> None:
+    names: dict[str, object] = {}
+    shown = blocks((ROOT / "docs/from-celery.md").read_text(), "python")
+    assert len(shown) >= 6
+    for block in shown:
+        exec(block, names)
 
 
 def test_the_pipeline_in_the_readme_is_one() -> None:

@@ -19,7 +19,7 @@ from eco2.stages.request import ScanInput
 from eco2.stages.tags import Tag
 from eco2.stages.taxonomy import Major, Middle
 from eco2.stages.vision import UNKNOWN_THING, Seen, Sight
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 from tests.support.world import Question, ScriptedModel, World, until
 
 CARTON = Sight(middle_category=Middle.CARTON, minor_category="우유팩", situation_tags=[Tag.EMPTY])

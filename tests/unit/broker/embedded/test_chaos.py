@@ -14,8 +14,8 @@ from eco2.broker.embedded.chaos import Dice, Fate
 from eco2.broker.embedded.queues import Message
 from eco2.errors import BrokerUnavailable, DeliveryLost, Eco2Error, PublishUncertain
 from eco2.ports import Delivery, FromStart, Record
+from eco2.testing.clock import run_virtual, virtual
 from tests.support.embedded import QUEUE, TOPOLOGY, only, quiet, running, server
-from tests.support.virtual_clock import run_virtual, virtual
 
 Outcome = tuple[list[type[Exception] | None], list[bytes]]
 """What the publisher was told of each publish, and what the queue held in the end."""

@@ -5,8 +5,8 @@ import pytest
 from eco2.broker.embedded.chaos import Dice
 from eco2.broker.embedded.live import MAX_WAITING, Exchange, Listener
 from eco2.broker.topic import matches
+from eco2.testing.clock import virtual
 from tests.support.embedded import only, quiet
-from tests.support.virtual_clock import virtual
 
 
 @virtual

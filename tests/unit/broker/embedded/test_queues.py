@@ -9,8 +9,8 @@ from eco2.broker.embedded.channel import Channel
 from eco2.broker.embedded.chaos import Dice
 from eco2.broker.embedded.queues import Consumer, Message, Queue, QueueDelivery
 from eco2.ports import DELAYS, delay_queue, retry_queue
+from eco2.testing.clock import virtual
 from tests.support.embedded import QUEUE, TOPOLOGY, quiet, running, server
-from tests.support.virtual_clock import virtual
 
 
 def channel() -> Channel:

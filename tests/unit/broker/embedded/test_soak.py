@@ -11,8 +11,8 @@ from eco2.broker.embedded import Chaos, Embedded
 from eco2.broker.topology import Topology
 from eco2.errors import BrokerUnavailable, ConfigurationError, DeliveryLost
 from eco2.ports import Delivery, FromStart, Record
+from eco2.testing.clock import virtual
 from tests.support.embedded import QUEUE, TOPOLOGY, quiet, running, server, surely
-from tests.support.virtual_clock import virtual
 
 SEEDS = range(8)
 

@@ -9,8 +9,8 @@ from eco2.broker.embedded import Embedded
 from eco2.broker.embedded.chaos import CALM, Chaos, Dice
 from eco2.broker.embedded.stream import BATCH, Log, Retention, Tail
 from eco2.ports import FromOffset, FromStart, FromTime, Record
+from eco2.testing.clock import EPOCH, VirtualClock, virtual
 from tests.support.embedded import TOPOLOGY, only, quiet, running, server
-from tests.support.virtual_clock import EPOCH, VirtualClock, virtual
 
 
 def log(retention: Retention | None = None, chaos: Chaos = CALM) -> Log:

@@ -15,7 +15,7 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 
 from eco2.broker.rabbitmq.link import ABANDON_TIMEOUT, RECONNECT, WATCH_INTERVAL, Link, Nodes
 from eco2.ports import LinkStatus
-from tests.support.virtual_clock import virtual
+from eco2.testing.clock import virtual
 
 
 class Connection:

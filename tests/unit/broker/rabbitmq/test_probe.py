@@ -10,8 +10,8 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from eco2.broker.rabbitmq import probe
 from eco2.broker.rabbitmq.link import Link, Session
 from eco2.broker.rabbitmq.probe import PROBE_INTERVAL, Probe
+from eco2.testing.clock import virtual
 from tests.conformance.harness import eventually
-from tests.support.virtual_clock import virtual
 
 TIMEOUT = 5.0
 

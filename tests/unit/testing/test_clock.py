@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.support.virtual_clock import EPOCH, Deadlock, VirtualClock, run_virtual, virtual
+from eco2.testing.clock import EPOCH, Deadlock, VirtualClock, run_virtual, virtual
 
 
 def test_an_hour_of_sleeps_takes_no_real_time() -> None:
