@@ -31,9 +31,6 @@ from eco2.ports import DELAYS
 TRUNCATED = "truncated"
 """Stands for the events of a job that the journal has dropped."""
 
-LAST_SEQ = 1_000_000
-"""The highest (`eco2.event.Seq`): who ends a job without a run cannot know what a run shows meanwhile."""
-
 
 class EventId(NamedTuple):
     """Where an event stands in the journal: the message's offset and the place in its batch (from 0)."""
@@ -241,7 +238,9 @@ def apply(state: JobState | None, at: EventId, event: JobEvent, *, keep: int | N
         case RunStarted() if event.attempt > state.attempt:
             return _opened(state, event)
         case Done(run=run) if run in (None, state.run) and not (event.if_unstarted and state.has_started):
-            shown = VisibleEvent(at, "done", event.status, event.seq, event.ts, 100, event.result)
+            # The writer of an end without a run does not know what the run shows meanwhile.
+            seq = max(event.seq, seq_after(state.visible_events))
+            shown = VisibleEvent(at, "done", event.status, seq, event.ts, 100, event.result)
             return replace(
                 state,
                 status=event.status,
@@ -312,6 +311,11 @@ def truncated_state(job: str, accepted: float, at: EventId, event: JobEvent) -> 
     )
 
 
+def seq_after(shown: tuple[VisibleEvent, ...]) -> int:
+    """Returns the `seq` of an end after these events, as if no stage came between."""
+    return 10 * (shown[-1].seq // 10 + 1) + 1
+
+
 def end_without_run(
     state: JobState,
     status: Literal["failed", "cancelled"],
@@ -330,7 +334,7 @@ def end_without_run(
         job=state.job,
         run=None,
         status=status,
-        seq=LAST_SEQ,
+        seq=seq_after(state.visible_events),
         result={
             "task_id": state.job,
             "status": status,
