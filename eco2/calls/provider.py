@@ -141,7 +141,7 @@ class Budget:
                 "without the limit, or with another model",
                 "PRICE_UNKNOWN",
             )
-        # What its characters weigh at the most, also where calls have counted less until now.
+        # The most that its characters weigh, also where calls have counted less until now.
         prompt = max(estimate.prompt, sum(estimate.parts))
         return self.price.cost(prompt, 0, estimate.max_completion_tokens)
 

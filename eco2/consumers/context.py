@@ -112,7 +112,7 @@ class StageContext(Generic[Input_co]):
             value = await self._engine.journal.value_of(record)
             if isinstance(value, dict):
                 return value
-        # Who takes the job over must know that a step may be in flight; and what may cost does not expire.
+        # Another worker must know that a step may be in flight; and a job that may have cost does not expire.
         self._recorder.show_started()
         await self._job.confirmed()
         await self._recorder.run.scope.checkpoint(begins=True)

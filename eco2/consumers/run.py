@@ -32,7 +32,7 @@ class Allowance:
         """Reserves what a call may cost, until `settle`. Raises `BudgetExceeded` if less is left."""
         state = self._view.get(self._job)
         recorded = {} if state is None else state.spent
-        # What this run paid is known here before the own tail shows its records.
+        # This run knows what it paid before the own tail shows its records.
         paid = self._paid + sum(usd for run, usd in recorded.items() if run != self._run)
         if paid + self._reserved + most > self.limit:
             others = f", {self._reserved:f} USD more are reserved for calls in flight" * bool(self._reserved)
