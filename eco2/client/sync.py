@@ -2,8 +2,8 @@
 
 It is that client, run by an event loop on a thread of its own: the same requests, retries and errors, and no
 second implementation of them. Guarantees: all threads may use one client at once; a process that was forked
-opens its own connections, so a client may be made before a server forks its workers. An iterator that was begun
-before the fork can only be continued by the process that began it.
+opens its own connections, so a client may be made before a server forks its workers. An iterator that
+was begun before the fork can only be continued by the process that began it.
 """
 
 import asyncio
