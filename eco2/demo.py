@@ -105,11 +105,11 @@ async def verify_provider(settings: Settings, photo: Upload) -> bool:
         "auth": "none",
         "daily_usd": None,
     }
-    began = time.monotonic()
     async with serve(settings.model_copy(update=own), asyncio.Event()) as url:
+        began = time.monotonic()
         result = await scan_photo(url, photo, None, None)
+        seconds = time.monotonic() - began
     cost = total(stage_cost(used) for used in object_at(result, "usage").values())
-    seconds = time.monotonic() - began
     if result.get("status") == "completed":
         console.print(f"The provider works. The scan took {seconds:.1f} s, and cost {cost}.")
         return True
