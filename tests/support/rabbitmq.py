@@ -6,11 +6,13 @@ coroutine by `asyncio.to_thread`.
 """
 
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 SCRIPTS = Path("/usr/lib/rabbitmq/bin")
@@ -212,9 +214,14 @@ def answers_amqp(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens on."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Returns ports of the loopback that nobody listens on.
+
+    They lie below those that the system gives to connections, which would take one before its server starts.
+    """
+    ports: list[int] = []
+    for port in random.sample(range(16_384, 32_768), 1000):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError(f"not {count} free ports between 16384 and 32767")
