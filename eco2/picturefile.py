@@ -33,8 +33,9 @@ Format = Literal["JPEG", "PNG", "WEBP", "GIF"]
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"})
-_MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])")
-"""A JPEG's next marker: neither a stuffed byte nor one that only restarts the decoder."""
+_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")
+"""A JPEG's next marker: neither a stuffed byte nor one that only restarts the decoder. Not `\xff+` for
+fill bytes before it: that takes a time that grows with the square of their number."""
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOS, _EOI = 0xDA, 0xD9
 _SINGLE = frozenset({0x01, 0xD8})

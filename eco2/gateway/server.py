@@ -9,7 +9,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -32,26 +32,33 @@ log = get_logger(__name__)
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None], period: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, on_started: Callable[[], None], period: float, stop: asyncio.Event
+    ) -> None:
         super().__init__(config)
         self._on_started = on_started
         self._period = period
-        self._checked = 0.0
+        self._stop = stop
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def on_tick(self, counter: int) -> bool:
-        """Called by uvicorn every 0.1 s; checks the connections every `period` seconds."""
-        now = time.monotonic()
-        if (elapsed := now - self._checked) >= self._period:
-            self._checked = now
+    async def main_loop(self) -> None:
+        """Checks the connections every `period` seconds until it stops; uvicorn's wakes every 0.1 s."""
+        checked = time.monotonic()
+        while not self._stop.is_set():
+            await self.on_tick(0)  # renews the header `Date`
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._period):
+                    await self._stop.wait()
+            now = time.monotonic()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Protocol):
                     # A blocked loop reads nothing: that time does not count against the clients.
-                    connection.check(min(elapsed, 2 * self._period))
-        return await super().on_tick(counter)
+                    connection.check(min(now - checked, 2 * self._period))
+            checked = now
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -88,13 +95,9 @@ async def serve(
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
-    server = _Server(config, lambda: on_port(bound), limits.period)
-    async with asyncio.TaskGroup() as group:
-        watcher = group.create_task(_exit_on(stop, server))
-        log.info("listening", host=host, port=bound)
-        started = await _run(server, listener)
-        watcher.cancel()
-    if not started:
+    server = _Server(config, lambda: on_port(bound), limits.period, stop)
+    log.info("listening", host=host, port=bound)
+    if not await _run(server, listener):
         raise ConfigurationError("the HTTP application did not start; the log has the reason")
     log.info("closed", host=host, port=bound)
 
@@ -114,11 +117,6 @@ def within_open_files(limits: ConnectionLimits) -> ConnectionLimits:
         open_files=soft,
     )
     return replace(limits, connections=most)
-
-
-async def _exit_on(stop: asyncio.Event, server: uvicorn.Server) -> None:
-    await stop.wait()
-    server.should_exit = True
 
 
 async def _run(server: uvicorn.Server, listener: socket.socket) -> bool:

@@ -97,10 +97,11 @@ def test_scans_are_not_counted_in_what_only_looks_like_them() -> None:
     [
         pictures.plain()[:2] + b"\xff\xe2\0\2" * 1_600_000 + pictures.plain()[2:],
         pictures.plain()[:2] + b"\xff\xfe\0\2" * 1_600_000 + pictures.plain()[2:],
+        pictures.plain()[:2] + b"\xff" * 1_000_000,
         pictures.png_with(b"tEXt", b"", 500_000),
         pictures.gif_header((8, 8), (0, 0, 8, 8), b"\x21\xfe" + b"\1x" * 3_000_000 + b"\0"),
     ],
-    ids=["APP2", "comments", "chunks", "blocks"],
+    ids=["APP2", "comments", "fill bytes", "chunks", "blocks"],
 )
 def test_a_million_parts_are_refused_early(data: bytes) -> None:
     assert refusal(data)[:2] == ("UNSUPPORTED_IMAGE", 415)
