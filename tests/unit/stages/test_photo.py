@@ -86,7 +86,10 @@ async def test_the_process_has_no_keys_in_its_environment(monkeypatch: pytest.Mo
     names = {
         line.partition(b"=")[0].decode() for line in payload(await normalise(pictures.plain())).split(b"\0")
     }
-    assert [name for name in names if not name.startswith(("PYTHON", "LD_", "MALLOC_", "PILLOW_"))] in ([], [""])
+    assert [name for name in names if not name.startswith(("PYTHON", "LD_", "MALLOC_", "PILLOW_"))] in (
+        [],
+        [""],
+    )
 
 
 async def test_the_process_is_limited_and_leaves_signals_to_its_parent() -> None:
