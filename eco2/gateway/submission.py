@@ -87,7 +87,9 @@ class SubmissionEndpoint:
         if isinstance(error, RequestTooLarge):
             error.code = self._pipeline.codes.get(413, error.code)
         self._metrics.request_refused(self._pipeline.name, code_of(error))
-        return logged_refusal(request, error, self.config.retry_after)
+        response = logged_refusal(request, error, self.config.retry_after)
+        error.__traceback__ = None  # its frames hold the body, and may hold the error: the memory would stay
+        return response
 
 
 def terms_given(request: Request, usual: Terms, auth: Auth) -> Terms:

@@ -165,9 +165,10 @@ async def test_an_input_whose_validator_has_a_bug_ends_the_job_and_not_the_worke
             raise KeyError("a bug")
 
     pipeline: Pipeline[Broken] = Pipeline("ask", Broken, (), lambda _: {})
-    async with World().process(ScriptedModel(), pipeline) as process:
+    world = World()
+    async with world.process() as gateway, world.process(ScriptedModel(), pipeline):
         for _ in range(2):
-            assert (await process.ended((await process.submit()).job)).status == "failed"
+            assert (await gateway.ended((await gateway.submit()).job)).status == "failed"
 
 
 @virtual
@@ -297,8 +298,9 @@ class Secret(BaseModel):
 @virtual
 async def test_a_misfit_of_an_order_shows_clients_neither_its_values_nor_the_library() -> None:
     pipeline = Pipeline("ask", Secret, (), lambda _: {"answer": None})
-    async with World().process(ScriptedModel(), pipeline) as process, asyncio.timeout(100):
-        state = await process.ended((await process.submit("my secret")).job)
+    world = World()
+    async with world.process() as gateway, world.process(ScriptedModel(), pipeline), asyncio.timeout(100):
+        state = await gateway.ended((await gateway.submit("my secret")).job)
     assert state.result is not None
     assert isinstance(state.result["error"], dict)
     assert state.result["error"]["code"] == "INVALID_INPUT"

@@ -388,8 +388,8 @@ def test_an_error_of_nobody_s_making_is_shown_whole(monkeypatch: pytest.MonkeyPa
 def test_a_scan_whose_job_failed_exits_with_3(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async def scan_photo(*args: object, **options: object) -> str:
-        return status
+    async def scan_photo(*args: object, **options: object) -> dict[str, str]:
+        return {"status": status}
 
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
     photo.write_bytes(b"\xff\xd8\xff")
