@@ -198,6 +198,9 @@ class Settings(BaseSettings):
     """Time from the acceptance of a job until its first call is granted, or it fails with `EXPIRED`, for
     pipelines without a `max_wait` of their own. A client may ask for less. Copies of orders are kept for the
     whole life of a job, in full hours; `docs/operations.md` shows how to change that later."""
+    batch_max_wait: float | None = _setting(None, FIRST, unit="s", gt=0, le=7 * DAY)
+    """The same for jobs of the priority `batch`, which never have less than the interactive ones of their
+    pipeline. Unset: as long as copies of orders are kept in any case, 54 minutes by default."""
     drain_grace: float = _setting(70, FIRST, unit="s", gt=0, le=DAY)
     """Time that a stopping worker waits for calls in flight. The process needs 20 s more before it is killed
     (terminationGracePeriodSeconds, stop_grace_period)."""
@@ -411,10 +414,12 @@ def conflicts(settings: Settings) -> list[str]:
             "no port.",
         ),
         (
-            settings.max_wait + settings.timeout <= settings.retention_hours * 3600,
+            max(settings.max_wait, settings.batch_max_wait or 0) + settings.timeout
+            <= settings.retention_hours * 3600,
             f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_MAX_WAIT "
-            f"({settings.max_wait:g} s) and ECO2_TIMEOUT ({settings.timeout:g} s) together: the journal "
-            "would delete what jobs in work have paid for.",
+            f"({settings.max_wait:g} s), or ECO2_BATCH_MAX_WAIT ({settings.batch_max_wait or 0:g} s), and "
+            f"ECO2_TIMEOUT ({settings.timeout:g} s) together: the journal would delete what jobs in work "
+            "have paid for.",
         ),
         (
             settings.port == 0 or settings.metrics_port != settings.port,

@@ -26,7 +26,7 @@ import msgspec
 
 from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
-from eco2.job import JSON
+from eco2.job import JSON, Priority
 from eco2.pipeline import Upload
 from eco2.retry import Backoff, seconds_asked
 
@@ -147,15 +147,20 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        priority: Priority | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
         `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
         `timeout`: seconds after its start at which it ends as `TIMEOUT`. None: what the pipeline allows.
+        `priority`: None: `interactive`; a job of priority `batch` waits until no interactive one does.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
-        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **encode_times(max_wait, timeout)}
+        headers = {
+            b"Idempotency-Key": (key or uuid.uuid4().hex).encode(),
+            **encode_terms(max_wait, timeout, priority),
+        }
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
@@ -174,25 +179,26 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        priority: Priority | None = None,
     ) -> AsyncGenerator[ClientJob | Eco2Error, None]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
-        `keys`: one per input, as in `submit`; `max_wait`, `timeout`: of each job, as there. Inputs are taken
-        as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may pass, is sent
-        again with the same key for `patience` seconds; then its error is an `Unavailable`. Raises `Refused`
-        and `Unavailable` where no job got an answer; nothing is known of those that were not yielded then:
-        send them again with their keys.
+        `keys`: one per input, as in `submit`; `max_wait`, `timeout`, `priority`: of each job, as there, but
+        without one it is `batch`. Inputs are taken as they are needed, up to `BATCH_LINES` ahead. A job that
+        got no answer, or one that may pass, is sent again with the same key for `patience` seconds; then its
+        error is an `Unavailable`. Raises `Refused` and `Unavailable` where no job got an answer; nothing is
+        known of those that were not yielded then: send them again with their keys.
         """
-        times = encode_times(max_wait, timeout)
+        terms = encode_terms(max_wait, timeout, priority)
         for lines in split_batches(encode_lines(inputs, keys)):
-            for answer in await self.submit_lines(pipeline, lines, times):
+            for answer in await self.submit_lines(pipeline, lines, terms):
                 yield answer
 
     async def submit_lines(
-        self, pipeline: str, lines: Sequence[bytes], times: Mapping[bytes, bytes]
+        self, pipeline: str, lines: Sequence[bytes], terms: Mapping[bytes, bytes]
     ) -> list[ClientJob | Eco2Error]:
         """Submits one batch of `submit_many`, with one request unless jobs must be sent again."""
-        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **times}
+        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **terms}
         problem = Unavailable("the gateway left jobs without an answer; send them again with their keys")
         answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
         failures, since = 0, time.monotonic()
@@ -212,8 +218,8 @@ class Client:
                 if len(lines) == 1:
                     return [error]
                 half = len(lines) // 2  # the gateway takes less at once
-                first = await self.submit_lines(pipeline, lines[:half], times)
-                return first + await self.submit_lines(pipeline, lines[half:], times)
+                first = await self.submit_lines(pipeline, lines[:half], terms)
+                return first + await self.submit_lines(pipeline, lines[half:], terms)
             failures += 1
             for at, answer in zip(missing, decode_answers(response), strict=False):
                 answers[at] = answer
@@ -502,10 +508,13 @@ def accepted_job(answer: _Accepted | _Answer, response: httpx.Response) -> Clien
     return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
 
-def encode_times(max_wait: float | None, timeout: float | None) -> dict[bytes, bytes]:
-    """Returns the headers that ask for these times of a job, in seconds."""
+def encode_terms(
+    max_wait: float | None, timeout: float | None, priority: Priority | None
+) -> dict[bytes, bytes]:
+    """Returns the headers that ask for these times of a job, in seconds, and its priority."""
     times = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout}
-    return {name: repr(float(seconds)).encode() for name, seconds in times.items() if seconds is not None}
+    terms = {name: repr(float(seconds)).encode() for name, seconds in times.items() if seconds is not None}
+    return terms if priority is None else terms | {b"Job-Priority": priority.encode()}
 
 
 def encode_lines(inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None) -> Iterator[bytes]:

@@ -27,7 +27,7 @@ from eco2.client import (
     Unavailable,
     Upload,
 )
-from eco2.job import JSON
+from eco2.job import JSON, Priority
 
 __all__ = [
     "Client",
@@ -89,10 +89,13 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        priority: Priority | None = None,
     ) -> ClientJob:
         """Submits a job."""
         runner = self._runner()
-        submitted = runner.client.submit(pipeline, input, key, files, max_wait=max_wait, timeout=timeout)
+        submitted = runner.client.submit(
+            pipeline, input, key, files, max_wait=max_wait, timeout=timeout, priority=priority
+        )
         return runner.run(submitted)
 
     def submit_many(
@@ -103,15 +106,16 @@ class Client:
         *,
         max_wait: float | None = None,
         timeout: float | None = None,
+        priority: Priority | None = None,
     ) -> Iterator[ClientJob | Eco2Error]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
         The inputs are taken on the thread of the caller: they may come from its database connection.
         """
-        times = client.encode_times(max_wait, timeout)
+        terms = client.encode_terms(max_wait, timeout, priority)
         for lines in client.split_batches(client.encode_lines(inputs, keys)):
             runner = self._runner()
-            yield from runner.run(runner.client.submit_lines(pipeline, lines, times))
+            yield from runner.run(runner.client.submit_lines(pipeline, lines, terms))
 
     def events(self, job: ClientJob, last_event_id: str | None = None) -> Iterator[ClientEvent]:
         """Yields the job's events up to `done`; with `last_event_id` only those after that event."""

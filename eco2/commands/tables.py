@@ -75,6 +75,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "status": status,
         "reason": state.cause,
         "accepted": date_and_time(state.accepted),
+        "priority": state.priority,
         "max wait": f"{state.max_wait:g} s",
         "timeout": f"{state.timeout:g} s",
         "started": date_and_time(state.started_at),

@@ -196,6 +196,7 @@ class Executor:
             retries=state.retries,
             offset=state.queued_at,
             started=bool(state.outputs),
+            age=view.age(state),
         )
         return job.run, state
 

@@ -17,8 +17,8 @@ from eco2.ports import Delivery
 class Run:
     """One attempt at a job. Its stages work inside `scope`.
 
-    `retries`: how often the job was put off since its last progress. `offset`, `started`: its rank, see
-    `eco2.ports.GrantRequest`.
+    `retries`: how often the job was put off since its last progress. `offset`, `started`, `age`: its rank,
+    see `eco2.ports.GrantRequest`.
     """
 
     id: str
@@ -27,6 +27,7 @@ class Run:
     retries: int
     offset: int
     started: bool
+    age: float
 
 
 class ActiveJob:

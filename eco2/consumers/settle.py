@@ -58,7 +58,8 @@ async def end_was_accepted(job: ActiveJob, end: Finished, view: View) -> bool:
 
 async def schedule_retry(job: ActiveJob, delay: int, queue: WorkQueue) -> None:
     """Puts the order into the queue of that delay, however long it takes; the delivery is held meanwhile."""
-    target, order = delay_queue(job.pipeline.name, delay), encode_order(job.order)
+    target = delay_queue(job.pipeline.name, delay, job.order.priority)
+    order = encode_order(job.order)
     await PUBLISH.retry(lambda: queue.publish(target, order, job.id))
 
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from eco2.errors import BrokerUnavailable, InvalidInput, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
 from eco2.gateway.problem import RequestTooLarge
-from eco2.job import Job, encode_order, new_id
+from eco2.job import PRIORITIES, Job, Priority, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
@@ -38,7 +38,7 @@ log = get_logger(__name__)
 class Submission:
     """A client's request. `digest` identifies its content; `owner` is "" without authentication.
 
-    `max_wait`, `timeout`: seconds, see `Job`.
+    `max_wait`, `timeout` (seconds), `priority`: see `Job`.
     `parse` makes the pipeline's input; it may be slow and raise `InvalidInput`.
     """
 
@@ -46,6 +46,7 @@ class Submission:
     parse: Callable[[], Awaitable[BaseModel]]
     max_wait: float
     timeout: float
+    priority: Priority = "interactive"
     key: str | None = None
     model: str | None = None
     owner: str = ""
@@ -74,12 +75,12 @@ class Acceptance:
     clock: Clock
     timeout: float
     daily: Decimal | None = None
-    _queue: str = field(init=False)
+    _queues: dict[Priority, str] = field(init=False)
     _unpriced_logged: bool = field(default=False, init=False)
     _ordered: dict[str, None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._queue = jobs_queue(self.pipeline)
+        self._queues = {priority: jobs_queue(self.pipeline, priority) for priority in PRIORITIES}
 
     async def accept(self, submission: Submission) -> Accepted:
         """Returns the submission's job once its order is at the broker.
@@ -103,7 +104,7 @@ class Acceptance:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
                 if winner is None:
-                    await self._publish(job.id, order)
+                    await self._publish(job, order)
         except BrokerUnavailable:
             # The client gets a 503, so the job must not run if its messages got through after all. With a key
             # it may: its client may have returned already, to another gateway, and have received this id.
@@ -143,15 +144,17 @@ class Acceptance:
         if known.status == "queued" and known.job not in self._ordered:
             self._check_broker()
             value = await submission.parse()
-            times = replace(submission, max_wait=known.max_wait, timeout=known.timeout)
-            _, order = self._make_order(times, value, known.job, known.accepted)
+            as_accepted = replace(
+                submission, max_wait=known.max_wait, timeout=known.timeout, priority=known.priority
+            )
+            job, order = self._make_order(as_accepted, value, known.job, known.accepted)
             async with self._within_timeout():
-                await self._publish(known.job, order)
+                await self._publish(job, order)
         return Accepted(known.job, new=False, status=known.status)
 
-    async def _publish(self, job_id: str, order: bytes) -> None:
-        await PUBLISH.retry(partial(self.broker.publish, self._queue, order, job_id))
-        self._ordered[job_id] = None
+    async def _publish(self, job: Job, order: bytes) -> None:
+        await PUBLISH.retry(partial(self.broker.publish, self._queues[job.priority], order, job.id))
+        self._ordered[job.id] = None
         if len(self._ordered) > MAX_REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
 
@@ -171,6 +174,7 @@ class Acceptance:
                 owner=submission.owner,
                 key=submission.key,
                 model=submission.model,
+                priority=submission.priority,
             )
             return job, encode_order(job)
         except (ValueError, OverflowError, RecursionError) as error:  # for example, endlessly nested lists

@@ -29,7 +29,13 @@ from eco2.gateway.lookup import Lookup, ResultEndpoint
 from eco2.gateway.openapi import document
 from eco2.gateway.problem import MAX_QUOTE, handlers, json_response
 from eco2.gateway.stream import StreamEndpoint
-from eco2.gateway.submission import KEY_HEADERS, MAX_WAIT_HEADER, TIMEOUT_HEADER, SubmissionEndpoint
+from eco2.gateway.submission import (
+    KEY_HEADERS,
+    MAX_WAIT_HEADER,
+    PRIORITY_HEADER,
+    TIMEOUT_HEADER,
+    SubmissionEndpoint,
+)
 from eco2.journal.journal import Journal
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline
@@ -43,6 +49,7 @@ CORS: Mapping[str, Any] = {
         *KEY_HEADERS,
         MAX_WAIT_HEADER,
         TIMEOUT_HEADER,
+        PRIORITY_HEADER,
         "Authorization",
         "Content-Type",
         "Last-Event-ID",

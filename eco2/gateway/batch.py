@@ -6,6 +6,8 @@ of the lines. A client that goes away has submitted the lines that were read unt
 
 Most HTTP clients read no answer before they have sent all, so answers are held until they can be sent. That
 is why lines are limited in number: `MAX_LINES`.
+
+Its jobs have the priority `batch` unless the request says otherwise: nobody waits for ten thousand.
 """
 
 import asyncio
@@ -27,9 +29,9 @@ from eco2.gateway.problem import MAX_QUOTE, NO_STORE, RequestTooLarge, logged_re
 from eco2.gateway.submission import (
     MODEL_FIELD,
     SubmissionEndpoint,
-    Times,
+    Terms,
     idempotency_key,
-    times_given,
+    terms_given,
     valid_key,
 )
 from eco2.pipeline import AnyPipeline
@@ -73,15 +75,15 @@ class BatchEndpoint:
         with self.submission.counting_refusals():
             owner = owner_of(request, self.config.auth)
             key = idempotency_key(request)
-            times = times_given(request, self.submission.most)
+            terms = terms_given(request, self.submission.most, "batch")
             declared_length(request, self.config)
             if (kind := media_type(request, MEDIA_TYPE)) not in MEDIA_TYPES:
                 sent = kind[:MAX_QUOTE] or "an empty type"
                 raise InvalidInput(f"send one JSON object per line as {MEDIA_TYPE}, not {sent}")
-        return BatchResponse(self, request, owner, key, times)
+        return BatchResponse(self, request, owner, key, terms)
 
     async def answer(
-        self, line: bytes, key: str | None, owner: str | None, times: Times, root: str
+        self, line: bytes, key: str | None, owner: str | None, terms: Terms, root: str
     ) -> Response:
         """Accepts one line; returns the response that it would have got alone. `key`: unless it has one."""
         began = time.monotonic()
@@ -92,7 +94,7 @@ class BatchEndpoint:
             valid = None if own is None else valid_key(own)
             form = replace(form, fields=fields)
             digest = await self._bodies.digest(form, len(line))
-            accepted = await self.submission.accept(form, digest, valid, owner, times)
+            accepted = await self.submission.accept(form, digest, valid, owner, terms)
         return self.submission.answer(accepted, root, began)
 
 
@@ -102,7 +104,7 @@ class BatchResponse(Response):
     media_type = MEDIA_TYPE
 
     def __init__(
-        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, times: Times
+        self, batch: BatchEndpoint, request: Request, owner: str | None, key: str | None, terms: Terms
     ) -> None:
         super().__init__(headers=NO_STORE)
         del self.headers["content-length"]
@@ -110,7 +112,7 @@ class BatchResponse(Response):
         self._request = request
         self._owner = owner
         self._key = key
-        self._times = times
+        self._terms = terms
         self._root = request.url.path.rstrip("/").removesuffix("/batch")
         self._answers: deque[asyncio.Future[bytes]] = deque()
         self._arrived = asyncio.Event()
@@ -174,7 +176,7 @@ class BatchResponse(Response):
     async def _answer(self, line: bytes, number: int) -> bytes:
         key = None if self._key is None else f"{self._key}/{number}"
         try:
-            response = await self._batch.answer(line, key, self._owner, self._times, self._root)
+            response = await self._batch.answer(line, key, self._owner, self._terms, self._root)
         except Exception as error:  # noqa: BLE001 - each is answered
             response = logged_refusal(self._request, error, self._batch.config.retry_after)
         return answer_line(response)

@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from eco2.gateway.auth import owner_of
 from eco2.gateway.body import BodyMemory, BodyReader
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import RequestTooLarge, UnsupportedModel, code_of, json_response
+from eco2.job import PRIORITIES, Priority
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form
 
@@ -24,21 +25,23 @@ KEY_HEADERS = ("idempotency-key", "x-idempotency-key")
 MAX_KEY = 255
 KEY = re.compile(rf"[\x20-\x7e]{{1,{MAX_KEY}}}")
 MAX_WAIT_HEADER, TIMEOUT_HEADER = "Job-Max-Wait", "Job-Timeout"
+PRIORITY_HEADER = "Job-Priority"
 SECONDS = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 """A number as JSON writes it."""
 MODEL_FIELD = "model"
 """The field that pins a model. It belongs to the gateway: pipelines do not see it."""
 
 
-class Times(NamedTuple):
-    """Seconds of a job, see `eco2.job.Job`."""
+class Terms(NamedTuple):
+    """The times (seconds) and the priority of a job, see `eco2.job.Job`."""
 
     max_wait: float
     timeout: float
+    priority: Priority
 
 
 class SubmissionEndpoint:
-    """Takes the jobs of one pipeline. `most`: the times of those whose clients ask for no less."""
+    """Takes the jobs of one pipeline. `most`: by priority, the terms of jobs whose clients ask for none."""
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class SubmissionEndpoint:
         self._acceptance = acceptance
         self._metrics = metrics
         self._config = config
-        self.most = Times(pipeline.max_wait or config.max_wait, pipeline.timeout or config.timeout)
+        self.most = {priority: most_terms(pipeline, config, priority) for priority in PRIORITIES}
 
     async def post(self, request: Request) -> Response:
         """202 for a new job, 200 for one that the key names; the URLs keep the prefix of this request."""
@@ -62,14 +65,14 @@ class SubmissionEndpoint:
         with self.counting_refusals():
             owner = owner_of(request, self._config.auth)
             key = idempotency_key(request)
-            times = times_given(request, self.most)
+            terms = terms_given(request, self.most, "interactive")
             with self._memory.reserving() as reserve:
                 form, digest = await self._bodies.read(request, reserve)
-                accepted = await self.accept(form, digest, key, owner, times)
+                accepted = await self.accept(form, digest, key, owner, terms)
         return self.answer(accepted, request.url.path.rstrip("/"), began)
 
     async def accept(
-        self, form: Form, digest: str, key: str | None, owner: str | None, times: Times
+        self, form: Form, digest: str, key: str | None, owner: str | None, terms: Terms
     ) -> Accepted:
         """Accepts what a client sent. Raises like `Acceptance.accept`, and `UnsupportedModel`."""
         model = pinned_model(form, self._config.models)
@@ -82,8 +85,7 @@ class SubmissionEndpoint:
                 key=key,
                 model=model,
                 owner=owner or "",
-                max_wait=times.max_wait,
-                timeout=times.timeout,
+                **terms._asdict(),
             )
         )
 
@@ -139,19 +141,37 @@ def valid_key(key: object) -> str:
     return key
 
 
-def times_given(request: Request, most: Times) -> Times:
-    """Returns the times that the client asks for, or `most`. Raises `InvalidInput` for more, or none."""
-    times = list(most)
+def most_terms(pipeline: AnyPipeline, config: GatewayConfig, priority: Priority) -> Terms:
+    """Returns the terms of a job whose client asks for no less: a batch job may wait for longer."""
+    max_wait = pipeline.max_wait or config.max_wait
+    if priority == "batch":
+        max_wait = max(max_wait, config.batch_max_wait)
+    return Terms(max_wait, pipeline.timeout or config.timeout, priority)
+
+
+def terms_given(request: Request, all_most: Mapping[Priority, Terms], priority: Priority) -> Terms:
+    """Returns the terms that the client asks for. Raises `InvalidInput` for others than there are.
+
+    `all_most`: the most that there is, by priority. `priority`: of requests that name none.
+    """
+    if given := request.headers.getlist(PRIORITY_HEADER):
+        if len(given) != 1 or given[0] not in PRIORITIES:
+            allowed = " or ".join(PRIORITIES)
+            raise InvalidInput(f"{PRIORITY_HEADER} must be {allowed}; send one of them, or leave it out")
+        priority = given[0]
+    most = all_most[priority]
+    times = [most.max_wait, most.timeout]
     for place, header in enumerate((MAX_WAIT_HEADER, TIMEOUT_HEADER)):
         if not (given := request.headers.getlist(header)):
             continue
+        limit = times[place]
         times[place] = float(given[0]) if len(given) == 1 and SECONDS.fullmatch(given[0]) else 0.0
-        if not 0 < times[place] <= most[place]:
+        if not 0 < times[place] <= limit:
             raise InvalidInput(
-                f"{header} must be a number of seconds, more than 0 and at most {most[place]:g} here; send "
+                f"{header} must be a number of seconds, more than 0 and at most {limit:g} here; send "
                 "such a one, or leave it out"
             )
-    return Times(*times)
+    return Terms(times[0], times[1], priority)
 
 
 def pinned_model(form: Form, supported: tuple[str, ...]) -> str | None:

@@ -21,7 +21,7 @@ from eco2.log import get_logger
 from eco2.ports import Clock, FromStart, FromTime, SnapshotStore, Start
 from eco2.retry import PUBLISH
 
-FOLD = 3
+FOLD = 4
 """Version of the fold and of this form. Raise it with every change of what records mean to the view."""
 PART_BYTES = 500_000
 """Size of one message, unless a single job is larger."""

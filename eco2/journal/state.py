@@ -23,7 +23,7 @@ from eco2.event import (
     StepCompleted,
     Superseded,
 )
-from eco2.job import JSON, Job
+from eco2.job import JSON, Job, Priority
 from eco2.ports import DELAYS
 
 TRUNCATED = "truncated"
@@ -117,6 +117,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    priority: Priority = "interactive"
     status: Literal["queued", "running", "completed", "failed", "cancelled", "superseded"] = "queued"
     run: str | None = None
     attempt: int = 0
@@ -153,6 +154,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             owner=self.owner,
             key=self.key,
             model=self.model,
+            priority=self.priority,
         )
 
     @property
@@ -268,6 +270,7 @@ def new_state(at: EventId, event: Queued) -> JobState:
         owner=event.owner,
         key=event.key,
         model=event.model,
+        priority=event.priority,
         outputs=event.outputs,
         resumes=event.resumes,
         visible_events=(VisibleEvent(at, "queued", "started", 0, event.ts, 0),),

@@ -48,6 +48,7 @@ class JobDetail:
         state = self.state
         return {
             **document(job_row(state)),
+            "priority": state.priority,
             "max_wait": state.max_wait,
             "timeout": state.timeout,
             "started": state.started_at,

@@ -84,7 +84,7 @@ def plan_replay(
             id=new_id(now),
             accepted=now,
             deadline=0.0,
-            max_wait=pipeline.max_wait or max_wait,
+            max_wait=max(order.max_wait, pipeline.max_wait or max_wait),  # a batch job has more
             timeout=pipeline.timeout or timeout,
             key=None,
         ),

@@ -99,12 +99,13 @@ async def test_jobs_are_given_less_time() -> None:
     async with cluster() as world:
 
         def script(one: sync.Client) -> None:
-            one.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5)
+            one.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5, priority="batch")
             assert len(list(one.submit_many("echo", [{"text": "b"}], max_wait=2, timeout=0.5))) == 1
 
         await in_thread(world, script)
         await eventually(lambda: len(world.worker.orders) == 2)
-        assert [(job.max_wait, job.timeout) for job in world.worker.orders] == [(2.0, 0.5)] * 2
+        expected = [(2.0, 0.5, "batch")] * 2
+        assert [(job.max_wait, job.timeout, job.priority) for job in world.worker.orders] == expected
 
 
 async def test_a_job_is_cancelled() -> None:

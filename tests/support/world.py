@@ -20,7 +20,7 @@ from eco2.calls.provider import Provider
 from eco2.consumers.sweep import Deadlines
 from eco2.errors import RetryableError
 from eco2.event import queued
-from eco2.job import Job, encode_order, new_id
+from eco2.job import Job, Priority, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
@@ -28,7 +28,7 @@ from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.pacer import Limits
 from eco2.pipeline import JSON, Context, Outputs, Pipeline, Stage
-from eco2.ports import Broker, Model, Quota, no_gate
+from eco2.ports import Broker, Model, Quota, jobs_queue, no_gate
 from eco2.quota.member import Member
 from eco2.service import Component, run
 from eco2.tokens.estimate import Counting
@@ -145,6 +145,8 @@ def order(
     key: str | None = None,
     model: str | None = None,
     timeout: float | None = None,
+    priority: Priority = "interactive",
+    owner: str = "",
 ) -> Job:
     """The job that a gateway makes of a request. `life`: its `max_wait`, and its time-out unless given."""
     return Job(
@@ -157,6 +159,8 @@ def order(
         digest=text,
         key=key,
         model=model,
+        priority=priority,
+        owner=owner,
     )
 
 
@@ -199,10 +203,12 @@ class Process:
         life: float = LIFE,
         model: str | None = None,
         timeout: float | None = None,
+        priority: Priority = "interactive",
+        owner: str = "",
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key."""
         now = self.clock()
-        job = order(new_id(now), text, now, life, key, model, timeout)
+        job = order(new_id(now), text, now, life, key, model, timeout, priority, owner)
         await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
         state = await self.journal.announce(queued(job))
         if not state.ended:
@@ -211,7 +217,8 @@ class Process:
 
     async def order(self, job: Job) -> None:
         """Publishes the work order, as often as it takes."""
-        await persistently(lambda: self.broker.publish("jobs.ask", encode_order(job), job.id))
+        queue = jobs_queue("ask", job.priority)
+        await persistently(lambda: self.broker.publish(queue, encode_order(job), job.id))
 
     async def ended(self, job_id: str) -> JobState:
         """The job's state once it has ended."""

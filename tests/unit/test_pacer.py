@@ -144,6 +144,26 @@ def test_the_answer_is_the_exact_moment() -> None:
     assert pacer.when(SPAN, 1) == SPAN
 
 
+def test_batch_calls_come_evenly_and_leave_room_for_a_person() -> None:
+    pacer, now = fresh(Limits(requests=600.0))
+    times = []
+    while now < SPAN:
+        pacer.grant(now, str(now), 1)
+        times.append(now)
+        now = pacer.when(now, 1, batch=True)
+    assert times[2] - times[0] < 0.1 < times[3] - times[0]  # a quarter of a second's worth at once
+    assert pacer.used(times[-1]).requests == 597  # of 600
+    assert [pacer.when(times[-1], 1, batch=batch) > times[-1] for batch in (False, True)] == [False, True]
+
+
+@pytest.mark.parametrize(("limit", "reserve"), [(60.0, 0), (150.0, 1), (300.0, 2), (500.0, 3), (10_000.0, 3)])
+def test_the_reserve_is_small_beside_the_limit(limit: float, reserve: int) -> None:
+    pacer, now = fresh(Limits(requests=limit))
+    while (now := pacer.when(now, 1, batch=True)) < SPAN:
+        pacer.grant(now, str(now), 1)
+    assert pacer.used(SPAN - 0.01).requests == limit - reserve
+
+
 def test_the_scarcer_of_requests_and_tokens_decides() -> None:
     pacer, now = fresh(Limits(requests=600.0, tokens=100.0))
     pacer.grant(now, "a", 100)

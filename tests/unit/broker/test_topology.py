@@ -29,6 +29,11 @@ def test_it_names_everything_under_its_prefix() -> None:
         "eco2.events",
         "eco2.inputs",
         "eco2.jobs.scan",
+        "eco2.jobs.scan.batch",
+        "eco2.jobs.scan.batch.first",
+        "eco2.jobs.scan.batch.wait-120s",
+        "eco2.jobs.scan.batch.wait-30s",
+        "eco2.jobs.scan.batch.wait-5s",
         "eco2.jobs.scan.first",
         "eco2.jobs.scan.wait-120s",
         "eco2.jobs.scan.wait-30s",
@@ -40,7 +45,9 @@ def test_it_names_everything_under_its_prefix() -> None:
     assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live) == ("eco2.events", "eco2.inputs", "eco2.live")
 
 
-@pytest.mark.parametrize("name", ["eco2.jobs.scan", "eco2.jobs.scan.first"])
+@pytest.mark.parametrize(
+    "name", ["eco2.jobs.scan", "eco2.jobs.scan.first", "eco2.jobs.scan.batch", "eco2.jobs.scan.batch.first"]
+)
 def test_a_work_queue_keeps_what_it_gives_up(name: str) -> None:
     arguments = queue(name).arguments
     assert arguments["x-queue-type"] == "quorum"
@@ -57,7 +64,10 @@ def test_dead_letters_may_be_looked_at_as_often_as_anybody_likes() -> None:
 
 @pytest.mark.parametrize("delay", DELAYS)
 def test_what_waits_goes_first_when_its_time_has_come_and_cannot_get_lost(delay: int) -> None:
+    batch = queue(TOPOLOGY.queue(delay_queue("scan", delay, "batch"))).arguments
+    assert batch["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(retry_queue("scan", "batch"))).name
     arguments = queue(TOPOLOGY.queue(delay_queue("scan", delay))).arguments
+    assert batch == {**arguments, "x-dead-letter-routing-key": batch["x-dead-letter-routing-key"]}
     assert arguments["x-message-ttl"] == delay * 1000
     assert arguments["x-dead-letter-exchange"] == ""
     assert arguments["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(retry_queue("scan"))).name
