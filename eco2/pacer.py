@@ -27,7 +27,7 @@ BURST_SECONDS = 2.0
 """Seconds' worth of calls that may go out at once. A leader that knows nothing pauses for about as long."""
 BATCH_BURST_SECONDS = 0.25
 """The same for batch calls: in larger lumps they would leave the window together, a minute later, too."""
-MAX_RESERVE, RESERVE_SHARE = 3, 150
+MAX_RESERVE, RESERVE_SHARE = 3, 160
 """Requests that batch calls leave free for a person who comes: so many, and one for so many of the limit."""
 SIGMAS = 3.5
 MIN_CALLS = 30
