@@ -27,8 +27,11 @@ def longest_life(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
 
 
 def batch_max_wait(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
-    """Returns the seconds that batch jobs may wait: as set, or up to the full hours for which copies of
-    orders are kept for the others, and the journal its records."""
+    """Returns the seconds that batch jobs may wait.
+
+    Unless it is set: up to the full hours for which copies of orders are kept for the others, and the journal
+    its records.
+    """
     if settings.batch_max_wait is not None:
         return settings.batch_max_wait
     hours = min(ceil(_interactive_life(settings, pipelines) / 3600), settings.retention_hours)

@@ -198,9 +198,6 @@ class Settings(BaseSettings):
     """Time from the acceptance of a job until its first call is granted, or it fails with `EXPIRED`, for
     pipelines without a `max_wait` of their own. A client may ask for less. Copies of orders are kept for the
     whole life of a job, in full hours; `docs/operations.md` shows how to change that later."""
-    batch_max_wait: float | None = _setting(None, FIRST, unit="s", gt=0, le=7 * DAY)
-    """The same for jobs of the priority `batch`, which never have less than the interactive ones of their
-    pipeline. Unset: as long as copies of orders are kept in any case, 54 minutes by default."""
     drain_grace: float = _setting(70, FIRST, unit="s", gt=0, le=DAY)
     """Time that a stopping worker waits for calls in flight. The process needs 20 s more before it is killed
     (terminationGracePeriodSeconds, stop_grace_period)."""
@@ -216,6 +213,9 @@ class Settings(BaseSettings):
     )
     """Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the worker's memory or
     the provider's connections are exhausted before its rate limit."""
+    batch_max_wait: float | None = _setting(None, RUN, unit="s", gt=0, le=7 * DAY)
+    """As `ECO2_MAX_WAIT`, for jobs of the priority `batch`, which never have less than the interactive ones
+    of their pipeline. Unset: as long as copies of orders are kept in any case, 54 minutes by default."""
     timeout: float = _setting(180, RUN, unit="s", gt=0, le=7 * DAY)
     """Time from the start of a job until it fails with `TIMEOUT`, for pipelines without a `timeout` of their
     own. Time in which it waits to be tried again is not counted. A client may ask for less."""

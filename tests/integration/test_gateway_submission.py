@@ -389,7 +389,7 @@ async def test_a_client_may_let_a_job_wait_for_all_others(
         assert (job.priority, job.max_wait) == (state.priority, state.max_wait) == (priority, max_wait)
 
 
-@pytest.mark.parametrize("value", ["", "high", "BATCH", "batch, batch", " "])
+@pytest.mark.parametrize("value", ["", "high", "BATCH", "batch, batch"])
 async def test_another_priority_is_refused_and_the_answer_names_those_that_there_are(value: str) -> None:
     async with one() as (_, http):
         for path in ("/echo", "/echo/batch"):

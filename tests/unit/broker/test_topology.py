@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,24 @@ def test_inputs_are_kept_for_as_long_as_a_job_may_live(max_wait: float, hours: i
     pipeline = replace(scan, max_wait=max_wait)
     for needed in (brokers.topology(settings, ()), brokers.topology(Settings(), (pipeline,))):
         assert inputs_hours(needed) == hours
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "hours"),
+    [
+        ({}, 3600 - 180 - 155, 1),
+        ({"max_wait": 3266}, 7200 - 180 - 155, 2),
+        ({"batch_max_wait": 86_400}, 86_400, 25),
+        ({"retention_hours": 0.5, "view_minutes": 5}, 1800 - 180 - 155, 1),
+    ],
+)
+def test_batch_jobs_wait_as_long_as_inputs_are_kept_or_inputs_are_kept_as_long_as_they_wait(
+    given: dict[str, Any], batch: float, hours: int
+) -> None:
+    settings = Settings(**given)
+    assert brokers.batch_max_wait(settings, ()) == batch
+    assert inputs_hours(brokers.topology(settings, ())) == hours
+    assert brokers.longest_life(settings, ()) == batch + 180 + 155
 
 
 def test_inputs_are_kept_while_a_stage_is_put_off_as_often_as_it_says() -> None:
