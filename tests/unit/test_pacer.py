@@ -147,7 +147,7 @@ def test_the_answer_is_the_exact_moment() -> None:
 
 def test_batch_calls_come_evenly_and_leave_room_for_a_person() -> None:
     pacer, now = fresh(Limits(requests=600.0))
-    times = []
+    times = list[float]()
     while now < SPAN:
         pacer.grant(now, f"call {len(times)}", 1)
         times.append(now)
