@@ -273,14 +273,20 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.View", SpiedView)
     settings = Settings(
-        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, max_wait=3600
+        prefetch=7,
+        concurrency=5,
+        call_timeout=31,
+        drain_grace=41,
+        view_minutes=13,
+        max_wait=3600,
+        batch_max_wait=4000,
     )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "view": (13 * 60, 3600 + 180 + 155),
+        "view": (13 * 60, 4000 + 180 + 155),
     }
 
 
