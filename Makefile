@@ -38,7 +38,7 @@ test: setup ## All tests, on a real RabbitMQ (its own, or ECO2_TEST_AMQP_URL)
 	$(BIN)/pytest -n 2 --dist worksteal -m "not alone" $(TEST_ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m alone $(TEST_ARGS) || [ $$? -eq 5 ] # 5: there are none in that part
 
-bench-budget: setup ## Show that all replicas share one budget and use all of it (27 minutes; BENCH_ARGS)
+bench-budget: setup ## Show that all replicas share one budget and use all of it (38 minutes; BENCH_ARGS)
 	@$(BIN)/python -m bench.budget $(BENCH_ARGS)
 
 bench-seed: setup ## The seed's load test, on Celery and on eco2, in real time (under an hour; BENCH_ARGS)

@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from eco2 import __version__
-from eco2.brokers import longest_life, open_broker, topology
+from eco2.brokers import batch_max_wait, longest_life, open_broker, topology
 from eco2.errors import ConfigurationError
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
@@ -303,6 +303,7 @@ class _Parts:
             streams_per_job=settings.streams_per_job,
             streams_per_owner=settings.streams_per_owner,
             max_wait=settings.max_wait,
+            batch_max_wait=batch_max_wait(settings, self.pipelines),
             timeout=settings.timeout,
             publish_timeout=settings.publish_timeout,
             sse_comment=settings.sse_comment,

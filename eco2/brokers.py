@@ -20,13 +20,37 @@ ORDER_OVERHEAD = 100_000
 
 def longest_life(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
     """Returns the seconds for which a job may live, unless it is put off after progress again and again."""
-    lives = [
-        (each.max_wait or settings.max_wait)
-        + (each.timeout or settings.timeout)
+    return max(
+        _interactive_life(settings, pipelines),
+        batch_max_wait(settings, pipelines) + _work(settings, pipelines),
+    )
+
+
+def batch_max_wait(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
+    """Returns the seconds that batch jobs may wait.
+
+    Unless it is set: up to the full hours for which copies of orders are kept for the others, and the journal
+    its records.
+    """
+    if settings.batch_max_wait is not None:
+        return settings.batch_max_wait
+    hours = min(ceil(_interactive_life(settings, pipelines) / 3600), settings.retention_hours)
+    return hours * 3600 - _work(settings, pipelines)
+
+
+def _interactive_life(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
+    lives = [(each.max_wait or settings.max_wait) + _work(settings, (each,)) for each in pipelines]
+    return max(lives, default=settings.max_wait + _work(settings, pipelines))
+
+
+def _work(settings: Settings, pipelines: Sequence[AnyPipeline]) -> float:
+    """The seconds from the first grant of a job until its end, at the most, delays included."""
+    times = [
+        (each.timeout or settings.timeout)
         + max((stage.retry.total_delay for stage in each.stages), default=0)
         for each in pipelines
     ]
-    return max(lives, default=settings.max_wait + settings.timeout + Retry().total_delay)
+    return max(times, default=settings.timeout + Retry().total_delay)
 
 
 def topology(settings: Settings, pipelines: Sequence[AnyPipeline], budgets: Sequence[str] = ()) -> Topology:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta
 
 from eco2.errors import DecodeError
-from eco2.job import JSON, Job
+from eco2.job import JSON, Job, Priority
 
 EVENTS_VERSION = 1
 
@@ -95,6 +95,7 @@ class Queued(_Event, frozen=True, kw_only=True, tag="queued"):
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    priority: Priority = "interactive"
     resumes: str | None = None
     outputs: dict[str, JSON] = {}
 
@@ -113,6 +114,7 @@ def queued(job: Job, resumes: str | None = None, outputs: dict[str, JSON] | None
         owner=job.owner,
         key=job.key,
         model=job.model,
+        priority=job.priority,
         resumes=resumes,
         outputs=outputs or {},
     )
@@ -247,7 +249,7 @@ class Resumed(_Event, frozen=True, kw_only=True, tag="resumed"):
 class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested"):
     """A process asks to send a call of run `run` of job `job`. `id` is fresh for each request.
 
-    `offset`, `started`, `kind`, `tokens`, `stage_started`: as in `eco2.ports.GrantRequest`.
+    The others: as in `eco2.ports.GrantRequest`.
     """
 
     id: str
@@ -257,6 +259,10 @@ class CallRequested(_BudgetEvent, frozen=True, kw_only=True, tag="call_requested
     tokens: Tokens
     offset: Offset = -1
     started: bool = False
+    priority: Priority = "interactive"
+    owner: str = ""
+    age: Duration = 0.0
+    max_wait: Duration = 0.0
     stage_started: StageChanged | None = None
 
 

@@ -2,12 +2,17 @@
 
 import os
 import uuid
+from typing import Literal, get_args
 
 import msgspec
 
 from eco2.errors import DecodeError
 
 ORDER_VERSION = 1
+
+Priority = Literal["interactive", "batch"]
+"""A person waits for an interactive job. A batch job takes what the interactive ones leave."""
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 JSON = dict[str, object]
 """A decoded JSON object."""
@@ -23,7 +28,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     `max_usd`: USD that its calls may cost, or it ends as `BUDGET_EXCEEDED`; None: any sum.
     `owner`: who may read it ("" where there is no authentication). `key`: the client's idempotency key.
     `digest`: SHA-256 (hex) of what the client sent; the same key with another digest is another request.
-    `model`: the model that the client pinned, or None.
+    `model`: the model that the client pinned, or None. Release 0.1 wrote no `priority`.
     """
 
     id: str
@@ -38,6 +43,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=Fals
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    priority: Priority = "interactive"
 
     def __post_init__(self) -> None:
         if self.timeout == 0.0:  # of release 0.1, which wrote only a deadline

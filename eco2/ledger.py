@@ -77,17 +77,18 @@ class Ledger:
         cost: float = self._sum[self._size + key - self._first]
         return cost
 
-    def earliest(self, now: float, cost: float, margin: float = 0.0) -> float:
+    def earliest(self, now: float, cost: float, margin: float = 0.0, slack: float = math.inf) -> float:
         """The first moment from `now` on when `cost` fits if nothing else changes.
 
-        `margin` is room that must be left beside it. A cost above the limit fits an empty window.
+        `margin` is room that must be left beside it; `slack` is less than the ledger's own for a cost that
+        may not go so far ahead of the rate. A cost above the limit fits an empty window.
         """
         self._expire(now)
         wanted = cost + margin
         excess = self._sum[1] + wanted - max(self.limit, wanted)
         crowded = excess > self.limit * ROUNDING
         free, peak = self._without(excess) if crowded else (now, self._peak[1])
-        smoothed_at = (peak + cost - max(self._rate * self._slack, cost)) / self._rate
+        smoothed_at = (peak + cost - max(self._rate * min(self._slack, slack), cost)) / self._rate
         moment = max(free, smoothed_at)
         return moment if moment > now + ROUNDING else now
 

@@ -25,6 +25,10 @@ TRANSIT_GUARD = 0.4
 SPAN = MINUTE + TRANSIT_GUARD
 BURST_SECONDS = 2.0
 """Seconds' worth of calls that may go out at once. A leader that knows nothing pauses for about as long."""
+BATCH_BURST_SECONDS = 0.25
+"""The same for batch calls: in larger lumps they would leave the window together, a minute later, too."""
+MAX_RESERVE, RESERVE_SHARE = 3, 160
+"""Requests that batch calls leave free for a person who comes: so many, and one for so many of the limit."""
 SIGMAS = 3.5
 MIN_CALLS = 30
 """Calls of a kind from which on its mean is used; until then the reserved tokens count."""
@@ -138,9 +142,10 @@ class Pacer:
         self._requests = self._ledger(self._requests, scaled.requests, now, 1.0)
         self._tokens = self._ledger(self._tokens, scaled.tokens, now, self._largest)
 
-    def when(self, now: float, tokens: float, kind: str = "") -> float:
+    def when(self, now: float, tokens: float, kind: str = "", *, batch: bool = False) -> float:
         """Returns the first moment from `now` on when a call of so many tokens may be granted.
 
+        `batch`: it leaves a reserve, and comes at an even pace, so that a person's call fits at any time.
         Raises `CallTooLarge` for one that never may by the limits that this pacer began with. A lower limit
         from elsewhere makes it wait for an empty window: an answer of the provider may name it by error.
         """
@@ -151,12 +156,13 @@ class Pacer:
                 f"a call of {cost:g} tokens is more than the {self._most:g} of a whole minute: "
                 "shorten its input or its longest answer, or raise the limit"
             )
-        moment = now
+        moment, slack = now, BATCH_BURST_SECONDS if batch else BURST_SECONDS
         if self._requests is not None:
-            moment = self._requests.earliest(now, 1.0)
+            reserve = min(MAX_RESERVE, self._requests.limit // RESERVE_SHARE) if batch else 0
+            moment = self._requests.earliest(now, 1.0, reserve, slack)
         if self._tokens is not None:
             margin = SIGMAS * math.sqrt(self._variance + variance)
-            moment = max(moment, self._tokens.earliest(now, cost, margin))
+            moment = max(moment, self._tokens.earliest(now, cost, margin, slack))
         return moment
 
     def grant(self, now: float, name: str, tokens: float, kind: str = "") -> None:

@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 
 from eco2.call import Call, Reply
 from eco2.event import StageChanged
+from eco2.job import Priority
 from eco2.pacer import Limits
 
 Answer = TypeVar("Answer")
@@ -28,19 +29,22 @@ DELAYS = (5, 30, 120)
 would hold up expired messages that are queued after one that waits longer."""
 
 
-def jobs_queue(pipeline: str) -> str:
-    """The queue to which the orders of `pipeline` are published."""
-    return f"jobs.{pipeline}"
+def jobs_queue(pipeline: str, priority: Priority = "interactive") -> str:
+    """The queue to which the orders of `pipeline` are published, one for each priority.
+
+    That of interactive jobs has the name that release 0.1 gave to the only one.
+    """
+    return f"jobs.{pipeline}" if priority == "interactive" else f"jobs.{pipeline}.{priority}"
 
 
-def retry_queue(pipeline: str) -> str:
+def retry_queue(pipeline: str, priority: Priority = "interactive") -> str:
     """The queue of orders that have waited before. Consumed beside the jobs, not after their backlog."""
-    return f"{jobs_queue(pipeline)}.first"
+    return f"{jobs_queue(pipeline, priority)}.first"
 
 
-def delay_queue(pipeline: str, delay: int) -> str:
-    """A message put here moves to `retry_queue(pipeline)` after `delay` seconds, one of `DELAYS`."""
-    return f"{jobs_queue(pipeline)}.wait-{delay}s"
+def delay_queue(pipeline: str, delay: int, priority: Priority = "interactive") -> str:
+    """A message put here moves to the `retry_queue` after `delay` seconds, one of `DELAYS`."""
+    return f"{jobs_queue(pipeline, priority)}.wait-{delay}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,10 +284,11 @@ class Model(Protocol):
 class GrantRequest:
     """A call that needs a share of the minute's budget.
 
-    `job`, `run`: the call is made for them. `offset`, `started`: its rank. Jobs that have `started` go before
-    all others, and among equals the job whose `queued` event has the lower offset. `kind`: the call's.
-    `tokens`: the most that the provider may count it as. `stage_started`: shows clients that the call's stage
-    started; written with the grant.
+    `job`, `run`: the call is made for them. `offset`, `started`: its rank. Of one owner's calls those of jobs
+    that have `started` go first, and among equals the job whose `queued` event has the lower offset. `kind`:
+    the call's. `tokens`: the most that the provider may count it as. `stage_started`: shows clients that the
+    call's stage started; written with the grant. `priority`, `owner`, `max_wait`: of the job. `age`: seconds
+    from the acceptance of the job until its run opened.
     """
 
     job: str
@@ -293,6 +298,10 @@ class GrantRequest:
     kind: str
     tokens: float
     stage_started: StageChanged | None = None
+    priority: Priority = "interactive"
+    owner: str = ""
+    age: float = 0.0
+    max_wait: float = 0.0
 
 
 class Grant(Protocol):

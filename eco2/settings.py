@@ -225,6 +225,9 @@ class Settings(BaseSettings):
     )
     """Model calls in flight per worker. Unset or 0: computed, as above. Lower it if the worker's memory or
     the provider's connections are exhausted before its rate limit."""
+    batch_max_wait: float | None = _setting(None, RUN, unit="s", gt=0, le=7 * DAY)
+    """As `ECO2_MAX_WAIT`, for jobs of the priority `batch`, which never have less than the interactive ones
+    of their pipeline. Unset: as long as copies of orders are kept in any case, 54 minutes by default."""
     timeout: float = _setting(180, RUN, unit="s", gt=0, le=7 * DAY)
     """Time from the start of a job until it fails with `TIMEOUT`, for pipelines without a `timeout` of their
     own. Time in which it waits to be tried again is not counted. A client may ask for less."""
@@ -434,10 +437,12 @@ def conflicts(settings: Settings) -> list[str]:
             "no port.",
         ),
         (
-            settings.max_wait + settings.timeout <= settings.retention_hours * 3600,
+            max(settings.max_wait, settings.batch_max_wait or 0) + settings.timeout
+            <= settings.retention_hours * 3600,
             f"ECO2_RETENTION_HOURS ({settings.retention_hours:g} h) must be at least ECO2_MAX_WAIT "
-            f"({settings.max_wait:g} s) and ECO2_TIMEOUT ({settings.timeout:g} s) together: the journal "
-            "would delete what jobs in work have paid for.",
+            f"({settings.max_wait:g} s), or ECO2_BATCH_MAX_WAIT ({settings.batch_max_wait or 0:g} s), and "
+            f"ECO2_TIMEOUT ({settings.timeout:g} s) together: the journal would delete what jobs in work "
+            "have paid for.",
         ),
         (
             settings.port == 0 or settings.metrics_port != settings.port,

@@ -44,8 +44,8 @@ class Core:
 
 @dataclass(frozen=True, slots=True)
 class WorkerOptions:
-    """`prefetch`: jobs at once per pipeline. `default_model`: of jobs that name none; None: that of the
-    best provider.
+    """`prefetch`: jobs at once per pipeline and priority. `default_model`: of jobs that name none; None: that
+    of the best provider.
 
     Seconds: `drain_grace`, which a drain waits for calls in flight; `call_timeout` of one call;
     `holder_timeout` of a silent holder; `window`, which views reach back.

@@ -34,12 +34,19 @@ schemathesis.openapi.media_type("image/*", PICTURES)
 
 @schemathesis.hook
 def before_call(_: object, case: Any, __: object) -> None:
-    """A key belongs to one body: another with it is a mismatch, which no schema can say."""
+    """Makes two things true that no schema of a header can say.
+
+    A key belongs to one body: another with it is a mismatch. And only a batch job may wait for as long as the
+    schema of `Job-Max-Wait` says.
+    """
     body = hashlib.sha256(repr((case.media_type, case.body)).encode(errors="replace")).hexdigest()[:16]
     for name in ("Idempotency-Key", "X-Idempotency-Key"):
         key = (case.headers or {}).get(name)
         if isinstance(key, str) and 0 < len(key) < 200:
             case.headers[name] = key + body
+    negative = case.meta and case.meta.generation.mode.is_negative
+    if "Job-Max-Wait" in (case.headers or {}) and not negative:
+        case.headers["Job-Priority"] = "batch"
 
 
 @schemathesis.hook

@@ -23,8 +23,6 @@ from bench.programs import ProgramFailed
 from bench.record import FOLDER, Results
 from tests.support.rabbitmq import Node
 
-SECONDS = 240.0
-
 
 def main() -> int:
     options = _options()
@@ -49,7 +47,7 @@ def main() -> int:
 
 
 async def _all(
-    planned: list[list[Case]], seconds: float, amqp_url: str, folder: Path, results: Results
+    planned: list[list[Case]], seconds: float | None, amqp_url: str, folder: Path, results: Results
 ) -> bool:
     began, kept = time.monotonic(), True
     for number, batch in enumerate(planned, start=1):
@@ -57,9 +55,12 @@ async def _all(
         for case in batch:
             say(f"{case.name}: {case.title}")
         where = await record.surroundings(amqp_url)
-        done = await asyncio.gather(*(_measured(case, seconds, amqp_url, folder) for case in batch))
-        for measured in done:
-            kept &= measured is not None and _judged(measured, seconds, batch, where, results)
+        lengths = [seconds or case.seconds for case in batch]
+        done = await asyncio.gather(
+            *(_measured(case, length, amqp_url, folder) for case, length in zip(batch, lengths, strict=True))
+        )
+        for measured, length in zip(done, lengths, strict=True):
+            kept &= measured is not None and _judged(measured, length, batch, where, results)
     return kept
 
 
@@ -83,7 +84,7 @@ def _judged(measured: Measured, seconds: float, batch: list[Case], where: Result
     case, unloaded = measured.case, None
     if (before := results["cases"].get(UNLOADED.name)) and case.name != UNLOADED.name:
         unloaded = before["durations"]
-    facts = verdict.figures(measured, unloaded)
+    facts = verdict.figures(measured, unloaded, results["cases"].get(case.alone, {}).get("waits"))
     if case.name == UNLOADED.name:
         facts["durations"] = verdict.durations(measured)
     results["cases"][case.name] = {
@@ -151,7 +152,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("cases", nargs="*", metavar="CASE", help="the cases to run (default: all, in order)")
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="seconds of load per case (default: %(default)g)"
+        "--seconds", type=float, help="seconds of load per case (default: 240; 600 with a batch and without)"
     )
     parser.add_argument(
         "--at-once",

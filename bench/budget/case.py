@@ -6,10 +6,12 @@ from typing import Literal
 
 from eco2.settings import Counting
 
-PipelineName = Literal["scan", "mixed"]
+PipelineName = Literal["scan", "mixed", "note"]
 Incident = Literal["none", "freeze", "kill", "restart", "exchange"]
 Rank = Literal["oldest job first", "first asked first"]
 
+SECONDS = 240.0
+"""Of load."""
 WINDOW = 60.0
 """Seconds: what the provider's limits are about."""
 WARM = 60.0
@@ -18,12 +20,13 @@ TAIL = 35.0
 """Seconds before the end in which no job is judged that begins then: it could not have ended. In a short run
 half of what is judged."""
 
-MEAN_CALLS = {"scan": 1.95, "mixed": 2.0}
+MEAN_CALLS = {"scan": 1.95, "mixed": 2.0, "note": 1.0}
 """Calls of a job. A scan whose picture shows nothing known asks no second time."""
 MEAN_TOKENS = {
     ("scan", "request"): 1793.0,
     ("scan", "usage"): 2000.0,
     ("mixed", "request"): 1170.0,
+    ("note", "request"): 100.0,
 }
 """Tokens that the provider counts for a job, by pipeline and counting; measured, to know what 120 % are."""
 
@@ -35,6 +38,9 @@ class Case:
     `workers`: those that run at first. `busy`: other processes keep all cores busy half of the time.
     Judged are `utilisation`, the least used share of it; `calm`, whether jobs take as long as at an unloaded
     provider; `grants`, the time of a grant. None and False: not judged.
+    `batch`: jobs of one call each and of priority `batch`, which are submitted at once at the start. `alone`:
+    the case with the same other jobs without them, which it is compared with. `seconds`: of load, unless the
+    command line says so.
     """
 
     name: str
@@ -51,6 +57,9 @@ class Case:
     utilisation: float | None = 0.98
     calm: bool = True
     grants: bool = False
+    batch: int = 0
+    alone: str = ""
+    seconds: float = SECONDS
 
     @property
     def jobs_per_second(self) -> float:
@@ -150,15 +159,39 @@ CASES = (
         utilisation=0.95,
         calm=False,
     ),
+    Case(
+        "people",
+        "people at 60 % of the budget, and nothing besides",
+        500,
+        1_000_000,
+        load=0.6,
+        utilisation=None,
+        calm=False,
+        seconds=600.0,
+    ),
+    Case(
+        "batch",
+        "the same people beside 5,000 batch jobs",
+        500,
+        1_000_000,
+        load=0.6,
+        utilisation=0.985,
+        calm=False,
+        batch=5000,
+        alone="people",
+        seconds=600.0,
+    ),
 )
 """In the order in which they run: what later ones are compared with comes first."""
 
 
 def batches(cases: Sequence[Case], at_once: int) -> list[list[Case]]:
     """Groups the cases that run concurrently, each with separate processes: the light cases, since one of
-    them measures milliseconds; `at_once` of the others, which measure seconds; each busy case alone."""
-    light = [case for case in cases if case.load < 1]
+    them measures milliseconds; `at_once` of the others, which measure seconds; each busy case alone; the
+    longer cases together."""
+    compared = [case for case in cases if case.seconds > SECONDS]
+    light = [case for case in cases if case.load < 1 and case not in compared]
     loaded = [case for case in cases if case.load >= 1 and not case.busy]
     rest = [loaded[start : start + at_once] for start in range(0, len(loaded), at_once)]
-    rest += [[case] for case in cases if case.busy]
+    rest += [[case] for case in cases if case.busy] + ([compared] if compared else [])
     return [light, *rest] if light else rest

@@ -8,7 +8,7 @@ is made again, since its grant came too late, gets a new place.
 
 from eco2 import cli
 from eco2.quota import member
-from eco2.quota.budget import Request
+from eco2.quota.scheduler import Request
 
 
 def by_arrival(request: Request) -> tuple[float, ...]:

@@ -14,7 +14,7 @@ import aio_pika
 import httpx
 
 from bench import programs
-from bench.budget.case import Case
+from bench.budget.case import Case, PipelineName
 from bench.programs import Program
 from eco2.broker.topology import Exchange, Topology
 
@@ -28,7 +28,11 @@ DRAIN = 80.0
 """Seconds for a worker to leave."""
 CASE = r"\(case (\d+)\)"
 """How a job's text names it: two runs then have the same jobs, whatever ids they got."""
-IMPORTS = {"scan": "eco2.stages:scan", "mixed": "bench.budget.pipelines:mixed"}
+IMPORTS = {
+    "scan": "eco2.stages:scan",
+    "mixed": "bench.budget.pipelines:mixed",
+    "note": "bench.budget.pipelines:note",
+}
 _SAMPLE = re.compile(r"^(\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
 
 Call = dict[str, Any]
@@ -111,6 +115,11 @@ class Fleet:
         return windows
 
 
+def _pipelines(case: Case) -> tuple[PipelineName, ...]:
+    """The pipelines of the installation: the same with a batch and without."""
+    return (*case.pipelines, "note")
+
+
 def _root(provider: Program) -> str:
     return provider.url.removesuffix("/v1")
 
@@ -121,7 +130,7 @@ async def fleet(case: Case, amqp_url: str, folder: Path) -> AsyncIterator[Fleet]
     the block."""
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240  # once, before anything runs
     prefix = f"bench-{uuid.uuid4().hex[:8]}"
-    topology = Topology(prefix, case.pipelines)
+    topology = Topology(prefix, _pipelines(case))
     async with AsyncExitStack() as stack:
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=10.0))
         stack.push_async_callback(_forget, amqp_url, topology)
@@ -167,7 +176,7 @@ def _environment(case: Case, amqp_url: str, prefix: str, provider: str) -> dict[
     return {
         "ECO2_AMQP_URL": amqp_url,
         "ECO2_PREFIX": prefix,
-        "ECO2_PIPELINES": ",".join(IMPORTS[name] for name in case.pipelines),
+        "ECO2_PIPELINES": ",".join(IMPORTS[name] for name in _pipelines(case)),
         "ECO2_RPM": str(case.rpm),
         "ECO2_TPM": str(case.tpm),
         "ECO2_COUNTING": case.counting,

@@ -13,6 +13,8 @@ from eco2.client import Client
 
 PICTURE = "https://example.org/photo.jpg"
 """The provider never fetches it."""
+BATCH_BEGIN = 1_000_000
+"""The number of the first batch job, beyond those of all others."""
 AHEAD = 10.0
 """Seconds that the client is patient with the gateway."""
 
@@ -39,12 +41,24 @@ async def offer(case: Case, url: str, numbers: Iterable[int], until: float, offe
     began = time.monotonic()
     pipelines = cycle(case.pipelines)
     async with Client(url, patience=AHEAD) as client, asyncio.TaskGroup() as group:
+        if case.batch:
+            group.create_task(_submit_batch(client, case.batch, offered))
         for moment, number in zip(moments(case.jobs_per_second, seed=1), numbers, strict=False):
             due = began + moment
             if due >= until:
                 return
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             group.create_task(_submit(client, next(pipelines), number, offered))
+
+
+async def _submit_batch(client: Client, number: int, offered: Offered) -> None:
+    numbers = range(BATCH_BEGIN, BATCH_BEGIN + number)
+    keys = (job_key("note", number) for number in numbers)
+    async for answer in client.submit_many("note", ({"number": number} for number in numbers), keys):
+        if isinstance(answer, Exception):
+            raise answer
+        offered.sent.append(time.monotonic())
+        offered.accepted += 1
 
 
 async def _submit(client: Client, pipeline: str, number: int, offered: Offered) -> None:

@@ -1,5 +1,5 @@
-"""A pipeline whose jobs have two calls each, of very different sizes. The size follows from the job's
-number."""
+"""Pipelines whose jobs have two calls each, of very different sizes, or one short call. The size follows from
+the job's number."""
 
 from random import Random
 
@@ -59,3 +59,11 @@ def result(outputs: Outputs | None) -> JSON:
 mixed: Pipeline[Letter] = Pipeline(
     "mixed", Letter, (Stage("read", read, Gist), Stage("name", name, Title)), result
 )
+
+
+async def jot(context: Context[Letter]) -> Title:
+    text = f"(case {context.input.number}) {context.input.number % 7} bottles"
+    return Title(text=(await context.call(Call("note", "Find a title.", text, str, max_tokens=60))).value)
+
+
+note: Pipeline[Letter] = Pipeline("note", Letter, (Stage("note", jot, Title),), result)

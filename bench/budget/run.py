@@ -73,7 +73,7 @@ async def _stories(here: Fleet, amqp_url: str) -> dict[str, JobStory]:
     while True:
         stories = await jobs.read(amqp_url, f"{here.prefix}.events")
         ended = all(job.ended is not None for job in stories.values())
-        if ended or here.case.load >= 1 or time.monotonic() > late:
+        if ended or here.case.load >= 1 or here.case.batch or time.monotonic() > late:
             return stories
         await asyncio.sleep(1.0)
 

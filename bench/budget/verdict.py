@@ -14,6 +14,8 @@ SLOWER = 1.2
 """From the first grant to the end of a job, at the 95th percentile: so many times as long as unloaded."""
 GRANT_P50, GRANT_P99 = 0.025, 0.150
 """Seconds."""
+BATCH_SLOWER, BATCH_WAIT = 1.05, 0.5
+"""People beside a batch: their jobs take at most so many times as long, and wait so many seconds more."""
 LEAST_OFFERED = 1.1
 """Of the binding limit; less would not show that all of it is used."""
 
@@ -62,6 +64,21 @@ def moves(measured: Measured, job: JobStory) -> bool:
     return job.runs > 1 or (job.ended is None and job.pid in measured.killed)
 
 
+def waits(measured: Measured) -> dict[str, float]:
+    """Returns the 95th percentiles of people's jobs that were accepted in the judged time: seconds until the
+    first grant, and until the end. A job without one counts with its time so far."""
+    start, end = _wall(measured, measured.steady), _wall(measured, measured.end)
+    judged = [
+        job
+        for job in measured.stories.values()
+        if not job.key.startswith("note-") and start <= job.queued <= end - min(TAIL, (end - start) / 2)
+    ]
+    return {
+        "grant_p95": percentile([(job.began or end) - job.queued for job in judged], 0.95),
+        "done_p95": percentile([(job.ended or end) - job.queued for job in judged], 0.95),
+    }
+
+
 def _wall(measured: Measured, moment: float) -> float:
     """Converts a monotonic moment into Unix seconds, by the provider's two clocks."""
     call = measured.calls[0]
@@ -74,8 +91,8 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
-def figures(measured: Measured, unloaded: Durations | None) -> JSON:
-    """Returns all figures of the case as JSON, `checks` included."""
+def figures(measured: Measured, unloaded: Durations | None, alone: Mapping[str, float] | None = None) -> JSON:
+    """Returns all figures of the case as JSON, `checks` included. `alone`: `waits` without the batch."""
     case, calls = measured.case, measured.calls
     counted = [one for one in arrivals(calls) if one.time <= measured.end]
     minute, steady = fullest(counted), total(counted, measured.steady, measured.end)
@@ -90,6 +107,7 @@ def figures(measured: Measured, unloaded: Durations | None) -> JSON:
         "utilisation": use,
         "rejected": sum(call["status"] == 429 for call in calls),
         "offered": _offered(measured),
+        "waits": waits(measured),
         "calls": len(calls),
         "repeated_calls": _repeated(calls),
         "jobs": {
@@ -119,6 +137,8 @@ def figures(measured: Measured, unloaded: Durations | None) -> JSON:
             "up_to": {f"{bound:g}": made for bound, made in sorted(measured.grants.items())},
         }
     checks = _checks(case, facts, paired_p95=_slower(own, unloaded or {}, paired))
+    if case.alone:
+        checks += _beside_a_batch(waits(measured), alone or {"grant_p95": math.nan, "done_p95": math.nan})
     facts["checks"] = [
         {"what": check.what, "value": check.value, "target": check.target, "kept": check.kept}
         for check in checks
@@ -156,6 +176,15 @@ def _checks(case: Case, facts: JSON, paired_p95: float) -> list[Check]:
             Check("grant, p99 up to (s)", p99, f"≤ {GRANT_P99:g}", p99 <= GRANT_P99),
         ]
     return checks
+
+
+def _beside_a_batch(beside: Mapping[str, float], alone: Mapping[str, float]) -> list[Check]:
+    slower = beside["done_p95"] / alone["done_p95"]
+    more = beside["grant_p95"] - alone["grant_p95"]
+    return [
+        Check("people's p95 to done ÷ alone", slower, f"≤ {BATCH_SLOWER:g}", slower <= BATCH_SLOWER),
+        Check("people's p95 to a grant, more (s)", more, f"≤ {BATCH_WAIT:g}", more <= BATCH_WAIT),
+    ]
 
 
 def _slower(own: Durations, unloaded: Durations, paired: Sequence[str]) -> float:

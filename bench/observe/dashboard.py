@@ -70,8 +70,9 @@ HEALTHY = Row(
         ),
         stat(
             "Oldest waiting",
-            "Age of the oldest job that no worker runs. A job ends as EXPIRED after ECO2_MAX_WAIT (180 s).",
-            f"max({jobs('eco2_jobs_oldest_waiting_seconds')})",
+            "Age of the oldest interactive job that no worker runs. It ends as EXPIRED after ECO2_MAX_WAIT "
+            "(180 s).",
+            f"max({jobs('eco2_jobs_oldest_waiting_seconds', 'priority=interactive')})",
             "s",
             good_below(30, 60),
         ),
@@ -167,8 +168,10 @@ TIME = Row(
         ),
         stack(
             "Mean wait and work of a call",
-            "A call waits for its turn (slot, grant of the budget), then the provider answers.",
-            Query(mean(calls, "eco2_call_wait_seconds"), "waiting for its turn"),
+            "An interactive call waits for its turn (slot, grant of the budget), then the provider answers.",
+            Query(
+                mean(calls, "eco2_call_wait_seconds", labels="priority=interactive"), "waiting for its turn"
+            ),
             Query(mean(here, "eco2_call_seconds"), "at the provider"),
             unit="s",
         ),
@@ -181,15 +184,18 @@ JOBS = Row(
         chart(
             "Oldest waiting job",
             "Age of the oldest job that no worker runs.",
-            Query(whole(jobs("eco2_jobs_oldest_waiting_seconds")), "{{pipeline}}"),
+            Query(
+                f"max by (pipeline, priority) ({jobs('eco2_jobs_oldest_waiting_seconds')})",
+                "{{pipeline}}, {{priority}}",
+            ),
             unit="s",
         ),
         chart(
             "Held by workers",
-            "Jobs that workers hold, against their slots (prefetch). With full slots and a backlog, "
-            "more workers help if the budget has room.",
-            Query(f"sum({jobs('eco2_jobs_running')})", "held"),
-            Query(f"sum({jobs('eco2_job_slots')})", "slots"),
+            "Jobs that workers hold, against their slots (prefetch) of each priority. With full slots and a "
+            "backlog, more workers help if the budget has room.",
+            Query(f"sum by (priority) ({jobs('eco2_jobs_running')})", "{{priority}} held"),
+            Query(f"sum by (priority) ({jobs('eco2_job_slots')})", "{{priority}} slots"),
             Query(f"sum({jobs('eco2_jobs_parked')})", "on standby"),
         ),
         chart(
@@ -306,14 +312,14 @@ BUDGET = Row(
     (
         chart(
             "Wait for a turn",
-            "From a call that could be sent to its turn. It grows when the budget or the slots bind.",
-            *quantiles(calls("eco2_call_wait_seconds_bucket")),
+            "Of interactive calls, until they are sent. It grows when the budget or the slots bind.",
+            *quantiles(calls("eco2_call_wait_seconds_bucket", "priority=interactive")),
             unit="s",
         ),
         chart(
             "Wait for a grant",
             "The part of it until the process reads its grant in the journal.",
-            *quantiles(calls("eco2_grant_seconds_bucket")),
+            *quantiles(calls("eco2_grant_seconds_bucket", "priority=interactive")),
             unit="s",
         ),
         chart(

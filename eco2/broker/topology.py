@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from eco2.job import PRIORITIES, Priority
 from eco2.ports import DEAD, DELAYS, delay_queue, jobs_queue, retry_queue
 
 DELIVERY_LIMIT = 1000
@@ -131,7 +132,7 @@ class Topology:
     def _describe(self) -> tuple[Entity, ...]:
         return (
             Queue(self.queue(DEAD), MappingProxyType(_quorum() | {"x-delivery-limit": UNLIMITED})),
-            *(queue for name in self.pipelines for queue in self._work(name)),
+            *(queue for name in self.pipelines for each in PRIORITIES for queue in self._work(name, each)),
             Queue(self.stream, MappingProxyType(_stream(self.retention_hours))),
             Queue(self.inputs, MappingProxyType(_stream(self.inputs_hours))),
             Queue(
@@ -147,16 +148,16 @@ class Topology:
             Exchange(self.live, "topic"),
         )
 
-    def _work(self, pipeline: str) -> tuple[Queue, ...]:
+    def _work(self, pipeline: str, priority: Priority) -> tuple[Queue, ...]:
         """Orders, what goes first, and what waits: it goes first when its time has come."""
-        first = self.queue(retry_queue(pipeline))
+        first = self.queue(retry_queue(pipeline, priority))
         work = MappingProxyType(_quorum() | _dead_letters(self.queue(DEAD)))
         return (
-            Queue(self.queue(jobs_queue(pipeline)), work),
+            Queue(self.queue(jobs_queue(pipeline, priority)), work),
             Queue(first, work),
             *(
                 Queue(
-                    self.queue(delay_queue(pipeline, delay)),
+                    self.queue(delay_queue(pipeline, delay, priority)),
                     MappingProxyType(_quorum() | {"x-message-ttl": delay * 1000} | _dead_letters(first)),
                 )
                 for delay in DELAYS

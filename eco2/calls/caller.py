@@ -38,7 +38,7 @@ class Allowance(Protocol):
 
 
 class Caller(Protocol):
-    """A run of a job. `offset`, `started`: its rank, see `eco2.ports.GrantRequest`.
+    """A run of a job. `offset`, `started`, `age`: its rank, see `eco2.ports.GrantRequest`.
 
     `retries`: how often the job was put off since it last made progress. `allowance`: None without a limit.
     """
@@ -53,6 +53,8 @@ class Caller(Protocol):
     def offset(self) -> int: ...
     @property
     def started(self) -> bool: ...
+    @property
+    def age(self) -> float: ...
     @property
     def retries(self) -> int: ...
     @property

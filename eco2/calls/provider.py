@@ -10,7 +10,7 @@ closed ──FAILURES in a row──▶ open ──pause over──▶ half-open
 import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -25,6 +25,7 @@ from eco2.errors import (
     ProviderTimeout,
     RateLimited,
 )
+from eco2.job import PRIORITIES, Priority
 from eco2.log import get_logger
 from eco2.metrics import Metrics, Opening
 from eco2.pacer import Limits
@@ -37,6 +38,9 @@ DEFAULT_CALL_SECONDS = 5.0
 """How long a call takes, as long as none has succeeded."""
 EWMA_SAMPLES = 10
 """Calls over which the length of a call is averaged."""
+
+BATCH_SHARE = 4
+"""One of so many slots, at most, is held by a batch call that waits for its grant, perhaps for minutes."""
 
 FAILURES = 5
 """Calls that failed in a row, over all jobs, before the provider counts as down."""
@@ -167,6 +171,9 @@ class Provider:
     `budget`: None where nothing is limited, and nothing costs: the local model's.
 
     `concurrency`: calls in flight at once. `embeds`: its model embeds texts, and answers nothing else.
+
+    `slots`: of calls; `next_batch`: of the batch calls the one that waits for a slot, so that a person's call
+    stands behind one of them at most.
     """
 
     def __init__(
@@ -186,12 +193,14 @@ class Provider:
         self.budget = budget
         self.metrics = metrics
         self.slots = asyncio.Semaphore(concurrency)
+        self.next_batch = asyncio.Lock()
+        self._batch_asking = asyncio.Semaphore(max(1, concurrency // BATCH_SHARE))
         self.breaker = Breaker()
         self._concurrency = concurrency
         self._in_flight = 0
         self._seconds = DEFAULT_CALL_SECONDS
-        self._wait = WaitEstimate()
-        self._waiting: dict[asyncio.Timeout, float] = {}
+        self._waits = dict.fromkeys(PRIORITIES, WaitEstimate())
+        self._waiting: dict[asyncio.Timeout, tuple[float, Priority]] = {}
         metrics.provider(name, concurrency)
 
     @property
@@ -204,27 +213,32 @@ class Provider:
         """Returns whether it is known what its calls cost."""
         return self.budget is None or self.budget.price is not None
 
-    def expected_wait(self, now: float) -> float:
-        """Estimates the seconds that a call which asks now has to wait, as far as this process can know."""
-        longest = now - min(self._waiting.values(), default=now)
-        granted, ahead = 0.0, len(self._waiting)
+    def expected_wait(self, now: float, priority: Priority = "interactive") -> float:
+        """Estimates the seconds that a call which asks now has to wait, as far as this process can know.
+
+        Batch calls stand in front of no interactive one.
+        """
+        before = [since for since, other in self._waiting.values() if priority in ("batch", other)]
+        longest = now - min(before, default=now)
+        granted, ahead = 0.0, len(before)
         if ahead and self.budget is not None:
             granted = ahead * self.budget.limits.pace(self.budget.estimator.mean_cost)
         crowd = max(0, ahead + self._in_flight + 1 - self._concurrency)
         slot = crowd * self._seconds / self._concurrency
-        return max(self.breaker.wait(now), self._wait.expected(now), longest, granted, slot)
+        return max(self.breaker.wait(now), self._waits[priority].expected(now), longest, granted, slot)
 
     @asynccontextmanager
-    async def waiting(self) -> AsyncIterator[None]:
+    async def waiting(self, priority: Priority = "interactive") -> AsyncIterator[None]:
         """Marks a call as waiting for its turn. Raises `BreakerOpened` once that is in vain."""
         clock = asyncio.get_running_loop().time
         began, timer = clock(), asyncio.timeout(None)
         try:
             async with timer:
-                self._waiting[timer] = began
+                self._waiting[timer] = began, priority
                 try:
                     with self.metrics.call_waiting(self.name):
-                        yield
+                        async with self._batch_asking if priority == "batch" else nullcontext():
+                            yield
                 finally:
                     del self._waiting[timer]
         except TimeoutError as error:
@@ -234,8 +248,9 @@ class Provider:
         now = clock()
         if self.breaker.wait(now):
             raise BreakerOpened
-        self._wait = WaitEstimate((self._wait.expected(now) + now - began) / 2, now)
-        self.metrics.call_waited(self.name, now - began)
+        expected = self._waits[priority].expected(now)
+        self._waits[priority] = WaitEstimate((expected + now - began) / 2, now)
+        self.metrics.call_waited(self.name, priority, now - began)
 
     @contextmanager
     def guard(self) -> Iterator[None]:

@@ -87,23 +87,28 @@ class Reservation(Generic[Answer]):
                 self._estimate = budget.estimator.estimate(self.call)
                 if (longest := self._estimate.max_completion_tokens) != self.call.max_tokens:
                     self.call = replace(self.call, max_tokens=longest)
+            job = self.caller.job
             if self.caller.allowance is not None:
                 self.caller.allowance.reserve(most := budget.most(self._estimate))
                 self._most = most
             request = GrantRequest(
-                job=self.caller.job.id,
+                job=job.id,
                 run=self.caller.id,
                 offset=self.caller.offset,
                 started=self.caller.started,
                 kind=self.call.kind,
                 tokens=self._estimate.cost,
                 stage_started=self.output.stage_started,
+                priority=job.priority,
+                owner=job.owner,
+                age=self.caller.age,
+                max_wait=job.max_wait,
             )
             asked = time.monotonic()
             self._grant = await budget.quota.acquire(request)
             self.output.stage_started = None  # it came with the grant
             self._outcome = "refunded"  # unless it is used
-            self.provider.metrics.call_granted(self.provider.name, time.monotonic() - asked)
+            self.provider.metrics.call_granted(self.provider.name, job.priority, time.monotonic() - asked)
             self.provider.metrics.grant_ended(self.provider.name, "expired", self._grant.late)
             self.provider.metrics.reserved(self.provider.name, 1, self._estimate.cost)
         else:

@@ -11,7 +11,7 @@ for a limit of the provider, however often it is reached.
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from functools import partial
 
 from eco2.call import Answer, Call, PaidCallFailed, Reply
@@ -32,6 +32,7 @@ from eco2.errors import (
     RetryableError,
     StaleRun,
 )
+from eco2.job import Priority
 from eco2.log import get_logger
 from eco2.metrics import Metrics
 from eco2.metrics.metrics import call_outcome
@@ -88,7 +89,7 @@ class Router:
         failed_at: Provider | None = None
         tries = failures = 0
         while True:
-            provider = best(candidates, failed_at)
+            provider = best(candidates, failed_at, caller.job.priority)
             if pause := provider.breaker.wait(asyncio.get_running_loop().time()):
                 with caller.scope.waiting():
                     await asyncio.sleep(pause)
@@ -126,8 +127,9 @@ class Router:
         """Waits for the call's turn at the provider, and sends it once."""
         async with AsyncExitStack() as held:
             with caller.scope.waiting():
-                async with provider.waiting():
-                    await held.enter_async_context(provider.slots)
+                async with provider.waiting(caller.job.priority):
+                    async with provider.next_batch if caller.job.priority == "batch" else nullcontext():
+                        await held.enter_async_context(provider.slots)
                     await caller.scope.checkpoint(begins=True)
                     output.emitted = 0
                     reservation = Reservation(provider, caller, call, output, self._fence)
@@ -168,7 +170,9 @@ class Router:
             self._metrics.call_ended(call.kind, name, outcome, seconds, usage)
 
 
-def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provider:
+def best(
+    candidates: Sequence[Provider], avoid: Provider | None = None, priority: Priority = "interactive"
+) -> Provider:
     """Chooses the provider with the shortest expected wait; among equals the first.
 
     `avoid`: where the call has just failed; it goes there only if no other takes calls at present. If all are
@@ -178,7 +182,11 @@ def best(candidates: Sequence[Provider], avoid: Provider | None = None) -> Provi
         return candidates[0]
     now = asyncio.get_running_loop().time()
     ranks = [
-        (down := provider.breaker.wait(now) > 0, not down and provider is avoid, provider.expected_wait(now))
+        (
+            down := provider.breaker.wait(now) > 0,
+            not down and provider is avoid,
+            provider.expected_wait(now, priority),
+        )
         for provider in candidates
     ]
     return candidates[ranks.index(min(ranks))]

@@ -26,7 +26,7 @@ import msgspec
 
 from eco2.errors import ConfigurationError, Eco2Error, PermanentError, RetryableError
 from eco2.eventstream import BrokenEvent, ClientEvent, EventLines, LiveTexts
-from eco2.job import JSON
+from eco2.job import JSON, Priority
 from eco2.pipeline import Upload
 from eco2.retry import Backoff, seconds_asked
 
@@ -151,17 +151,19 @@ class Client:
         max_wait: float | None = None,
         timeout: float | None = None,
         max_usd: float | None = None,
+        priority: Priority | None = None,
     ) -> ClientJob:
         """Submits a job. `key`: requests with the same key are one job (default: a new key per call).
 
         `max_wait`: seconds after which the job ends as `EXPIRED` if its first call is not granted yet.
         `timeout`: seconds after its start at which it ends as `TIMEOUT`. `max_usd`: USD that its calls may
         cost, or it ends as `BUDGET_EXCEEDED`. None: what the pipeline allows.
+        `priority`: None: `interactive`; a job of priority `batch` waits until no interactive one does.
         With `files` it sends a multipart form; files are read completely. Raises `Refused`, `Unavailable`,
         `OSError` for a file that cannot be read, `TypeError` for a value that is no file.
         """
-        bounds = encode_bounds(max_wait, timeout, max_usd)
-        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **bounds}
+        terms = encode_terms(max_wait, timeout, max_usd, priority)
+        headers = {b"Idempotency-Key": (key or uuid.uuid4().hex).encode(), **terms}
         url = f"{self._base}/{pipeline}"
         if files:
             uploads = {name: await asyncio.to_thread(read_upload, name, file) for name, file in files.items()}
@@ -181,25 +183,26 @@ class Client:
         max_wait: float | None = None,
         timeout: float | None = None,
         max_usd: float | None = None,
+        priority: Priority | None = None,
     ) -> AsyncGenerator[ClientJob | Eco2Error, None]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
-        `keys`: one per input, as in `submit`; `max_wait`, `timeout`, `max_usd`: of each job, as there. Inputs
-        are taken as they are needed, up to `BATCH_LINES` ahead. A job that got no answer, or one that may
-        pass, is sent again with the same key for `patience` seconds; then its error is an `Unavailable`.
-        Raises `Refused` and `Unavailable` where no job got an answer; nothing is known of those that were not
-        yielded then: send them again with their keys.
+        `keys`: one per input, as in `submit`; `max_wait`, `timeout`, `max_usd`, `priority`: of each job, as
+        there, but without one it is `batch`. Inputs are taken as they are needed, up to `BATCH_LINES` ahead.
+        A job that got no answer, or one that may pass, is sent again with the same key for `patience`
+        seconds; then its error is an `Unavailable`. Raises `Refused` and `Unavailable` where no job got an
+        answer; nothing is known of those that were not yielded then: send them again with their keys.
         """
-        bounds = encode_bounds(max_wait, timeout, max_usd)
+        terms = encode_terms(max_wait, timeout, max_usd, priority)
         for lines in split_batches(encode_lines(inputs, keys)):
-            for answer in await self.submit_lines(pipeline, lines, bounds):
+            for answer in await self.submit_lines(pipeline, lines, terms):
                 yield answer
 
     async def submit_lines(
-        self, pipeline: str, lines: Sequence[bytes], bounds: Mapping[bytes, bytes]
+        self, pipeline: str, lines: Sequence[bytes], terms: Mapping[bytes, bytes]
     ) -> list[ClientJob | Eco2Error]:
         """Submits one batch of `submit_many`, with one request unless jobs must be sent again."""
-        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **bounds}
+        url, headers = f"{self._base}/{pipeline}/batch", {b"Content-Type": b"application/x-ndjson", **terms}
         problem = Unavailable("the gateway left jobs without an answer; send them again with their keys")
         answers: list[ClientJob | Eco2Error] = [problem] * len(lines)
         failures, since = 0, time.monotonic()
@@ -220,8 +223,8 @@ class Client:
                 if len(lines) == 1:
                     return [error]
                 half = len(lines) // 2  # the gateway takes less at once
-                first = await self.submit_lines(pipeline, lines[:half], bounds)
-                return first + await self.submit_lines(pipeline, lines[half:], bounds)
+                first = await self.submit_lines(pipeline, lines[:half], terms)
+                return first + await self.submit_lines(pipeline, lines[half:], terms)
             failures += 1
             for at, answer in zip(missing, decode_answers(response), strict=False):
                 answers[at] = answer
@@ -510,10 +513,13 @@ def accepted_job(answer: _Accepted | _Answer, response: httpx.Response) -> Clien
     return ClientJob(answer.job_id, answer.stream_url, answer.result_url)
 
 
-def encode_bounds(max_wait: float | None, timeout: float | None, max_usd: float | None) -> dict[bytes, bytes]:
-    """Returns the headers that ask for these bounds of a job, in seconds and USD."""
-    bounds = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout, b"Job-Max-USD": max_usd}
-    return {name: repr(float(value)).encode() for name, value in bounds.items() if value is not None}
+def encode_terms(
+    max_wait: float | None, timeout: float | None, max_usd: float | None, priority: Priority | None
+) -> dict[bytes, bytes]:
+    """Returns the headers that ask for these terms of a job: seconds, USD, and its priority."""
+    limits = {b"Job-Max-Wait": max_wait, b"Job-Timeout": timeout, b"Job-Max-USD": max_usd}
+    terms = {name: repr(float(value)).encode() for name, value in limits.items() if value is not None}
+    return terms if priority is None else terms | {b"Job-Priority": priority.encode()}
 
 
 def encode_lines(inputs: Iterable[Mapping[str, object]], keys: Iterable[str] | None) -> Iterator[bytes]:

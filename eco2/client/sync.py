@@ -27,7 +27,7 @@ from eco2.client import (
     Unavailable,
     Upload,
 )
-from eco2.job import JSON
+from eco2.job import JSON, Priority
 
 __all__ = [
     "Client",
@@ -89,11 +89,19 @@ class Client:
         max_wait: float | None = None,
         timeout: float | None = None,
         max_usd: float | None = None,
+        priority: Priority | None = None,
     ) -> ClientJob:
         """Submits a job."""
         runner = self._runner()
         submitted = runner.client.submit(
-            pipeline, input, key, files, max_wait=max_wait, timeout=timeout, max_usd=max_usd
+            pipeline,
+            input,
+            key,
+            files,
+            max_wait=max_wait,
+            timeout=timeout,
+            max_usd=max_usd,
+            priority=priority,
         )
         return runner.run(submitted)
 
@@ -106,15 +114,16 @@ class Client:
         max_wait: float | None = None,
         timeout: float | None = None,
         max_usd: float | None = None,
+        priority: Priority | None = None,
     ) -> Iterator[ClientJob | Eco2Error]:
         """Submits a job per input; yields each as a `ClientJob`, or why it was not accepted, in order.
 
         The inputs are taken on the thread of the caller: they may come from its database connection.
         """
-        bounds = client.encode_bounds(max_wait, timeout, max_usd)
+        terms = client.encode_terms(max_wait, timeout, max_usd, priority)
         for lines in client.split_batches(client.encode_lines(inputs, keys)):
             runner = self._runner()
-            yield from runner.run(runner.client.submit_lines(pipeline, lines, bounds))
+            yield from runner.run(runner.client.submit_lines(pipeline, lines, terms))
 
     def events(self, job: ClientJob, last_event_id: str | None = None) -> Iterator[ClientEvent]:
         """Yields the job's events up to `done`; with `last_event_id` only those after that event."""

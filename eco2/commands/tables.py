@@ -76,7 +76,7 @@ def print_detail(detail: JobDetail, out: Console) -> None:
         "status": status,
         "reason": state.cause,
         "accepted": date_and_time(state.accepted),
-        "max wait": f"{state.max_wait:g} s",
+        "max wait": f"{state.max_wait:g} s, {state.priority}",
         "timeout": f"{state.timeout:g} s",
         "max cost": "" if state.max_usd is None else f"{state.max_usd:g} USD",
         "started": date_and_time(state.started_at),

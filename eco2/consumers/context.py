@@ -163,14 +163,19 @@ class StageContext(Generic[Input_co]):
                 f"there is no budget {budget!r}: set ECO2_BUDGETS__{budget.upper()}__RPM for all workers",
                 "UNKNOWN_BUDGET",
             )
+        job = run.job
         request = GrantRequest(
-            job=run.job.id,
+            job=job.id,
             run=run.id,
             offset=run.offset,
             started=run.started,
             kind=self._recorder.stage.name,
             tokens=tokens,
             stage_started=self._recorder.stage_started,
+            priority=job.priority,
+            owner=job.owner,
+            age=run.age,
+            max_wait=job.max_wait,
         )
         try:
             with run.scope.waiting():

@@ -200,6 +200,7 @@ class Executor:
             retries=state.retries,
             offset=state.queued_at,
             started=bool(state.outputs),
+            age=view.age(state),
             allowance=None if limit is None else Allowance(Decimal(str(limit)), job.id, run_id, view),
         )
         return job.run, state

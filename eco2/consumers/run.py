@@ -53,8 +53,8 @@ class Allowance:
 class Run:
     """One attempt at a job. Its stages work inside `scope`. `allowance`: None if any cost will do.
 
-    `retries`: how often the job was put off since its last progress. `offset`, `started`: its rank, see
-    `eco2.ports.GrantRequest`.
+    `retries`: how often the job was put off since its last progress. `offset`, `started`, `age`: its rank,
+    see `eco2.ports.GrantRequest`.
     """
 
     id: str
@@ -63,6 +63,7 @@ class Run:
     retries: int
     offset: int
     started: bool
+    age: float
     allowance: Allowance | None = None
 
 

@@ -65,7 +65,8 @@ async def accepted_end(job: ActiveJob, end: Finished, view: View) -> Finished | 
 
 async def schedule_retry(job: ActiveJob, delay: int, queue: WorkQueue) -> None:
     """Puts the order into the queue of that delay, however long it takes; the delivery is held meanwhile."""
-    target, order = delay_queue(job.pipeline.name, delay), encode_order(job.order)
+    target = delay_queue(job.pipeline.name, delay, job.order.priority)
+    order = encode_order(job.order)
     await PUBLISH.retry(lambda: queue.publish(target, order, job.id))
 
 

@@ -12,12 +12,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import product
 
 from eco2.consumers.liveness import HolderMonitor
 from eco2.consumers.progress import expired, time_code
 from eco2.consumers.scope import TimeCode
 from eco2.errors import BrokerUnavailable, RetryableError
 from eco2.event import Paused
+from eco2.job import PRIORITIES, Priority
 from eco2.journal.journal import Journal
 from eco2.journal.orders import find_order
 from eco2.journal.presence import Peer, Presence
@@ -73,16 +75,16 @@ def overdue(
 
 
 def may_lack_order(
-    jobs: Iterable[JobState], now: float, empty_since: Mapping[str, float]
+    jobs: Iterable[JobState], now: float, empty_since: Mapping[tuple[str, Priority], float]
 ) -> Iterator[JobState]:
     """Selects the jobs that may have lost their order: long without an event, while their queues are empty.
 
-    `empty_since`: by pipeline, since when (Unix seconds) its queues have been empty.
+    `empty_since`: by pipeline and priority, since when (Unix seconds) its queues have been empty.
     """
     for job in jobs:
         # A time in the future, by a clock that is ahead, would hide the loss.
         updated_at = job.updated_at if job.updated_at <= now + MAX_SKEW else 0.0
-        since = max(updated_at, empty_since.get(job.pipeline, now))
+        since = max(updated_at, empty_since.get((job.pipeline, job.priority), now))
         if not job.ended and now - since >= LOST_AFTER:
             yield job
 
@@ -154,7 +156,7 @@ class Sweep:
         self._metrics = metrics
         self._window = window
         self._deadlines = Deadlines(journal, metrics, presence.now)
-        self._empty_since: dict[str, float] = {}
+        self._empty_since: dict[tuple[str, Priority], float] = {}
         self._watched: dict[str, ExitStack] = {}
         self._silent: set[str] = set()
         self._depths: dict[str, int] = {}
@@ -221,13 +223,20 @@ class Sweep:
             await self._publish_order(candidates[job_id])
 
     async def _check_queues(self, now: float) -> None:
-        """Notes since when each pipeline has had no order in any of its queues, also one that is not ours."""
+        """Notes since when each pipeline has had no order of a priority in any of its queues.
+
+        Also one that is not ours.
+        """
         if self._presence.steady() - self._depths_at >= MAX_DEPTH_AGE:
             self._empty_since.clear()  # the queues may have filled and emptied again without our notice
         depths = {DEAD: await self._broker.depth(DEAD)}
         others = {job.pipeline for job in self._journal.view if not job.ended} - self._pipelines
-        for name in sorted(self._pipelines | others):
-            queues = (jobs_queue(name), retry_queue(name), *(delay_queue(name, delay) for delay in DELAYS))
+        for name, priority in product(sorted(self._pipelines | others), PRIORITIES):
+            queues = (
+                jobs_queue(name, priority),
+                retry_queue(name, priority),
+                *(delay_queue(name, delay, priority) for delay in DELAYS),
+            )
             try:
                 found = {queue: await self._broker.depth(queue) for queue in queues}
             except BrokerUnavailable as error:
@@ -237,9 +246,9 @@ class Sweep:
                 continue
             depths |= found
             if any(found.values()):
-                self._empty_since.pop(name, None)
+                self._empty_since.pop((name, priority), None)
             else:
-                self._empty_since.setdefault(name, now)
+                self._empty_since.setdefault((name, priority), now)
         self._depths, self._depths_at = depths, self._presence.steady()
 
     def depths(self) -> dict[str, int]:
@@ -265,8 +274,7 @@ class Sweep:
             log.warning("the order is lost, and so is its input: the job ends at its deadline", job=job.job)
             return
         # An alarm of a moment must not cost another wait for silence.
-        await PUBLISH.retry(
-            lambda: self._broker.publish(retry_queue(job.pipeline), order, job.job), timeout=INTERVAL
-        )
+        queue = retry_queue(job.pipeline, job.priority)
+        await PUBLISH.retry(lambda: self._broker.publish(queue, order, job.job), timeout=INTERVAL)
         log.warning("ordered again: its order was lost", job=job.job)
         self._metrics.job_swept(job.pipeline, "ordered again")

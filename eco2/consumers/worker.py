@@ -5,6 +5,7 @@ Stop order: no new deliveries → calls in flight finish, the rest is given back
 
 import asyncio
 from functools import partial
+from itertools import product
 
 from eco2.consumers.executor import Executor
 from eco2.consumers.outcome import (
@@ -21,7 +22,7 @@ from eco2.consumers.run import ActiveJob, ActiveJobs
 from eco2.consumers.scope import DRAINED
 from eco2.consumers.settle import schedule_retry, settle_delivery
 from eco2.errors import DecodeError, JobForgotten, PermanentFailure, RetryableError
-from eco2.job import decode_order
+from eco2.job import PRIORITIES, decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.state import JobState
 from eco2.log import bind_job, get_logger
@@ -40,7 +41,8 @@ log = get_logger(__name__)
 
 
 class Worker:
-    """`prefetch`: jobs at once per pipeline. `grace`: seconds that a drain waits for calls in flight."""
+    """`prefetch`: jobs at once per pipeline and priority. `grace`: seconds that a drain waits for calls in
+    flight."""
 
     def __init__(
         self,
@@ -91,7 +93,10 @@ class Worker:
     async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
         """Consumes until `stop` is set, but not while an operator has paused the intake."""
         kinds = ((retry_queue, -(-self._prefetch // RETRY_SHARE)), (jobs_queue, self._prefetch))
-        sources = [(each, name(each.name), slots) for each in self._pipelines for name, slots in kinds]
+        sources = [
+            (pipeline, queue(pipeline.name, priority), slots)
+            for pipeline, priority, (queue, slots) in product(self._pipelines, PRIORITIES, kinds)
+        ]
         subscriptions: list[Subscription] = []
         while not stop.is_set():
             self._changed.clear()
@@ -134,7 +139,7 @@ class Worker:
         label, reason = "cancelled", None
         with bind_job(job.id):
             log.debug("job taken", pipeline=pipeline, redelivered=job.delivery.redelivered)
-            self._metrics.job_started(pipeline)
+            self._metrics.job_started(pipeline, job.order.priority)
             try:
                 outcome = await self._executor.execute(job)
                 self._jobs.remove(job)  # before the delivery is settled: the next one finds the end
@@ -145,7 +150,8 @@ class Worker:
                 self._count(pipeline, outcome)
             finally:
                 self._jobs.remove(job)
-                self._metrics.job_left(pipeline, label, self._clock() - job.order.accepted)
+                seconds = self._clock() - job.order.accepted
+                self._metrics.job_left(pipeline, job.order.priority, label, seconds)
                 # The journal and the metrics show success; a line of the log costs more than a small job.
                 write = log.debug if label == "completed" else log.info
                 write("job settled", pipeline=pipeline, outcome=label, reason=reason)

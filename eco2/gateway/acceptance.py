@@ -14,7 +14,7 @@ from eco2.errors import BrokerUnavailable, InvalidInput, SpendLimit, TooLarge
 from eco2.event import Superseded, queued
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.problem import RequestTooLarge
-from eco2.job import Job, encode_order, new_id
+from eco2.job import PRIORITIES, Job, Priority, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.spending import day_of, until_midnight
 from eco2.journal.state import JobState
@@ -40,6 +40,7 @@ class Terms:
     max_wait: float
     timeout: float
     max_usd: float | None = None
+    priority: Priority = "interactive"
     key: str | None = None
     model: str | None = None
     owner: str = ""
@@ -72,12 +73,12 @@ class Acceptance:
     journal: Journal
     config: GatewayConfig
     clock: Clock
-    _queue: str = field(init=False)
+    _queues: dict[Priority, str] = field(init=False)
     _unpriced_logged: bool = field(default=False, init=False)
     _ordered: dict[str, None] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        self._queue = jobs_queue(self.pipeline.name)
+        self._queues = {priority: jobs_queue(self.pipeline.name, priority) for priority in PRIORITIES}
 
     async def accept(self, submission: Submission) -> Accepted:
         """Returns the submission's job once its order is at the broker.
@@ -99,7 +100,7 @@ class Acceptance:
             async with self._within_timeout():
                 winner = await self._announce(job, order)
                 if winner is None:
-                    await self._publish(job.id, order)
+                    await self._publish(job, order)
         except BrokerUnavailable:
             # The client gets a 503, so the job must not run if its messages got through after all. With a key
             # it may: its client may have returned already, to another gateway, and have received this id.
@@ -138,14 +139,14 @@ class Acceptance:
             )
         if known.status == "queued" and known.job not in self._ordered:
             self._check_open(new=False)
-            _, order = await self._make_order(submission, known)
+            job, order = await self._make_order(submission, known)
             async with self._within_timeout():
-                await self._publish(known.job, order)
+                await self._publish(job, order)
         return Accepted(known.job, new=False, status=known.status)
 
-    async def _publish(self, job_id: str, order: bytes) -> None:
-        await PUBLISH.retry(partial(self.broker.publish, self._queue, order, job_id))
-        self._ordered[job_id] = None
+    async def _publish(self, job: Job, order: bytes) -> None:
+        await PUBLISH.retry(partial(self.broker.publish, self._queues[job.priority], order, job.id))
+        self._ordered[job.id] = None
         if len(self._ordered) > MAX_REMEMBERED:
             del self._ordered[next(iter(self._ordered))]
 
@@ -180,6 +181,7 @@ class Acceptance:
                 owner=terms.owner,
                 key=terms.key,
                 model=terms.model,
+                priority=limits.priority,
             )
             return job, encode_order(job)
         except (ValueError, OverflowError, RecursionError) as error:  # for example, endlessly nested lists

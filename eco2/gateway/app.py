@@ -33,6 +33,7 @@ from eco2.gateway.submission import (
     KEY_HEADERS,
     MAX_USD_HEADER,
     MAX_WAIT_HEADER,
+    PRIORITY_HEADER,
     TIMEOUT_HEADER,
     SubmissionEndpoint,
 )
@@ -50,6 +51,7 @@ CORS: Mapping[str, Any] = {
         MAX_WAIT_HEADER,
         TIMEOUT_HEADER,
         MAX_USD_HEADER,
+        PRIORITY_HEADER,
         "Authorization",
         "Content-Type",
         "Last-Event-ID",

@@ -6,6 +6,8 @@ of the lines. A client that goes away has submitted the lines that were read unt
 
 Most HTTP clients read no answer before they have sent all, so answers are held until they can be sent. That
 is why lines are limited in number: `MAX_LINES`.
+
+Its jobs have the priority `batch` unless the request says otherwise: nobody waits for ten thousand.
 """
 
 import asyncio
@@ -63,7 +65,7 @@ class BatchEndpoint:
         """200 with the answers; 401, 413, 422 for a request that is refused as a whole."""
         single = self.single
         try:
-            terms = terms_given(request, single.usual, single.config.auth)
+            terms = terms_given(request, single.usual, "batch", single.config.auth)
             kind, _ = declared(request, single.config, MEDIA_TYPE)
             if kind not in MEDIA_TYPES:
                 sent = kind[:MAX_QUOTE] or "an empty type"

@@ -18,13 +18,14 @@ class GatewayConfig:
     `auth`: see `Auth`. `image_urls`: see `Form`. `hosts`: names that requests may be for; none: any.
     `max_upload`: of one body; `upload_room`: of all bodies that the process holds at once. A body has
     `upload_seconds` in all, and must come with `upload_rate` bytes a second after the first `upload_grace`
-    seconds. `max_wait`, `timeout`: of jobs whose pipeline has none. `publish_timeout`: time that a request
-    waits for the broker before 503; `lookup_timeout`: time that an event stream waits for its job before it
-    opens without. `retry_after`: value of that header. `sse_comment`: pause between comments of an idle
-    stream; `sse_retry`: pause before a client connects again; `sse_done_message`: an unnamed message follows
-    a failed `done` under `/api/v1`. `streams_per_job`, `streams_per_owner`: event streams that may be open at
-    once; 0: any number. `daily_usd`: sum that may be paid per UTC day before no further job is taken.
-    `compat`: also answer as the predecessor did (`eco2.gateway.compat`).
+    seconds. `max_wait`, `timeout`: of jobs whose pipeline has none; `batch_max_wait`: of batch jobs, at
+    least. `publish_timeout`: time that a request waits for the broker before 503; `lookup_timeout`: time that
+    an event stream waits for its job before it opens without. `retry_after`: value of that header.
+    `sse_comment`: pause between comments of an idle stream; `sse_retry`: pause before a client connects
+    again; `sse_done_message`: an unnamed message follows a failed `done` under `/api/v1`. `streams_per_job`,
+    `streams_per_owner`: event streams that may be open at once; 0: any number. `daily_usd`: sum that may be
+    paid per UTC day before no further job is taken. `compat`: also answer as the predecessor did
+    (`eco2.gateway.compat`).
     """
 
     models: tuple[str, ...]
@@ -41,6 +42,7 @@ class GatewayConfig:
     upload_rate: float = 20_000.0
     upload_grace: float = 5.0
     max_wait: float = 180.0
+    batch_max_wait: float = 3265.0
     timeout: float = 180.0
     publish_timeout: float = 5.0
     lookup_timeout: float = 1.0

@@ -35,8 +35,15 @@ from eco2.gateway.schemas import (
     without_default,
     without_null,
 )
-from eco2.gateway.submission import MAX_KEY, MAX_USD_HEADER, MAX_WAIT_HEADER, TIMEOUT_HEADER
-from eco2.job import JSON
+from eco2.gateway.submission import (
+    MAX_KEY,
+    MAX_USD_HEADER,
+    MAX_WAIT_HEADER,
+    PRIORITY_HEADER,
+    TIMEOUT_HEADER,
+    usual_terms,
+)
+from eco2.job import JSON, PRIORITIES, Priority
 from eco2.pipeline import AnyPipeline
 
 _KEY = TEXT | {"pattern": f"^[ -~]{{0,{MAX_KEY}}}$"}
@@ -110,7 +117,7 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         "parameters": [
             header("Idempotency-Key", "Requests with the same key and body are one job.", _KEY),
             header("X-Idempotency-Key", "The same, where the other is missing.", _KEY),
-            *bounds(pipeline, config),
+            *terms(pipeline, config, "interactive"),
             header("traceparent", "W3C trace context.", TEXT),
         ],
         "requestBody": {
@@ -124,14 +131,22 @@ def submission_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
     return authenticated(item, config)
 
 
-def bounds(pipeline: AnyPipeline, config: GatewayConfig) -> Iterator[Schema]:
-    """Describes the headers that shorten the times of a job, and limit its cost."""
-    for name, most, what in (
-        (MAX_WAIT_HEADER, pipeline.max_wait or config.max_wait, "Until its first call, else EXPIRED."),
-        (TIMEOUT_HEADER, pipeline.timeout or config.timeout, "Of its work from then on, else TIMEOUT."),
+def terms(pipeline: AnyPipeline, config: GatewayConfig, priority: Priority) -> Iterator[Schema]:
+    """Describes the headers for the terms of a job. `priority`: of requests that name none."""
+    usual, most = usual_terms(pipeline, config, "interactive"), usual_terms(pipeline, config, "batch")
+    waits = f"without it {usual.max_wait:g}, and {most.max_wait:g} for batch jobs"
+    for name, limit, what in (
+        (MAX_WAIT_HEADER, most.max_wait, f"Until its first call, else EXPIRED. Seconds; {waits}."),
+        (
+            TIMEOUT_HEADER,
+            most.timeout,
+            f"Of its work from then on, else TIMEOUT. Seconds; without it {most.timeout:g}.",
+        ),
     ):
-        number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": most}
-        yield header(name, f"{what} Seconds; without it {most:g}.", number)
+        number: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": limit}
+        yield header(name, what, number)
+    described = f"Batch jobs wait until no interactive one does; without it {priority}."
+    yield header(PRIORITY_HEADER, described, {"enum": [*PRIORITIES]})
     if not config.priced:  # each job with a limit of cost would be refused
         return
     usd: Schema = {"type": "number", "exclusiveMinimum": 0, "maximum": pipeline.max_usd or float(MAX_USD)}
@@ -157,7 +172,7 @@ def batch_item(pipeline: AnyPipeline, config: GatewayConfig) -> Schema:
         f"The key of each line that has no `{KEY_FIELD}`, with `/` and the number of the line behind it."
     )
     item["post"] |= {
-        "parameters": [header("Idempotency-Key", described, _KEY), *bounds(pipeline, config)],
+        "parameters": [header("Idempotency-Key", described, _KEY), *terms(pipeline, config, "batch")],
         "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": ref(f"{pipeline.name}.line")}}},
     }
     return authenticated(item, config)

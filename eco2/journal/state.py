@@ -25,7 +25,7 @@ from eco2.event import (
     Superseded,
     amount,
 )
-from eco2.job import JSON, Job
+from eco2.job import JSON, Job, Priority
 from eco2.ports import DELAYS
 
 TRUNCATED = "truncated"
@@ -120,6 +120,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
     owner: str = ""
     key: str | None = None
     model: str | None = None
+    priority: Priority = "interactive"
     max_usd: float | None = None
     spent: Mapping[str, Decimal] = {}
     status: Literal["queued", "running", "completed", "failed", "cancelled", "superseded"] = "queued"
@@ -159,6 +160,7 @@ class JobState(msgspec.Struct, frozen=True, gc=False):
             owner=self.owner,
             key=self.key,
             model=self.model,
+            priority=self.priority,
         )
 
     @property
@@ -282,6 +284,7 @@ def new_state(at: EventId, event: Queued) -> JobState:
         owner=event.owner,
         key=event.key,
         model=event.model,
+        priority=event.priority,
         outputs=event.outputs,
         resumes=event.resumes,
         visible_events=(VisibleEvent(at, "queued", "started", 0, event.ts, 0),),

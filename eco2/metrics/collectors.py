@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from eco2.job import PRIORITIES
 from eco2.journal.journal import Status as JournalStatus
 from eco2.journal.presence import Presence
 from eco2.metrics.series import all_series
@@ -87,7 +88,8 @@ def journal(pipelines: tuple[str, ...], read_status: Callable[[], JournalStatus]
         jobs = status.backlog.get(pipeline)
         backlog.add_metric([pipeline], jobs.jobs if jobs else 0)
         waiting.add_metric([pipeline], jobs.waiting if jobs else 0)
-        oldest.add_metric([pipeline], jobs.oldest if jobs else 0.0)
+        for priority in PRIORITIES:
+            oldest.add_metric([pipeline, priority], jobs.oldest.get(priority, 0.0) if jobs else 0.0)
     yield from (backlog, waiting, oldest)
 
 

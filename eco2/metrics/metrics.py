@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 import eco2
 from eco2.call import InvalidAnswer, ModelRefused, PaidCallFailed, Usage
 from eco2.errors import Eco2Error, LimitKind, ProviderAccessDenied, ProviderTimeout, StaleRun
+from eco2.job import PRIORITIES, Priority
 from eco2.journal.journal import Status as JournalStatus
 from eco2.journal.presence import Presence
 from eco2.metrics import collectors
@@ -127,15 +128,16 @@ class Metrics:
             self._histogram("eco2_first_event_seconds", pipeline)
 
     def worker(self, pipelines: Iterable[str], prefetch: int) -> None:
-        """Announces that this process runs up to `prefetch` jobs of each of these pipelines at once."""
+        """Announces that this process runs up to `prefetch` jobs of each pipeline and priority at once."""
         for pipeline in pipelines:
             for counter in ("eco2_jobs_put_off", "eco2_jobs_resumed", "eco2_jobs_taken_over"):
                 self._counter(counter, pipeline)
             for counter in ("eco2_deliveries_redelivered", "eco2_deliveries_adopted"):
                 self._counter(counter, pipeline)
-            self._gauge("eco2_jobs_running", pipeline)
+            for priority in PRIORITIES:
+                self._gauge("eco2_jobs_running", pipeline, priority)
+                self._gauge("eco2_job_slots", pipeline, priority).set(prefetch)
             self._gauge("eco2_jobs_parked", pipeline)
-            self._gauge("eco2_job_slots", pipeline).set(prefetch)
             self._counter("eco2_jobs_ended", pipeline, "completed", NO_ERROR)
             for code in (*DEAD_CODES, "EXPIRED", "TIMEOUT"):
                 self._counter("eco2_jobs_ended", pipeline, "failed", code)
@@ -170,17 +172,17 @@ class Metrics:
         """A request became no job."""
         self._counter("eco2_requests_refused", pipeline, code).inc()
 
-    def job_started(self, pipeline: str) -> None:
+    def job_started(self, pipeline: str, priority: Priority) -> None:
         """The worker took the job from the queue."""
-        self._gauge("eco2_jobs_running", pipeline).inc()
+        self._gauge("eco2_jobs_running", pipeline, priority).inc()
 
     def job_resumed(self, pipeline: str) -> None:
         """A run resumed after stages that an earlier run had completed."""
         self._counter("eco2_jobs_resumed", pipeline).inc()
 
-    def job_left(self, pipeline: str, outcome: str, seconds: float) -> None:
+    def job_left(self, pipeline: str, priority: Priority, outcome: str, seconds: float) -> None:
         """The worker released the job, `seconds` after its acceptance."""
-        self._gauge("eco2_jobs_running", pipeline).dec()
+        self._gauge("eco2_jobs_running", pipeline, priority).dec()
         self._histogram("eco2_job_seconds", pipeline, outcome).observe(seconds)
 
     def job_ended(self, pipeline: str, status: str, code: str | None) -> None:
@@ -263,13 +265,13 @@ class Metrics:
 
     # --- budget
 
-    def call_waited(self, provider: str, seconds: float) -> None:
+    def call_waited(self, provider: str, priority: Priority, seconds: float) -> None:
         """A call could be sent after `seconds`."""
-        self._histogram("eco2_call_wait_seconds", provider).observe(seconds)
+        self._histogram("eco2_call_wait_seconds", provider, priority).observe(seconds)
 
-    def call_granted(self, provider: str, seconds: float) -> None:
+    def call_granted(self, provider: str, priority: Priority, seconds: float) -> None:
         """A call got its grant after `seconds`."""
-        self._histogram("eco2_grant_seconds", provider).observe(seconds)
+        self._histogram("eco2_grant_seconds", provider, priority).observe(seconds)
 
     def reserved(self, provider: str, requests: float, tokens: float) -> None:
         """Adds to the part of the budget that calls of this process hold; negative: returns."""

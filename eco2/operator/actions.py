@@ -58,7 +58,8 @@ async def replay(plan: ReplayPlan, broker: ReplayBroker, journal: Journal) -> st
         async with with_timeout("the journal confirmed nothing"):
             await journal.announce(queued(plan.job, plan.dead.id, dict(plan.outputs)))
     if not plan.ended:
-        await PUBLISH.retry(lambda: broker.publish(retry_queue(job.pipeline), order, job.id), CONFIRM_TIMEOUT)
+        queue = retry_queue(job.pipeline, job.priority)
+        await PUBLISH.retry(lambda: broker.publish(queue, order, job.id), CONFIRM_TIMEOUT)
     for letter in plan.dead.letters:
         await letter.drop()
     return job.id
@@ -120,9 +121,8 @@ async def reissue(state: JobState, broker: ReplayBroker) -> None:
             f"the order store does not have the order of job {state.job} (it keeps orders for an hour); "
             "the job ends at its deadline, and the client may send it again"
         )
-    await PUBLISH.retry(
-        lambda: broker.publish(retry_queue(state.pipeline), order, state.job), CONFIRM_TIMEOUT
-    )
+    queue = retry_queue(state.pipeline, state.priority)
+    await PUBLISH.retry(lambda: broker.publish(queue, order, state.job), CONFIRM_TIMEOUT)
 
 
 async def cancel(state: JobState, journal: Journal, now: float) -> JobState:

@@ -120,6 +120,6 @@ def holder(state: JobState, history: Sequence[JobRun], answer: str | None) -> st
     if state.is_held:
         return f"{worker} by the journal, but it does not answer: another worker will take the job over"
     if state.retrying:
-        queue = delay_queue(state.pipeline, state.retrying.delay)
+        queue = delay_queue(state.pipeline, state.retrying.delay, state.priority)
         return f"none: its order waits for the retry in the queue {queue}"
     return f"none: its order waits in a queue; if no queue has it, use `eco2 jobs reissue {state.job}`"

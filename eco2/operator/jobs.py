@@ -48,6 +48,7 @@ class JobDetail:
         state = self.state
         return {
             **document(job_row(state)),
+            "priority": state.priority,
             "max_wait": state.max_wait,
             "timeout": state.timeout,
             "max_usd": state.max_usd,

@@ -56,7 +56,7 @@ def plan_replay(
     """Plans a replay. `state`: the old job in the journal, if any. `now`: Unix seconds.
 
     The new job has all the time that its pipeline allows, also where a client had asked for less; `max_wait`,
-    `timeout`: of pipelines without their own.
+    `timeout`: of pipelines without their own. A batch job has at least the `max_wait` that it had.
     """
     if (order := dead.order) is None:
         return NotReplayable(
@@ -88,9 +88,12 @@ def plan_replay(
     outputs = reusable_outputs(pipeline, state.outputs if state else {})
     others = peers(view, pipeline.name, order.model)
     left = [stage.name for stage in pipeline.stages if stage.name not in outputs]
-    times = pipeline.max_wait or max_wait, pipeline.timeout or timeout
+    max_wait = pipeline.max_wait or max_wait
+    if order.priority == "batch":
+        max_wait = max(max_wait, order.max_wait)
+    job = _new_job(order, now, max_wait, pipeline.timeout or timeout)
     runs = {stage: expected(stage, others, paid_before) for stage in left}
-    return ReplayPlan(dead, _new_job(order, now, *times), outputs, runs, paid_before)
+    return ReplayPlan(dead, job, outputs, runs, paid_before)
 
 
 def _new_job(order: Job, now: float, max_wait: float, timeout: float) -> Job:

@@ -29,6 +29,7 @@ from eco2.event import (
     WriterAbsent,
 )
 from eco2.pacer import SPAN, Counting, Limits, Pacer
+from eco2.quota.scheduler import Level, Rank, Request, Scheduler
 from eco2.quota.throttle import Throttle
 from eco2.writers import DRIFT, Writers
 
@@ -73,19 +74,6 @@ class _Epoch:
     calls: dict[str, _Call] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request that waits. `since`: when this process read it."""
-
-    call: CallRequested
-    writer: str
-    since: float
-
-
-Rank = Callable[[Request], tuple[float, ...]]
-"""Orders the requests that wait: the lowest is granted first."""
-
-
 def patience(age: float, chance: float) -> float:
     """Returns the seconds of the leader's silence that a process bears. `age`: seconds since its start.
 
@@ -111,6 +99,7 @@ class Budget:
         self._throttle = Throttle()
         self._throttled: deque[tuple[Header, CallThrottled, _Call]] = deque(maxlen=100)
         self._pacer: Pacer | None = None
+        self._scheduler = Scheduler()
         self._issued: set[str] = set()
         self._deposed = ""
         self._deposed_at = -math.inf
@@ -182,7 +171,7 @@ class Budget:
         self._epochs.append(_Epoch(header.writer, header.sent, header.sent, header.sent - silence))
         if self._known_from is None:
             self._known_from = header.sent + self._writers.ahead(header.writer, now)
-        self._pacer, self._issued = None, set()
+        self._pacer, self._issued, self._scheduler = None, set(), Scheduler()
         self._led_at = now
         self._drop_expired(now)
 
@@ -287,10 +276,13 @@ class Budget:
         limits = self.limits(now, limits)
         self._pacer.limit(limits, self._throttle.at(now), now)
         calls: list[GrantedCall] = []
-        for request in self._next(now, rank):
-            call = request.call
-            if len(calls) == BATCH or self._when(call, now) > now:
+        waiting = self._grantable(now)
+        while len(calls) < BATCH and (request := self._scheduler.first(waiting.values(), rank, now)):
+            if self._when(request, now) > now:
                 break
+            call = request.call
+            del waiting[call.id]
+            self._scheduler.granted(request, limits.pace(call.tokens), now)
             self._pacer.grant(now, call.id, call.tokens, call.kind)
             self._issued.add(call.id)
             by = now - self._writers.ahead(request.writer, now) + GRANT_LIFE
@@ -313,9 +305,10 @@ class Budget:
 
     def due(self, now: float, rank: Rank) -> float | None:
         """Returns when `decide` may grant the next request if nothing else happens; None without one."""
-        if self._pacer is None or not self._writers.is_current(now) or not (waiting := self._next(now, rank)):
+        if self._pacer is None or not self._writers.is_current(now):
             return None
-        return self._when(waiting[0].call, now)
+        request = self._scheduler.first(self._grantable(now).values(), rank, now)
+        return None if request is None else self._when(request, now)
 
     def _begin(self, now: float, limits: Limits, counting: Counting) -> Pacer:
         """Returns the pacer of a new term, with all grants of the last minute, as late as they can be."""
@@ -334,19 +327,18 @@ class Budget:
                 pacer.settle(call.request.id, call.counted)
         return pacer
 
-    def _next(self, now: float, rank: Rank) -> list[Request]:
-        """The requests that may be granted, in turn; one that no minute holds waits and blocks nobody."""
+    def _grantable(self, now: float) -> dict[str, Request]:
+        """The requests that may be granted, by id; one that no minute holds waits and blocks nobody."""
         writers = {each.writer for each in self.waiting.values()}
         present = {each for each in writers if self._is_present(each, now)}
-        waiting = [
-            each
-            for each in self.waiting.values()
+        return {
+            name: each
+            for name, each in self.waiting.items()
             if each.writer in present
-            and each.call.id not in self._issued
+            and name not in self._issued
             and self._current(each.call.job, each.call.run)
             and each.call.tokens <= self._largest
-        ]
-        return sorted(waiting, key=rank)
+        }
 
     def _is_present(self, writer: str, now: float) -> bool:
         """Returns True if the process reads its grants: a leader that lost its epoch must show it anew."""
@@ -354,9 +346,10 @@ class Budget:
             return self._writers.is_own(writer)
         return self._writers.is_present(writer, now)
 
-    def _when(self, call: CallRequested, now: float) -> float:
+    def _when(self, request: Request, now: float) -> float:
         assert self._pacer is not None
-        return max(self._throttle.paused, self._pacer.when(now, call.tokens, call.kind))
+        call, batch = request.call, self._scheduler.level(request, now) >= Level.OLD_BATCH
+        return max(self._throttle.paused, self._pacer.when(now, call.tokens, call.kind, batch=batch))
 
     def may_send(self, call: GrantedCall, request: CallRequested, now: float) -> bool:
         """Returns True if the granted call may leave now: in time, and of the job's current run.

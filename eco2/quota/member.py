@@ -34,7 +34,8 @@ from eco2.event import (
 from eco2.log import get_logger
 from eco2.pacer import Counting, Limits
 from eco2.ports import Clock, GrantRequest, PubSub, Subscription
-from eco2.quota.budget import Budget, Request, patience
+from eco2.quota.budget import Budget, patience
+from eco2.quota.scheduler import Request
 from eco2.retry import Backoff
 from eco2.writers import Writers, boot_time
 
@@ -77,7 +78,7 @@ class Status:
 
 
 def by_rank(request: Request) -> tuple[float, ...]:
-    """Jobs that have started first, then the oldest job."""
+    """Orders the calls of one owner: jobs that have started first, then the oldest job."""
     return (not request.call.started, request.call.offset)
 
 
@@ -211,6 +212,10 @@ class Member:
                 tokens=request.tokens,
                 offset=request.offset,
                 started=request.started,
+                priority=request.priority,
+                owner=request.owner,
+                age=max(0.0, request.age),
+                max_wait=request.max_wait,
                 stage_started=request.stage_started,
             )
             if self.clock() - self._limits_given >= RENEWAL:

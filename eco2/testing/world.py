@@ -22,7 +22,7 @@ from eco2.call import Price
 from eco2.calls.provider import Provider
 from eco2.errors import RetryableError
 from eco2.event import queued
-from eco2.job import JSON, Job, encode_order, new_id
+from eco2.job import JSON, Job, Priority, encode_order, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Presence
 from eco2.journal.state import JobState
@@ -129,6 +129,8 @@ class Process:
         model: str | None = None,
         timeout: float | None = None,
         max_usd: float | None = None,
+        priority: Priority = "interactive",
+        owner: str = "",
     ) -> JobState:
         """Accepts a job as a gateway does; the order goes out unless the job lost its key.
 
@@ -147,8 +149,10 @@ class Process:
             timeout=timeout or max_wait or self.pipeline.timeout or LIFE,
             max_usd=max_usd,
             digest=hashlib.sha256(msgspec.json.encode(body)).hexdigest(),
+            owner=owner,
             key=key,
             model=model,
+            priority=priority,
         )
         self.jobs[job.id] = job
         await persistently(lambda: self.broker.append_order(encode_order(job), job.id))
@@ -159,7 +163,8 @@ class Process:
 
     async def order(self, job: Job) -> None:
         """Publishes the work order, as often as it takes. Once more of the same job: a duplicate delivery."""
-        await persistently(lambda: self.broker.publish(jobs_queue(job.pipeline), encode_order(job), job.id))
+        queue = jobs_queue(job.pipeline, job.priority)
+        await persistently(lambda: self.broker.publish(queue, encode_order(job), job.id))
 
     async def cancel(self, job_id: str) -> JobState:
         """Cancels a job, as `DELETE /<pipeline>/<id>` does; returns how it ended."""

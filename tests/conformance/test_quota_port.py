@@ -2,6 +2,7 @@
 
 import asyncio
 import statistics
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -84,6 +85,7 @@ async def test_over_the_limit_requests_of_all_processes_wait_in_order_of_rank(
         grant.confirm()
         grant.throttled(10.0)  # so that all of them come before the first is granted
     ranked = [request(9, started=True), *(request(offset) for offset in range(1, 6))]
+    ranked.append(replace(request(0, started=True), priority="batch"))
     await asyncio.sleep(PROMPT)
     async with asyncio.TaskGroup() as group:
         for number, wanted in enumerate(reversed(ranked)):

@@ -53,7 +53,7 @@ async def run_at(*jumps: float) -> AsyncIterator[tuple[Counted, Run]]:
     """A fence on a clock that jumps, and a run that wants to call."""
     async with World().process() as process, CancelScope(100.0) as scope:
         job = order("j", "q", 0.0)
-        run = Run("r", job, scope, retries=0, offset=0, started=False)
+        run = Run("r", job, scope, retries=0, offset=0, started=False, age=0.0)
         yield Counted(process.journal, Clockwork(*jumps)), run
 
 

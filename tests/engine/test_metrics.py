@@ -44,7 +44,11 @@ async def run_one(model: ScriptedModel) -> Process:
     """A process in which one job came to its end and was let go of."""
     async with World().process(model) as process:
         await process.ended((await process.submit()).job)
-        await until(lambda: metric_value(process.metrics, 'eco2_jobs_running{pipeline="ask"}') == 0)
+        await until(
+            lambda: (
+                metric_value(process.metrics, 'eco2_jobs_running{pipeline="ask",priority="interactive"}') == 0
+            )
+        )
     return process
 
 
@@ -60,7 +64,7 @@ async def test_a_job_that_is_put_off_was_retried_first_and_is_resumed_behind_wha
     assert metric_value(shown, 'eco2_jobs_resumed_total{pipeline="ask"}') == 1
     assert metric_value(shown, 'eco2_jobs_ended_total{code="OK",pipeline="ask",status="completed"}') == 1
     assert metric_value(shown, 'eco2_job_seconds_count{pipeline="ask",status="putoff"}') == 1
-    assert metric_value(shown, 'eco2_jobs_running{pipeline="ask"}') == 0
+    assert metric_value(shown, 'eco2_jobs_running{pipeline="ask",priority="interactive"}') == 0
     assert metric_value(shown, 'eco2_calls_in_flight{provider="scripted"}') == 0
 
 
@@ -152,7 +156,7 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
         await until(lambda: metric_value(process.metrics, 'eco2_calls_waiting{provider="scripted"}') == 1)
         assert metric_value(process.metrics, 'eco2_calls_in_flight{provider="scripted"}') == 2
         assert metric_value(process.metrics, 'eco2_call_slots{provider="scripted"}') == 2
-        assert metric_value(process.metrics, 'eco2_job_slots{pipeline="ask"}') == 10
+        assert metric_value(process.metrics, 'eco2_job_slots{pipeline="ask",priority="interactive"}') == 10
 
 
 # --- the journal
@@ -162,12 +166,22 @@ async def test_a_call_waits_or_is_in_flight_while_it_does() -> None:
     ("jobs", "expected"),
     [
         ([], {}),
-        ([JOB], {"ask": Backlog(1, 1, 30.0)}),
-        ([HELD], {"ask": Backlog(1, 0, 0.0)}),
-        ([replace(HELD, released=True, retrying=PutOff("draft", 0.0, 5))], {"ask": Backlog(1, 1, 30.0)}),
-        ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, 30.0)}),
-        ([JOB, replace(JOB, pipeline="other")], {"ask": Backlog(1, 1, 30.0), "other": Backlog(1, 1, 30.0)}),
-        ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1, 0.0)}),
+        ([JOB], {"ask": Backlog(1, 1, {"interactive": 30.0})}),
+        ([HELD], {"ask": Backlog(1, 0)}),
+        (
+            [replace(HELD, released=True, retrying=PutOff("draft", 0.0, 5))],
+            {"ask": Backlog(1, 1, {"interactive": 30.0})},
+        ),
+        ([JOB, replace(JOB, accepted=120.0), HELD], {"ask": Backlog(3, 2, {"interactive": 30.0})}),
+        (
+            [replace(JOB, priority="batch"), replace(JOB, accepted=120.0)],
+            {"ask": Backlog(2, 2, {"batch": 30.0, "interactive": 10.0})},
+        ),
+        (
+            [JOB, replace(JOB, pipeline="other")],
+            {"ask": Backlog(1, 1, {"interactive": 30.0}), "other": Backlog(1, 1, {"interactive": 30.0})},
+        ),
+        ([replace(JOB, accepted=140.0)], {"ask": Backlog(1, 1)}),
     ],
 )
 def test_a_job_of_the_backlog_waits_until_somebody_is_at_it(
@@ -187,7 +201,7 @@ async def test_every_process_shows_the_whole_backlog() -> None:
             found = each.journal.status().backlog["ask"]
             assert found.jobs == 5
             assert 0 < found.waiting < 5
-            assert found.oldest > 0
+            assert found.oldest["interactive"] > 0
         for job in jobs:
             await gateway.ended(job)
         assert gateway.journal.status().backlog == {}

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from eco2.errors import CallTooLarge, PermanentFailure, RateLimited, RetryableError
-from eco2.job import JSON
+from eco2.job import JSON, Priority
 from eco2.pacer import Limits
 from eco2.pipeline import Context
 from eco2.testing.clock import VirtualClock, virtual
@@ -59,6 +59,28 @@ async def test_three_workers_share_one_budget_and_no_minute_exceeds_it() -> None
     assert len(api.requests) == 120
     assert fullest(counted(api)) <= 30
     assert api.times[-1] - api.times[0] < 120 / 30 * 60 * 1.05 + 5  # and little of it is left unused
+
+
+@virtual
+async def test_people_reserve_before_batches_and_owners_take_turns() -> None:
+    submitted: dict[str, str] = {}
+    reserved: list[str] = []
+
+    async def ask(context: Context[Question]) -> Draft:
+        async with context.reserve("maps"):
+            reserved.append(submitted.get(context.job_id, "first"))
+        return Draft(text="")
+
+    world = World(budgets={"maps": Limits(30.0)})
+    async with world.process(ScriptedModel(), single(ask), prefetch=20) as process:
+        await process.ended((await process.submit()).job)  # from now on there is a leader
+        for owner in (*["night"] * 4, *"aaaabb"):
+            priority: Priority = "batch" if owner == "night" else "interactive"
+            state = await process.submit(max_wait=900, priority=priority, owner=owner)
+            submitted[state.job] = owner
+        for job in submitted:
+            assert (await process.ended(job)).status == "completed"
+    assert reserved == ["first", *"ababaa", *["night"] * 4]
 
 
 @virtual

@@ -189,7 +189,7 @@ async def test_a_slow_connection_counts_once_in_the_budget() -> None:
         assert shown(process, 'eco2_quota_limit{provider="p",what="requests"}') == 600
         assert shown(process, 'eco2_quota_used{provider="p",what="requests"}') == 1
         assert shown(process, 'eco2_quota_terms_total{provider="p"}') == 1
-        assert shown(process, 'eco2_call_wait_seconds_count{provider="p"}') == 2
+        assert shown(process, 'eco2_call_wait_seconds_count{priority="interactive",provider="p"}') == 2
     assert model.sent == 2
     # Reports of what is given back travel for a moment; after that nothing but the call itself counts.
     assert model.most[-90:] == [1.0] * 90

@@ -12,7 +12,7 @@ from eco2.broker.embedded.queues import Queue
 from eco2.broker.topology import Topology
 from eco2.consumers.sweep import INTERVAL, LOST_AFTER, OVERDUE, leads, may_lack_order, overdue
 from eco2.event import Done, Queued, decode_events
-from eco2.job import new_id
+from eco2.job import Priority, new_id
 from eco2.journal.journal import Journal
 from eco2.journal.presence import Heartbeat, Peer
 from eco2.journal.state import JobState
@@ -123,17 +123,18 @@ def test_a_job_is_overdue_behind_its_deadline_and_the_time_that_its_worker_has(
 @pytest.mark.parametrize(
     ("job", "now", "empty_since", "is_quiet"),
     [
-        (JOB, 10.0 + LOST_AFTER, {"ask": 0.0}, True),
-        (JOB, 9.9 + LOST_AFTER, {"ask": 0.0}, False),
-        (JOB, 20.0 + LOST_AFTER, {"ask": 20.0}, True),
-        (JOB, 19.0 + LOST_AFTER, {"ask": 20.0}, False),
+        (JOB, 10.0 + LOST_AFTER, {("ask", "interactive"): 0.0}, True),
+        (JOB, 9.9 + LOST_AFTER, {("ask", "interactive"): 0.0}, False),
+        (JOB, 20.0 + LOST_AFTER, {("ask", "interactive"): 20.0}, True),
+        (JOB, 19.0 + LOST_AFTER, {("ask", "interactive"): 20.0}, False),
         (JOB, 1000.0, {}, False),
-        (JOB, 1000.0, {"other": 0.0}, False),
-        (ENDED, 1000.0, {"ask": 0.0}, False),
+        (JOB, 1000.0, {("other", "interactive"): 0.0}, False),
+        (JOB, 1000.0, {("ask", "batch"): 0.0}, False),
+        (ENDED, 1000.0, {("ask", "interactive"): 0.0}, False),
     ],
 )
 def test_a_job_is_quiet_when_nothing_happened_for_long_and_nothing_waits(
-    job: JobState, now: float, empty_since: dict[str, float], is_quiet: bool
+    job: JobState, now: float, empty_since: dict[tuple[str, Priority], float], is_quiet: bool
 ) -> None:
     assert list(may_lack_order([job], now, empty_since)) == [job] * is_quiet
 

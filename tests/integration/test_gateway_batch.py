@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -83,6 +83,19 @@ async def test_the_bounds_of_a_batch_are_those_of_its_jobs() -> None:
         assert [job.max_usd for job in world.worker.orders] == [0.5] * 2
         refused = await post(http, texts(2), **{"Job-Timeout": "181"})
         assert (refused.status_code, refused.json()["code"]) == (422, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("headers", "priority", "max_wait"),
+    [({}, "batch", 3265.0), ({"Job-Priority": "interactive"}, "interactive", 180.0)],
+)
+async def test_jobs_of_a_batch_wait_for_all_others_unless_it_says_otherwise(
+    headers: Mapping[str, str], priority: str, max_wait: float
+) -> None:
+    async with one() as (world, http):
+        answers(await post(http, texts(2), **headers))
+        await eventually(lambda: len(world.worker.orders) == 2)
+        assert [(job.priority, job.max_wait) for job in world.worker.orders] == [(priority, max_wait)] * 2
 
 
 async def test_the_key_of_a_batch_is_that_of_its_lines() -> None:

@@ -62,6 +62,16 @@ async def test_a_job_is_given_less_time() -> None:
             await client.submit("echo", {"text": "a"}, timeout=1000)
 
 
+async def test_a_job_and_many_are_given_a_priority() -> None:
+    async with cluster() as world, Client(world.gateways[0].url) as client:
+        await client.submit("echo", {"text": "a"}, priority="batch")
+        for priority in (None, "interactive"):
+            async for _ in client.submit_many("echo", [{"text": "b"}], priority=priority):
+                pass
+        await eventually(lambda: len(world.worker.orders) == 3)
+        assert sorted(job.priority for job in world.worker.orders) == ["batch", "batch", "interactive"]
+
+
 async def test_a_file_is_uploaded_from_its_path(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x" * 70)
     async with cluster() as world, Client(world.gateways[0].url) as client:

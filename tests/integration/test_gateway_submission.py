@@ -429,11 +429,47 @@ async def test_a_limited_job_whose_model_has_no_known_price_is_refused(
             assert "name one of: small" in response.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "priority", "max_wait"),
+    [
+        ({}, "interactive", 180.0),
+        ({"Job-Priority": "interactive"}, "interactive", 180.0),
+        ({"Job-Priority": "batch"}, "batch", 3265.0),
+        ({"job-priority": "batch", "Job-Max-Wait": "200"}, "batch", 200.0),
+    ],
+)
+async def test_a_client_may_let_a_job_wait_for_all_others(
+    headers: Mapping[str, str], priority: str, max_wait: float
+) -> None:
+    async with one() as (world, http):
+        job_id = (await http.post("/echo", json={"text": "a"}, headers=headers)).json()["job_id"]
+        await eventually(lambda: bool(world.worker.orders))
+        [job] = world.worker.orders
+        state = world.gateways[0].journal.view.get(job_id)
+        assert state is not None
+        assert (job.priority, job.max_wait) == (state.priority, state.max_wait) == (priority, max_wait)
+
+
+@pytest.mark.parametrize("value", ["", "high", "BATCH", "batch, batch"])
+async def test_another_priority_is_refused_and_the_answer_names_those_that_there_are(value: str) -> None:
+    async with one() as (_, http):
+        for path in ("/echo", "/echo/batch"):
+            response = await http.post(path, json={"text": "a"}, headers={"Job-Priority": value})
+            assert (response.status_code, response.json()["code"]) == (422, "INVALID_REQUEST")
+            assert "Job-Priority must be interactive or batch" in response.json()["detail"]
+
+
 async def test_a_job_that_its_key_names_keeps_its_bounds() -> None:
     async with one() as (world, http):
         queued = await _announced(world)
-        headers = {"Idempotency-Key": "k", "Job-Timeout": "5", "Job-Max-USD": "5"}
+        headers = {
+            "Idempotency-Key": "k",
+            "Job-Timeout": "5",
+            "Job-Max-USD": "5",
+            "Job-Priority": "batch",
+        }
         assert (await http.post("/echo", json={"text": "a"}, headers=headers)).status_code == 200
         await eventually(lambda: bool(world.worker.orders))
         [job] = world.worker.orders
         assert (job.id, job.max_wait, job.timeout, job.max_usd) == (queued.job, 180.0, 180.0, 0.5)
+        assert job.priority == "interactive"

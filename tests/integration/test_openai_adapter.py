@@ -81,6 +81,7 @@ class LoneRun:
     job = Job(id="job", pipeline="scan", input={}, accepted=0.0, deadline=1.0, digest="")
     offset = 0
     started = False
+    age = 0.0
     retries = 1
     allowance = None
 

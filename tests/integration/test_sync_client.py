@@ -99,14 +99,14 @@ async def test_jobs_are_given_less_time() -> None:
     async with cluster() as world:
 
         def script(one: sync.Client) -> None:
-            one.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5, max_usd=1)
+            one.submit("echo", {"text": "a"}, max_wait=2, timeout=0.5, max_usd=1, priority="batch")
             many = one.submit_many("echo", [{"text": "b"}], max_wait=2, timeout=0.5, max_usd=1)
             assert len(list(many)) == 1
 
         await in_thread(world, script)
         await eventually(lambda: len(world.worker.orders) == 2)
-        assert [(job.max_wait, job.timeout, job.max_usd) for job in world.worker.orders] == [
-            (2.0, 0.5, 1.0)
+        assert [(job.max_wait, job.timeout, job.max_usd, job.priority) for job in world.worker.orders] == [
+            (2.0, 0.5, 1.0, "batch")
         ] * 2
 
 

@@ -23,12 +23,12 @@ from eco2.gateway.app import build
 from eco2.gateway.config import GatewayConfig
 from eco2.gateway.protocol import ConnectionLimits
 from eco2.gateway.server import serve
-from eco2.job import JSON, Job, decode_order
+from eco2.job import JSON, PRIORITIES, Job, decode_order
 from eco2.journal.journal import Journal
 from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.pipeline import AnyPipeline, Form, InvalidInput, Outputs, Pipeline
-from eco2.ports import Broker, Clock, Delivery
+from eco2.ports import Broker, Clock, Delivery, jobs_queue
 
 PATIENCE = 60.0
 """Seconds after which a condition that did not come is a failure."""
@@ -194,7 +194,8 @@ async def cluster(
         topology = Topology("eco2", tuple(pipeline.name for pipeline in pipelines))
         worker = Worker(*await stack.enter_async_context(_engine(server, topology, keep, clock)))
         for pipeline in pipelines:
-            worker.broker.consume(f"jobs.{pipeline.name}", 100, worker.take)
+            for priority in PRIORITIES:
+                worker.broker.consume(jobs_queue(pipeline.name, priority), 100, worker.take)
         gateways = [
             await stack.enter_async_context(
                 _gateway(server, topology, config, keep, clock, pipelines, limits)

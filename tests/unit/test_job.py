@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from eco2.errors import DecodeError
-from eco2.event import queued
+from eco2.event import Queued, decode_events, encode_event, encode_events, queued
 from eco2.job import Job, OrderHead, decode_order, encode_order, id_time, new_id, order_head
 
 JOB = Job(id="j", pipeline="scan", input={"image_url": "x"}, accepted=1.0, deadline=181.0, digest="d")
@@ -72,6 +72,17 @@ def test_a_job_of_release_01_has_the_time_to_its_deadline_for_both() -> None:
         b'{"job":{"id":"j","pipeline":"p","input":{},"accepted":1.0,"deadline":181.0,"digest":""},"v":1}'
     )
     assert (old.max_wait, old.timeout, old.deadline) == (180.0, 180.0, 181.0)
+    assert old.priority == "interactive"
+
+
+def test_only_the_priority_of_a_batch_is_written() -> None:
+    job = Job(id="j", pipeline="p", input={}, accepted=1.0, max_wait=60.0, timeout=180.0, digest="")
+    assert b"priority" not in encode_order(job) + encode_event(queued(job))
+    batch = msgspec.structs.replace(job, priority="batch")
+    assert decode_order(encode_order(batch)) == batch
+    [event] = decode_events(encode_events([queued(batch)]))
+    assert isinstance(event, Queued)
+    assert event.priority == "batch"
 
 
 def test_release_01_reads_a_deadline_in_which_a_job_may_wait_and_work() -> None:

@@ -79,6 +79,16 @@ def test_room_for_a_margin_must_be_left_but_is_not_spent() -> None:
     assert ledger.used(1.0) == 50.0
 
 
+def test_what_may_go_less_far_ahead_of_the_rate_waits_until_the_rest_has_fallen_back() -> None:
+    ledger = Ledger(60.0, 60.0, 2.0)
+    for _ in range(2):
+        assert ledger.earliest(0.0, 1.0) == 0.0
+        ledger.add(0.0, 1.0)
+    assert ledger.earliest(0.0, 1.0) == 1.0
+    assert ledger.earliest(0.0, 1.0, slack=0.25) == 2.0
+    assert ledger.earliest(0.0, 1.0, slack=99.0) == 1.0
+
+
 def test_what_is_larger_than_the_limit_has_an_empty_window_to_itself() -> None:
     ledger = Ledger(100.0, SPAN, SPAN)
     ledger.add(5.0, 1.0)

@@ -1,6 +1,7 @@
 """No 60 s of arrivals exceed a limit, whatever happens; single decisions one by one."""
 
 from dataclasses import astuple
+from itertools import count
 
 import pytest
 from hypothesis import given, settings
@@ -142,6 +143,28 @@ def test_the_answer_is_the_exact_moment() -> None:
     pacer.grant(second, "b", 1)
     assert pacer.when(second, 1) == pytest.approx(SPAN)
     assert pacer.when(SPAN, 1) == SPAN
+
+
+def test_batch_calls_come_evenly_and_leave_room_for_a_person() -> None:
+    pacer, now = fresh(Limits(requests=600.0))
+    times = list[float]()
+    while now < SPAN:
+        pacer.grant(now, f"call {len(times)}", 1)
+        times.append(now)
+        now = pacer.when(now, 1, batch=True)
+    assert times[2] - times[0] < 0.1 < times[3] - times[0]  # a quarter of a second's worth at once
+    assert pacer.used(times[-1]).requests == 597  # of 600
+    assert [pacer.when(times[-1], 1, batch=batch) > times[-1] for batch in (False, True)] == [False, True]
+
+
+@pytest.mark.parametrize(("limit", "reserve"), [(60.0, 0), (160.0, 1), (320.0, 2), (500.0, 3), (10_000.0, 3)])
+def test_the_reserve_is_small_beside_the_limit(limit: float, reserve: int) -> None:
+    pacer, now = fresh(Limits(requests=limit))
+    for number in count():
+        if (now := pacer.when(now, 1, batch=True)) >= SPAN:
+            break
+        pacer.grant(now, f"call {number}", 1)
+    assert pacer.used(SPAN - 0.01).requests == limit - reserve
 
 
 def test_the_scarcer_of_requests_and_tokens_decides() -> None:

@@ -24,6 +24,7 @@ from eco2.calls.router import Router
 from eco2.consumers.context import Engine
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
+from eco2.job import JSON
 from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.ports import Clock, Model
@@ -273,14 +274,20 @@ async def test_the_settings_of_a_worker_reach_its_parts(monkeypatch: pytest.Monk
     monkeypatch.setattr("eco2.calls.provider.Provider", SpiedProvider)
     monkeypatch.setattr("eco2.assembly.View", SpiedView)
     settings = Settings(
-        prefetch=7, concurrency=5, call_timeout=31, drain_grace=41, view_minutes=13, max_wait=3600
+        prefetch=7,
+        concurrency=5,
+        call_timeout=31,
+        drain_grace=41,
+        view_minutes=13,
+        max_wait=3600,
+        batch_max_wait=4000,
     )
     await components_of(settings, "serve")
     assert given == {
         "worker": (7, 41),
         "router": (31, None),
         "provider": ("local", "local", 5),
-        "view": (13 * 60, 3600 + 180 + 155),
+        "view": (13 * 60, 4000 + 180 + 155),
     }
 
 
@@ -388,7 +395,7 @@ def test_an_error_of_nobody_s_making_is_shown_whole(monkeypatch: pytest.MonkeyPa
 def test_a_scan_whose_job_failed_exits_with_3(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async def scan_photo(*args: object, **options: object) -> dict[str, str]:
+    async def scan_photo(*args: object, **options: object) -> JSON:
         return {"status": status}
 
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"

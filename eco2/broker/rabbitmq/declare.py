@@ -15,6 +15,7 @@ from eco2.broker.rabbitmq.connect import Server, connect, server
 from eco2.broker.rabbitmq.connection_errors import map_connection_errors, reason_of
 from eco2.broker.topology import Entity, Exchange, Topology, difference, missing, old_workers
 from eco2.errors import BrokerUnavailable, ConfigurationError
+from eco2.job import PRIORITIES
 from eco2.log import get_logger
 from eco2.ports import jobs_queue
 
@@ -86,7 +87,8 @@ async def _unserved(connection: AbstractConnection, topology: Topology) -> list[
     """A sentence for each pipeline whose work queue has no consumer."""
     found = []
     for name in topology.pipelines:
-        if await _consumers(connection, topology.queue(jobs_queue(name))) == 0:
+        queues = [topology.queue(jobs_queue(name, priority)) for priority in PRIORITIES]
+        if 0 in [await _consumers(connection, queue) for queue in queues]:
             found.append(
                 f"no worker takes jobs of the pipeline {name}: start one that serves it (or `eco2 resume`, "
                 "if the intake is paused); until then its jobs wait, and end at their deadline"

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -29,6 +30,11 @@ def test_it_names_everything_under_its_prefix() -> None:
         "eco2.events",
         "eco2.inputs",
         "eco2.jobs.scan",
+        "eco2.jobs.scan.batch",
+        "eco2.jobs.scan.batch.first",
+        "eco2.jobs.scan.batch.wait-120s",
+        "eco2.jobs.scan.batch.wait-30s",
+        "eco2.jobs.scan.batch.wait-5s",
         "eco2.jobs.scan.first",
         "eco2.jobs.scan.wait-120s",
         "eco2.jobs.scan.wait-30s",
@@ -40,7 +46,9 @@ def test_it_names_everything_under_its_prefix() -> None:
     assert (TOPOLOGY.stream, TOPOLOGY.inputs, TOPOLOGY.live) == ("eco2.events", "eco2.inputs", "eco2.live")
 
 
-@pytest.mark.parametrize("name", ["eco2.jobs.scan", "eco2.jobs.scan.first"])
+@pytest.mark.parametrize(
+    "name", ["eco2.jobs.scan", "eco2.jobs.scan.first", "eco2.jobs.scan.batch", "eco2.jobs.scan.batch.first"]
+)
 def test_a_work_queue_keeps_what_it_gives_up(name: str) -> None:
     arguments = queue(name).arguments
     assert arguments["x-queue-type"] == "quorum"
@@ -57,7 +65,10 @@ def test_dead_letters_may_be_looked_at_as_often_as_anybody_likes() -> None:
 
 @pytest.mark.parametrize("delay", DELAYS)
 def test_what_waits_goes_first_when_its_time_has_come_and_cannot_get_lost(delay: int) -> None:
+    batch = queue(TOPOLOGY.queue(delay_queue("scan", delay, "batch"))).arguments
+    assert batch["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(retry_queue("scan", "batch"))).name
     arguments = queue(TOPOLOGY.queue(delay_queue("scan", delay))).arguments
+    assert batch == {**arguments, "x-dead-letter-routing-key": batch["x-dead-letter-routing-key"]}
     assert arguments["x-message-ttl"] == delay * 1000
     assert arguments["x-dead-letter-exchange"] == ""
     assert arguments["x-dead-letter-routing-key"] == queue(TOPOLOGY.queue(retry_queue("scan"))).name
@@ -80,6 +91,24 @@ def test_inputs_are_kept_for_as_long_as_a_job_may_live(max_wait: float, hours: i
     pipeline = replace(scan, max_wait=max_wait)
     for needed in (brokers.topology(settings, ()), brokers.topology(Settings(), (pipeline,))):
         assert inputs_hours(needed) == hours
+
+
+@pytest.mark.parametrize(
+    ("given", "batch", "hours"),
+    [
+        ({}, 3600 - 180 - 155, 1),
+        ({"max_wait": 3266}, 7200 - 180 - 155, 2),
+        ({"batch_max_wait": 86_400}, 86_400, 25),
+        ({"retention_hours": 0.5, "view_minutes": 5}, 1800 - 180 - 155, 1),
+    ],
+)
+def test_batch_jobs_wait_as_long_as_inputs_are_kept_or_inputs_are_kept_as_long_as_they_wait(
+    given: dict[str, Any], batch: float, hours: int
+) -> None:
+    settings = Settings(**given)
+    assert brokers.batch_max_wait(settings, ()) == batch
+    assert inputs_hours(brokers.topology(settings, ())) == hours
+    assert brokers.longest_life(settings, ()) == batch + 180 + 155
 
 
 def test_inputs_are_kept_while_a_stage_is_put_off_as_often_as_it_says() -> None:

@@ -35,7 +35,7 @@ async def _run(_: Context[Question]) -> Draft:
 
 def recorder_of(job: Written) -> StageRecorder:
     ticks: Iterator[int] = count()  # a clock that never shows one time twice
-    run = Run("run", job.order, CancelScope(100), 0, 1, False)
+    run = Run("run", job.order, CancelScope(100), 0, 1, False, 0.0)
     progress = Progress(Question(text="q"), Outputs(), {})
     return StageRecorder(
         job, run, job.pipeline.stages[0], progress, cast(Any, None), lambda: float(next(ticks))

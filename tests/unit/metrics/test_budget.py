@@ -71,7 +71,7 @@ def test_what_workers_count() -> None:
     metrics.grant_ended("openai", "expired")
     metrics.grant_ended("openai", "used")
     metrics.rate_limited("openai", "tokens")
-    metrics.call_waited("openai", 3.0)
+    metrics.call_waited("openai", "batch", 3.0)
     metrics.breaker("openai", closed=False)
     shown = metrics.render().decode().splitlines()
     for line in (
@@ -80,7 +80,7 @@ def test_what_workers_count() -> None:
         'eco2_quota_grants_total{outcome="expired",provider="openai"} 1.0',
         'eco2_quota_grants_total{outcome="used",provider="openai"} 1.0',
         'eco2_rate_limited_total{kind="tokens",provider="openai"} 1.0',
-        'eco2_call_wait_seconds_sum{provider="openai"} 3.0',
+        'eco2_call_wait_seconds_sum{priority="batch",provider="openai"} 3.0',
         'eco2_breaker_open{provider="openai"} 1.0',
     ):
         assert line in shown

@@ -40,7 +40,13 @@ ROOT = Path(__file__).parents[3]
 
 BUDGET = BudgetStatus("a", Limits(500.0, 500_000.0), Limits(120.0, 40_000.0), Limits(0.0, 0.0), 7, 1.0)
 STATUS = Status(
-    3, 0.5, 1.5, 2, True, {"scan": Backlog(4, 2, 30.0), "elsewhere": Backlog(9, 9, 9.0)}, snapshot_age=20.0
+    3,
+    0.5,
+    1.5,
+    2,
+    True,
+    {"scan": Backlog(4, 2, {"batch": 30.0}), "elsewhere": Backlog(9, 9)},
+    snapshot_age=20.0,
 )
 
 
@@ -53,16 +59,16 @@ def everything() -> Metrics:
     metrics.provider("openai", 50)
     metrics.job_accepted("scan", 0.02)
     metrics.request_refused("scan", "IMAGE_TOO_LARGE")
-    metrics.job_started("scan")
-    metrics.job_started("scan")
-    metrics.job_left("scan", "completed", 3.0)
+    metrics.job_started("scan", "batch")
+    metrics.job_started("scan", "batch")
+    metrics.job_left("scan", "batch", "completed", 3.0)
     metrics.job_ended("scan", "completed", None)
     metrics.job_ended("scan", "failed", "INTERNAL")
     metrics.dead_letter("scan", "INTERNAL")
     metrics.stage_ended("scan", "vision", "completed", 0.5)
     metrics.call_retried("vision")
-    metrics.call_waited("openai", 0.1)
-    metrics.call_granted("openai", 0.1)
+    metrics.call_waited("openai", "batch", 0.1)
+    metrics.call_granted("openai", "batch", 0.1)
     metrics.reserved("openai", 1, 800)
     metrics.grant_ended("openai", "used")
     metrics.call_ended("vision", "gpt", "ok", 0.5, Usage(100, 20, 7, Decimal("0.25")))
@@ -102,8 +108,8 @@ def test_what_happened_is_counted() -> None:
         'eco2_jobs_accepted_total{pipeline="scan"} 1.0',
         'eco2_submit_seconds_sum{pipeline="scan"} 0.02',
         'eco2_requests_refused_total{code="IMAGE_TOO_LARGE",pipeline="scan"} 1.0',
-        'eco2_jobs_running{pipeline="scan"} 1.0',
-        'eco2_job_slots{pipeline="scan"} 100.0',
+        'eco2_jobs_running{pipeline="scan",priority="batch"} 1.0',
+        'eco2_job_slots{pipeline="scan",priority="batch"} 100.0',
         'eco2_job_seconds_count{pipeline="scan",status="completed"} 1.0',
         'eco2_jobs_ended_total{code="OK",pipeline="scan",status="completed"} 1.0',
         'eco2_jobs_ended_total{code="INTERNAL",pipeline="scan",status="failed"} 1.0',
@@ -124,7 +130,8 @@ def test_what_happened_is_counted() -> None:
         "eco2_intake_paused 1.0",
         'eco2_jobs_backlog{pipeline="scan"} 4.0',
         'eco2_jobs_waiting{pipeline="scan"} 2.0',
-        'eco2_jobs_oldest_waiting_seconds{pipeline="scan"} 30.0',
+        'eco2_jobs_oldest_waiting_seconds{pipeline="scan",priority="batch"} 30.0',
+        'eco2_jobs_oldest_waiting_seconds{pipeline="scan",priority="interactive"} 0.0',
         'eco2_broker_reconnects_total{link="publish"} 2.0',
         'eco2_queue_messages{queue="dead"} 1.0',
     ):

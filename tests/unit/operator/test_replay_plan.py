@@ -57,6 +57,13 @@ def test_the_new_job_is_the_old_one_with_an_id_and_a_time_of_its_own_and_without
     assert (slow.job.max_wait, slow.job.timeout) == (600.0, 90.0)
 
 
+@pytest.mark.parametrize(("had", "has"), [(3000.0, 3000.0), (30.0, 60.0)])
+def test_a_batch_job_has_at_least_the_time_to_wait_that_it_had(had: float, has: float) -> None:
+    batch = job(priority="batch", max_wait=had)
+    found = planned(dead=dead_job(batch))
+    assert (found.job.priority, found.job.max_wait) == ("batch", has)
+
+
 def replace_known(found: ReplayPlan) -> tuple[object, ...]:
     each = found.job
     return each.pipeline, each.input, each.owner, each.model, each.digest, each.max_usd

@@ -18,7 +18,8 @@ from eco2.event import (
     WriterAbsent,
 )
 from eco2.pacer import Limits
-from eco2.quota.budget import GRANT_LIFE, MAX_BACKOFF, PATIENCE, Budget, Request, patience
+from eco2.quota.budget import GRANT_LIFE, MAX_BACKOFF, PATIENCE, Budget, patience
+from eco2.quota.scheduler import Request
 from eco2.writers import Writers
 
 NAME = "openai"
