@@ -45,7 +45,7 @@ class Level(IntEnum):
 
 
 class Scheduler:
-    """The turns of one leader; who leads after it begins with none."""
+    """Holds the turns of one leader; the next leader begins with none."""
 
     def __init__(self) -> None:
         self._turns = {priority: Turns() for priority in PRIORITIES}
