@@ -24,7 +24,6 @@ from eco2.calls.router import Router
 from eco2.consumers.context import Engine
 from eco2.consumers.worker import Worker
 from eco2.errors import BrokerUnavailable, ConfigurationError, Eco2Error, InvalidInput
-from eco2.job import JSON
 from eco2.journal.view import View
 from eco2.metrics import Metrics
 from eco2.ports import Clock, Model
@@ -395,7 +394,7 @@ def test_an_error_of_nobody_s_making_is_shown_whole(monkeypatch: pytest.MonkeyPa
 def test_a_scan_whose_job_failed_exits_with_3(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    async def scan_photo(*args: object, **options: object) -> JSON:
+    async def scan_photo(*args: object, **options: object) -> dict[str, str]:
         return {"status": status}
 
     photo = tmp_path_factory.mktemp("photo") / "photo.jpg"
