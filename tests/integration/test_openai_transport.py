@@ -12,13 +12,15 @@ import httpx2
 import pytest
 
 from eco2.call import Call
-from eco2.errors import Eco2Error, ProviderDown, ProviderError
+from eco2.errors import Eco2Error, ProviderDown, ProviderError, RetryableError
 from eco2.llm import hooks
 from eco2.llm.openai import OpenAIModel
 from tests.support.scripted_provider import USAGE, completion
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+BODY = completion(message="네", usage=USAGE).encode()
+COMPLETION = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(BODY), BODY)
 PATIENCE = 10.0
 CALL = Call("answer", "Answer.", "이거 어떻게 버려요?", str, 100)
 
@@ -32,6 +34,7 @@ class Server:
     connections: int = 0
     open: int = 0
     requests: list[bytes] = field(default_factory=list)
+    torn: bytes = b""  # of requests that did not come whole
     url: str = ""
 
     async def respond(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -53,7 +56,9 @@ class Server:
                     await writer.drain()
                 if b"connection: close" in answer:
                     return
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except asyncio.IncompleteReadError as error:
+            self.torn += error.partial
+        except ConnectionError:
             pass
         finally:
             self.open -= 1
@@ -226,8 +231,7 @@ async def test_a_certificate_must_be_of_the_host(tmp_path: Path, monkeypatch: py
 
 
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    body = completion(message="네", usage=USAGE).encode()
-    async with serving(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)) as (proxy, _):
+    async with serving(COMPLETION) as (proxy, _):
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         model = OpenAIModel("key", "http://provider.example/v1", "gpt-5.1")
         before_sending: list[int] = []
@@ -240,6 +244,27 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         assert reply.value == "네"
         assert before_sending == [0]
         assert proxy.requests[0].startswith(b"POST http://provider.example/v1/chat/completions HTTP/1.1")
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_call_that_must_not_be_sent_sends_no_byte_and_ends_its_connection(kept: bool) -> None:
+    class TooOld(RetryableError):
+        pass
+
+    async with serving(COMPLETION) as (server, _):
+        model = OpenAIModel("key", f"{server.url}/v1", "gpt-5.1")
+        if kept:
+            await model.complete(CALL, "job", lambda _: None)
+
+        async def refuse() -> None:
+            await server.until_open(1)
+            raise TooOld("the grant is too old")
+
+        with pytest.raises(TooOld):
+            await model.complete(CALL, "job", lambda _: None, refuse)
+        await server.until_open(0)
+        assert (server.connections, len(server.requests), server.torn) == (1, int(kept), b"")
+        await model.aclose()
 
 
 async def test_a_connection_that_is_lost_before_the_call_may_be_sent_is_down() -> None:
