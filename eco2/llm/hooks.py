@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Awaitable, Callable
+from urllib.request import getproxies
 
+import aiohttp
 import httpx2
 import openai
+from httpx_aiohttp.httpx2 import AiohttpTransport
 
 from eco2.retry import number
 
@@ -22,10 +25,14 @@ OnRequest = Callable[[httpx2.Request], Awaitable[None]]
 
 
 def client(
-    on_request: OnRequest, on_limits: OnLimits, login: tuple[str, str] | None = None
+    on_request: OnRequest,
+    on_sending: Callable[..., Awaitable[None]],
+    on_limits: OnLimits,
+    login: tuple[str, str] | None = None,
 ) -> httpx2.AsyncClient:
-    """Makes the SDK's own HTTP client (proxies of the environment included) with hooks in it.
+    """Makes the SDK's HTTP client with hooks in it: over aiohttp, unless the environment names proxies.
 
+    aiohttp awaits `on_sending` once the connection stands and only the request is left to be sent.
     `login`: user and password, where the provider's URL had them.
     """
 
@@ -34,8 +41,23 @@ def client(
         if requests is not None or tokens is not None:
             on_limits(requests, tokens)
 
+    tls = httpx2.create_ssl_context()
+
+    def session() -> aiohttp.ClientSession:
+        trace = aiohttp.TraceConfig()
+        # despite its name it comes before the first byte, and where an error in it closes the connection
+        trace.on_request_headers_sent.append(on_sending)
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=tls, limit=0, keepalive_timeout=CONNECTIONS.keepalive_expiry),
+            cookie_jar=aiohttp.DummyCookieJar(),  # httpx2 keeps them
+            trace_configs=[trace],
+        )
+
+    proxies = getproxies().keys() & {"http", "https", "all"}
     return openai.DefaultAsyncHttpxClient(
+        verify=tls,
         limits=CONNECTIONS,
+        transport=None if proxies else AiohttpTransport(verify=tls, client=session),
         auth=login,
         event_hooks={"request": [on_request], "response": [on_response]},
     )

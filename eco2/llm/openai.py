@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import quote
 
+import aiohttp
 import httpx2  # the SDK lets its transport's errors through while a stream is read
 import msgspec
 import openai
@@ -136,19 +137,23 @@ _GATE: ContextVar[Callable[[], Awaitable[None]]] = ContextVar("gate", default=no
 """Awaited before the first byte of a request that this task sends; an error in it ends the request unsent."""
 
 
-async def _watch_connection(request: httpx2.Request) -> None:
+async def _open_gate(*_: object) -> None:
     """Opens the gate once the connection stands and nothing but the request is left to be sent.
 
     A grant is good for a fraction of a second only, and a connection may take longer. The SDK has no such
-    hook; its HTTP client has.
+    hook; its HTTP clients have.
     """
-    gate = _GATE.get()
+    await _GATE.get()()
 
-    async def open_gate(event: str, _: Mapping[str, object]) -> None:
+
+async def _watch_connection(request: httpx2.Request) -> None:
+    """Opens the gate where a proxy is used, and so the SDK's own HTTP client."""
+
+    async def watch(event: str, _: Mapping[str, object]) -> None:
         if event.endswith(".send_request_headers.started"):
-            await gate()
+            await _open_gate()
 
-    request.extensions = {**request.extensions, "trace": open_gate}
+    request.extensions = {**request.extensions, "trace": watch}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,8 +190,8 @@ class OpenAIModel:
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
-            http_client=hooks.client(_watch_connection, on_limits, login),
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT, pool=CONNECT_TIMEOUT),
+            http_client=hooks.client(_watch_connection, _open_gate, on_limits, login),
         )
 
     async def aclose(self) -> None:
@@ -332,10 +337,12 @@ class OpenAIModel:
         except openai.APIError as error:  # in a stream
             body = error.body if error.body is not None else error.message
             raise self._refusal(inner_status(body), body, {}) from error
-        except (openai.OpenAIError, httpx2.HTTPError, UnicodeError) as error:
+        except (openai.OpenAIError, httpx2.HTTPError, aiohttp.ClientError, UnicodeError) as error:
             raise ProviderError(self._failed(error)) from error
 
-    def _failed(self, error: Exception) -> str:
+    def _failed(self, error: BaseException) -> str:
+        while (cause := error.__cause__) is not None and str(cause):  # the SDK says "time-out" of a hang-up
+            error = cause
         reason = self._without_key(f"{type(error).__name__}: {error}")
         return f"the connection to the provider failed ({reason}): try again"
 
