@@ -11,14 +11,15 @@ Counted are the functions of `eco2/`, with its lambdas, which a reader has to fo
 - generated code, as the constructors of dataclasses, and what runs in other threads and processes.
 
 Other timers may fire meanwhile, so the figure is what three passes have in common. The bounds are what the
-code had when they were written: they may sink, and a change that needs more says why. One function more since
-then: `message_json`, by which the text of a call has the same form as a message of a conversation.
+code had when they were written: they may sink, and a change that needs more says why. Two functions more since
+then: `message_json`, by which the text of a call has the same form as a message of a conversation, and
+`_open_gate`, which both of the SDK's transports await.
 
 | Functions, files | 0.1 | today |
 |---|---|---|
 | paid call, in its own task, the budget's leader in another process | 76, 22 | 37, 14 |
 | the same with metrics, logging and the broker adapters | 100, 30 | 47, 15 |
-| the same without these, in all tasks of both processes | 136, 29 | 116, 23 |
+| the same without these, in all tasks of both processes | 136, 29 | 117, 23 |
 | paid call, in its own task, the budget's leader in the same process | 109, 28 | 37, 14 |
 | `POST /scan` to 202, in the request's task | 43, 14 | 42, 14 |
 | record of the journal to its frame, in callbacks and the stream's tasks | 26, 9 | 21, 8 |
@@ -168,7 +169,7 @@ def adapter(on_request: Callable[[], None]) -> OpenAIModel:
 
 @pytest.mark.parametrize(
     ("leader", "tasks", "functions", "files"),
-    [("elsewhere", "own", 40, 14), ("elsewhere", "all", 116, 23), ("here", "own", 40, 14)],
+    [("elsewhere", "own", 40, 14), ("elsewhere", "all", 117, 23), ("here", "own", 40, 14)],
 )
 @virtual
 async def test_from_a_stage_to_the_request(leader: str, tasks: str, functions: int, files: int) -> None:
