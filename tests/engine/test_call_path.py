@@ -11,7 +11,7 @@ Counted are the functions of `eco2/`, with its lambdas, which a reader has to fo
 - generated code, as the constructors of dataclasses, and what runs in other threads and processes.
 
 Other timers may fire meanwhile, so the figure is what three passes have in common. The bounds are what the
-code had when they were written: they may sink, and a change that needs more says why. Two functions more since
+code had when they were written: they may sink, and a change that needs more says why. Two more since
 then: `message_json`, by which the text of a call has the same form as a message of a conversation, and
 `_open_gate`, which both of the SDK's transports await.
 
