@@ -54,7 +54,7 @@ bench-quick: setup ## Short forms of bench-seed and bench-core against the last 
 	@$(BIN)/python -m bench.quick
 	@$(if $(wildcard bench/core),$(BIN)/python -m bench.core --quick)
 
-fault: setup ## Real faults on real processes, 25 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
+fault: setup ## Real faults on real processes, about 45 min; writes docs/reliability.md (FAULTS="NAME …": those, no page)
 	$(BIN)/python -m tests.fault $(or $(FAULTS),--markdown docs/reliability.md)
 
 clients: setup ## Popular event-stream clients through cut connections; writes docs/clients.md (2 minutes)

@@ -1,7 +1,7 @@
 """Jobs that work for longer than the broker waits for acks (`consumer_timeout`, 30 minutes by default).
 
-The broker then closes the channel, and delivers again all that was unsettled on it, to any worker; from 4.3 on
-it cancels the consumer instead. The node is for this test alone, and its time-out is a few seconds.
+The broker then closes the channel, and delivers again all that was unsettled on it, to any worker; from 4.3
+on it cancels the consumer instead. The node is for this test alone, and its time-out is a few seconds.
 """
 
 import asyncio
